@@ -54,7 +54,7 @@ def setup(
     "Send structlog and the standard library's logging as JSON lines to `stream`."
     from streamforge import __version__
 
-    shared = [
+    shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),

@@ -7,8 +7,9 @@ __all__ = ["read_secret", "Places", "read_places", "WorkerSettings", "read_setti
 
 # %% ../../nbs/00_core/04_settings.ipynb #b0aba0d1
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -122,7 +123,7 @@ def read_settings(
     return WorkerSettings(**values)  # type: ignore[arg-type]
 
 
-_READ = {
+_READ: dict[Any, Callable[[str], object]] = {
     int: int,
     float: float,
     bool: lambda text: {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[text.lower()],

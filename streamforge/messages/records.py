@@ -134,7 +134,10 @@ def enriched_type(
     def numbers(self: Any) -> tuple[float, ...]:
         return (*Candle.numbers(self), *(o for o in (getattr(self, name) for name in names) if o is not None))
 
-    return msgspec.defstruct("EnrichedCandle", fields, bases=(Candle,), namespace={"numbers": numbers}, kw_only=True, frozen=True)
+    made: Any = msgspec.defstruct(
+        "EnrichedCandle", fields, bases=(Candle,), namespace={"numbers": numbers}, kw_only=True, frozen=True
+    )
+    return made
 
 
 # %% ../../nbs/10_messages/01_records.ipynb #6ec72815
