@@ -79,5 +79,5 @@ def random_agents(
     seed: int = 0,  # give each market its own
 ) -> Backtest:  # arrays of (T, n): one column per agent
     "Agents with somebody's habits and no idea, on one market; raises `BadSetting`, `BadCandles`."
-    prices = [np.repeat(np.asarray(o, np.float64)[:, None], n, axis=1) for o in (open, close)]
-    return backtest(*prices, random_actions(len(prices[0]), n, turnover=turnover, exposure=exposure, seed=seed), costs)
+    opens, closes = (np.repeat(np.asarray(o, np.float64)[:, None], n, axis=1) for o in (open, close))
+    return backtest(opens, closes, random_actions(len(opens), n, turnover=turnover, exposure=exposure, seed=seed), costs)
