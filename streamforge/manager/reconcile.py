@@ -104,9 +104,9 @@ async def _step_target(world: World, workflow: Workflow, target: TargetState) ->
     elif job.state == "failed" and target.status not in ("finished", "error"):
         target.status = "error"
         target.message = target.message or f"the job ended with exit code {job.exit_code}; see {job.log}"
-    elif job.state == "stopped" and target.status != "finished":
-        target.status = "stopped"
-    elif job.state == "succeeded" and target.status == "interrupted":
+    elif target.status != "finished" and (
+        job.state == "stopped" or (job.state == "succeeded" and target.status == "interrupted")
+    ):
         target.status = "stopped"
 
 
@@ -147,14 +147,12 @@ class Manager:
         ):
             await self.world.bus.create_topic(topic, TopicSpec(compacted=topic == "agent-state"))
         await self.board.load()
-        if saved := await self.store.get("manager", self.world.events_topic):
-            self._cursor = {int(k): v for k, v in saved.body["offsets"].items()}
+        self._cursor = await _read_cursor(self.store, self.world.events_topic)
         self._tasks = [asyncio.create_task(_forever(o), name=o.__name__) for o in (self._follow, self._reconcile)]
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        for task in self._tasks:
-            task.cancel()
+        [task.cancel() for task in self._tasks]
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def start(self, plan: Plan) -> Workflow:
@@ -190,9 +188,7 @@ class Manager:
                 await take(self.board, [_event(o.value) for o in batch.records])
             if batch.records:
                 self._cursor |= {partition: offset for (_, partition), offset in batch.end_offsets.items()}
-                await self.store.put(
-                    "manager", self.world.events_topic, {"offsets": {str(k): v for k, v in self._cursor.items()}}
-                )
+                await _save_cursor(self.store, self.world.events_topic, self._cursor)
                 self._wake.set()
 
     async def _reconcile(self) -> None:
@@ -206,6 +202,15 @@ class Manager:
 
 
 # %% ../../nbs/70_manager/03_reconcile.ipynb #6851d772
+async def _read_cursor(store: Store, topic: str) -> dict[int, int]:
+    saved = await store.get("manager", topic)
+    return {int(k): v for k, v in saved.body["offsets"].items()} if saved else {}
+
+
+async def _save_cursor(store: Store, topic: str, cursor: dict[int, int]) -> None:
+    await store.put("manager", topic, {"offsets": {str(k): v for k, v in cursor.items()}})
+
+
 def _event(value: bytes) -> Event | None:
     try:
         return decode_event(value)
