@@ -17,7 +17,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -173,46 +173,106 @@ def _whole(folder: Path, manifest: Manifest) -> bool:
     "Is every byte there?"
     try:
         found = _read_manifest(folder, manifest.kind, manifest.name, manifest.version)
-        return all(_checked((folder / "files" / path).read_bytes(), found, path) for path in found.files) or not found.files
-    except (NotFound, DamagedArtifact, FileNotFoundError):
+        return all(_checked((folder / "files" / path).read_bytes(), found, path) for path in found.files)
+    except (NotFound, DamagedArtifact, FileNotFoundError, NotADirectoryError):
         return False
 
 
-def _put(root: Path, target: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None:
-    "Build the folder apart, then give it its name."
-    with _incoming(root) as folder:
-        for path, content in files.items():
-            file = folder / "files" / path
-            file.parent.mkdir(parents=True, exist_ok=True)
-            _write(file, content)
-        for inner in {o for path in files for o in (folder / "files" / path).parents if o.is_relative_to(folder)}:
-            _sync_folder(inner)
-        _write(folder / "manifest.json", msgspec.json.encode(manifest))
-        os.utime(
-            folder / "manifest.json", ns=(now := time.time_ns(), now)
-        )  # finer than the file system's own clock: versions are listed in this order
-        _sync_folder(folder)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        while not _rename(folder, target):
-            if _whole(target, manifest):
-                return
-            with _incoming(root) as aside:
-                _rename(target, aside)
-        _sync_folder(target.parent)
+def _build(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None:
+    "Write files, then the manifest, each forced to the disk."
+    for path, content in files.items():
+        file = folder / "files" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        _write(file, content)
+    for inner in {o for path in files for o in (folder / "files" / path).parents if o.is_relative_to(folder)}:
+        _sync_folder(inner)
+    _write(folder / "manifest.json", msgspec.json.encode(manifest))
+    os.utime(
+        folder / "manifest.json", ns=(now := time.time_ns(), now)
+    )  # finer than the file system's own clock: versions are listed in this order
+    _sync_folder(folder)
 
 
-def _rename(source: Path, target: Path) -> bool:
-    "Rename a folder; False if the name is taken (or the source is gone)."
-    try:
-        source.rename(target)
-    except OSError as error:
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
-            return False
-        raise
-    return True
+def _name(root: Path, folder: Path, target: Path, manifest: Manifest) -> None:
+    "Give a built folder its final name, unless the same content has it already; raises `StoreError`."
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for _ in range(10):
+        try:
+            folder.rename(target)
+            return _sync_folder(target.parent)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+        if _whole(target, manifest):
+            return
+        with _incoming(root) as aside, suppress(FileNotFoundError):  # somebody else may have moved it
+            target.rename(aside / "damaged")
+    raise StoreError(f"expected to replace the damaged {target}, found it there again ten times", "see who writes there")
 
 
-# %% ../../nbs/22_artifacts/02_files.ipynb #b363163d
+def _folder(root: Path, kind: str, name: str, version: str) -> Path:
+    "Where a version lies; raises `BadName`, `NotFound` for what cannot be one."
+    if not re.fullmatch(r"[0-9a-f]{64}", version):
+        raise NotFound(
+            f"expected a version of 64 hex digits, found '{version[:80]}'", "see which versions there are", field="version"
+        )
+    return root / check_name(kind, "kind") / check_name(name, "name") / version
+
+
+# %% ../../nbs/22_artifacts/02_files.ipynb #d563c4d2
+def _put(root: Path, kind: str, name: str, files: Mapping[str, bytes], meta: Mapping[str, Any]) -> Manifest:
+    "Publish."
+    check_paths(files)
+    manifest = version_of(check_name(kind, "kind"), check_name(name, "name"), files, _plain_json(meta))
+    target = _folder(root, kind, name, manifest.version)
+    with _disk(f"publish {kind} '{name}'", root):
+        if not _whole(target, manifest):
+            with _incoming(root) as folder:
+                _build(folder, manifest, files)
+                _name(root, folder, target, manifest)
+    return msgspec.structs.replace(manifest, uri=target.as_uri())
+
+
+def _manifest(root: Path, kind: str, name: str, version: str) -> Manifest:
+    "A version's manifest."
+    with _disk(f"read {kind} '{name}'", root):
+        return _read_manifest(_folder(root, kind, name, version), kind, name, version)
+
+
+def _get(root: Path, manifest: Manifest, path: str) -> bytes:
+    "One file, checked."
+    if path not in manifest.files:
+        raise NotFound(
+            f"expected one of {' '.join(manifest.files)} in {manifest.kind} '{manifest.name}', found '{path[:80]}'",
+            "see the manifest",
+            field="path",
+        )
+    check_path(path)
+    there = _manifest(root, manifest.kind, manifest.name, manifest.version)
+    with _disk(f"read {path}", root):
+        try:
+            return _checked((_folder(root, there.kind, there.name, there.version) / "files" / path).read_bytes(), manifest, path)
+        except FileNotFoundError:
+            raise DamagedArtifact(f"expected {path} in {there.uri}, found nothing", "publish it again") from None
+
+
+def _versions(root: Path, kind: str, name: str) -> list[Manifest]:
+    "Complete versions, oldest first."
+    found = []
+    for file in (root / check_name(kind, "kind") / check_name(name, "name")).glob("*/manifest.json"):
+        try:
+            found.append((file.stat().st_mtime_ns, _read_manifest(file.parent, kind, name, file.parent.name)))
+        except (NotFound, DamagedArtifact) as error:
+            log.warning("manifest left out", error=error)
+    return [o for _, o in sorted(found, key=lambda pair: (pair[0], pair[1].version))]
+
+
+def _names(root: Path, kind: str) -> list[str]:
+    "Names with at least one version."
+    return sorted({o.parents[1].name for o in (root / check_name(kind, "kind")).glob("*/*/manifest.json")})
+
+
+# %% ../../nbs/22_artifacts/02_files.ipynb #7a18409b
 class FileArtifacts:
     "Artifacts in a folder: `file:///path`. Raises `BadUrl`."
 
@@ -231,65 +291,17 @@ class FileArtifacts:
     async def __aexit__(self, *exc: object) -> None:
         "Nothing is held open."
 
-    def _folder(self, kind: str, name: str, version: str = "") -> Path:
-        folder = self.root / check_name(kind, "kind") / check_name(name, "name")
-        if version and not re.fullmatch(r"[0-9a-f]{64}", version):
-            raise NotFound(
-                f"expected a version of 64 hex digits, found '{version[:80]}'", "see which versions there are", field="version"
-            )
-        return folder / version
-
     async def put(self, kind: str, name: str, files: Mapping[str, bytes], meta: Mapping[str, Any] | None = None) -> Manifest:
-        return await asyncio.to_thread(self._put, kind, name, dict(files), dict(meta or {}))
-
-    def _put(self, kind: str, name: str, files: dict[str, bytes], meta: dict[str, Any]) -> Manifest:
-        self._folder(kind, name)
-        check_paths(files)
-        manifest = version_of(kind, name, files, _plain_json(meta))
-        target = self._folder(kind, name, manifest.version)
-        with _disk(f"publish {kind} '{name}'", self.root):
-            if not _whole(target, manifest):
-                _put(self.root, target, manifest, files)
-        return msgspec.structs.replace(manifest, uri=target.as_uri())
+        return await asyncio.to_thread(_put, self.root, kind, name, dict(files), dict(meta or {}))
 
     async def manifest(self, kind: str, name: str, version: str) -> Manifest:
-        with _disk("read", self.root):
-            return await asyncio.to_thread(_read_manifest, self._folder(kind, name, version), kind, name, version)
+        return await asyncio.to_thread(_manifest, self.root, kind, name, version)
 
     async def get(self, manifest: Manifest, path: str) -> bytes:
-        if path not in manifest.files:
-            raise NotFound(
-                f"expected one of {' '.join(manifest.files)} in {manifest.kind} '{manifest.name}', found '{path[:80]}'",
-                "see the manifest",
-                field="path",
-            )
-        file = self._folder(manifest.kind, manifest.name, manifest.version) / "files" / check_path(path)
-        return await asyncio.to_thread(self._get, manifest, path, file)
-
-    def _get(self, manifest: Manifest, path: str, file: Path) -> bytes:
-        _read_manifest(
-            self._folder(manifest.kind, manifest.name, manifest.version), manifest.kind, manifest.name, manifest.version
-        )
-        try:
-            content = file.read_bytes()
-        except FileNotFoundError:
-            raise DamagedArtifact(
-                f"expected {path} in {manifest.uri or file.parent}, found nothing", "publish it again"
-            ) from None
-        return _checked(content, manifest, path)
+        return await asyncio.to_thread(_get, self.root, manifest, path)
 
     async def versions(self, kind: str, name: str) -> "list[Manifest]":
-        return await asyncio.to_thread(self._versions, kind, name)
-
-    def _versions(self, kind: str, name: str) -> "list[Manifest]":
-        found = []
-        for file in self._folder(kind, name).glob("*/manifest.json"):
-            try:
-                found.append((file.stat().st_mtime_ns, _read_manifest(file.parent, kind, name, file.parent.name)))
-            except (NotFound, DamagedArtifact) as error:
-                log.warning("manifest left out", error=error)
-        return [o for _, o in sorted(found, key=lambda pair: (pair[0], pair[1].version))]
+        return await asyncio.to_thread(_versions, self.root, kind, name)
 
     async def names(self, kind: str) -> "list[str]":
-        folder = self.root / check_name(kind, "kind")
-        return await asyncio.to_thread(lambda: sorted({o.parents[1].name for o in folder.glob("*/*/manifest.json")}))
+        return await asyncio.to_thread(_names, self.root, kind)
