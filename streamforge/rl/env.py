@@ -5,6 +5,7 @@
 # %% auto #0
 __all__ = [
     "CLIP",
+    "LARGEST",
     "OWN",
     "standardise",
     "Market",
@@ -84,7 +85,8 @@ class Market:
 
 
 # %% ../../nbs/43_rl/01_env.ipynb #d01203ae
-CLIP = 10.0  # standard deviations
+CLIP = np.float32(10)  # standard deviations
+LARGEST = np.finfo(np.float32).max  # beyond it, and NaN, is not a number to decide on
 OWN = 3  # position, unrealised log return, log return since the start
 
 
@@ -99,17 +101,18 @@ def observe(
     "What an agent sees at the close of row t: nothing that comes after."
     if t + 1 < window:
         return False
-    k = 0
-    for row in range(t + 1 - window, t + 1):
-        for f in range(features.shape[1]):
-            x = features[row, f]
-            if not np.isfinite(x):
-                return False
-            out[k] = min(max(x, -CLIP), CLIP)
-            k += 1
-    out[k] = position(account)
-    out[k + 1] = min(max(unrealised(account), -1.0), 1.0)
-    out[k + 2] = min(max(earned(account), -1.0), 1.0)
+    rows = features[t + 1 - window : t + 1].reshape(-1)
+    n, missing = len(rows), False
+    for i in range(n):  # two plain loops: the compiler turns each into vector instructions
+        missing |= not (abs(rows[i]) <= LARGEST)
+    if missing:
+        return False
+    for i in range(n):
+        x = rows[i] if rows[i] < CLIP else CLIP
+        out[i] = x if x > -CLIP else -CLIP
+    out[n] = position(account)
+    out[n + 1] = min(max(unrealised(account), -1.0), 1.0)
+    out[n + 2] = min(max(earned(account), -1.0), 1.0)
     return True
 
 
