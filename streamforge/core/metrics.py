@@ -61,6 +61,7 @@ class Metrics:
     def __call__(
         self,
         name: str,  # one of CATALOGUE
+        /,
         **labels: str,  # exactly the labels that the catalogue names
     ) -> Any:  # a Counter, Gauge or Histogram child: .inc(), .set(), .observe()
         "The metric of this name; raises KeyError for one that the catalogue does not have."
