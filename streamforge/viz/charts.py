@@ -40,8 +40,12 @@ def _styled(figure: "Figure", height: int, title: str = "") -> "Figure":
     figure.update_layout(
         template="plotly_white",
         height=height,
-        title=title or None,
-        margin={"l": 50, "r": 20, "t": 45 if title else 25, "b": 30},
+        title=(
+            {"text": title, "x": 0, "xref": "paper", "y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 14}}
+            if title
+            else None
+        ),
+        margin={"l": 55, "r": 20, "t": 80 if title else 35, "b": 30},
         hovermode="x unified",
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         colorway=list(_COLOURS),
@@ -149,17 +153,11 @@ def _edge_lines(place: np.ndarray, pairs: dict[tuple[int, int], float]) -> list[
     for (apart, strength), members in sorted(groups.items()):
         ends = np.full((len(members), 3, 2), np.nan)  # two ends and a gap
         ends[:, :2] = place[np.array(members)]
-        line = {"width": 0.5 + 1.2 * strength, "color": _DOWN if apart else _UP, "dash": "dot" if apart else "solid"}
+        line = {"width": 0.5 + 0.8 * strength, "color": _DOWN if apart else _UP, "dash": "dot" if apart else "solid"}
         xy = ends.reshape(-1, 2)
         traces.append(
             Scatter(
-                x=xy[:, 0],
-                y=xy[:, 1],
-                mode="lines",
-                line=line,
-                opacity=0.25 + 0.15 * strength,
-                hoverinfo="skip",
-                showlegend=False,
+                x=xy[:, 0], y=xy[:, 1], mode="lines", line=line, opacity=0.1 + 0.15 * strength, hoverinfo="skip", showlegend=False
             )
         )
     return traces
@@ -201,8 +199,13 @@ def relation_graph(
     marker = {
         "size": 14 + 22 * reach / (reach.max(initial=0) or 1),
         "color": _INK,
+        "opacity": 1,
         "line": {"width": 1, "color": "white"},
     } | colours
+    sides = [
+        f"{'top' if y > 0.3 else 'bottom' if y < -0.3 else 'middle'} {'right' if x > 0.3 else 'left' if x < -0.3 else 'center'}"
+        for x, y in place
+    ]
     hover = [
         f"{s}: strength {r:.2f}" + ("" if values is None else f", value {v:.3f}")
         for s, r, v in zip(symbols, reach, reach if values is None else values, strict=True)
@@ -212,14 +215,14 @@ def relation_graph(
         y=place[:, 1],
         mode="markers+text",
         text=list(symbols),
-        textposition="top center",
+        textposition=sides,
         marker=marker,
         hovertext=hover,
         hoverinfo="text",
         showlegend=False,
     )
     figure = _styled(Figure([*_edge_lines(place, pairs), nodes]), 480, title)
-    figure.update_xaxes(visible=False, range=(-1.35, 1.35)).update_yaxes(visible=False, range=(-1.25, 1.35), scaleanchor="x")
+    figure.update_xaxes(visible=False, range=(-1.6, 1.6)).update_yaxes(visible=False, range=(-1.3, 1.3), scaleanchor="x")
     return figure.update_layout(hovermode="closest")
 
 
