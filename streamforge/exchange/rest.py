@@ -136,8 +136,12 @@ async def _read(klines: "Klines", window: TimeRange, limit: int = PAGE) -> list[
         query = {"symbol": symbol, "interval": interval, "startTime": start, "endTime": window.end - 1, "limit": limit}
         page = await klines.rest.requests.get("klines", query, lambda body: candles_from(body, symbol, interval))
         rows += page
-        last = max((o.open_time for o in page if o.open_time in window), default=window.end)
-        if limit == 1 or len(page) < limit or last + klines.step >= window.end:
+        last = (
+            max((o.open_time for o in page if o.open_time in window), default=window.end)
+            if len(page) >= limit > 1
+            else window.end
+        )
+        if last + klines.step >= window.end:
             return tidy(rows, window, klines.now)
         if last < start:
             raise ExchangeError(

@@ -33,18 +33,19 @@ from .limits import Clock
 
 
 # %% ../../nbs/30_exchange/06_simulator.ipynb #648d1cf2
-def _decimal(value: float) -> str:
-    "The shortest plain decimal that reads back as `value`."
-    text = repr(value)
-    return text if "e" not in text else np.format_float_positional(value, trim="0")
+def _decimals(values: np.ndarray) -> list[str]:
+    "The shortest plain decimals that read back as the values; a column at once, because one by one takes ten times as long."
+    texts = msgspec.json.encode(values.tolist())[1:-1].decode().split(",") if len(values) else []
+    return [o if "e" not in o else np.format_float_positional(float(o), trim="0") for o in texts]
 
 
 def _optional(table: CandleTable, name: str) -> list[str]:
     "JSON of a column that a file may not have: a text, a whole number, or null."
     if name not in table.extra:
         return ["null"] * len(table)
-    write = (lambda o: str(int(o))) if name == "number_of_trades" else (lambda o: f'"{_decimal(o)}"')
-    return ["null" if math.isnan(o) else write(o) for o in table.extra[name].tolist()]
+    if name == "number_of_trades":
+        return ["null" if math.isnan(o) else str(int(o)) for o in table.extra[name].tolist()]
+    return ["null" if o == "null" else f'"{o}"' for o in _decimals(table.extra[name])]  # NaN is encoded as null
 
 
 # %% ../../nbs/30_exchange/06_simulator.ipynb #793bd097
@@ -61,9 +62,7 @@ class Pages:
 
     def _render(self) -> None:
         "On first use: 20,000 rows take some 0.1 s."
-        numbers = (
-            [_decimal(o) for o in getattr(self._table, name).tolist()] for name in ("open", "high", "low", "close", "volume")
-        )
+        numbers = (_decimals(getattr(self._table, name)) for name in ("open", "high", "low", "close", "volume"))
         extra = (_optional(self._table, name) for name in OPTIONAL)
         columns = zip(self.open_time.tolist(), *numbers, *extra, strict=True)
         rows = [
@@ -85,7 +84,7 @@ class Pages:
     def forming(self, row: int) -> bytes:
         "The row as it stands at its open: nobody may see more of a candle that has not closed."
         start = int(self.open_time[row])
-        price = _decimal(float(self._table.open[row]))
+        price = _decimals(self._table.open[row : row + 1])[0]
         return f'[{start},"{price}","{price}","{price}","{price}","0",{start + self.step - 1},null,null,null,null,"0"]'.encode()
 
     def select(
