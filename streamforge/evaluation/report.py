@@ -237,7 +237,7 @@ def page(
     names = [LABELS.get(o, o) for o in first.strategies]
     parts = [
         f"<h1>{escape(title)}</h1><p>{len(folds)} folds, out of sample, net of costs, equal capital per market.{escape(luck)} A sample of markets that survived flatters everything that buys.</p>",
-        figure(strategies, borders).to_html(full_html=False, include_plotlyjs=True),
+        figure(strategies, borders).to_html(full_html=False, include_plotlyjs=True, div_id="curves"),
         f"<h2>Strategies</h2>{_html_table(COLUMNS, table(strategies))}<p>Brackets: 5th to 95th percentile of luck. Ratios are annualised; the risk-free rate is zero.</p>",
         f"<h2>Folds</h2>{_html_table(('fold', 'from', 'to', 'graph AUC', 'logistic AUC', *names), _fold_rows(ordered))}",
         f"<h2>How to repeat it</h2>{_html_table(('what', 'value'), list(told.items()))}",
