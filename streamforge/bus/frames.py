@@ -72,14 +72,19 @@ def check(
 ) -> None:
     "Refuse what no reader could use; raises `BadRecord`."
     value, key, headers = message.value, message.key, message.headers
-    if type(value) is not bytes or type(key) is not str or type(message.timestamp) is not int:
+    if type(value) is not bytes or type(key) is not str or type(message.timestamp) is not int or abs(message.timestamp) >> 62:
         raise BadRecord(
             f"expected a record with bytes as value, text as key and ms as timestamp, found {message!r:.200}",
             "encode the value first",
         )
     if not all(type(o) is tuple and len(o) == 2 and type(o[0]) is str and type(o[1]) is bytes for o in headers):
         raise BadRecord(f"expected headers as (text, bytes) pairs, found {headers!r:.200}", "encode their values first")
-    size = len(value) + len(key.encode("utf-8", "replace")) + sum(len(name) + len(data) for name, data in headers)
+    try:
+        size = len(value) + len(key.encode()) + sum(len(name.encode()) + len(data) for name, data in headers)
+    except UnicodeEncodeError as error:
+        raise BadRecord(
+            f"expected keys and header names in Unicode, found one that is not ({error})", "send other names"
+        ) from None
     if size > MAX_RECORD_BYTES:
         raise BadRecord(
             f"expected a record of at most {MAX_RECORD_BYTES:,} bytes, found {size:,} (key '{key:.50}')",
@@ -118,13 +123,8 @@ def encode(
     gaps: list[int] | None = None,  # distance of each row from the first offset, where some are missing
     span: int = 0,  # offsets covered, where some are missing
 ) -> Payload:
-    "Encode rows as one frame's payload; raises `BadRecord` for text that is not valid Unicode."
-    try:
-        data = _encoder.encode((gaps, rows))
-    except (UnicodeEncodeError, OverflowError) as error:
-        raise BadRecord(
-            f"expected keys and headers in Unicode and timestamps in 64 bits, found one that is not ({error})", "send other names"
-        ) from None
+    "Encode checked rows as one frame's payload."
+    data = _encoder.encode((gaps, rows))
     return Payload(data, zlib.crc32(data), span or len(rows), max(row[3] for row in rows))
 
 

@@ -133,6 +133,11 @@ class LogEnd:
             self.size, self.next_offset, self.newest = position + last.stop, last.next_offset, max(self.newest, last.newest)
         return last
 
+    def end(self) -> int:
+        "The next offset, now."
+        self.catch_up()
+        return self.next_offset
+
     def close(self) -> None:
         "Close the file."
         if self.fd >= 0:

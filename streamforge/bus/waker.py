@@ -47,6 +47,7 @@ class Waker:
     def __init__(self) -> None:
         self._events: dict[int, set[asyncio.Event]] = {}
         self._watches: dict[Path, int] = {}
+        self.closed = False
         self.patience = LOOK_OFTEN  # how long to wait for an event before looking anyway
         self._fd = -1
         try:
@@ -89,6 +90,7 @@ class Waker:
 
     def close(self) -> None:
         "Wake everybody a last time and stop."
+        self.closed = True
         for event in set().union(*self._events.values()):
             event.set()
         if self._fd >= 0:
