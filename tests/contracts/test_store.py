@@ -1,0 +1,391 @@
+"What every store must do. Written against the port alone: it knows no adapter."
+
+import asyncio
+import json
+import math
+import random
+import subprocess
+import sys
+import time
+
+import msgspec
+import pyarrow as pa
+import pytest
+
+from streamforge.core.errors import BadData, BadName, Conflict, NotFound
+from streamforge.store.base import CANDLES, EDGES, Document, Schema, open_store
+
+MIXED = Schema(columns={"name": "text", "at": "int", "count": "int", "price": "float", "note": "text", "good": "bool"}, key=("name", "at"))
+
+
+@pytest.fixture
+async def store(store_url):
+    async with open_store(store_url) as opened:
+        yield opened
+
+
+def edge(moment: int, weight: float | None = 0.5, source: str = "BTCUSDT", **more) -> dict:
+    return {"graph": "g", "source": source, "target": "ETHUSDT", "open_time": moment, "weight": weight} | more
+
+
+def random_rows(seed: int, count: int) -> list[dict]:
+    "Rows with the extremes of every type."
+    rng = random.Random(seed)
+    ints = [None, 0, 1, -1, 2**63 - 1, -(2**63), 2**53 + 1]
+    floats = [None, 0.0, -0.0, 0.1 + 0.2, 5e-324, 1.7976931348623157e308, -1e-300, 1 / 3]
+    texts = [None, "", "ö", "日本", "a'b\"c", "%_\\", "\n\t", "🙂", "NULL"]
+    return [
+        {
+            "name": rng.choice(["a", "B", "_", "ä", "z"]),
+            "at": at,
+            "count": rng.choice(ints),
+            "price": rng.choice(floats),
+            "note": rng.choice(texts),
+            "good": rng.choice([None, True, False]),
+        }
+        for at in range(count)
+    ]
+
+
+def by_key(rows: list[dict]) -> list[dict]:
+    return sorted(rows, key=lambda row: (row["name"], row["at"]))
+
+
+# ---- rows
+
+
+async def test_what_is_written_is_what_is_read(store, fresh):
+    rows = random_rows(7, 2_000)
+    await store.ensure(fresh, MIXED)
+    assert await store.upsert(fresh, rows) == len(rows)
+    table = await store.read(fresh)
+    assert table.column_names == list(MIXED.columns)
+    assert [str(o.type) for o in table.columns] == ["string", "int64", "int64", "double", "string", "bool"]
+    assert table.to_pylist() == by_key(rows)  # sorted by key, text by code point
+
+
+@pytest.mark.parametrize("form", ["mappings", "structs", "arrow", "other order"])
+async def test_every_form_of_a_batch(store, fresh, form):
+    rows = [row for row in random_rows(8, 250) if row["note"] is not None]
+    Row = msgspec.defstruct("Row", list(MIXED.columns))
+    Turned = msgspec.defstruct("Turned", list(reversed(MIXED.columns)))
+    batch = {
+        "mappings": rows,
+        "structs": [Row(**row) for row in rows],
+        "arrow": pa.Table.from_pylist(rows),
+        "other order": [Turned(**row) for row in rows],
+    }
+    await store.ensure(fresh, MIXED)
+    assert await store.upsert(fresh, batch[form]) == len(rows)
+    assert (await store.read(fresh)).to_pylist() == by_key(rows)
+
+
+async def test_again_changes_nothing_and_later_replaces(store, fresh):
+    await store.ensure(fresh, MIXED)
+    rows = random_rows(9, 300)
+    await store.upsert(fresh, rows)
+    await store.upsert(fresh, rows[100:])
+    assert await store.count(fresh) == 300 and (await store.read(fresh)).to_pylist() == by_key(rows)
+    name, at = rows[0]["name"], rows[0]["at"]
+    await store.upsert(fresh, [{"name": name, "at": at, "note": "new"}])  # replaced whole: the rest is null
+    assert (await store.read(fresh, start=at, end=at + 1)).to_pylist() == [
+        {"name": name, "at": at, "count": None, "price": None, "note": "new", "good": None}
+    ]
+
+
+async def test_of_two_rows_in_a_batch_the_later_stays(store, fresh):
+    await store.ensure(fresh, EDGES)
+    await store.upsert(fresh, [edge(1, 0.1), edge(2, 0.2), edge(1, 0.3)])
+    await store.upsert(fresh, [edge(5, k / 1000) for k in range(1000)])
+    assert (await store.read(fresh))["weight"].to_pylist() == [0.3, 0.2, 0.999]
+
+
+async def test_an_empty_batch(store, fresh):
+    await store.ensure(fresh, EDGES)
+    assert await store.upsert(fresh, []) == 0
+    table = await store.read(fresh, columns=["weight", "source"])
+    assert table.num_rows == 0 and table.schema.names == ["weight", "source"] and str(table["weight"].type) == "double"
+
+
+WRONG = {
+    "nan": {"weight": math.nan},
+    "infinity": {"weight": math.inf},
+    "minus infinity": {"weight": -math.inf},
+    "text for a number": {"weight": "0.5"},
+    "bool for a number": {"weight": True},
+    "number for text": {"source": 7},
+    "bytes for text": {"source": b"BTCUSDT"},
+    "float for an int": {"open_time": 1.5},
+    "whole float for an int": {"open_time": 1.0},
+    "too large an int": {"open_time": 2**63},
+    "null in the key": {"open_time": None},
+    "null text in the key": {"source": None},
+    "list": {"weight": [1.0]},
+    "unknown column": {"colour": "red"},
+    "half a character": {"target": "\ud800"},
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=list(WRONG))
+@pytest.mark.parametrize("at", [0, 700, 1_234])
+async def test_a_wrong_value_is_refused_and_nothing_of_its_batch_written(store, fresh, wrong, at):
+    await store.ensure(fresh, EDGES)
+    await store.upsert(fresh, [edge(-1)])
+    batch = [edge(k) for k in range(1_235)]
+    batch[at] = edge(at) | WRONG[wrong]
+    with pytest.raises(BadData) as refused:
+        await store.upsert(fresh, batch)
+    assert next(iter(WRONG[wrong])) in (refused.value.field, "target")
+    assert await store.count(fresh) == 1
+
+
+async def test_a_key_must_be_whole(store, fresh):
+    await store.ensure(fresh, EDGES)
+    with pytest.raises(BadData):
+        await store.upsert(fresh, [{"graph": "g", "source": "a", "open_time": 1, "weight": 1.0}])
+    with pytest.raises(BadData):
+        await store.upsert(fresh, [edge(1), {"graph": "g", "source": "a", "open_time": 1}])
+    with pytest.raises(BadData):
+        await store.upsert(fresh, pa.table({"graph": ["g"], "source": ["a"], "target": ["b"], "open_time": [1], "weight": [math.nan]}))
+    assert await store.count(fresh) == 0
+
+
+async def test_ranges(store, fresh):
+    await store.ensure(fresh, EDGES)
+    await store.upsert(fresh, [edge(k, float(k), source) for k in range(10) for source in ("BTCUSDT", "ADAUSDT", "ada", "_X")])
+
+    async def read(**asked):
+        return [(row["source"], row["open_time"]) for row in (await store.read(fresh, **asked)).to_pylist()]
+
+    everything = [(source, k) for source in ("ADAUSDT", "BTCUSDT", "_X", "ada") for k in range(10)]
+    assert await read() == everything
+    assert await read(start=3, end=5) == [o for o in everything if o[1] in (3, 4)]
+    assert await read(start=8) == [o for o in everything if o[1] >= 8]
+    assert await read(end=1) == [o for o in everything if o[1] == 0]
+    assert await read(start=5, end=5) == []
+    assert await read(where={"source": "ada"}, start=7) == [("ada", 7), ("ada", 8), ("ada", 9)]
+    assert await read(where={"source": ["ada", "_X"], "graph": "g"}, start=9) == [("_X", 9), ("ada", 9)]
+    assert await read(where={"source": []}) == [] and await read(where={"source": "nobody' OR 1=1 --"}) == []
+    assert await read(where={"source": "ada"}, last=2) == [("ada", 8), ("ada", 9)]
+    assert await read(where={"source": "ada"}, end=5, last=2) == [("ada", 3), ("ada", 4)]
+    assert await read(last=8) == [o for o in everything if o[1] >= 8]  # the latest rows, whatever their market
+    assert await read(last=0) == [] and await read(last=10**6) == everything
+    assert await store.count(fresh) == 40 and await store.count(fresh, where={"source": ["ada", "_X"]}) == 20
+
+
+async def test_columns(store, fresh):
+    await store.ensure(fresh, EDGES)
+    await store.upsert(fresh, [edge(k, float(k)) for k in range(3)])
+    table = await store.read(fresh, columns=["weight", "source"], where={"source": "BTCUSDT"})
+    assert table.to_pydict() == {"weight": [0.0, 1.0, 2.0], "source": ["BTCUSDT"] * 3}
+    assert (await store.read(fresh, columns=["source"], where={"source": "BTCUSDT"})).to_pydict() == {"source": ["BTCUSDT"] * 3}
+    assert (await store.read(fresh, columns=["weight"], last=2)).to_pydict() == {"weight": [1.0, 2.0]}
+    for wrong in ({"columns": ["colour"]}, {"where": {"colour": "red"}}, {"where": {"weight": "1"}}):
+        with pytest.raises(BadData):
+            await store.read(fresh, **wrong)
+
+
+async def test_a_collection_that_nobody_made(store, fresh):
+    with pytest.raises(NotFound):
+        await store.read(fresh)
+    with pytest.raises(NotFound):
+        await store.upsert(fresh, [edge(1)])
+    assert await store.count(fresh) == 0 and fresh not in await store.collections()
+
+
+# ---- schemas
+
+
+async def test_ensure(store, store_url, fresh):
+    await store.ensure(fresh, EDGES)
+    await store.upsert(fresh, [edge(1)])
+    await store.ensure(fresh, EDGES)
+    wider = Schema(columns=EDGES.columns | {"lag": "int", "kept": "bool"}, key=EDGES.key)
+    async with open_store(store_url) as other:
+        await other.ensure(fresh, wider)
+    await store.upsert(fresh, [edge(2, lag=3, kept=True)])
+    assert (await store.read(fresh, columns=["lag", "kept", "weight"])).to_pylist() == [
+        {"lag": None, "kept": None, "weight": 0.5},
+        {"lag": 3, "kept": True, "weight": 0.5},
+    ]
+    await store.ensure(fresh, EDGES)  # fewer columns: they stay
+    assert (await store.collections())[fresh] == wider
+    for columns, key in (
+        ({"weight": "text"}, EDGES.key),
+        ({}, ("source", "graph", "target", "open_time")),
+        ({}, ("graph", "source", "open_time")),
+    ):
+        with pytest.raises(Conflict):
+            await store.ensure(fresh, Schema(columns=EDGES.columns | columns, key=key))
+    assert (await store.collections())[fresh] == wider
+
+
+async def test_names_that_a_database_would_stumble_over(store, fresh):
+    names = ["candles", "Candles", "CANDLES", "select", "sqlite_master", "pg_class", "a.b-c_d", "x" * 150, "x" * 151, "0"]
+    collections = [f"{fresh}{name}" for name in names] + [f"select-{fresh}", f"sqlite_{fresh}", f"sf_{fresh}"]
+    schema = Schema(columns={"order": "text", "group": "int", "a.b-c": "float", "FROM": "text", "0": "int"}, key=("order", "group"))
+    for number, name in enumerate(collections):
+        await store.ensure(name, schema)
+        await store.upsert(name, [{"order": "by", "group": number, "a.b-c": 0.5, "FROM": "x", "0": 0}])
+    for number, name in enumerate(collections):
+        assert (await store.read(name)).to_pylist() == [{"order": "by", "group": number, "a.b-c": 0.5, "FROM": "x", "0": 0}]
+    for wrong in ('x"; DROP TABLE documents; --', "", "a/b", "../x", "a b"):
+        with pytest.raises(BadName):
+            await store.ensure(wrong, schema)
+        with pytest.raises(BadName):
+            await store.ensure(fresh, Schema(columns={"at": "int", wrong: "text"}, key=("at",)))
+    with pytest.raises(BadName):
+        await store.ensure(fresh, Schema(columns={"at": "int", "x": "decimal"}, key=("at",)))
+
+
+# ---- documents
+
+
+async def test_documents(store, fresh):
+    kind = f"{fresh}-workflow"
+    assert await store.get(kind, "wf-1") is None and await store.list(kind) == []
+    body = {"status": "loading", "numbers": [1, 2.5, None, True], "text": "ö'\"%", "deep": {"a": {}}}
+    assert await store.put(kind, "wf-1", body) == 1
+    assert await store.get(kind, "wf-1") == Document(kind, "wf-1", 1, body)
+    assert await store.put(kind, "wf-1", {"status": "done"}) == 2
+    assert (await store.get(kind, "wf-1")).body == {"status": "done"}  # written whole
+    assert await store.put(kind, "wf-1", {"status": "over"}, version=2) == 3
+    for version in (0, 1, 2, 4):
+        with pytest.raises(Conflict):
+            await store.put(kind, "wf-1", {"status": "lost"}, version=version)
+    with pytest.raises(Conflict):
+        await store.put(kind, "wf-2", {}, version=1)
+    assert await store.put(kind, "wf-2", {}, version=0) == 1
+    assert [o.id for o in await store.list(kind)] == ["wf-1", "wf-2"] and await store.list(f"{fresh}-other") == []
+    await store.delete(kind, "wf-1")
+    await store.delete(kind, "wf-1")
+    assert await store.get(kind, "wf-1") is None and await store.put(kind, "wf-1", {}, version=0) == 1
+
+
+async def test_documents_by_prefix(store, fresh):
+    ids = ["a", "a%b", "a_b", "aXb", "A", "b/c:d", "b/c", "ä", "a" * 300]
+    for id in ids:
+        await store.put(fresh, id, {})
+    for prefix in ("", "a", "a%", "a_", "b/", "A", "ä", "aa", "zz"):
+        assert [o.id for o in await store.list(fresh, prefix=prefix)] == sorted(o for o in ids if o.startswith(prefix)), prefix
+
+
+@pytest.mark.parametrize("body", [{"auc": math.nan}, {"auc": math.inf}, {"x": {1, 2}}, {"x": b"bytes"}, {"x": object()}], ids=str)
+async def test_a_document_is_json(store, fresh, body):
+    with pytest.raises(BadData):
+        await store.put(fresh, "one", body)
+    assert await store.get(fresh, "one") is None
+
+
+async def test_of_many_writers_of_one_version_one_wins(store, store_url, fresh):
+    async with open_store(store_url) as other:
+        for version in range(5):
+            tries = [(store, other)[k % 2].put(fresh, "one", {"writer": k}, version=version) for k in range(12)]
+            results = await asyncio.gather(*tries, return_exceptions=True)
+            won = [k for k, o in enumerate(results) if o == version + 1]
+            assert len(won) == 1 and sum(isinstance(o, Conflict) for o in results) == 11
+            assert await store.get(fresh, "one") == Document(fresh, "one", version + 1, {"writer": won[0]})
+
+
+# ---- several processes
+
+WRITER = """
+import asyncio, json, sys
+from streamforge.store.base import EDGES, Schema, open_store
+async def main(url, collection, me, batches, rows):
+    async with open_store(url) as store:
+        await store.ensure(collection, Schema(columns=EDGES.columns | {f"by_{me}": "int"}, key=EDGES.key))
+        print("ready", flush=True)
+        sys.stdin.readline()
+        generation = 0
+        while batches < 0 or generation < batches:
+            base = generation * rows if batches > 0 else 0
+            batch = [{"graph": me, "source": "a", "target": "b", "open_time": base + k, "weight": float(generation), f"by_{me}": generation} for k in range(rows)]
+            await store.upsert(collection, batch)
+            await store.put("counter", f"{collection}-{me}", {"generation": generation})
+            generation += 1
+            if batches < 0: print(generation, flush=True)
+asyncio.run(main(*sys.argv[1:4], *map(int, sys.argv[4:])))
+"""
+
+
+def writer(url: str, collection: str, me: str, batches: int, rows: int) -> subprocess.Popen:
+    command = [sys.executable, "-c", WRITER, url, collection, me, str(batches), str(rows)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+async def test_processes_write_at_once_and_add_columns_at_once(store, store_url, fresh):
+    "Four at the same collection: nobody is turned away, nothing is lost, every column is there."
+    await store.ensure(fresh, EDGES)
+    writers = [writer(store_url, fresh, me, 10, 500) for me in "abcd"]
+    try:
+        for process in writers:
+            assert await asyncio.to_thread(process.stdout.readline) == "ready\n"
+        for process in writers:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        for process in writers:
+            assert await asyncio.to_thread(process.wait, 60) == 0
+    finally:
+        for process in writers:
+            process.kill()
+            process.communicate()
+    assert (await store.collections())[fresh].columns.keys() == EDGES.columns.keys() | {f"by_{me}" for me in "abcd"}
+    assert await store.count(fresh) == 4 * 10 * 500
+    for me in "abcd":
+        table = await store.read(fresh, where={"graph": me}, columns=["open_time", f"by_{me}"])
+        assert table.to_pydict() == {"open_time": list(range(5_000)), f"by_{me}": [k // 500 for k in range(5_000)]}
+        assert (await store.get("counter", f"{fresh}-{me}")).version == 10
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_killed_writer_leaves_whole_batches(store, store_url, fresh, seed):
+    "kill -9 at any moment: the rows are all of one generation, and whoever comes next can write at once."
+    await store.ensure(fresh, EDGES)
+    process = writer(store_url, fresh, "a", -1, 3_000)
+    try:
+        assert process.stdout.readline() == "ready\n"
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        await asyncio.to_thread(process.stdout.readline)  # one generation is in
+        await asyncio.sleep(random.Random(seed).uniform(0, 0.2))
+    finally:
+        process.kill()
+        printed = json.loads((process.communicate()[0].strip().splitlines() or ["1"])[-1])
+    table = await store.read(fresh)
+    generations = set(table["weight"].to_pylist())
+    assert table.num_rows == 3_000 and len(generations) == 1 and generations.pop() >= printed - 1
+    began = time.monotonic()
+    await store.upsert(fresh, [edge(1)])
+    assert time.monotonic() - began < 5
+
+
+async def test_the_event_loop_goes_on(store, fresh):
+    "While 60,000 rows go in and come out, whoever else lives in the loop is served."
+    await store.ensure(fresh, CANDLES)
+    rows = [
+        {"symbol": "BTCUSDT", "interval": "1m", "open_time": k, "close_time": k} | dict.fromkeys(("open", "high", "low", "close", "volume"), 0.5 + k)
+        for k in range(60_000)
+    ]
+    late, last = [], time.perf_counter()
+
+    async def tick():
+        nonlocal last
+        while True:
+            await asyncio.sleep(0.002)
+            late.append((now := time.perf_counter()) - last)
+            last = now
+
+    ticking, began = asyncio.create_task(tick()), time.perf_counter()
+    await store.upsert(fresh, rows)
+    assert (await store.read(fresh)).num_rows == len(rows)
+    took = time.perf_counter() - began
+    ticking.cancel()
+    assert len(late) > 5 and max(late) < max(took / 3, 0.1), (max(late), took)
+
+
+async def test_many_calls_at_once(store, fresh):
+    await store.ensure(fresh, EDGES)
+    await asyncio.gather(*(store.upsert(fresh, [edge(k * 10 + j) for j in range(10)]) for k in range(50)))
+    counts = await asyncio.gather(*(store.count(fresh) for _ in range(20)))
+    assert counts == [500] * 20
