@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
+from numba import njit
 
 from ..core.errors import BadCandles, BadData, NotEnoughData
 from .indicators import advance, advance_all
@@ -77,8 +78,8 @@ class Enricher:
         volume: Any,  # (T,) each
     ) -> np.ndarray:  # (T, names) float64, NaN while warming up
         "Indicators after each of many candles: `update` in a loop; raises `BadCandles` and changes nothing if one is not the next."
-        times = np.array(open_time, np.int64)
-        numbers = [np.array(o, np.float64) for o in (open, high, low, close, volume)]
+        times = np.require(open_time, np.int64, ("C", "A", "W"))  # one kind of array, so that numba compiles once
+        numbers = [np.require(o, np.float64, ("C", "A", "W")) for o in (open, high, low, close, volume)]
         _check_candles(times, numbers, self.last_open_time)
         values = advance_all(self._lines, self._state, times, numbers[1], numbers[2], numbers[3], numbers[4], len(self.names))
         self.last_open_time = int(times[-1]) if len(times) else self.last_open_time
@@ -136,16 +137,25 @@ def _check_candles(times: np.ndarray, numbers: list[np.ndarray], last: int) -> N
             f"expected columns of equal length, found shapes {[times.shape, *(o.shape for o in numbers)]}",
             "pass one row per candle",
         )
-    good = (
-        (low > 0) & (low <= open) & (open <= high) & (low <= close) & (close <= high) & (volume >= 0) & np.isfinite(high + volume)
-    )
-    good &= np.diff(times, prepend=last) > 0
-    if not good.all():
-        row = int(np.argmin(good))
+    row = _first_bad(times, open, high, low, close, volume, last)
+    if row >= 0:
         before = int(times[row - 1]) if row else last
         _check_candle(
             int(times[row]), float(open[row]), float(high[row]), float(low[row]), float(close[row]), float(volume[row]), before
         )
+
+
+@njit(cache=True)
+def _first_bad(
+    times: np.ndarray, open: np.ndarray, high: np.ndarray, low: np.ndarray, close: np.ndarray, volume: np.ndarray, last: int
+) -> int:
+    "The first row that `_check_candle` would refuse, -1 if there is none."
+    for t in range(len(times)):
+        inside = 0 < low[t] <= open[t] <= high[t] and low[t] <= close[t] <= high[t] < np.inf
+        if not (times[t] > last and inside and 0 <= volume[t] < np.inf):
+            return t
+        last = times[t]
+    return -1
 
 
 # %% ../../nbs/40_features/03_frame.ipynb #f417845c

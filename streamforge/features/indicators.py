@@ -59,15 +59,14 @@ def sum_update(
 ) -> float:  # sum of the last n, NaN before there are n
     "Advance a moving sum by one number (two-part windows: van Herk 1992, there for minima)."
     i = int(state[0])
-    ring = state[WINDOW_STATE:]
-    ring[i] = x
+    state[WINDOW_STATE + i] = x
     state[2] += x
     if i < n - 1:
         state[0] = i + 1
-        return state[2] + ring[i + 1] if state[1] else np.nan
+        return state[2] + state[WINDOW_STATE + i + 1] if state[1] else np.nan
     total = state[2]
-    for j in range(n - 2, -1, -1):
-        ring[j] += ring[j + 1]
+    for j in range(WINDOW_STATE + n - 2, WINDOW_STATE - 1, -1):
+        state[j] += state[j + 1]
     state[0], state[1], state[2] = 0, 1, 0
     return total
 
@@ -84,8 +83,7 @@ def moments_update(
 ) -> tuple[float, float]:  # mean and population variance of the last n, NaN before there are n
     "Advance a moving mean and variance by one number (Welford 1962; joined as Chan, Golub, LeVeque 1983, eq. 2.1)."
     i = int(state[0])
-    means, squares = state[MOMENTS_STATE : MOMENTS_STATE + n], state[MOMENTS_STATE + n :]
-    means[i] = x
+    state[MOMENTS_STATE + i] = x
     delta = x - state[2]
     state[2] += delta / (i + 1)
     state[3] += delta * (x - state[2])
@@ -94,25 +92,25 @@ def moments_update(
         if not state[1]:
             return np.nan, np.nan
         share = (n - 1 - i) / n  # of the previous block in the window
-        between = means[i + 1] - state[2]
-        return state[2] + between * share, (state[3] + squares[i + 1]) / n + between * between * share * (1 - share)
+        between, square = state[MOMENTS_STATE + i + 1] - state[2], state[MOMENTS_STATE + n + i + 1]
+        return state[2] + between * share, (state[3] + square) / n + between * between * share * (1 - share)
     mean, square = state[2], state[3]
-    _to_tails(means, squares)
+    _to_tails(state, n)
     state[0], state[1], state[2], state[3] = 0, 1, 0, 0
     return mean, square / n
 
 
 # %% ../../nbs/40_features/01_indicators.ipynb #09de65ea
 @njit(cache=True)
-def _to_tails(means: np.ndarray, squares: np.ndarray) -> None:
-    "Turn a block's raw numbers, lying in `means`, into mean and squared deviations from each place to the end."
-    mean, square, n = 0.0, 0.0, len(means)
-    for j in range(n - 1, -1, -1):
-        x = means[j]
-        delta = x - mean
-        mean += delta / (n - j)
-        square += delta * (x - mean)
-        means[j], squares[j] = mean, square
+def _to_tails(state: np.ndarray, n: int) -> None:
+    "Turn a block's raw numbers, lying in the first ring, into mean and squared deviations from each place to the end."
+    mean, square = 0.0, 0.0
+    for count in range(1, n + 1):
+        j = MOMENTS_STATE + n - count
+        delta = state[j] - mean
+        mean += delta / count
+        square += delta * (state[j] - mean)
+        state[j], state[n + j] = mean, square
 
 
 # %% ../../nbs/40_features/01_indicators.ipynb #993f964c
