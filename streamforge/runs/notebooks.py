@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 import streamforge
 from ..core import errors
 from ..core.errors import BadConfig, BadSetting, NotFound, StreamForgeError, TryAgain
@@ -74,7 +76,7 @@ def _kernels(started: list[Any]) -> type:
         @property
         def kernel_spec(self) -> KernelSpec:
             return KernelSpec(
-                argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+                argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--IPKernelApp.log_level=40"],
                 display_name="python3",
                 language="python",
             )
@@ -132,6 +134,7 @@ async def run_notebook(
     from papermill.exceptions import PapermillExecutionError
 
     started: list[Any] = []
+    plain = msgspec.json.decode(msgspec.json.encode(parameters))  # papermill would write a tuple as text
     output.parent.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = {
         "kernel_manager_class": _kernels(started),
@@ -144,7 +147,7 @@ async def run_notebook(
         options["on_cell_executed"] = lambda cell, cell_index, **_: progress(cell_index + 1, total)
 
     def execute() -> None:
-        execute_notebook(str(notebook), str(output), parameters=dict(parameters), **options)
+        execute_notebook(str(notebook), str(output), parameters=plain, **options)
 
     running = asyncio.get_running_loop().run_in_executor(None, execute)
     try:
