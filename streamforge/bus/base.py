@@ -7,7 +7,7 @@ __all__ = ["Offsets", "ADAPTERS", "Message", "Record", "TopicSpec", "Batch", "Su
 
 # %% ../../nbs/20_bus/01_base.ipynb #d8c0cbce
 import importlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -138,7 +138,7 @@ class Bus(Protocol):
         *,
         max_records: int = 5_000,
         max_wait: float = 0.5,
-    ) -> AsyncIterator[Batch]:
+    ) -> AsyncGenerator[Batch, None]:
         "Read without a group, for ever; yields an empty batch when nothing came in `max_wait`."
 
     async def end_offsets(self, topic: str) -> dict[int, int]:

@@ -32,18 +32,20 @@ TARGETS: dict[str, Target] = {
     "loader-producer": Target(writes="data", slots=0.25),
     "loader-api-candles": Target(writes="data", slots=0.25),
     "arango-connector": Target(reads="data", writes="enriched", slots=0.75),
-    "graph-builder": Target(parameters=("GRAPH_COLLECTION_NAME", "COLLECTION_INPUTS", "WINDOW", "STRIDE", "TOP_K", "THRESHOLD")),
+    "graph-builder": Target(
+        parameters=("GRAPH_COLLECTION_NAME", "GRAPH_NAME", "COLLECTION_INPUTS", "WINDOW", "STRIDE", "TOP_K", "THRESHOLD")
+    ),
     "gnn-trainer": Target(
         parameters=(
             "MODEL_NAME",
             "EPOCHS",
             "LEARNING_RATE",
-            "COLLECTION_INPUTS",
             "HORIZON",
             "WINDOW",
             "STRIDE",
             "TOP_K",
             "THRESHOLD",
+            "DATASET_NAME",
             "DATASET_VERSION",
         )
     ),
@@ -52,28 +54,19 @@ TARGETS: dict[str, Target] = {
             "MODEL_NAME",
             "EPOCHS",
             "LEARNING_RATE",
-            "COLLECTION_INPUTS",
             "STEPS",
             "GNN_MODEL",
             "GNN_VERSION",
             "FEE_BPS",
             "SLIPPAGE_BPS",
+            "DATASET_NAME",
             "DATASET_VERSION",
         )
     ),
     "rl-agent": Target(
         reads="enriched",
         slots=0.5,
-        parameters=(
-            "MODEL_NAME",
-            "MODEL_VERSION",
-            "GNN_MODEL",
-            "GNN_VERSION",
-            "COLLECTION_INPUTS",
-            "AGENT_ID",
-            "DECISIONS_TOPIC",
-            "BARRIER_SECONDS",
-        ),
+        parameters=("MODEL_NAME", "MODEL_VERSION", "GNN_MODEL", "GNN_VERSION", "AGENT_ID", "BARRIER_SECONDS"),
     ),
     "backtest": Target(parameters=("FOLD_PARAMETERS",)),
     "dummy-service": Target(

@@ -55,6 +55,11 @@ TARGETS = {
     "loader-producer": "streamforge.workers.loader:Loader",
     "loader-api-candles": "streamforge.workers.loader:Loader",
     "arango-connector": "streamforge.workers.connector:Connector",
+    "graph-builder": "streamforge.workers.graph_builder:GraphBuilder",
+    "gnn-trainer": "streamforge.workers.gnn_trainer:GnnTrainer",
+    "ppo-trainer": "streamforge.workers.ppo_trainer:PpoTrainer",
+    "rl-agent": "streamforge.workers.rl_agent:RlAgent",
+    "backtest": "streamforge.workers.backtest:Backtest",
     "dummy-service": "streamforge.workers.dummy:Dummy",
 }
 
