@@ -123,6 +123,8 @@ class Writers:
     async def publish(self, topic: str, messages: Sequence[Message]) -> list[tuple[int, int]]:
         "Append; returns (partition, offset) of each message."
         writer = self[topic]
+        if not messages:
+            return []
         chosen, rows = place(writer, messages, now_ms())
         offsets: dict[int, list[int]] = {partition: [] for partition in rows}
         for partition, waiting in rows.items():
@@ -136,6 +138,13 @@ class Writers:
         ordered = {partition: iter(o) for partition, o in offsets.items()}
         return [(partition, next(ordered[partition])) for partition in chosen]
 
+    async def begins(self, topic: str) -> dict[int, int]:
+        "The first offset kept, per partition, after what is too old has gone."
+        writer = self[topic]
+        for partition in range(len(writer.logs)):
+            await writer.expire(partition)
+        return {i: segments(log.folder)[0] for i, log in enumerate(writer.logs)}
+
     def close(self) -> None:
         "Let go of all."
         for writer in self._open.values():
@@ -143,6 +152,7 @@ class Writers:
         self._open.clear()
 
 
+# %% ../../nbs/20_bus/10_embedded.ipynb #d4a45b01
 def starts(
     writer: TopicWriter,
     start: str | Mapping[int, int],  # `earliest`, `latest`, or partition -> offset
@@ -183,37 +193,41 @@ class EmbeddedBus:
         return self._opened
 
     async def create_topic(self, topic: str, spec: TopicSpec = TopicSpec()) -> None:
-        self._open()
+        "Make a topic; raises `Conflict` if it has another number of partitions."
         create_topic(self.home, topic, spec)
 
     async def delete_topic(self, topic: str) -> None:
-        self._open()
+        "Forget a topic, its records and its groups' offsets; raises `UnknownTopic`."
         await delete_topic(self.home, topic)
         await forget_offsets(self.home, topic)
 
     async def topics(self) -> dict[str, TopicSpec]:
+        "All topics."
         return {o.name: read_topic(self.home, o.name).spec for o in sorted((self.home / "topics").iterdir())}
 
     async def publish(self, topic: str, messages: Sequence[Message]) -> list[tuple[int, int]]:
-        return await self._open()[1].publish(topic, messages) if messages else []
+        "Append; returns (partition, offset) of each when they survive this process. Raises `UnknownTopic`, `BadRecord`."
+        return await self._open()[1].publish(topic, messages)
 
     def subscribe(self, topics: Sequence[str], group: str) -> EmbeddedSubscription:
+        "Join a group; raises `UnknownTopic` on entering."
         return EmbeddedSubscription(self.home, self._open()[0], topics, group, self.session_timeout)
 
     def tail(
         self, topic: str, start: str | Mapping[int, int] = "earliest", *, max_records: int = 5_000, max_wait: float = 0.5
     ) -> AsyncIterator[Batch]:
+        "Read without a group, for ever; yields an empty batch when nothing came in `max_wait`."
         waker, writers = self._open()
         return tail(self.home / "topics" / topic, starts(writers[topic], start), waker, max_records, max_wait)
 
     async def end_offsets(self, topic: str) -> dict[int, int]:
+        "The next offset to be written, per partition."
         return {i: log.end() for i, log in enumerate(self._open()[1][topic].logs)}
 
     async def begin_offsets(self, topic: str) -> dict[int, int]:
-        writer = self._open()[1][topic]
-        for partition in range(len(writer.logs)):
-            await writer.expire(partition)
-        return {i: segments(log.folder)[0] for i, log in enumerate(writer.logs)}
+        "The first offset still kept, per partition."
+        return await self._open()[1].begins(topic)
 
     async def committed(self, group: str, topic: str) -> dict[int, int]:
+        "What a group has committed, per partition; partitions without a commit are left out."
         return GroupOffsets(self.home / "groups" / check_name(group, "group")).committed(topic, read_topic(self.home, topic).id)

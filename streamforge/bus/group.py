@@ -206,7 +206,6 @@ class GroupFiles:
     def save(self, state: GroupState) -> None:
         "Write the state down."
         _replace(self.folder / "state.json", state)
-        log.debug("group changed", group=self.folder.name, generation=state.generation, members=len(state.members))
 
     def settle(self, state: GroupState, partitions: Mapping[str, str]) -> GroupState:
         "Bury the dead, decide, and write down what changed."

@@ -85,7 +85,7 @@ def find_position(
 class LogEnd:
     "The end of one partition, as far as whole frames reach."
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path):  # of the partition
         self.folder, self.fd = folder, -1
         self.base = self.size = self.next_offset = self.newest = 0  # of the last segment: first offset, sound bytes, ...
         self._open(segments(folder)[-1])
@@ -111,10 +111,8 @@ class LogEnd:
         "Read on to the end."
         while (length := os.fstat(self.fd).st_size) > self.size:
             tail = os.pread(self.fd, HEADER.size, length - HEADER.size)
-            frame = next(frames(tail), None)
-            if frame is None or frame.magic != END:
-                frame = self._scan(length)
-                if frame is None:
+            if (frame := next(frames(tail), None)) is None or frame.magic != END:
+                if (frame := self._scan(length)) is None:
                     return None
                 if frame.magic != END:
                     continue

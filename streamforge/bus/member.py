@@ -83,8 +83,7 @@ class Membership:
     async def _settle(self, join: Mapping[str, Member] | None = None, leave: str = "") -> None:
         async with held(self.files.lock):
             state = self.files.state()
-            members = {m: o for m, o in state.members.items() if m != leave}
-            members.update(join or {})
+            members = {m: o for m, o in state.members.items() if m != leave} | dict(join or {})
             if members != state.members:
                 state = GroupState(state.generation, members, state.tenures)
             self.files.settle(state, shared_partitions(self.home, state))
