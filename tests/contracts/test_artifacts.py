@@ -125,9 +125,13 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
+def putter(url: str, name: str) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", PUTTER, url, name], stdout=subprocess.PIPE, text=True)
+
+
 @pytest.mark.parametrize("seed", range(3))
 async def test_a_killed_put_leaves_nothing_that_anybody_sees(artifacts, artifacts_url, fresh, seed):
-    process = subprocess.Popen([sys.executable, "-c", PUTTER, artifacts_url, fresh], stdout=subprocess.PIPE, text=True)
+    process = putter(artifacts_url, fresh)
     try:
         assert process.stdout.readline() == "0\n"
         await asyncio.sleep(random.Random(seed).uniform(0, 0.1))

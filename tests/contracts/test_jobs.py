@@ -250,11 +250,15 @@ asyncio.run(main(*sys.argv[1:3]))
 """
 
 
+def parent_of(url: str, name: str, do: str) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", PARENT, f"{url}&grace=0.5", name, do], stdout=subprocess.PIPE, text=True)
+
+
 @pytest.mark.parametrize("do", ["child pid sleep", "deaf child pid sleep"], ids=["polite", "deaf"])
 async def test_jobs_do_not_outlive_a_killed_parent(url, fresh, jobs_url, do):
     if not jobs_url.startswith("process:"):
         pytest.skip("a cluster goes on without us")
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, f"{url}&grace=0.5", fresh, do], stdout=subprocess.PIPE, text=True)
+    parent = parent_of(url, fresh, do)
     try:
         pids = [int(await asyncio.to_thread(parent.stdout.readline)) for _ in range(2)]
         assert all(map(alive, pids))
