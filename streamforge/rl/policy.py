@@ -9,6 +9,7 @@ __all__ = [
     "GRAPH_FEATURE",
     "PolicyConfig",
     "forward",
+    "choose",
     "decide",
     "Policy",
     "Replay",
@@ -36,7 +37,7 @@ from ..core.errors import BadData, BadSetting, DamagedArtifact
 from .env import OWN, Market, observe, standardise
 from ..trading.account import EQUITY, FILLS, WIDTH, from_named, named, open_account, position
 from ..trading.costs import Costs
-from ..trading.engine import ACTIONS, BUY, HOLD, Backtest, step
+from ..trading.engine import ACTIONS, BUY, HOLD, SELL, Backtest, step
 
 # %% ../../nbs/43_rl/02_policy.ipynb #bff6cb3c
 WEIGHTS, CONFIG, GRAPH_FEATURE = "weights.safetensors", "config.json", "graph_probability_up"
@@ -113,6 +114,18 @@ def forward(
 
 
 @njit(cache=True)
+def choose(
+    logits: np.ndarray,  # (3,) float64: sell, hold, buy
+    long: bool,  # whether there is a position
+) -> int:  # SELL only when long, BUY only when in cash, otherwise HOLD
+    "The most probable effect."
+    move, stay = (SELL, BUY) if long else (BUY, SELL)
+    top = max(logits[stay], logits[HOLD])
+    others = top + np.log(np.exp(logits[stay] - top) + np.exp(logits[HOLD] - top))
+    return move if logits[move] > others else HOLD
+
+
+@njit(cache=True)
 def decide(
     features: np.ndarray,  # (T, F) float32 standardised
     t: int,  # the row that has just closed
@@ -121,10 +134,10 @@ def decide(
     net: tuple[np.ndarray, np.ndarray],  # sizes, weights
     room: tuple[np.ndarray, np.ndarray],  # observation (D,) float32 and scratch (2, widest) float64, overwritten
 ) -> int:  # SELL, HOLD, BUY, or -1 where there is nothing to decide on
-    "Observe row t and choose the most probable action."
+    "Observe row t and do what is most probable."
     if not observe(features, t, window, account, room[0]):
         return -1
-    return int(np.argmax(forward(room[0], net[0], net[1], room[1])))
+    return choose(forward(room[0], net[0], net[1], room[1]), position(account) > 0.0)
 
 
 # %% ../../nbs/43_rl/02_policy.ipynb #bbaf8618
@@ -175,8 +188,8 @@ class Policy:
         return forward(np.asarray(obs, np.float32), *self.net, self.room()[1]).copy()
 
     def act(self, obs: np.ndarray) -> int:  # (D,) -> SELL, HOLD or BUY
-        "The most probable action."
-        return int(np.argmax(self.logits(obs)))
+        "What is most probable, given the position that the observation tells of."
+        return int(choose(self.logits(obs), bool(obs[-OWN] > 0)))
 
     def files(self) -> dict[str, bytes]:  # file name -> content
         "The two files to publish; the same policy gives the same bytes."

@@ -19,7 +19,7 @@ from stable_baselines3.common.logger import KVWriter, Logger
 
 from ..core.errors import BadData, BadSetting
 from .env import EnvConfig, Market
-from .policy import Policy, PolicyConfig
+from .policy import Policy, PolicyConfig, replay
 from .vector import BatchedTradingEnv
 
 
@@ -62,7 +62,9 @@ class PpoResult:
     "What training made."
 
     files: dict[str, bytes]  # of the policy, ready to publish
-    metrics: dict[str, float]  # steps, steps_per_second, mean_reward, entropy, approx_kl, explained_variance
+    metrics: dict[
+        str, float
+    ]  # steps, steps_per_second, mean_reward, entropy, approx_kl, explained_variance, best_step, validation (mean log return)
 
 
 Progress = Callable[[int, float, float], object]  # steps so far, steps per second, mean log return of the last hundred episodes
@@ -70,16 +72,27 @@ Progress = Callable[[int, float, float], object]  # steps so far, steps per seco
 
 # %% ../../nbs/43_rl/04_train.ipynb #f1c5677c
 class _Reports(KVWriter):
-    "Keeps the latest of everything that SB3 logs, and calls `progress` per rollout."
+    "Called by SB3 after each rollout: keeps the latest of what is logged, calls `progress`, and remembers the best policy."
 
-    def __init__(self, progress: Progress | None):
+    def __init__(self, model: PPO, policy: PolicyConfig, validation: Sequence[Market], progress: Progress | None):
+        self.model, self.policy, self.validation, self.progress = model, policy, validation, progress
         self.latest: dict[str, float] = {}
-        self.progress = progress
+        self.best, self.best_result, self.best_step = _tensors(model), -np.inf, 0
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         self.latest.update({k: float(v) for k, v in key_values.items() if isinstance(v, int | float | np.number)})
+        self.judge(step)
         if self.progress:
             self.progress(step, self.latest["time/fps"], self.latest.get("rollout/ep_rew_mean", 0.0))
+
+    def judge(self, step: int) -> None:
+        "Keep the policy of now if nothing before did better on the validation rows, or if there are none."
+        tensors, result = _tensors(self.model), np.inf
+        if self.validation:
+            policy = Policy(self.policy, tensors)
+            result = float(np.mean([np.log(replay(policy, o).result.equity[-1]) for o in self.validation]))
+        if result > self.best_result or not self.validation:
+            self.best, self.best_result, self.best_step = tensors, result, step
 
     def close(self) -> None:
         "Nothing is open."
@@ -144,14 +157,17 @@ def train_ppo(
     policy: PolicyConfig,
     config: PpoConfig = PpoConfig(),
     *,
+    validation: Sequence[Market] = (),  # rows after those, with the same scaler; they choose among the policies of all rollouts
     seed: int = 0,
     progress: Progress | None = None,  # called once per rollout; what it raises ends the training
 ) -> PpoResult:
     "Train and return the policy's files; the same seed, data and machine give the same bytes. Raises as `make_ppo`."
     with _threads(1):
-        model, reports = make_ppo(markets, policy, config, seed=seed), _Reports(progress)
+        model = make_ppo(markets, policy, config, seed=seed)
+        reports = _Reports(model, policy, validation, progress)
         model.set_logger(Logger(None, [reports]))
         model.learn(config.steps)
+        reports.judge(model.num_timesteps)
     latest = reports.latest | {k: float(v) for k, v in model.logger.name_to_value.items()}
     told = {
         "steps": float(model.num_timesteps),
@@ -163,6 +179,7 @@ def train_ppo(
         "approx_kl": latest["train/approx_kl"],
         "explained_variance": latest["train/explained_variance"],
     }
-    meta = policy.meta | {"seed": seed, "steps": model.num_timesteps, "ppo": asdict(config)}
+    told |= {"best_step": float(reports.best_step), "validation": reports.best_result}
+    meta = policy.meta | {"seed": seed, "steps": model.num_timesteps, "best_step": reports.best_step, "ppo": asdict(config)}
     described = msgspec.structs.replace(policy, symbols=tuple(o.symbol for o in markets), meta=meta)
-    return PpoResult(Policy(described, _tensors(model)).files(), {k: v for k, v in told.items() if np.isfinite(v)})
+    return PpoResult(Policy(described, reports.best).files(), {k: v for k, v in told.items() if np.isfinite(v)})
