@@ -129,23 +129,26 @@ class _Requests:
 
 
 # %% ../../nbs/30_exchange/03_rest.ipynb #f221544b
-async def _read(klines: "Klines", window: TimeRange, limit: int = PAGE) -> list[Candle]:
+async def _page(klines: "Klines", start: int, end: int, limit: int) -> list[Candle]:
+    "One page, as sent."
+    symbol, interval = klines.symbol, klines.interval
+    query = {"symbol": symbol, "interval": interval, "startTime": start, "endTime": end - 1, "limit": limit}
+    return await klines.rest.requests.get("klines", query, lambda body: candles_from(body, symbol, interval))
+
+
+async def _read(klines: "Klines", window: TimeRange) -> list[Candle]:
     "A window, in one page unless repeated rows fill it before its end."
-    start, rows, symbol, interval = window.start, [], klines.symbol, klines.interval
+    start, rows = window.start, []
     while True:
-        query = {"symbol": symbol, "interval": interval, "startTime": start, "endTime": window.end - 1, "limit": limit}
-        page = await klines.rest.requests.get("klines", query, lambda body: candles_from(body, symbol, interval))
+        page = await _page(klines, start, window.end, PAGE)
         rows += page
-        last = (
-            max((o.open_time for o in page if o.open_time in window), default=window.end)
-            if len(page) >= limit > 1
-            else window.end
-        )
+        last = max(o.open_time for o in page) if len(page) >= PAGE else window.end
         if last + klines.step >= window.end:
             return tidy(rows, window, klines.now)
         if last < start:
             raise ExchangeError(
-                f"expected {symbol} from {start} on, found nothing after {last}", "the exchange repeats itself: try again later"
+                f"expected {klines.symbol} from {start} on, found nothing after {last}",
+                "the exchange repeats itself: try again later",
             )
         start = last + 1
 
@@ -204,9 +207,9 @@ class Klines:
     async def _skip(self, todo: deque[TimeRange]) -> deque[TimeRange]:
         "Leave out whole windows before the first candle."
         if len(todo) > 1:
-            whole = TimeRange(todo[0].start, todo[-1].end)
-            first = await _read(self, whole, 1) or await _read(self, whole, 1)
-            while todo and (not first or todo[0].end <= first[0].open_time):
+            start, end = todo[0].start, todo[-1].end
+            page = await _page(self, start, end, 1) or await _page(self, start, end, 1)
+            while todo and todo[0].end <= (page[0].open_time if page else end):
                 _note(self.gaps, find_gaps([], todo.popleft(), self.interval))
         return todo
 

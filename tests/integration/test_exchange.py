@@ -117,6 +117,25 @@ async def test_the_same_comes_out_under_each_fault(btc, kind):
         assert sim.faults.left() == []
 
 
+@pytest.mark.parametrize("kind", ["duplicates", "shifted", "reversed", "slow"])
+async def test_an_exchange_that_is_always_like_that(btc, kind):
+    "Repeated rows fill every page before its window ends; the rest is read on."
+    _, rest = offline({"BTCUSDT": btc})
+    wanted = await load(rest)
+    sim, rest = offline({"BTCUSDT": btc})
+    sim.faults.add(Fault(kind=kind, times=0))
+    assert await load(rest) == wanted
+
+
+async def test_an_exchange_that_repeats_itself_is_no_endless_loop(btc):
+    "It sends its first thousand rows whatever is asked."
+    sim, rest = offline({"BTCUSDT": btc})
+    pages = sim.markets["BTCUSDT"]
+    pages.select = lambda start, end, limit, now: (600, 1_600)
+    with pytest.raises(ExchangeError, match="repeats itself"):
+        await load(rest, span=TimeRange(int(btc.open_time[600]), int(btc.open_time[2_600])))
+
+
 @pytest.mark.parametrize(("kind", "status"), [("too_many", 429), ("banned", 418)])
 async def test_nobody_asks_before_retry_after(btc, kind, status):
     sim = Simulator({"BTCUSDT": btc})
