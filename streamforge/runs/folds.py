@@ -40,7 +40,7 @@ from ..artifacts.base import Artifacts, Manifest
 from ..core import errors
 from ..core.errors import BadSetting, DamagedArtifact, StreamForgeError, UpstreamFailed
 from ..core.logs import get_logger
-from ..core.names import job_name
+from ..core.names import job_name, six
 from ..core.settings import Places
 from ..evaluation.report import FoldResult, combine
 from ..evaluation.splits import consecutive, walk_forward as walk_forward_rows
@@ -346,14 +346,15 @@ async def walk_forward(
     output: Path,  # folder for folds and report
     config: WalkForward = WalkForward(),
     store: Store | None = None,  # where to log the experiment
-    queue_id: str = "wf-backtest",
+    queue_id: str = "",  # made up unless told
     timeout: float = 3_600.0,  # seconds for each fold's job, waiting included
     progress: Callable[[int, int], None] | None = None,  # called with (folds finished, folds)
 ) -> WalkForwardRun:
     "Run all folds and write the report; raises the first fold's error, naming notebook and cell, `NotFound`, `TimeoutError`."
     notebook, manifest, output = pipelines_dir() / FOLD, await artifacts.manifest(DATASETS, dataset, version), output.resolve()
     folds = plan(manifest, config, artifacts_url=places.artifacts_url, output=output)
-    specs = [fold_job(o, places, queue_id, notebook) for o in folds]
+    queue = queue_id or f"wf-backtest-{six()}"
+    specs = [fold_job(o, places, queue, notebook) for o in folds]
     for o in folds:
         check_parameters(notebook, msgspec.to_builtins(o))
     reused = sum(read_result(fold_folder(o, notebook)) is not None for o in folds)
