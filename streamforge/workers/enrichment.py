@@ -6,6 +6,7 @@
 __all__ = [
     "Market",
     "ENRICHED",
+    "Pairs",
     "new_candles",
     "enrich",
     "warm_enricher",
@@ -13,6 +14,7 @@ __all__ = [
     "PartitionState",
     "load_partition",
     "market_of",
+    "States",
 ]
 
 # %% ../../nbs/60_workers/06_enrichment.ipynb #cf2b21e3
@@ -23,6 +25,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from ..bus.base import Batch, Record
 from ..core.errors import BadData
 from ..core.logs import get_logger
 from ..features.frame import INDICATORS, Enricher
@@ -155,3 +158,56 @@ def market_of(
     "Symbol and interval."
     symbol, _, interval = name.rpartition(" ")
     return symbol, interval
+
+
+# %% ../../nbs/60_workers/06_enrichment.ipynb #7b238f66
+Pairs = list[tuple[Record, Candle]]  # a record and what it holds
+
+
+class States:
+    "The indicator states of one member of a group, by partition and market."
+
+    def __init__(self, store: Store, group: str, topic: str, collection: str):
+        self.store, self.group, self.topic, self.collection = store, group, topic, collection
+        self.partitions: dict[int, PartitionState] = {}
+
+    async def advance(
+        self,
+        batch: Batch,
+        good: Pairs,  # those of its records that are candles; their rows are stored
+    ) -> dict[int, Pairs]:  # partition -> the records that moved a market forward, with enriched candles, by offset
+        "Take every market of a batch forward."
+        first = {o.partition: o.offset for o in reversed(batch.records)}
+        for partition, offset in first.items():
+            if partition not in self.partitions or self.partitions[partition].next_offset != offset:
+                self.partitions[partition] = await load_partition(self.store, self.group, self.topic, partition, offset)
+        markets: dict[tuple[int, Market], Pairs] = {}
+        for record, candle in good:
+            markets.setdefault((record.partition, (candle.symbol, candle.interval)), []).append((record, candle))
+        parts: dict[int, Pairs] = {o: [] for o in first}
+        for (partition, market), pairs in markets.items():
+            parts[partition] += await self._advance(self.partitions[partition], market, pairs)
+        return {partition: sorted(pairs, key=lambda o: o[0].offset) for partition, pairs in parts.items()}
+
+    async def _advance(self, state: PartitionState, market: Market, pairs: Pairs) -> Pairs:
+        if market not in state.enrichers:
+            state.enrichers[market] = await warm_enricher(self.store, self.collection, market, min(o.open_time for _, o in pairs))
+        enricher = state.enrichers[market]
+        new = [pairs[n] for n in new_candles([o for _, o in pairs], enricher.last_open_time)]
+        rows = enrich(enricher, [candle for _, candle in new]) if new else []
+        return [(record, row) for (record, _), row in zip(new, rows, strict=True)]
+
+    async def save(self, batch: Batch, parts: dict[int, Pairs]) -> None:
+        "Checkpoint every partition of a batch at its end; raises `Conflict` if another member wrote meanwhile."
+        for (_, partition), offset in batch.end_offsets.items():
+            if self.partitions[partition].next_offset == offset:
+                continue  # written already, in a try that failed at a later partition
+            await self.partitions[partition].save(
+                self.store, offset, sorted({(row.symbol, row.interval) for _, row in parts[partition]})
+            )
+
+    async def keep(self) -> None:
+        "Keep the markets' states for later workflows."
+        for state in self.partitions.values():
+            for market, enricher in state.enrichers.items():
+                await keep_state(self.store, self.collection, market, enricher)

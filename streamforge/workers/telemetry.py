@@ -11,9 +11,10 @@ import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any, Literal
+from contextlib import aclosing
+from typing import Any, Literal, cast
 
-from ..bus.base import Bus, Message, TopicSpec
+from ..bus.base import Batch, Bus, Message, Record, TopicSpec
 from ..core.errors import BadRecord, BadSetting, Conflict, UpstreamFailed
 from ..core.logs import get_logger
 from ..core.settings import WorkerSettings
@@ -127,8 +128,8 @@ async def commands(
     start: Mapping[int, int],  # partition -> offset to read from
 ) -> AsyncIterator[Command]:
     "The `stop` and `ping` commands for this worker, for ever."
-    async for batch in bus.tail(settings.queue_control_topic, start):
-        for record in batch.records:
+    async with aclosing(cast(Any, bus.tail(settings.queue_control_topic, start))) as batches:
+        async for record in _each(batches):
             if record.offset < start.get(record.partition, 0):
                 continue
             try:
@@ -140,6 +141,12 @@ async def commands(
                 continue
             if command.command != "start" and command.is_for(settings.queue_id, settings.telemetry_producer_id):
                 yield command
+
+
+async def _each(batches: AsyncIterator[Batch]) -> AsyncIterator[Record]:
+    async for batch in batches:
+        for record in batch.records:
+            yield record
 
 
 # %% ../../nbs/60_workers/02_telemetry.ipynb #fe936a18
@@ -210,15 +217,16 @@ async def upstream_ends(
     "Wait until all upstreams are done; raises `UpstreamFailed`."
     place = settings.option("EVENTS_FROM")
     fold = Upstreams(settings.queue_id, settings.upstream, grace=settings.number("UPSTREAM_GRACE", 60.0))
-    async for batch in bus.tail(settings.queue_events_topic, read_place(place, "EVENTS_FROM") if place else "earliest"):
-        for record in batch.records:
-            if record.key != settings.queue_id:
-                continue
-            try:
-                fold.fold(decode_event(record.value), time.monotonic())
-            except BadRecord as error:
-                log.warning("unreadable event", topic=record.topic, partition=record.partition, offset=record.offset, error=error)
-        if fold.done:
-            return fold.merged()
-        fold.check(time.monotonic())
-    raise AssertionError("a tail has no end")
+    start = read_place(place, "EVENTS_FROM") if place else "earliest"
+    async with aclosing(cast(Any, bus.tail(settings.queue_events_topic, start))) as batches:
+        while not fold.done:
+            for record in (await anext(batches)).records:
+                try:
+                    if record.key == settings.queue_id:
+                        fold.fold(decode_event(record.value), time.monotonic())
+                except BadRecord as error:
+                    log.warning(
+                        "unreadable event", topic=record.topic, partition=record.partition, offset=record.offset, error=error
+                    )
+            fold.check(time.monotonic())
+    return fold.merged()

@@ -1,0 +1,106 @@
+"""A connector that is killed, anywhere and at any time, and started again, leaves what an undisturbed one leaves."""
+
+import asyncio
+import random
+import signal
+
+import pytest
+from conftest import sample_candles, stream_with_nonsense, until
+
+CONNECT = {"TYPE": "api_candles_1h", "UPSTREAM": "loader-producer__a1b2c3", "BATCH_ROWS": "200"}
+FAILPOINTS = ("before-write", "after-write", "after-publish", "after-dead-letter", "after-checkpoint", "after-commit")
+
+
+def stream():
+    return stream_with_nonsense(sample_candles())
+
+
+@pytest.fixture
+async def undisturbed(new_house):
+    house = new_house("undisturbed")
+    await house.fill(stream())
+    assert await house.run("arango-connector", **CONNECT) == 0
+    return await house.fingerprint()
+
+
+async def test_killed_at_every_failpoint(new_house, undisturbed):
+    for nth, point in enumerate(FAILPOINTS):
+        house = new_house(point)
+        await house.fill(stream())
+        assert await house.run("arango-connector", FAILPOINT=f"{point}:{1 + nth % 3}", **CONNECT) == -signal.SIGKILL, point
+        assert await house.run("arango-connector", **CONNECT) == 0, point
+        assert await house.fingerprint() == undisturbed, point
+
+
+@pytest.mark.slow
+async def test_killed_at_one_failpoint_after_the_other(new_house, undisturbed):
+    house = new_house("unlucky")
+    await house.fill(stream())
+    for point in FAILPOINTS:
+        assert await house.run("arango-connector", FAILPOINT=f"{point}:2", **CONNECT) == -signal.SIGKILL, point
+    assert await house.run("arango-connector", **CONNECT) == 0
+    assert await house.fingerprint() == undisturbed
+
+
+@pytest.mark.slow
+async def test_killed_at_random_moments(new_house, undisturbed):
+    chance, house = random.Random(7), new_house("random")
+    await house.fill(stream())
+    small, killed = CONNECT | {"BATCH_ROWS": "20"}, 0
+    for _ in range(5):
+        connector, before = await house.start("arango-connector", **small), await house.length("wf-1-data-enriched")
+        upto = before + chance.randrange(1, 200)
+
+        async def far_enough(connector=connector, upto=upto):
+            return connector.returncode is not None or await house.length("wf-1-data-enriched") >= upto
+
+        await until(far_enough)
+        await asyncio.sleep(chance.random() * 0.02)  # anywhere in a batch: here the randomness is the point
+        if connector.returncode is None:
+            connector.kill()
+        killed += await connector.wait() == -signal.SIGKILL
+    assert killed >= 3 and await house.run("arango-connector", **small) == 0
+    assert await house.fingerprint() == undisturbed
+
+
+@pytest.mark.slow
+async def test_two_members_one_of_them_killed(new_house, undisturbed):
+    house = new_house("two")
+    await house.fill(stream())
+    small = CONNECT | {"BATCH_ROWS": "20"}
+    one, two = await house.start("arango-connector", **small), await house.start("arango-connector", **small | {"TELEMETRY_PRODUCER_ID": "arango-connector__b"})
+    await until(lambda: house.length("wf-1-data-enriched"))
+    one.kill()
+    assert await one.wait() == -signal.SIGKILL and await two.wait() == 0
+    assert await house.fingerprint() == undisturbed
+
+
+@pytest.mark.slow
+async def test_a_frozen_member_comes_back_to_find_its_work_done(new_house, undisturbed):
+    house = new_house("frozen")
+    await house.fill(stream())
+    frozen = await house.start("arango-connector", **CONNECT | {"BATCH_ROWS": "20"})
+    await until(lambda: house.length("wf-1-data-enriched"))
+    frozen.send_signal(signal.SIGSTOP)
+    assert await house.run("arango-connector", timeout=120, **CONNECT | {"TELEMETRY_PRODUCER_ID": "arango-connector__b"}) == 0
+    frozen.send_signal(signal.SIGCONT)
+    assert await asyncio.wait_for(frozen.wait(), 60) == 0
+    assert await house.fingerprint() == undisturbed
+
+
+async def test_a_loader_that_was_killed_goes_on(new_house):
+    from streamforge.core.samples import candles
+    from streamforge.exchange import simulator
+    from streamforge.messages.records import Candle, decode
+
+    house, span = new_house("loader"), "2021-04-10:2021-12-10"
+    env = {"TYPE": "api_candles_1h", "SYMBOL": "BTCUSDT,ETHUSDT", "TIME_RANGE": span}
+    async with simulator.serve(simulator.Simulator.open()) as url:
+        assert await house.run("loader-producer", FAILPOINT="after-publish:2", BINANCE_API_URL=url, **env) == -signal.SIGKILL
+        half = await house.length("wf-1-data")
+        assert await house.run("loader-producer", BINANCE_API_URL=url, **env) == 0
+    loaded = [decode(Candle, o.value) for o in await house.records("wf-1-data")]
+    for symbol in ("BTCUSDT", "ETHUSDT"):
+        assert [o.open_time for o in loaded if o.symbol == symbol] == candles(symbol, span).open_time.tolist()
+    (done,) = await house.events("finished")
+    assert 0 < half < len(loaded) == done.records_written and done.extra["missing"] == 2 * 10

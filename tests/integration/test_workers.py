@@ -1,0 +1,126 @@
+"""Workers as processes: what they write, say and obey, and with which code they end."""
+
+import signal
+import time
+import urllib.request
+
+import msgspec
+from conftest import bad_values, sample_candles, stream_with_nonsense, until
+
+from streamforge.core.names import enriched_collection
+from streamforge.core.samples import candles
+from streamforge.exchange import simulator
+from streamforge.features.frame import Enricher
+from streamforge.messages.records import Candle, decode, encode
+from streamforge.store.base import open_store
+from streamforge.workers.enrichment import enrich
+
+LOADER, CONNECTOR = "loader-producer__a1b2c3", "arango-connector__a1b2c3"
+CANDLES = {"TYPE": "api_candles_1h"}
+CONNECT = CANDLES | {"UPSTREAM": LOADER}
+
+
+async def statuses(house, producer):
+    return [o.status for o in await house.events() if o.producer == producer]
+
+
+async def test_from_the_exchange_to_the_store(house):
+    "The data line: every candle of the file is stored and enriched, gaps are those of the file, and both workers end by themselves."
+    span = "2021-04-20:2021-05-20"
+    async with simulator.serve(simulator.Simulator.open()) as url:
+        connector = await house.start("arango-connector", **CONNECT)
+        code = await house.run("loader-producer", SYMBOL="BTCUSDT,ETHUSDT", TIME_RANGE=span, BINANCE_API_URL=url, **CANDLES)
+        assert code == 0 and await connector.wait() == 0
+    async with open_store(house.places.store_url) as store:
+        for symbol in ("BTCUSDT", "ETHUSDT"):
+            rows = [o for o in sample_candles((symbol,), span)]
+            assert (await store.read("candles_1h", where={"symbol": symbol})).to_pylist() == [msgspec.to_builtins(o) for o in rows]
+            enriched = (await store.read(enriched_collection("candles_1h"), where={"symbol": symbol})).to_pylist()
+            assert enriched == [msgspec.to_builtins(o) for o in enrich(Enricher(), rows)]
+    times, (loaded,) = set(candles("BTCUSDT", span).open_time), [o for o in await house.events("finished") if o.producer == LOADER]
+    missing = [o for o in range(1618876800000, 1621468800000, 3_600_000) if o not in times]  # 2021-04-20 to 2021-05-20
+    assert [m for g in loaded.extra["gaps"] if g["symbol"] == "ETHUSDT" for m in range(g["start"], g["end"], 3_600_000)] == missing
+    assert sum(loaded.end_offsets["wf-1-data"].values()) == loaded.records_written == 2 * len(times)
+    for producer in (LOADER, CONNECTOR):
+        said = await statuses(house, producer)
+        assert said[0] == "started" and said[-1] == "finished" and "loading" in said and "error" not in said
+    (done,) = [o for o in await house.events("finished") if o.producer == CONNECTOR]
+    assert sum(done.end_offsets["wf-1-data-enriched"].values()) == 2 * len(times) == await house.length("wf-1-data-enriched")
+
+
+async def test_bad_records_go_aside_as_they_were(house):
+    rows = sample_candles(("BTCUSDT",), "2021-05-01:2021-05-05")
+    good, bad = [("BTCUSDT", encode(o)) for o in rows], bad_values(encode(rows[0]))
+    await house.fill(good[:40] + [("BTCUSDT", o) for o in bad.values()] + good[40:])
+    assert await house.run("arango-connector", **CONNECT) == 0
+    dead = await house.records("wf-1-data-dlq")
+    assert [o.value for o in dead] == list(bad.values()) and {o.key for o in dead} == {"BTCUSDT"}
+    for record in dead:
+        headers = dict(record.headers)
+        assert headers["sf.dlq.topic"] == b"wf-1-data" and headers["sf.dlq.error"].startswith(b"BadRecord") and headers["sf.dlq.stage"] == b"decode" and headers["sf.dlq.attempts"] == b"1"
+    assert [decode(Candle, o.value).open_time for o in await house.records("wf-1-data-enriched")] == [o.open_time for o in rows]
+
+
+async def test_a_bad_configuration_ends_with_64_and_says_so(house):
+    wrong = {
+        "BadTimeRange": ("loader-producer", CANDLES | {"SYMBOL": "BTCUSDT", "TIME_RANGE": "2021-05-02:2021-05-01"}),
+        "BadInterval": ("loader-producer", CANDLES | {"SYMBOL": "BTCUSDT", "TIME_RANGE": "2021-05-01:2021-05-02", "INTERVAL": "7h"}),
+        "UnknownTarget": ("loader-of-dreams", {}),
+        "BadSetting": ("arango-connector", {"COLLECTION_NAME": "", "TYPE": ""}),
+        "BadUrl": ("arango-connector", CANDLES | {"STREAMFORGE_STORE_URL": "mysql://nowhere"}),
+    }
+    for name, (target, env) in wrong.items():
+        assert await house.run(target, **env) == 64, name
+        event = (await house.events())[-1]
+        assert (event.status, event.finished, event.extra["error_type"], event.extra["exit_code"]) == ("error", True, name, 64)
+
+
+async def test_an_unknown_symbol_ends_the_loader_and_its_connector(house):
+    async with simulator.serve(simulator.Simulator.open()) as url:
+        connector = await house.start("arango-connector", **CONNECT)
+        code = await house.run("loader-producer", SYMBOL="BTCUSDT,LUNAUSDT", TIME_RANGE="2021-05-01:2021-05-02", BINANCE_API_URL=url, **CANDLES)
+    assert code == 64 and await connector.wait() == 75
+    assert {o.producer: o.extra["error_type"] for o in await house.events("error")} == {LOADER: "UnknownSymbol", CONNECTOR: "UpstreamFailed"}
+    assert await house.length("wf-1-data") == 0
+
+
+async def test_stop_and_ping(house):
+    await house.fill(stream_with_nonsense(sample_candles()))
+    connector = await house.start("arango-connector", **CANDLES)  # nobody before it: it would run for ever
+    await until(lambda: house.length("wf-1-data-enriched"))
+    await house.command("stop", "wf-2")
+    await house.command("ping")
+    await until(lambda: house.events("pong"))
+    await house.command("stop")
+    assert await connector.wait() == 0
+    (last,) = await house.events("interrupted")
+    assert last.finished and last.extra["reason"] == "stop" and not await house.events("error")
+
+
+async def test_sigterm_between_batches_leaves_nothing_half_done(house):
+    await house.fill(stream_with_nonsense(sample_candles(time_range="2021-04-10:2021-08-10")))
+    connector = await house.start("arango-connector", BATCH_ROWS="50", **CANDLES)
+    await until(lambda: house.length("wf-1-data-enriched"))
+    asked = time.monotonic()
+    connector.send_signal(signal.SIGTERM)
+    assert await connector.wait() == 75 and time.monotonic() - asked < 10
+    (last,) = await house.events("interrupted")
+    assert not last.finished and last.extra["reason"] == "SIGTERM" and 0 < last.records_written < 5_800
+    assert await house.run("arango-connector", **CONNECT) == 0
+    enriched = await house.records("wf-1-data-enriched")
+    assert len({dict(o.headers)["sf.source"] for o in enriched}) == len(enriched), "something was delivered again"
+
+
+async def test_metrics_and_health(house):
+    dummy = await house.start("dummy-service", NOOP="1", EXIT_ON_PING="1")
+    (started,) = await until(lambda: house.events("started"))
+    url = f"http://127.0.0.1:{started.extra['metrics_port']}"
+    for path in ("/health/live", "/health/ready", "/health/startup", "/metrics"):
+        with urllib.request.urlopen(url + path, timeout=5) as answer:
+            assert answer.status == 200
+            text = answer.read().decode()
+    assert 'streamforge_event_loop_lag_seconds{worker="dummy-service"}' in text and "dummy_events_total 1.0" in text
+    assert await house.run("dummy-service", METRICS_PORT=str(started.extra["metrics_port"])) == 64
+    assert (await house.events("error"))[-1].extra["error_type"] == "PortInUse"
+    await house.command("ping")
+    assert await dummy.wait() == 0
