@@ -88,7 +88,7 @@ class Show:
             yield report
         seconds = time.perf_counter() - began
         self.stages.append({"name": name, "seconds": round(seconds, 2)})
-        self.console.print(f"  [green]✓[/] {title:34} {said[0]}  [dim]{seconds:.1f} s[/]")
+        self.console.print(f"  [green]✓[/] {title:34} {said[0]}  [dim]{seconds:.1f} s[/]", soft_wrap=True)
 
 
 # %% ../../nbs/80_cli/03_demo.ipynb #6c198b3b

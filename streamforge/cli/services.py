@@ -17,6 +17,7 @@ import msgspec
 from ..artifacts.base import Artifacts, open_artifacts
 from ..bus.base import Bus, open_bus
 from ..core.errors import PortInUse
+from ..core.logs import setup
 from ..core.metrics import Metrics
 from ..core.settings import Places
 from ..exchange.simulator import serve
@@ -89,9 +90,13 @@ async def open_lab(
 ) -> AsyncIterator[Lab]:
     "Open everything, serve it, and close it in the reverse order; raises `PortInUse`."
     check_port(host, port)
-    Path(places.home).mkdir(parents=True, exist_ok=True)
+    Path(places.home, "logs").mkdir(parents=True, exist_ok=True)
     given = worker_env(places, os.environ) | dict(env or {})
     async with AsyncExitStack() as stack:
+        setup(
+            "queue-manager",
+            stream=stack.enter_context(Path(places.home, "logs", "queue-manager.log").open("a", encoding="utf-8")),
+        )  # noqa: ASYNC230
         bus = await stack.enter_async_context(open_bus(places.bus_url))
         store = await stack.enter_async_context(open_store(places.store_url))
         artifacts = await stack.enter_async_context(open_artifacts(places.artifacts_url))

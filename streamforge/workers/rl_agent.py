@@ -179,7 +179,7 @@ class RlAgent(Worker):
             ctx.progress(0, "listening", model_name=self.model[0], model_version=self.model[1], agent=self.agent)
             heard = time.monotonic()
             while not ctx.stopping.is_set():
-                batch = await subscription.poll(max_records=256, max_wait=0.2)
+                batch = await subscription.poll(max_records=64, max_wait=0.2)
                 over = ends is not None and ends.done() and reached(subscription.positions(), ends.result().get(topic, {}), topic)
                 silent = time.monotonic() - heard > settings.number("BARRIER_SECONDS", 30)
                 heard = time.monotonic() if batch.records else heard

@@ -14,8 +14,8 @@ const OWN = new Set(["symbol", "interval", "open_time", "open", "high", "low", "
 
 function layout(more) {
   const axis = { gridcolor: css("--line"), zerolinecolor: css("--line"), linecolor: css("--line") };
-  return { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: css("--ink"), size: 12 }, margin: { l: 60, r: 12, t: 12, b: 34 },
-    legend: { orientation: "h", y: 1.06 }, hovermode: "x unified", uirevision: "keep", xaxis: { ...axis, rangeslider: { visible: false } }, yaxis: axis, yaxis2: axis, yaxis3: axis, ...more };
+  return { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: css("--ink"), size: 12 }, margin: { l: 60, r: 12, t: 12, b: 34 }, autosize: true,
+    legend: { orientation: "h", y: 1.02, yanchor: "bottom" }, hovermode: "x unified", uirevision: "keep", xaxis: { ...axis, rangeslider: { visible: false } }, yaxis: axis, yaxis2: axis, yaxis3: axis, ...more };
 }
 
 function options(select, values, keep) {
@@ -55,9 +55,10 @@ async function drawCandles() {
   }
   if (mine.length) traces.push({ type: "scatter", mode: "lines", name: "equity", x: mine.map((d) => new Date(d.open_time)), y: mine.map((d) => d.equity), yaxis: "y3", line: { width: 1.2 } });
   const domains = mine.length ? [[0.4, 1], [0.2, 0.37], [0, 0.17]] : [[0.28, 1], [0, 0.24], [0, 0.01]];
-  const base = layout();
+  const base = layout({ margin: { l: 60, r: 12, t: 40, b: 34 } });
+  base.xaxis = { ...base.xaxis, anchor: mine.length ? "y3" : "y2" };
   Plotly.react("candles", traces, { ...base, yaxis: { ...base.yaxis, domain: domains[0] }, yaxis2: { ...base.yaxis2, domain: domains[1] }, yaxis3: { ...base.yaxis3, domain: domains[2], visible: mine.length > 0 } },
-    { responsive: true, displaylogo: false });
+    { responsive: true, displayModeBar: false });
   $("note").textContent = `${columns.open_time.length} candles, ${mine.length} decisions, last ${new Date(columns.open_time.at(-1)).toISOString().slice(0, 16)} UTC`;
 }
 
@@ -83,7 +84,7 @@ function drawWorkflows() {
     card.append(element("h3", flow.queue_id), element("p", flow.message ? `${flow.status}: ${flow.message}` : flow.status, "quiet"));
     flow.targets.forEach((target) => {
       const row = element("div", "", "target");
-      row.append(element("b", `${target.target}${flow.targets.length > 3 && target.extra?.symbol ? ` ${target.extra.symbol}` : ""}`), element("span", target.records_written ? target.records_written.toLocaleString() : ""), element("span", target.status, target.status));
+      row.append(element("b", flow.targets.length > 3 && target.symbol && !target.symbol.includes(",") ? `${target.target} ${target.symbol}` : target.target), element("span", target.records_written ? target.records_written.toLocaleString() : ""), element("span", target.status, target.status));
       row.title = target.message || target.telemetry_id;
       card.append(row);
     });
