@@ -336,6 +336,7 @@ async def write_report(
     return page
 
 
+# %% ../../nbs/55_runs/05_folds.ipynb #ba740994
 async def walk_forward(
     jobs: Jobs,
     artifacts: Artifacts,
