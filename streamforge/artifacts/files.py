@@ -292,16 +292,21 @@ class FileArtifacts:
         "Nothing is held open."
 
     async def put(self, kind: str, name: str, files: Mapping[str, bytes], meta: Mapping[str, Any] | None = None) -> Manifest:
+        "Store files, then the manifest; the same content again is the same artifact. Raises `BadName`, `BadData`, `StoreError`."
         return await asyncio.to_thread(_put, self.root, kind, name, dict(files), dict(meta or {}))
 
     async def manifest(self, kind: str, name: str, version: str) -> Manifest:
+        "What a version consists of; raises `NotFound`, `DamagedArtifact`."
         return await asyncio.to_thread(_manifest, self.root, kind, name, version)
 
     async def get(self, manifest: Manifest, path: str) -> bytes:
+        "One file, checked; raises `NotFound`, `DamagedArtifact`."
         return await asyncio.to_thread(_get, self.root, manifest, path)
 
     async def versions(self, kind: str, name: str) -> "list[Manifest]":
+        "Complete versions, oldest first."
         return await asyncio.to_thread(_versions, self.root, kind, name)
 
     async def names(self, kind: str) -> "list[str]":
+        "All names of a kind."
         return await asyncio.to_thread(_names, self.root, kind)

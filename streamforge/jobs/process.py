@@ -193,9 +193,13 @@ class _Job:
 
 # %% ../../nbs/23_jobs/02_process.ipynb #2fb22258
 def _open_log(path: Path) -> BinaryIO:
-    "The job's log, to append to."
+    "The job's log, to append to; a line that an earlier try was killed in gets its end."
     path.parent.mkdir(parents=True, exist_ok=True)
-    return path.open("ab")
+    file = path.open("ab+")
+    if file.tell() and (file.seek(-1, os.SEEK_END), file.read())[1] != b"\n":
+        file.write(b"\n")
+        file.flush()
+    return file
 
 
 async def _end(job: _Job, ended: "asyncio.Future[int]", group: int) -> None:
@@ -270,6 +274,18 @@ def _check_name(name: str) -> str:
     return name
 
 
+def _same(jobs: Mapping[str, _Job], spec: JobSpec) -> _Job | None:
+    "The job of this specification, if it was started; raises `BadName`, `Conflict`."
+    job = jobs.get(_check_name(spec.name))
+    if job and job.spec != spec:
+        raise Conflict(
+            f"expected '{spec.name}' as it was started, found another specification",
+            "a job's name stands for one specification",
+            field="name",
+        )
+    return job
+
+
 def _find(jobs: Mapping[str, _Job], name: str) -> _Job:
     "A job that was started; raises `NotFound`."
     if name not in jobs:
@@ -318,16 +334,12 @@ class ProcessJobs:
             await self._guard.close()
 
     async def start(self, spec: JobSpec) -> JobStatus:
-        job = self._jobs.get(_check_name(spec.name))
-        if job and job.spec != spec:
-            raise Conflict(
-                f"expected '{spec.name}' as it was started, found another specification",
-                "a job's name stands for one specification",
-                field="name",
-            )
+        "Start, or find it started already; raises `BadName`, `Conflict`."
+        job = _same(self._jobs, spec)
         if not job:
-            env = environment(os.environ, self._env, spec.env)
-            job = self._jobs[spec.name] = _Job(spec, self._command, env, self._logs / f"{spec.name}.log")
+            job = self._jobs[spec.name] = _Job(
+                spec, self._command, environment(os.environ, self._env, spec.env), self._logs / f"{spec.name}.log"
+            )
             job.task = asyncio.create_task(self._run(job), name=f"job {spec.name}")
         return job.status()
 
@@ -341,20 +353,25 @@ class ProcessJobs:
             job.over.set()
 
     async def status(self, name: str) -> JobStatus | None:
+        "None: never heard of it."
         return self._jobs[name].status() if name in self._jobs else None
 
     async def list(self) -> "list[JobStatus]":
+        "All jobs, oldest first."
         return [job.status() for job in self._jobs.values()]
 
     async def stop(self, name: str, *, grace: float = 10.0) -> None:
+        "SIGTERM to its group, SIGKILL after `grace` seconds; no further try."
         if job := self._jobs.get(name):
             job.grace = grace
             job.stopping.set()
             await job.over.wait()
 
     async def wait(self, name: str, *, timeout: float) -> JobStatus:
+        "Until it is over; raises `TimeoutError`, `NotFound`."
         await asyncio.wait_for(_find(self._jobs, name).over.wait(), timeout)
         return _find(self._jobs, name).status()
 
     async def log(self, name: str, *, tail: int = 50) -> str:
+        "The last lines of its output; raises `NotFound`."
         return await asyncio.to_thread(_last_lines, _find(self._jobs, name).log, tail)

@@ -49,6 +49,7 @@ _documents = sa.Table(
 
 # %% ../../nbs/21_store/04_sql.ipynb #a0785175
 _T = TypeVar("_T")
+_Where = Mapping[str, str | Sequence[str]] | None
 _WRITING = "streamforge_writing"  # an execution option of connections
 
 
@@ -333,12 +334,14 @@ class SqlStore:
         await asyncio.to_thread(self._db.close)
 
     async def ensure(self, collection: str, schema: Schema) -> None:
+        "Make a collection, or add the columns that it lacks; raises `Conflict`, `BadName`."
         check_schema(schema)
         found = await self._db.read(lambda connection: _known(connection, collection))
         if not found or _missing(found[2], schema, collection):
             await self._db.write(lambda connection: _ensure(connection, collection, schema), "schema")
 
     async def upsert(self, collection: str, rows: "Sequence[Mapping[str, Any]] | Sequence[msgspec.Struct] | pa.Table") -> int:
+        "Write a batch, all or nothing; raises `BadData`, `NotFound`, `StoreError`."
         _, _, schema = await self._db.read(lambda connection: _must_know(connection, collection))
         if len(rows):
             present, chunks = await self._db.think(lambda: flatten(rows, schema))
@@ -349,30 +352,37 @@ class SqlStore:
         self,
         collection: str,
         *,
-        where: Mapping[str, str | Sequence[str]] | None = None,
+        where: _Where = None,
         start: int | None = None,
         end: int | None = None,
         columns: Sequence[str] | None = None,
         last: int | None = None,
     ) -> "pa.Table":
+        "Rows of a range, sorted by key; raises `NotFound`, `BadData`."
         question = Question(where=where or {}, start=start, end=end, columns=columns, last=last)
         return await self._db.read(lambda connection: _read(connection, collection, question))
 
-    async def count(self, collection: str, *, where: Mapping[str, str | Sequence[str]] | None = None) -> int:
+    async def count(self, collection: str, *, where: _Where = None) -> int:
+        "How many rows; 0 for a collection that nobody made."
         return await self._db.read(lambda connection: _count(connection, collection, Question(where=where or {})))
 
     async def collections(self) -> dict[str, Schema]:
+        "All collections of rows."
         return await self._db.read(_all_schemas)
 
     async def put(self, kind: str, id: str, body: Mapping[str, Any], *, version: int | None = None) -> int:
+        "Write a document whole; raises `Conflict`, `BadData`, `BadName`."
         text = _body(kind, id, body)
         return await self._db.write(lambda connection: _put(connection, kind, id, text, version))
 
     async def get(self, kind: str, id: str) -> Document | None:
+        "A document, or None."
         return await self._db.read(lambda connection: _get(connection, kind, id))
 
     async def list(self, kind: str, *, prefix: str = "") -> "list[Document]":
+        "All documents of a kind, by id."
         return await self._db.read(lambda connection: _list(connection, kind, prefix))
 
     async def delete(self, kind: str, id: str) -> None:
+        "Forget a document; one that is not there is fine."
         await self._db.write(lambda connection: _delete(connection, kind, id))

@@ -12,22 +12,28 @@ import sys
 import time
 from pathlib import Path
 
+
+def say(what: object) -> None:
+    "A line in one piece: `print` may write its end apart, and a kill can come between."
+    os.write(1, f"{what}\n".encode())
+
+
 for word in os.environ["DO"].split():
     what, _, value = word.partition(":")
     if what == "exit":
         sys.exit(int(value))
     elif what == "say":
-        print(value, flush=True)
+        say(value)
     elif what == "env":
-        print(json.dumps(dict(os.environ) | {"TARGET_ARGUMENT": sys.argv[-1]}), flush=True)
+        say(json.dumps(dict(os.environ) | {"TARGET_ARGUMENT": sys.argv[-1]}))
     elif what == "pid":
-        print(os.getpid(), flush=True)
+        say(os.getpid())
     elif what == "deaf":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     elif what == "polite":
-        signal.signal(signal.SIGTERM, lambda *_, code=int(value): (print("bye", flush=True), os._exit(code)))
+        signal.signal(signal.SIGTERM, lambda *_, code=int(value): (say("bye"), os._exit(code)))
     elif what == "child":
-        print(subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(600)"]).pid, flush=True)
+        say(subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(600)"]).pid)
     elif what == "fail":
         code, _, times = value.partition(":")
         counter = Path(os.environ["COUNTER"])

@@ -1,0 +1,137 @@
+"""The SQLite store beside what one writes without it: `python tests/bench/store.py [--json FILE] [--rows N]`.
+
+Rows of 13 columns (candles) are upserted into typed tables, beside the same rows as JSON documents in a SQLite table with a key (what a document store on a laptop does); then read into columns, beside
+`pandas.read_sql`. Both in one process, in turns; the best of several rounds counts, because a shared machine only ever adds time. Writes a list of {work, unit, ours, peer, peer_name, ratio}; a ratio above 1 means that ours is better.
+"""
+
+import argparse
+import asyncio
+import json
+import sqlite3
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pandas as pd
+import sqlalchemy as sa
+
+from streamforge.messages.records import Candle
+from streamforge.store.base import CANDLES, open_store
+
+BATCH = 10_000
+HOUR = 3_600_000
+
+
+def candles(count: int) -> list[Candle]:
+    "Records as they come from the bus, eight markets in turns."
+    numbers = dict(open=64628.17, high=64800.5, low=64500.01, close=64700.25, volume=812.43017)
+    more = dict(quote_asset_volume=5.25e7, taker_buy_base_asset_volume=400.7, taker_buy_quote_asset_volume=2.6e7)
+    return [
+        Candle(
+            symbol=f"MARKET{k % 8}",
+            interval="1h",
+            open_time=(k // 8) * HOUR,
+            close_time=(k // 8 + 1) * HOUR - 1,
+            number_of_trades=k,
+            **{o: v + k for o, v in numbers.items()},
+            **{o: v + k for o, v in more.items()},
+        )
+        for k in range(count)
+    ]
+
+
+def open_documents(path: Path) -> sqlite3.Connection:
+    "The peer of writing: a JSON document per row, its key beside it."
+    db = sqlite3.connect(path, isolation_level=None)
+    db.execute("PRAGMA journal_mode=WAL")
+    db.execute("PRAGMA synchronous=NORMAL")
+    db.execute("CREATE TABLE documents (key TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID")
+    return db
+
+
+def write_documents(db: sqlite3.Connection, batch: list[Candle]) -> None:
+    rows = [(f"{o.symbol}/{o.interval}/{o.open_time:015}", msgspec.json.encode(o).decode()) for o in batch]
+    db.execute("BEGIN IMMEDIATE")
+    db.executemany("INSERT INTO documents VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET body = excluded.body", rows)
+    db.execute("COMMIT")
+
+
+def clocked(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+async def writing(folder: Path, rows: list[Candle], rounds: int) -> list[dict]:
+    "Upsert into empty tables, then the same rows again."
+    best: dict[str, float] = {}
+    for number in range(rounds):
+        db = open_documents(folder / f"documents-{number}.db")
+        async with open_store(f"sqlite:///{folder}/store-{number}.db") as store:
+            await store.ensure("candles", CANDLES)
+            for work in ("new rows", "same rows again"):
+                ours = peer = 0.0
+                for i in range(0, len(rows), BATCH):
+                    batch = rows[i : i + BATCH]
+                    began = time.perf_counter()
+                    await store.upsert("candles", batch)
+                    ours += time.perf_counter() - began
+                    peer += clocked(lambda batch=batch, db=db: write_documents(db, batch))
+                for name, took in ((f"{work} ours", ours), (f"{work} peer", peer)):
+                    best[name] = min(took, best.get(name, took))
+        db.close()
+    return [
+        result(f"upsert, {work}, 13 columns", "rows/s", len(rows) / best[f"{work} ours"], len(rows) / best[f"{work} peer"], "JSON documents in SQLite")
+        for work in ("new rows", "same rows again")
+    ]
+
+
+async def reading(folder: Path, rows: list[Candle], rounds: int) -> list[dict]:
+    "All rows into columns, and one market's."
+    path, results = folder / "read.db", []
+    engine = sa.create_engine(f"sqlite:///{path}")
+    async with open_store(f"sqlite:///{path}") as store:
+        await store.ensure("candles", CANDLES)
+        for i in range(0, len(rows), BATCH):
+            await store.upsert("candles", rows[i : i + BATCH])
+        everything = "SELECT * FROM candles ORDER BY symbol, interval, open_time"
+        market = "SELECT * FROM candles WHERE symbol = 'MARKET3' AND interval = '1h' ORDER BY open_time"
+        for work, where, sql, count in (
+            (f"read {len(rows):,} rows", {}, everything, len(rows)),
+            (f"read a market of {len(rows) // 8:,} rows", {"symbol": "MARKET3", "interval": "1h"}, market, len(rows) // 8),
+        ):
+            ours, peer = [], []
+            for _ in range(rounds):
+                began = time.perf_counter()
+                assert (await store.read("candles", where=where)).num_rows == count
+                ours.append(time.perf_counter() - began)
+                peer.append(clocked(lambda sql=sql: pd.read_sql(sql, engine)))
+            results.append(result(f"{work}, 13 columns", "rows/s", count / min(ours), count / min(peer), "pandas.read_sql"))
+    engine.dispose()
+    return results
+
+
+def result(work: str, unit: str, ours: float, peer: float, peer_name: str) -> dict:
+    return {"work": work, "unit": unit, "ours": round(ours), "peer": round(peer), "peer_name": peer_name, "ratio": round(ours / peer, 2)}
+
+
+async def main(rows: int, rounds: int) -> list[dict]:
+    with tempfile.TemporaryDirectory() as folder:
+        everything = candles(rows)
+        return [*await writing(Path(folder), everything[: min(rows, 400_000)], rounds), *await reading(Path(folder), everything, rounds)]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    asked = parser.parse_args()
+    results = asyncio.run(main(asked.rows, asked.rounds))
+    for line in results:
+        sys.stdout.write(json.dumps(line) + "\n")
+    if asked.json:
+        asked.json.write_text(json.dumps(results, indent=2))
