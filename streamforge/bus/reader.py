@@ -91,9 +91,11 @@ class PartitionReader:
 
     def seek(self, offset: int) -> None:
         "Read on from here."
-        found, cursor = self._find(offset)
+        self._enter(*self._find(offset))
+
+    def _enter(self, offset: int, cursor: SegmentCursor) -> None:
         self.close()
-        self.offset, self._cursor, self._rows = found, cursor, []
+        self.offset, self._cursor, self._rows = offset, cursor, []
 
     def read(self, max_records: int, max_bytes: int = 8 << 20) -> list[Record]:
         "What there is, up to these bounds; empty at the end. Raises `BusError` for damage, `UnknownTopic` if it was deleted."
@@ -119,9 +121,12 @@ class PartitionReader:
         while (frame := self._cursor.next_frame()) is not None:
             if frame.magic != END:
                 return frame
-            if not [o for o in segments(self.folder) if o >= frame.first]:
-                return None
-            self.seek(max(self.offset, frame.first))
+            try:
+                self._enter(max(self.offset, frame.first), SegmentCursor(self.folder, frame.first, frame.first))
+            except FileNotFoundError:
+                if not [o for o in segments(self.folder) if o > frame.first]:
+                    return None  # not begun yet
+                self.seek(max(self.offset, frame.first))  # forgotten already
         if self._cursor.gone and not self.folder.exists():
             raise UnknownTopic(f"expected a topic '{self.topic}', found none", "it was deleted while it was read")
         return None

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from .base import Message, TopicSpec
+from .compaction import COMPACTED_SEGMENT_BYTES, compact
 from .frames import FRAME_BYTES, FRAME_ROWS, Payload, Row, check, encode, partition_of
 from .locks import FileLock, held
 from .log import SEGMENT_BYTES, PartitionLog, expire, segment_path
@@ -77,10 +78,12 @@ class TopicWriter:
         self.locks: list[FileLock] = []
         self.logs: list[PartitionLog] = []
         self._round, self._expired = 0, 0.0
+        self._retains = self.spec.retention_ms is not None or self.spec.retention_bytes is not None
+        size = min(segment_bytes, COMPACTED_SEGMENT_BYTES) if self.spec.compacted else segment_bytes
         try:
             for partition in range(self.spec.partitions):
                 self.locks.append(FileLock(folder / str(partition) / "lock"))
-                self.logs.append(PartitionLog(folder / str(partition), self.spec, segment_bytes))
+                self.logs.append(PartitionLog(folder / str(partition), self.spec, size))
         except FileNotFoundError:
             self.close()
             raise UnknownTopic(f"expected a topic of this bus, found '{name}'", "it was just deleted", field="topic") from None
@@ -104,14 +107,12 @@ class TopicWriter:
             if lock.gone:
                 raise UnknownTopic(f"expected topic '{self.name}', found it deleted meanwhile", "make it again", field="topic")
             base, first = log.base, log.append(payloads)
-            if log.base != base or (self._retains and time.monotonic() - self._expired > 1):
+            if self._retains and (log.base != base or time.monotonic() - self._expired > 1):
                 self._expired = time.monotonic()
                 expire(log, now_ms())
+            if log.base != base and self.spec.compacted:
+                compact(log.folder)
         return first
-
-    @property
-    def _retains(self) -> bool:
-        return self.spec.retention_ms is not None or self.spec.retention_bytes is not None
 
     async def expire(self, partition: int) -> None:
         "Forget what is too old now."
@@ -136,6 +137,7 @@ def place(
     "Check all messages and choose their partitions; raises `BadRecord`."
     chosen: list[int] = []
     rows: dict[int, list[Row]] = {}
+    known: dict[str, int] = {}  # partitions of keys: most lists have few
     for m in messages:
         key = m.key
         if (
@@ -147,12 +149,13 @@ def place(
             or len(m.value) + len(key) > FRAME_BYTES
         ):
             check(m)
-        chosen.append(partition := writer.partition(key))
-        row = (m.value, key, m.headers, m.timestamp or now)
-        try:
-            rows[partition].append(row)
-        except KeyError:
-            rows[partition] = [row]
+        if (partition := known.get(key)) is None:
+            partition = writer.partition(key)
+            rows.setdefault(partition, [])
+            if key:
+                known[key] = partition
+        chosen.append(partition)
+        rows[partition].append((m.value, key, m.headers, m.timestamp or now))
     return chosen, rows
 
 
