@@ -1,0 +1,101 @@
+"""The live agent as a process: it decides each candle once, whatever kills it, and its account is the backtest's."""
+
+import msgspec
+import numpy as np
+import pytest
+from conftest import sample_candles, until
+
+from streamforge.artifacts.base import open_artifacts
+from streamforge.core.names import enriched_collection
+from streamforge.core.samples import candles
+from streamforge.features.frame import INDICATORS, Enricher, panel_of
+from streamforge.messages.records import Decision, decode, encode
+from streamforge.rl.markets import agent_config, agent_markets
+from streamforge.rl.policy import Policy, replay
+from streamforge.runs.models import publish
+from streamforge.store.base import enriched_schema, open_store
+from streamforge.workers.enrichment import enrich
+
+MARKETS, SPAN, CUT = ("BTCUSDT", "ETHUSDT"), "2021-05-01:2021-06-01", 500
+ENV = {"SYMBOL": ",".join(MARKETS), "TYPE": "api_candles_1h", "KAFKA_TOPIC": "live", "COLLECTION_NAME": "candles_1h", "MODEL_NAME": "ppo", "AGENT_ID": "ppo-test"}
+
+
+def some_policy(panel):
+    "A policy of random weights that trades now and then."
+    config = agent_config(panel.rows(0, CUT))
+    rng = np.random.default_rng(3)
+    shapes = [(name, shape) for n, (i, o) in enumerate(zip(config.sizes, config.sizes[1:], strict=False)) for name, shape in ((f"pi.{n}.weight", (o, i)), (f"pi.{n}.bias", (o,)))]
+    return Policy(config, {name: (rng.normal(size=shape) / 3).astype(np.float32) for name, shape in shapes})
+
+
+@pytest.fixture
+async def live(house):
+    "History in the store, the rest on the topic, a published policy; yields (panel, policy, house)."
+    panel = panel_of({o: candles(o, SPAN) for o in MARKETS})
+    policy, cut = some_policy(panel), int(panel.open_time[CUT])
+    records = {o: enrich(Enricher(), sample_candles((o,), SPAN)) for o in MARKETS}
+    async with open_artifacts(house.places.artifacts_url) as artifacts, open_store(house.places.store_url) as store:
+        await publish(artifacts, None, "ppo", policy.files())
+        await store.ensure(enriched_collection("candles_1h"), enriched_schema(INDICATORS))
+        for rows in records.values():
+            await store.upsert(enriched_collection("candles_1h"), [o for o in rows if o.open_time < cut])
+    later = sorted((o for rows in records.values() for o in rows if o.open_time >= cut), key=lambda o: (o.open_time, o.symbol))
+    await house.fill([(o.symbol, encode(o)) for o in later], topic="live-enriched")
+    return panel, policy, house
+
+
+def expected(panel, policy):
+    "What the backtest decides on the same candles: (symbol, open_time) -> (action, equity)."
+    told = {}
+    for market in agent_markets(policy.config, panel):
+        way = replay(policy, market, start=CUT)
+        told |= {(market.symbol, int(t)): (("sell", "hold", "buy")[a], e) for t, a, d, e in zip(way.open_time, way.actions, way.decided, way.result.equity, strict=True) if d}
+    return told
+
+
+async def decided(house, wanted):
+    async def enough():
+        found = [decode(Decision, o.value) for o in await house.records("decisions")]
+        return found if len({(o.symbol, o.open_time) for o in found}) >= wanted else None
+
+    return await until(enough, timeout=60)
+
+
+async def finish(house, panel, policy):
+    "Wait for all decisions, stop the agent, and compare topic, store and backtest."
+    want = expected(panel, policy)
+    said = await decided(house, len(want))
+    await house.command("stop")
+    assert [await o.wait() for o in house.started][-1] == 0
+    assert len(said) == len(want), "a candle was decided twice"
+    assert {(o.symbol, o.open_time): (o.action, o.equity) for o in said} == want
+    async with open_store(house.places.store_url) as store:
+        rows = [msgspec.convert(o, Decision) for o in (await store.read("decisions")).to_pylist()]
+    assert sorted(rows, key=str) == sorted(said, key=str)
+
+
+async def test_the_live_account_is_the_backtest(live):
+    panel, policy, house = live
+    await house.start("rl-agent", **ENV)
+    await finish(house, panel, policy)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("failpoint", ["after-state", "after-state:3", "after-decisions", "after-decisions:2"])
+async def test_killed_it_goes_on_where_it_was(live, failpoint):
+    panel, policy, house = live
+    assert await house.run("rl-agent", **ENV, FAILPOINT=failpoint) == -9
+    await house.start("rl-agent", **ENV)
+    await finish(house, panel, policy)
+
+
+async def test_a_damaged_model_is_refused(live):
+    _, _, house = live
+    async with open_artifacts(house.places.artifacts_url) as artifacts:
+        manifest = (await artifacts.versions("models", "ppo"))[-1]
+    weights = next((house.home / "artifacts").rglob("weights.safetensors"))
+    weights.chmod(0o644)
+    weights.write_bytes(weights.read_bytes()[:-8] + b"\x00" * 8)
+    assert await house.run("rl-agent", **ENV, MODEL_VERSION=manifest.version) == 65
+    event = (await house.events())[-1]
+    assert event.status == "error" and event.extra["error_type"] == "DamagedArtifact" and not await house.length("decisions")

@@ -1,0 +1,97 @@
+"""The command line as a person uses it: what it prints, and with which code it ends."""
+
+import asyncio
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from streamforge.cli.services import open_lab
+from streamforge.core.settings import read_places
+from streamforge.exchange.simulator import Simulator, serve
+
+
+async def run(*words: str, timeout: float = 60, **env: str) -> tuple[int, str, str]:
+    "Exit code, output and errors of a command."
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "streamforge.cli.main", *words, env=os.environ | env, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    out, err = await asyncio.wait_for(process.communicate(), timeout)
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+async def test_a_workflow_from_the_terminal(tmp_path):
+    home = str(tmp_path)
+    async with serve(Simulator.open()) as exchange, open_lab(read_places({"STREAMFORGE_HOME": home}), env={"BINANCE_API_URL": exchange}) as lab:
+        code, out, err = await run("start", "BTCUSDT", "--range", "2021-05-01:2021-05-03", "--wait", "--url", lab.url)
+        assert (code, err) == (0, "") and out.startswith("wf-btcusdt-api_candles_1h-20210501-")
+        queue = out.strip()
+        _, listed, _ = await run("list", "--url", lab.url)
+        assert listed.startswith(f"finished  {queue}  2 targets, 96 records")
+        assert (await run("stop", queue, "--url", lab.url))[1].strip() == "finished"
+        code, _, err = await run("start", "NOSUCHCOIN", "--range", "2021-05-01:2021-05-03", "--wait", "--url", lab.url)
+        assert code == 64 and "-1121" in err
+    _, topics, _ = await run("topics", "--home", home)
+    assert f"48 records  4 partitions  {queue}-data\n" in topics
+    code, out, _ = await run("tail", f"{queue}-data", "--home", home, "--from", "earliest", "--count", "2")
+    assert code == 0 and len(out.splitlines()) == 2 and '"symbol":"BTCUSDT"' in out
+
+
+async def test_bad_words_get_one_line_and_64(tmp_path):
+    (tmp_path / "empty").mkdir()
+    doubled = tmp_path / "doubled"
+    doubled.mkdir()
+    (doubled / "BTCUSDT.csv").write_text("open_time,open,high,low,close,volume\n" + "1609459200000,1,1,1,1,1\n" * 2 + "1609462800000,1,1,1,1,1\n")
+    home = str(tmp_path / "home")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        wrong = {
+            "BadTimeRange": ("start", "BTCUSDT", "--range", "2021-05-03:2021-05-01"),
+            "PortInUse": ("up", "--port", port, "--home", home),
+            "BadUrl": ("topics", "--home", home),
+            "UnknownTopic": ("tail", "no-such-topic", "--home", home, "--from", "earliest"),
+        }
+        async with open_lab(read_places({"STREAMFORGE_HOME": str(tmp_path / "lab")})) as lab:
+            for name, words in wrong.items():
+                env = {"STREAMFORGE_BUS_URL": "carrier-pigeon://roof"} if name == "BadUrl" else {}
+                code, out, err = await run(*words, **env, STREAMFORGE_URL=lab.url)
+                assert code == 64 and err.count("\n") == 1 and err.startswith(f"streamforge: {name}: "), (name, code, out, err)
+    for folder, name in (("empty", "Bad"), ("doubled", "BadCandles"), ("absent", "Bad")):
+        code, _, err = await run("demo", "--source", str(tmp_path / folder), "--home", home)
+        assert code in (64, 65) and err.startswith(f"streamforge: {name}") and err.count("\n") == 1 and str(tmp_path / folder) in err, err
+    assert not Path(home, "store.db").exists()  # nothing half-done
+    code, _, err = await run("list", STREAMFORGE_URL="http://127.0.0.1:9")
+    assert code == 75 and "streamforge up" in err
+
+
+async def test_ctrl_c_stops_everything(tmp_path):
+    "Interrupted while workers run, the demo says where things are and leaves no process behind."
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "streamforge.cli.main", "demo", "--home", str(tmp_path), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    deadline = time.monotonic() + 40
+    while not list((tmp_path / "logs").glob("loader-*.log")):
+        assert time.monotonic() < deadline and process.returncode is None
+        await asyncio.sleep(0.1)
+    process.send_signal(2)
+    out, _ = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 130 and f"Stopped. What was done lies in {tmp_path}" in out.decode().replace("\n", " ").replace("  ", " ")
+    alive = [p.name for p in Path("/proc").glob("[0-9]*") if str(tmp_path) in _environment(p)] if Path("/proc").exists() else []
+    assert not alive
+
+
+def _environment(process: Path) -> str:
+    try:
+        return (process / "environ").read_bytes().decode("utf-8", "replace")
+    except OSError:  # it has gone, or is not ours
+        return ""
+
+
+@pytest.mark.parametrize("words", [(), ("backtest",), ("demo",), ("start",), ("tail",), ("simulate-exchange",)])
+async def test_help_reads(words):
+    code, out, _ = await run(*words, "--help")
+    assert code == 0 and "Usage" in out and len(out) > 200
