@@ -110,7 +110,7 @@ class LogEnd:
     def catch_up(self) -> Frame | None:  # the end frame of a closed segment that has no successor yet
         "Read on to the end."
         while (length := os.fstat(self.fd).st_size) > self.size:
-            tail = os.pread(self.fd, HEADER.size, length - HEADER.size)
+            tail = os.pread(self.fd, HEADER.size, max(length - HEADER.size, 0))
             if (frame := next(frames(tail), None)) is None or frame.magic != END:
                 if (frame := self._scan(length)) is None:
                     return None
