@@ -23,6 +23,7 @@ __all__ = [
 # %% ../../nbs/43_rl/02_policy.ipynb #d9e5e9aa
 import hashlib
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -98,17 +99,19 @@ def forward(
 ) -> np.ndarray:  # (actions,) float64 logits, a view into scratch
     "A perceptron with tanh between its layers, one observation at a time."
     here, there, at, layers = scratch[0], scratch[1], 0, len(sizes) - 1
-    here[: sizes[0]] = obs
+    for i in range(sizes[0]):
+        here[i] = obs[i]
     for layer in range(layers):
         n_in, n_out = sizes[layer], sizes[layer + 1]
-        there[:n_out] = weights[at + n_in * n_out : at + n_in * n_out + n_out]
+        for j in range(n_out):
+            there[j] = weights[at + n_in * n_out + j]
         for i in range(n_in):
             x, row = here[i], at + i * n_out
             for j in range(n_out):
                 there[j] += x * weights[row + j]
         if layer < layers - 1:
             for j in range(n_out):
-                there[j] = np.tanh(there[j])
+                there[j] = math.tanh(there[j])
         here, there, at = there, here, at + (n_in + 1) * n_out
     return here[: sizes[layers]]
 
@@ -121,7 +124,7 @@ def choose(
     "The most probable effect."
     move, stay = (SELL, BUY) if long else (BUY, SELL)
     top = max(logits[stay], logits[HOLD])
-    others = top + np.log(np.exp(logits[stay] - top) + np.exp(logits[HOLD] - top))
+    others = top + math.log(math.exp(logits[stay] - top) + math.exp(logits[HOLD] - top))
     return move if logits[move] > others else HOLD
 
 

@@ -29,8 +29,8 @@ class PpoConfig:
     "How to train; raises `BadSetting`."
 
     steps: int = 131_072  # environment steps, rounded up to whole rollouts
-    n_envs: int = 128  # episodes at a time
-    n_steps: int = 32  # candles per episode and rollout
+    n_envs: int = 256  # episodes at a time
+    n_steps: int = 16  # candles per episode and rollout
     batch_size: int = 1_024  # of n_envs * n_steps
     n_epochs: int = 2  # over each rollout; with four, a market without any signal is learnt by heart and traded at a loss
     learning_rate: float = 1e-3  # at the start; falls to zero
