@@ -6,6 +6,7 @@
 __all__ = [
     "Market",
     "ENRICHED",
+    "EnrichedRow",
     "Pairs",
     "new_candles",
     "enrich",
@@ -34,6 +35,7 @@ from ..store.base import Store
 
 # %% ../../nbs/60_workers/06_enrichment.ipynb #f39067cf
 log = get_logger("workers.enrichment")
+COLUMNS = ("open_time", "open", "high", "low", "close", "volume")
 
 # %% ../../nbs/60_workers/06_enrichment.ipynb #30ddc206
 Market = tuple[str, str]  # symbol, interval
@@ -53,23 +55,23 @@ def new_candles(
 
 
 # %% ../../nbs/60_workers/06_enrichment.ipynb #d0715641
-ENRICHED = enriched_type(INDICATORS)  # a candle plus one field per indicator
+ENRICHED = enriched_type(INDICATORS)  # a candle plus one field per indicator: how others read it
+EnrichedRow: Any = msgspec.defstruct(
+    "EnrichedRow", [(name, Any) for name in ENRICHED.__struct_fields__], frozen=True, gc=False
+)  # how it is written
 
 
 def enrich(
     enricher: Enricher,  # moves on
     candles: Sequence[Candle],  # new ones of its market
-) -> list[Candle]:  # ENRICHED records
+) -> list[Any]:  # an EnrichedRow each
     "The candles with their indicators; raises `BadCandles` if they are not the next ones."
-    columns = zip(*((o.open_time, o.open, o.high, o.low, o.close, o.volume) for o in candles), strict=True)
-    values = enricher.history(*columns)
+    values = enricher.history(*([getattr(o, name) for o in candles] for name in COLUMNS))
     rows, odd = values.tolist(), np.flatnonzero(~np.isfinite(values).all(axis=1))
     for row in odd.tolist():
         rows[row] = [number if abs(number) < np.inf else None for number in rows[row]]  # NaN is not less than anything
-    names, tuple_of = ENRICHED.__struct_fields__, msgspec.structs.astuple
-    return [
-        ENRICHED(**dict(zip(names, (*tuple_of(candle), *row), strict=True))) for candle, row in zip(candles, rows, strict=True)
-    ]
+    tuple_of = msgspec.structs.astuple
+    return [EnrichedRow(*tuple_of(candle), *row) for candle, row in zip(candles, rows, strict=True)]
 
 
 # %% ../../nbs/60_workers/06_enrichment.ipynb #af4769cd
@@ -88,16 +90,15 @@ async def warm_enricher(
             log.warning("kept state is of no use; computing it again", symbol=market[0], error=error)
         if enricher.names != INDICATORS:
             enricher = Enricher()
-    columns = ["open_time", "open", "high", "low", "close", "volume"]
     rows = await store.read(
         collection,
         where={"symbol": market[0], "interval": market[1]},
         start=enricher.last_open_time + 1,
         end=first,
-        columns=columns,
+        columns=COLUMNS,
     )
     if len(rows):
-        await asyncio.to_thread(lambda: enricher.history(*(rows[o].to_numpy() for o in columns)))
+        await asyncio.to_thread(lambda: enricher.history(*(rows[o].to_numpy() for o in COLUMNS)))
     return enricher
 
 
@@ -161,7 +162,7 @@ def market_of(
 
 
 # %% ../../nbs/60_workers/06_enrichment.ipynb #7b238f66
-Pairs = list[tuple[Record, Candle]]  # a record and what it holds
+Pairs = list[tuple[Record, Any]]  # a record and what it holds: a Candle, or its EnrichedRow
 
 
 class States:

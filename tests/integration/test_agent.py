@@ -3,7 +3,7 @@
 import msgspec
 import numpy as np
 import pytest
-from conftest import sample_candles, until
+from worker_lab import sample_candles, until
 
 from streamforge.artifacts.base import open_artifacts
 from streamforge.core.names import enriched_collection

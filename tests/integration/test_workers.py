@@ -1,11 +1,12 @@
 """Workers as processes: what they write, say and obey, and with which code they end."""
 
+import asyncio
 import signal
 import time
-import urllib.request
 
+import httpx
 import msgspec
-from conftest import bad_values, sample_candles, stream_with_nonsense, until
+from worker_lab import bad_values, sample_candles, stream_with_nonsense, until
 
 from streamforge.core.names import enriched_collection
 from streamforge.core.samples import candles
@@ -69,10 +70,11 @@ async def test_a_bad_configuration_ends_with_64_and_says_so(house):
         "BadSetting": ("arango-connector", {"COLLECTION_NAME": "", "TYPE": ""}),
         "BadUrl": ("arango-connector", CANDLES | {"STREAMFORGE_STORE_URL": "mysql://nowhere"}),
     }
-    for name, (target, env) in wrong.items():
-        assert await house.run(target, **env) == 64, name
-        event = (await house.events())[-1]
-        assert (event.status, event.finished, event.extra["error_type"], event.extra["exit_code"]) == ("error", True, name, 64)
+    codes = await asyncio.gather(*(house.run(target, **env | {"TELEMETRY_PRODUCER_ID": name}) for name, (target, env) in wrong.items()))
+    assert codes == [64] * len(wrong)
+    said = {o.producer: o for o in await house.events()}
+    for name in wrong:
+        assert (said[name].status, said[name].finished, said[name].extra["error_type"], said[name].extra["exit_code"]) == ("error", True, name, 64)
 
 
 async def test_an_unknown_symbol_ends_the_loader_and_its_connector(house):
@@ -115,10 +117,11 @@ async def test_metrics_and_health(house):
     dummy = await house.start("dummy-service", NOOP="1", EXIT_ON_PING="1")
     (started,) = await until(lambda: house.events("started"))
     url = f"http://127.0.0.1:{started.extra['metrics_port']}"
-    for path in ("/health/live", "/health/ready", "/health/startup", "/metrics"):
-        with urllib.request.urlopen(url + path, timeout=5) as answer:
-            assert answer.status == 200
-            text = answer.read().decode()
+    async with httpx.AsyncClient(base_url=url, trust_env=False) as scraper:
+        for path in ("/health/live", "/health/ready", "/health/startup", "/metrics"):
+            answer = await scraper.get(path)
+            assert answer.status_code == 200
+    text = answer.text
     assert 'streamforge_event_loop_lag_seconds{worker="dummy-service"}' in text and "dummy_events_total 1.0" in text
     assert await house.run("dummy-service", METRICS_PORT=str(started.extra["metrics_port"])) == 64
     assert (await house.events("error"))[-1].extra["error_type"] == "PortInUse"
