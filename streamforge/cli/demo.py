@@ -46,6 +46,7 @@ from ..core.times import interval_ms
 from ..evaluation.report import COLUMNS, beaten, combine, table
 from ..runs.datasets import freeze, read_panel
 from ..runs.folds import WalkForward, WalkForwardRun, walk_forward
+from ..runs.parity import check_agent
 
 
 # %% ../../nbs/80_cli/03_demo.ipynb #314ac0aa
@@ -302,16 +303,20 @@ async def trade_live(
     await client.wait(listening["queue_id"], timeout=60)
     made = await lab.store.read("decisions", where={"agent": agent})
     latency = np.array(made["latency_ms"])
+    compared = await check_agent(
+        lab.store, lab.artifacts, agent, collection=enriched_collection(f"candles_{source.interval}"), interval=source.interval
+    )
     told = {
         "decisions": made.num_rows,
         "latency_ms_p50": float(np.percentile(latency, 50)),
         "latency_ms_p99": float(np.percentile(latency, 99)),
-        "id": agent,
     }
+    told |= {"exact": all(o.exact for o in compared), "worst_difference": max(o.worst for o in compared)}
+    same = "account equal to the backtest's" if told["exact"] else "ACCOUNT DIFFERS FROM THE BACKTEST"
     report(
         1,
         1,
-        f"{made.num_rows:,} decisions, {told['latency_ms_p50']:.1f} ms at the median, {told['latency_ms_p99']:.1f} ms at p99",
+        f"{made.num_rows:,} decisions, {same}, latency {told['latency_ms_p50']:.1f} ms at the median, {told['latency_ms_p99']:.1f} ms at p99",
     )
     return told
 

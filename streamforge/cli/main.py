@@ -241,6 +241,10 @@ def demo(
     port: Annotated[int, typer.Option(help="port of the page; 0: any free one")] = 0,
 ) -> None:
     "From nothing to a walk-forward report: load, store, enrich, relate, train, trade live, backtest."
+    from streamforge.cli.services import compiled
+    from streamforge.core.settings import read_places
+
+    os.environ.setdefault("NUMBA_CACHE_DIR", compiled(read_places(_home(home))))  # before anything imports numba
     from streamforge.cli.demo import DemoOptions, run_demo
 
     _run(run_demo(DemoOptions(source=source, seed=seed, json=json, keep=keep, home=home, port=port)))

@@ -13,6 +13,7 @@ __all__ = [
     "WalkForward",
     "FoldParameters",
     "plan",
+    "code_sha256",
     "fold_key",
     "fold_folder",
     "read_result",
@@ -30,11 +31,13 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+import streamforge
 from .. import __version__
 from ..artifacts.base import Artifacts, Manifest
 from ..core import errors
@@ -132,6 +135,16 @@ FOLD, REPORT = "walk_forward_fold.ipynb", "walk_forward_report.ipynb"
 RESULT, ERROR, PARTIAL, EXECUTED = "result.json", "error.json", "result.partial.json", "fold.ipynb"
 
 
+@cache
+def code_sha256() -> str:  # 64 hex digits
+    "The text of every module that a fold's result can depend on."
+    library, total = Path(streamforge.__file__).parent, hashlib.sha256()
+    for room in ("core", "features", "graph", "trading", "rl", "evaluation", "runs"):
+        for path in sorted((library / room).glob("*.py")):
+            total.update(f"{room}/{path.name}\n".encode() + path.read_bytes())
+    return total.hexdigest()
+
+
 def fold_key(
     parameters: FoldParameters,
     notebook: Path,  # the pipeline
@@ -139,7 +152,7 @@ def fold_key(
     "What a fold's result depends on, as a hash."
     told = {k: v for k, v in msgspec.to_builtins(parameters).items() if k not in ("output", "artifacts_url")}
     cells = [o["source"] for o in json.loads(notebook.read_text(encoding="utf-8"))["cells"] if o["cell_type"] == "code"]
-    return hashlib.sha256(msgspec.json.encode([told, cells, __version__], order="sorted")).hexdigest()
+    return hashlib.sha256(msgspec.json.encode([told, cells, code_sha256()], order="sorted")).hexdigest()
 
 
 def fold_folder(

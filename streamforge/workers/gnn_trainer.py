@@ -111,6 +111,7 @@ class GnnTrainer(Worker):
         ctx.result(None, model_name=manifest.name, model_version=manifest.version, data_sha256=data.version, **result.metrics)
 
 
+# %% ../../nbs/60_workers/11_gnn_trainer.ipynb #eb3b1c39
 def configured(config: Any, ctx: Context) -> Any:
     "A configuration with those of its numbers that the environment names (EPOCHS, LEARNING_RATE, WINDOW, ...); raises `BadSetting`, `BadConfig`."
     names = {"k": "TOP_K"}
