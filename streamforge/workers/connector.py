@@ -133,15 +133,15 @@ class Line:
         parts = await self.states.advance(batch, good)
         pairs = [pair for part in parts.values() for pair in part]
         if pairs:
-            await ctx.retry("store", lambda: ctx.store.upsert(collection, [row for _, row in pairs]))
+            writing = asyncio.create_task(ctx.retry("store", lambda: ctx.store.upsert(collection, [row for _, row in pairs])))
+            await asyncio.sleep(0)  # a thread writes now; meanwhile:
+            messages = [
+                Message(msgspec.json.encode(row), record.key, (*ctx.headers, ("sf.source", record.source.encode())))
+                for record, row in pairs
+            ]
+            await writing
             ctx.failpoint("after-write")
-            await ctx.publish(
-                topic,
-                [
-                    Message(msgspec.json.encode(row), record.key, (*ctx.headers, ("sf.source", record.source.encode())))
-                    for record, row in pairs
-                ],
-            )
+            await ctx.publish(topic, messages)
         ctx.failpoint("after-publish")
         await ctx.dead_letters(self.wiring.topic, bad)
         await ctx.dead_letters(self.wiring.topic, refused, stage="write")

@@ -157,6 +157,8 @@ class Loader(Worker):
                 await rest.exchange_info(symbol)
             for n in range(0, len(order.symbols), TOGETHER):
                 gaps += await load(ctx, rest, order, {o: before[o] for o in order.symbols[n : n + TOGETHER]}, ends)
+                if ctx.stopping.is_set():
+                    return ctx.result({order.topic: ends})  # of a half-done load nobody knows the holes
         ctx.result({order.topic: ends}, gaps=gaps[:LISTED], missing=sum(o["missing"] for o in gaps))
 
 

@@ -11,6 +11,7 @@ from worker_lab import bad_values, sample_candles, stream_with_nonsense, until
 from streamforge.core.names import enriched_collection
 from streamforge.core.samples import candles
 from streamforge.exchange import simulator
+from streamforge.exchange.faults import Fault
 from streamforge.features.frame import Enricher
 from streamforge.messages.records import Candle, decode, encode
 from streamforge.store.base import open_store
@@ -127,3 +128,20 @@ async def test_metrics_and_health(house):
     assert (await house.events("error"))[-1].extra["error_type"] == "PortInUse"
     await house.command("ping")
     assert await dummy.wait() == 0
+
+
+async def test_a_stopped_loader_ends_its_connector_where_it_stopped(house):
+    "A `stop` for one worker alone: what it wrote ends somewhere, and the one after it goes that far and no further."
+    env = {"SYMBOL": "BTCUSDT,ETHUSDT,BNBUSDT", "TIME_RANGE": "2021-04-05:2023-06-01", **CANDLES}
+    slow = simulator.Simulator.open()
+    slow.faults.add(Fault(kind="slow", seconds=0.2, times=0))
+    async with simulator.serve(slow) as url:
+        connector = await house.start("arango-connector", **CONNECT)
+        loader = await house.start("loader-producer", BINANCE_API_URL=url, **env)
+        await until(lambda: house.length("wf-1-data"))
+        await house.command("stop", telemetry_id=LOADER)
+        assert await loader.wait() == 0 and await connector.wait() == 0
+    (stopped,), (done,) = await house.events("interrupted"), await house.events("finished")
+    written = await house.length("wf-1-data")
+    assert stopped.finished and "gaps" not in stopped.extra and sum(stopped.end_offsets["wf-1-data"].values()) == written == stopped.records_written
+    assert done.producer == CONNECTOR and done.records_written == written == await house.length("wf-1-data-enriched") < 3 * 18_000

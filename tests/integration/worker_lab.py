@@ -83,9 +83,9 @@ class House:
         "What was said, of these kinds or all."
         return [o for o in map(decode_event, [o.value for o in await self.records("queue-events")]) if not statuses or o.status in statuses]
 
-    async def command(self, command: str, queue_id: str = "wf-1") -> None:
+    async def command(self, command: str, queue_id: str = "wf-1", **more: str) -> None:
         async with self.bus() as bus:
-            await bus.publish("queue-control", [Message(encode_control(Command(command=command, queue_id=queue_id)), queue_id)])
+            await bus.publish("queue-control", [Message(encode_control(Command(command=command, queue_id=queue_id, **more)), queue_id)])
 
     async def fill(self, values: list[tuple[str, bytes]], topic: str = "wf-1-data", partitions: int = 2, producer: str = "loader-producer__a1b2c3") -> None:
         "Put records (key, value) into a topic and say on behalf of a loader that this is all."
