@@ -93,6 +93,7 @@ async def test_two_members_one_of_them_killed(new_house, undisturbed):
 async def test_a_frozen_member_comes_back_to_find_its_work_done(new_house, undisturbed):
     house = new_house("frozen")
     await house.fill(stream())
+    house.env["STREAMFORGE_BUS_URL"] = f"{house.places.bus_url}?session_timeout=2"  # so long is a silent member waited for
     frozen = await house.start("arango-connector", **CONNECT | {"BATCH_ROWS": "20"})
     await until(lambda: house.length("wf-1-data-enriched"))
     frozen.send_signal(signal.SIGSTOP)
