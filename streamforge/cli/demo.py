@@ -4,12 +4,15 @@
 
 # %% auto #0
 __all__ = [
+    "HIDDEN",
     "DemoOptions",
     "Show",
     "run_workflow",
     "target",
     "load_history",
     "count",
+    "gaps_of",
+    "data_figures",
     "topic_length",
     "freeze_history",
     "build_graphs",
@@ -27,6 +30,7 @@ __all__ = [
 import asyncio
 import contextlib
 import os
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -40,9 +44,9 @@ from .services import Lab, open_lab
 from .source import Source, open_source
 from ..client.client import Client
 from ..core.errors import TryAgain, UpstreamFailed
-from ..core.names import data_topic, dlq, enriched_collection, six
+from ..core.names import dlq, enriched_collection, six
 from ..core.settings import read_places
-from ..core.times import interval_ms
+from ..core.times import TimeRange, interval_ms
 from ..evaluation.report import COLUMNS, beaten, combine, table
 from ..runs.datasets import freeze, read_panel
 from ..runs.folds import WalkForward, WalkForwardRun, walk_forward
@@ -70,7 +74,7 @@ class Show:
     def __init__(self) -> None:
         from rich.console import Console
 
-        self.console, self.stages = Console(highlight=False), list[dict[str, Any]]()
+        self.console, self.stages = Console(highlight=False, width=None if sys.stdout.isatty() else 120), list[dict[str, Any]]()
 
     @contextlib.asynccontextmanager
     async def stage(self, name: str, title: str) -> AsyncIterator[Callable[..., None]]:
@@ -134,7 +138,7 @@ def target(flow: dict[str, Any], name: str) -> dict[str, Any]:
 # %% ../../nbs/80_cli/03_demo.ipynb #0fa49178
 async def load_history(
     client: Client, lab: Lab, source: Source, report: Callable[..., None]
-) -> dict[str, Any]:  # `records` and `gaps`
+) -> list[dict[str, Any]]:  # last states of the workflows
     "Load, store and enrich the history of every market."
     type_, span = f"api_candles_{source.interval}", str(source.history)
     loaders = [{"target": "loader-producer", "symbol": o} for o in source.symbols]
@@ -148,30 +152,54 @@ async def load_history(
         time_range=span,
         targets=[*loaders, {"target": "arango-connector"}],
     )
-    gaps = sorted((gap for o in flow["targets"] for gap in o["extra"].get("gaps", [])), key=lambda o: (o["symbol"], o["start"]))
-    loaded, dead = sum(o["records_written"] for o in flow["targets"] if o["target"] == "loader-producer"), await topic_length(
-        lab, dlq(data_topic(flow["queue_id"]))
-    )
-    stored, enriched = await count(lab, source)
+    stored, _ = await count(lab, source, source.history)
     report(
         1,
         1,
-        f"{stored:,} candles of {len(source.symbols)} markets stored and enriched, {sum(o['missing'] for o in gaps)} missing at the exchange",
+        f"{stored:,} candles of {len(source.symbols)} markets stored and enriched, {sum(o['missing'] for o in gaps_of([flow]))} missing at the exchange",
     )
-    return {"records": {"loaded": loaded, "stored": stored, "enriched": enriched, "dead": dead}, "gaps": gaps}
+    return [flow]
 
 
-async def count(lab: Lab, source: Source) -> tuple[int, int]:
-    "Rows of the history in the store: candles, enriched candles."
+async def count(lab: Lab, source: Source, span: TimeRange) -> tuple[int, int]:
+    "Rows of a range in the store: candles, enriched candles."
     collection, total = f"candles_{source.interval}", []
     for name in (collection, enriched_collection(collection)):
         where = {"symbol": source.symbols, "interval": source.interval}
-        total.append(
-            (
-                await lab.store.read(name, where=where, start=source.history.start, end=source.history.end, columns=["open_time"])
-            ).num_rows
-        )
+        total.append((await lab.store.read(name, where=where, start=span.start, end=span.end, columns=["open_time"])).num_rows)
     return total[0], total[1]
+
+
+def gaps_of(
+    flows: list[dict[str, Any]],  # last states of workflows with loaders
+) -> list[dict[str, Any]]:  # symbol, start, end, missing; by market and time, touching ones as one
+    "The holes that loaders reported."
+    found: list[dict[str, Any]] = []
+    for gap in sorted(
+        (gap for flow in flows for o in flow["targets"] for gap in o["extra"].get("gaps", [])),
+        key=lambda o: (o["symbol"], o["start"]),
+    ):
+        if found and (found[-1]["symbol"], found[-1]["end"]) == (gap["symbol"], gap["start"]):
+            found[-1] |= {"end": gap["end"], "missing": found[-1]["missing"] + gap["missing"]}
+        else:
+            found.append(dict(gap))
+    return found
+
+
+async def data_figures(lab: Lab, source: Source, flows: list[dict[str, Any]]) -> dict[str, Any]:  # `records` and `gaps`
+    "What was loaded and what is stored, history and live together."
+    stored, enriched = await count(lab, source, TimeRange(source.history.start, source.live.end))
+    letters = [o for o in await lab.bus.topics() if o in {dlq(name) for flow in flows for name in flow["topics"]}]
+    loaded = sum(o["records_written"] for flow in flows for o in flow["targets"] if o["target"] == "loader-producer")
+    return {
+        "records": {
+            "loaded": loaded,
+            "stored": stored,
+            "enriched": enriched,
+            "dead": sum([await topic_length(lab, o) for o in letters]),
+        },
+        "gaps": gaps_of(flows),
+    }
 
 
 async def topic_length(lab: Lab, topic: str) -> int:
@@ -254,7 +282,7 @@ async def train_agent(
 # %% ../../nbs/80_cli/03_demo.ipynb #d5041965
 async def trade_live(
     client: Client, lab: Lab, source: Source, models: dict[str, str], report: Callable[..., None]
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], dict[str, Any]]:  # figures, last state of the loaders' workflow
     "Let the published agent decide the live range from the bus; raises `UpstreamFailed` if it does not."
     topic, agent, type_, symbols = (
         f"demo-live-{six()}",
@@ -318,7 +346,7 @@ async def trade_live(
         1,
         f"{made.num_rows:,} decisions, {same}, latency {told['latency_ms_p50']:.1f} ms at the median, {told['latency_ms_p99']:.1f} ms at p99",
     )
-    return told
+    return told, sent
 
 
 # %% ../../nbs/80_cli/03_demo.ipynb #06815348
@@ -352,15 +380,19 @@ def scores(run: WalkForwardRun) -> dict[str, Any]:
     return told
 
 
+HIDDEN = ("Calmar", "volatility")  # the terminal is narrow; the report has them
+
+
 def show_table(show: Show, run: WalkForwardRun) -> None:
     "Print the table of the report."
     from rich.table import Table
 
     printed = Table(title="Out of sample, net of costs", title_justify="left", title_style="bold")
     for n, name in enumerate(COLUMNS):
-        printed.add_column(name, justify="left" if n == 0 else "right")
+        if name not in HIDDEN:
+            printed.add_column(name, justify="left" if n == 0 else "right", no_wrap=n < 2)
     for row in table(combine(run.results)):
-        printed.add_row(*row)
+        printed.add_row(*(cell.replace(" [", "\n[") for name, cell in zip(COLUMNS, row, strict=True) if name not in HIDDEN))
     show.console.print()
     show.console.print(printed)
     share = beaten(run.results)
@@ -403,7 +435,7 @@ async def all_stages(
 ) -> tuple[dict[str, Any], WalkForwardRun]:
     "Every stage in its order, and its figures."
     async with show.stage("load", "Load, store and enrich") as report:
-        loaded = await load_history(client, lab, source, report)
+        flows = await load_history(client, lab, source, report)
     async with show.stage("freeze", "Freeze the history") as report:
         data = await freeze_history(lab, source)
         report(1, 1, f"sha256 {data.version[:12]}, {data.meta['rows']:,} rows")
@@ -414,7 +446,8 @@ async def all_stages(
     async with show.stage("ppo", "Train the agent (PPO)") as report:
         ppo = await train_agent(client, source, data, gnn["version"], options, report)
     async with show.stage("live", "Trade live") as report:
-        agent = await trade_live(client, lab, source, {"ppo": ppo["version"], "gnn": gnn["version"]}, report)
+        agent, sent = await trade_live(client, lab, source, {"ppo": ppo["version"], "gnn": gnn["version"]}, report)
+        loaded = await data_figures(lab, source, [*flows, sent])
     async with show.stage("walk_forward", "Walk forward, fold by fold") as report:
         run = await backtest(lab, data, options, report)
     told = {
