@@ -84,7 +84,7 @@ def run(nb_path: Path):
     nb = nbformat.read(nb_path, 4)
     todo = nbformat.from_dict({**nb, "cells": []})
     todo.cells = [c for c in nb.cells if not skip.search(c.source)]  # the same cell objects: outputs land in nb
-    NotebookClient(todo, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(nb_path.parent)}}).execute()
+    NotebookClient(todo, timeout=600, coalesce_streams=True, kernel_name="python3", resources={"metadata": {"path": str(nb_path.parent)}}).execute()
     for c in nb.cells:
         c.metadata.pop("execution", None)
         for o in c.get("outputs", []):
