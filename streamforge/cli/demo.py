@@ -390,7 +390,7 @@ def show_table(show: Show, run: WalkForwardRun) -> None:
     printed = Table(title="Out of sample, net of costs", title_justify="left", title_style="bold")
     for n, name in enumerate(COLUMNS):
         if name not in HIDDEN:
-            printed.add_column(name, justify="left" if n == 0 else "right", no_wrap=n < 2)
+            printed.add_column(name, justify="left" if n == 0 else "right", no_wrap=n < 3)
     for row in table(combine(run.results)):
         printed.add_row(*(cell.replace(" [", "\n[") for name, cell in zip(COLUMNS, row, strict=True) if name not in HIDDEN))
     show.console.print()

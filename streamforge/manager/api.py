@@ -101,16 +101,20 @@ async def follow(manager: Manager, socket: WebSocket) -> None:
         await socket.close(1008)
         return
     await socket.accept()
-    queue = manager.board.listen()
+    queue, both = manager.board.listen(), list[asyncio.Task[None]]()
     try:
         for workflow in list(manager.board.workflows.values()):
             await socket.send_json({"kind": "workflow", "workflow": summary(workflow)})
-        await asyncio.wait(
-            {asyncio.create_task(_send(queue, socket)), asyncio.create_task(_until_gone(socket))},
-            return_when=asyncio.FIRST_COMPLETED,
-        )
+        both += [asyncio.create_task(_send(queue, socket)), asyncio.create_task(_until_gone(socket))]
+        done, _ = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    except WebSocketDisconnect:
+        return
     finally:
         manager.board.leave(queue)
+        for task in both:
+            task.cancel()
 
 
 async def _send(queue: asyncio.Queue[dict[str, Any]], socket: WebSocket) -> None:

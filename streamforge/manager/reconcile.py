@@ -49,6 +49,25 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
         )
         return f"{partition}:{offset}"
 
+    async def events_end(self) -> str:
+        "Where the next event will be, as `partition:offset`; empty if events are spread over partitions."
+        ends = await self.bus.end_offsets(self.events_topic)
+        return f"0:{ends[0]}" if len(ends) == 1 else ""
+
+    async def give_up(self, workflow: Workflow, target: TargetState, message: str) -> None:
+        "Say on behalf of a target whose job has failed for good that nothing more will come of it."
+        event = Event(
+            queue_id=workflow.queue_id,
+            producer=target.telemetry_id,
+            status="error",
+            instance="queue-manager",
+            seq=0,
+            timestamp=self.clock(),
+            message=message,
+            finished=True,
+        )
+        await self.bus.publish(self.events_topic, [Message(encode_control(event), key=workflow.queue_id)])
+
     async def make_topic(self, topic: str) -> None:
         "Make a data topic, with as many partitions as it has if it is there already."
         known = await self.bus.topics()
@@ -67,6 +86,7 @@ async def step(
     if not workflow.published:
         for topic in workflow.topics:
             await world.make_topic(topic)
+        workflow.events_from = await world.events_end()
         workflow.control_from = await world.command(
             Command(
                 command="start",
@@ -97,13 +117,15 @@ async def _step_target(world: World, workflow: Workflow, target: TargetState) ->
     if job is None:  # not started yet; or started by a manager that is gone, and its local processes with it
         await _start_target(world, workflow, target, name)
         return
+    failed_now = job.state == "failed" and target.job != "failed" and target.status != "finished"
     target.job, target.log = job.state, job.log
     overdue = workflow.stop_asked and world.clock() - workflow.stop_asked > STOP_GRACE
     if not job.over and workflow.stop_asked and (overdue or job.state == "waiting"):
         await world.jobs.stop(name)
-    elif job.state == "failed" and target.status not in ("finished", "error"):
-        target.status = "error"
-        target.message = target.message or f"the job ended with exit code {job.exit_code}; see {job.log}"
+    elif failed_now:
+        if target.status != "error":
+            target.status, target.message = "error", f"the job ended with exit code {job.exit_code}; see {job.log}"
+        await world.give_up(workflow, target, target.message)
     elif target.status != "finished" and (
         job.state == "stopped" or (job.state == "succeeded" and target.status == "interrupted")
     ):
@@ -121,6 +143,7 @@ async def _start_target(world: World, workflow: Workflow, target: TargetState, n
     elif all(o.status == "finished" for o in before):
         env = target.env | {
             "CONTROL_FROM": workflow.control_from,
+            "EVENTS_FROM": workflow.events_from,
             "QUEUE_CONTROL_TOPIC": world.control_topic,
             "QUEUE_EVENTS_TOPIC": world.events_topic,
         }
@@ -152,8 +175,7 @@ class Manager:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        [task.cancel() for task in self._tasks]
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await _end(self._tasks)
 
     async def start(self, plan: Plan) -> Workflow:
         "Take a planned workflow in; raises `Conflict` if its id is known."
@@ -198,7 +220,8 @@ class Manager:
                     await _try_step(self.board, self.world, workflow)
             self._wake.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), 0.5)
+                async with asyncio.timeout(0.5):
+                    await self._wake.wait()
 
 
 # %% ../../nbs/70_manager/03_reconcile.ipynb #6851d772
@@ -224,6 +247,15 @@ async def _try_step(board: Board, world: World, workflow: Workflow) -> None:
         await step(board, world, workflow)
     except StreamForgeError as error:
         log.warning("step failed, will be tried again", queue_id=workflow.queue_id, error=error)
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    "Cancel until every task has ended: a cancellation can be lost where it meets the end of an inner wait."
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=1.0)
 
 
 async def _forever(loop: Callable) -> None:

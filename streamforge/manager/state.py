@@ -58,6 +58,7 @@ class Workflow(msgspec.Struct, kw_only=True):
     ended: float = 0.0
     published: bool = False  # has `start` been sent?
     control_from: str = ""  # partition:offset of its `start`
+    events_from: str = ""  # partition:offset where its events begin
     stop_asked: float = 0.0  # when somebody asked to stop it, seconds UTC
     message: str = ""
 
