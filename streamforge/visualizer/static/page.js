@@ -8,6 +8,8 @@ const get = async (path) => {
   return answer.json();
 };
 const element = (tag, text, name) => Object.assign(document.createElement(tag), { textContent: text ?? "", className: name ?? "" });
+const utc = (ms) => new Date(ms).toISOString(); // plotly shows numbers and Date objects in the reader's own zone, texts as they are
+const latest = { candles: "", graph: "" }; // what was asked for last
 const OVERLAYS = ["sma_20", "bb_upper", "bb_lower", "vwap_24"];
 const OWN = new Set(["symbol", "interval", "open_time", "open", "high", "low", "close", "volume", "close_time", "quote_asset_volume",
   "number_of_trades", "taker_buy_base_asset_volume", "taker_buy_quote_asset_volume", ...OVERLAYS, "bb_middle", "ema_12", "ema_26"]);
@@ -15,7 +17,7 @@ const OWN = new Set(["symbol", "interval", "open_time", "open", "high", "low", "
 function layout(more) {
   const axis = { gridcolor: css("--line"), zerolinecolor: css("--line"), linecolor: css("--line") };
   return { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: css("--ink"), size: 12 }, margin: { l: 60, r: 12, t: 12, b: 34 }, autosize: true,
-    legend: { orientation: "h", y: 1.02, yanchor: "bottom" }, hovermode: "x unified", uirevision: "keep", xaxis: { ...axis, rangeslider: { visible: false } }, yaxis: axis, yaxis2: axis, yaxis3: axis, ...more };
+    legend: { orientation: "h", y: 1.02, yanchor: "bottom" }, hovermode: "x unified", uirevision: "keep", xaxis: { ...axis, type: "date", rangeslider: { visible: false } }, yaxis: axis, yaxis2: axis, yaxis3: axis, ...more };
 }
 
 function options(select, values, keep) {
@@ -35,12 +37,14 @@ async function drawCandles() {
   if (!$("symbol").value) { $("note").textContent = "no candles stored yet"; return; }
   const [collection, symbol, interval] = JSON.parse($("symbol").value);
   const query = new URLSearchParams({ collection, symbol, interval, last: $("last").value });
+  const asked = (latest.candles = query.toString());
   const { columns, decisions } = await get(`/api/candles?${query}`);
+  if (latest.candles !== asked) return; // somebody has chosen something else in the meantime
   const below = Object.keys(columns).filter((name) => !OWN.has(name));
   options($("lower"), below.map((name) => [name, name]), $("lower").value || "rsi_14");
   const agents = [...new Set(decisions.map((d) => d.agent))].sort();
   options($("agent"), agents.map((name) => [name, name]));
-  const x = columns.open_time.map((ms) => new Date(ms));
+  const x = columns.open_time.map(utc);
   const traces = [{ type: "candlestick", name: symbol, x, open: columns.open, high: columns.high, low: columns.low, close: columns.close,
     increasing: { line: { color: css("--good"), width: 1 } }, decreasing: { line: { color: css("--bad"), width: 1 } } }];
   OVERLAYS.filter((name) => columns[name]).forEach((name) => traces.push({ type: "scatter", mode: "lines", name, x, y: columns[name], line: { width: 1 }, opacity: 0.8 }));
@@ -50,31 +54,33 @@ async function drawCandles() {
   const turns = mine.filter((d) => (d.action === "buy" && d.position < 0.5) || (d.action === "sell" && d.position > 0.5));
   for (const [action, shape, color] of [["buy", "triangle-up", "--good"], ["sell", "triangle-down", "--bad"]]) {
     const these = turns.filter((d) => d.action === action && price.has(d.open_time));
-    traces.push({ type: "scatter", mode: "markers", name: action, x: these.map((d) => new Date(d.open_time)), y: these.map((d) => price.get(d.open_time)),
+    traces.push({ type: "scatter", mode: "markers", name: action, x: these.map((d) => utc(d.open_time)), y: these.map((d) => price.get(d.open_time)),
       marker: { symbol: shape, size: 11, color: css(color), line: { width: 1, color: css("--panel") } } });
   }
-  if (mine.length) traces.push({ type: "scatter", mode: "lines", name: "equity", x: mine.map((d) => new Date(d.open_time)), y: mine.map((d) => d.equity), yaxis: "y3", line: { width: 1.2 } });
+  if (mine.length) traces.push({ type: "scatter", mode: "lines", name: "equity", x: mine.map((d) => utc(d.open_time)), y: mine.map((d) => d.equity), yaxis: "y3", line: { width: 1.2 } });
   const domains = mine.length ? [[0.4, 1], [0.2, 0.37], [0, 0.17]] : [[0.28, 1], [0, 0.24], [0, 0.01]];
   const base = layout({ margin: { l: 60, r: 12, t: 40, b: 34 } });
   base.xaxis = { ...base.xaxis, anchor: mine.length ? "y3" : "y2" };
   Plotly.react("candles", traces, { ...base, yaxis: { ...base.yaxis, domain: domains[0] }, yaxis2: { ...base.yaxis2, domain: domains[1] }, yaxis3: { ...base.yaxis3, domain: domains[2], visible: mine.length > 0 } },
     { responsive: true, displayModeBar: false });
-  $("note").textContent = `${columns.open_time.length} candles, ${mine.length} decisions, last ${new Date(columns.open_time.at(-1)).toISOString().slice(0, 16)} UTC`;
+  $("note").textContent = `${columns.open_time.length} candles, ${mine.length} decisions, last ${x.at(-1).slice(0, 16)} UTC`;
 }
 
 async function drawGraph() {
   if (!$("graph").value) { $("when").textContent = "no relation graph yet"; return; }
   const [collection, name] = JSON.parse($("graph").value);
+  const asked = (latest.graph = $("graph").value);
   const graph = await get(`/api/graph?${new URLSearchParams({ collection, graph: name })}`);
+  if (latest.graph !== asked) return;
   const at = new Map(graph.nodes.map((node, i) => [node, [Math.cos((2 * Math.PI * i) / graph.nodes.length), Math.sin((2 * Math.PI * i) / graph.nodes.length)]]));
   const lines = graph.edges.map((edge) => ({ type: "scatter", mode: "lines", hoverinfo: "none", x: [at.get(edge.source)[0], at.get(edge.target)[0]], y: [at.get(edge.source)[1], at.get(edge.target)[1]],
     line: { width: 0.5 + 4 * Math.abs(edge.weight), color: edge.weight >= 0 ? css("--accent") : css("--bad") }, opacity: 0.35 }));
   const dots = { type: "scatter", mode: "markers+text", x: graph.nodes.map((n) => at.get(n)[0]), y: graph.nodes.map((n) => at.get(n)[1]), text: graph.nodes.map((n) => n.replace(/USDT$/, "")),
     textposition: "top center", hovertext: graph.nodes.map((n) => `${n}: ${graph.edges.filter((e) => e.source === n).map((e) => `${e.target} ${e.weight.toFixed(2)}`).join(", ")}`), hoverinfo: "text",
     marker: { size: 14, color: css("--ink") } };
-  const bare = { visible: false, range: [-1.35, 1.35] };
+  const bare = { visible: false, type: "linear", range: [-1.35, 1.35] };
   Plotly.react("relations", [...lines, dots], layout({ showlegend: false, hovermode: "closest", xaxis: bare, yaxis: bare, margin: { l: 4, r: 4, t: 4, b: 4 } }), { responsive: true, displayModeBar: false });
-  $("when").textContent = `correlations known at ${new Date(graph.open_time).toISOString().slice(0, 16)} UTC, ${graph.edges.length} edges, ${graph.times.length} snapshots`;
+  $("when").textContent = `correlations known at ${utc(graph.open_time).slice(0, 16)} UTC, ${graph.edges.length} edges, ${graph.times.length} snapshots`;
 }
 
 const workflows = new Map();
@@ -108,10 +114,11 @@ function connect() {
 }
 
 async function refresh() {
-  try { await refreshMarkets(); await drawCandles(); await drawGraph(); } catch (error) { $("note").textContent = error.message; }
+  try { await refreshMarkets(); await drawCandles(); await drawGraph(); } catch (error) { say(error); }
 }
-for (const id of ["symbol", "last", "lower", "agent"]) $(id).addEventListener("change", () => drawCandles().catch((error) => { $("note").textContent = error.message; }));
-$("graph").addEventListener("change", drawGraph);
+const say = (error) => { $("note").textContent = error.message; };
+for (const id of ["symbol", "last", "lower", "agent"]) $(id).addEventListener("change", () => drawCandles().catch(say));
+$("graph").addEventListener("change", () => drawGraph().catch(say));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", refresh);
 connect();
 refresh();
