@@ -179,7 +179,7 @@ def figure(
 
 
 # %% ../../nbs/44_evaluation/05_report.ipynb #a00b30ea
-_STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1080px;margin:2rem auto;padding:0 1rem;color:#1f2933}
+_STYLE = """body{font:14px/1.5 system-ui,sans-serif;max-width:1380px;margin:2rem auto;padding:0 1rem;color:#1f2933}
 h1{font-size:1.6rem}h2{font-size:1.1rem;margin-top:2rem}p{max-width:75ch}.wide{overflow-x:auto}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;white-space:nowrap}th,td{padding:.3rem .7rem;border-bottom:1px solid #d9dee3;text-align:right}
 th:first-child,td:first-child{text-align:left}code{font-size:.85em}"""

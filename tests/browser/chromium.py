@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync".split()
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 MISSING = "" if CHROMIUM else "chromium is not installed (apt-get install chromium)"
 if not importlib.util.find_spec("playwright"):
     MISSING = "playwright is not installed (the extra `dev`)"
