@@ -20,13 +20,13 @@ __all__ = [
     "BadCandles",
     "NotEnoughData",
     "DamagedArtifact",
+    "UpstreamFailed",
     "NotFound",
     "TryAgain",
     "ExchangeError",
     "BusError",
     "NotOwner",
     "StoreError",
-    "UpstreamFailed",
     "Conflict",
     "Refused",
 ]
@@ -51,13 +51,13 @@ class StreamForgeError(Exception):
     │   ├── BadRecord                bytes on the bus that are not what they claim
     │   ├── BadCandles               a file with duplicate, unsorted or impossible candles
     │   ├── NotEnoughData            a window or range that holds too little
-    │   └── DamagedArtifact          checksum or manifest do not match
+    │   ├── DamagedArtifact          checksum or manifest do not match
+    │   └── UpstreamFailed           a worker that this one waits for has ended in error for good
     ├── TryAgain                     exit 75, HTTP 503: the world, not the request
     │   ├── ExchangeError            the exchange answered with an error, or not at all
     │   ├── BusError                 the bus cannot do it now
     │   │   └── NotOwner             a commit for a partition that is another member's by now
     │   ├── StoreError               the database refuses or is away
-    │   ├── UpstreamFailed           a worker that this one waits for ended in error
     │   └── Conflict                 somebody else wrote first (HTTP 409)
     ├── NotFound                     exit 65, HTTP 404: no such workflow, document, artifact
     └── Refused                      exit 78, HTTP 403: not allowed
@@ -143,6 +143,10 @@ class DamagedArtifact(BadData):
     "An artifact whose bytes do not have the size or sha256 that its manifest names."
 
 
+class UpstreamFailed(BadData):
+    "A worker whose output this one needs has ended in error for good: what it should have written will not come."
+
+
 class NotFound(BadData):
     "No such workflow, document or artifact."
 
@@ -170,10 +174,6 @@ class NotOwner(BusError):
 
 class StoreError(TryAgain):
     "The database refuses or is away."
-
-
-class UpstreamFailed(TryAgain):
-    "A worker whose output this one needs ended in error."
 
 
 class Conflict(TryAgain):

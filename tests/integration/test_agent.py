@@ -9,7 +9,7 @@ from streamforge.artifacts.base import open_artifacts
 from streamforge.core.names import enriched_collection
 from streamforge.core.samples import candles
 from streamforge.features.frame import INDICATORS, Enricher, panel_of
-from streamforge.messages.records import Decision, decode, encode
+from streamforge.messages.records import Decision, decode
 from streamforge.rl.markets import agent_config, agent_markets
 from streamforge.rl.policy import Policy, replay
 from streamforge.runs.models import publish
@@ -40,7 +40,7 @@ async def live(house):
         for rows in records.values():
             await store.upsert(enriched_collection("candles_1h"), [o for o in rows if o.open_time < cut])
     later = sorted((o for rows in records.values() for o in rows if o.open_time >= cut), key=lambda o: (o.open_time, o.symbol))
-    await house.fill([(o.symbol, encode(o)) for o in later], topic="live-enriched")
+    await house.fill([(o.symbol, msgspec.json.encode(o)) for o in later], topic="live-enriched")
     return panel, policy, house
 
 

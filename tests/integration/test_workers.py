@@ -82,7 +82,7 @@ async def test_an_unknown_symbol_ends_the_loader_and_its_connector(house):
     async with simulator.serve(simulator.Simulator.open()) as url:
         connector = await house.start("arango-connector", **CONNECT)
         code = await house.run("loader-producer", SYMBOL="BTCUSDT,LUNAUSDT", TIME_RANGE="2021-05-01:2021-05-02", BINANCE_API_URL=url, **CANDLES)
-    assert code == 64 and await connector.wait() == 75
+    assert code == 64 and await connector.wait() == 65
     assert {o.producer: o.extra["error_type"] for o in await house.events("error")} == {LOADER: "UnknownSymbol", CONNECTOR: "UpstreamFailed"}
     assert await house.length("wf-1-data") == 0
 
