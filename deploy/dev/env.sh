@@ -14,7 +14,7 @@ if [ -x .venv/bin/python ] && [ "$(.venv/bin/python -c 'import sys; print("%d.%d
 [ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
 if .venv/bin/pip install -q --disable-pip-version-check uv 2>/dev/null; then
   export UV_PYTHON_DOWNLOADS=never VIRTUAL_ENV="$PWD/.venv"
-  .venv/bin/uv pip install -q --require-hashes -r "$LOCK"
+  .venv/bin/uv pip install -q --compile-bytecode --require-hashes -r "$LOCK"
   .venv/bin/uv pip install -q --no-deps -e .
 else
   .venv/bin/pip install -q --require-hashes -r "$LOCK"
