@@ -16,7 +16,7 @@ lab: env  ## JupyterLab on the executed tour
 	$(BIN)/jupyter lab nbs/index.ipynb
 
 test: env  ## every test: notebooks, contracts, integration, house (under 10 minutes on two cores)
-	$(BIN)/pytest nbs pipelines tests $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile nbs pipelines tests $(ARGS)
 
 fast: env  ## what to run while editing (under a minute)
 	$(BIN)/pytest -n 2 -m "not slow" nbs/00_core nbs/10_messages nbs/40_features nbs/42_trading nbs/44_evaluation tests/house $(ARGS)
