@@ -484,6 +484,7 @@ d = {
             "streamforge.cli.services.check_port": ("80_cli/services.html#check_port", "streamforge/cli/services.py"),
             "streamforge.cli.services.compiled": ("80_cli/services.html#compiled", "streamforge/cli/services.py"),
             "streamforge.cli.services.jobs_url": ("80_cli/services.html#jobs_url", "streamforge/cli/services.py"),
+            "streamforge.cli.services.make_home": ("80_cli/services.html#make_home", "streamforge/cli/services.py"),
             "streamforge.cli.services.open_lab": ("80_cli/services.html#open_lab", "streamforge/cli/services.py"),
             "streamforge.cli.services.worker_env": ("80_cli/services.html#worker_env", "streamforge/cli/services.py"),
         },
