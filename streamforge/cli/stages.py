@@ -243,7 +243,7 @@ async def trade_live(
         "GNN_MODEL": "gatv2",
         "GNN_VERSION": models["gnn"],
         "AGENT_ID": agent,
-        "BARRIER_SECONDS": 120,
+        "BARRIER_SECONDS": 20,
     }
     listening = await client.start(
         symbol=symbols,
