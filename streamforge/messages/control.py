@@ -86,7 +86,7 @@ def _with_rest(type_: Any, value: bytes) -> Any:
         return msgspec.convert(known | {"rest": {k: v for k, v in fields.items() if k not in known}}, type_, str_keys=True)
     except msgspec.ValidationError as error:
         raise BadRecord(
-            f"expected a {type_.__name__}, found {value[:80]!r} ({error})", "see CONTRACT in the documentation"
+            f"expected a {type_.__name__}, found {value[:80]!r} ({error})", "see the notebook of messages.control"
         ) from None
 
 

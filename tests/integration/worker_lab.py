@@ -126,7 +126,7 @@ def sample_candles(symbols: tuple[str, ...] = ("BTCUSDT", "ETHUSDT"), time_range
 
 
 def bad_values(good: bytes) -> Mapping[str, bytes]:
-    "Every way of being wrong that FAULTS names."
+    "Every way in which a record can be wrong."
     return {
         "broken JSON": good[:-9],
         "NaN": good.replace(b'"volume":', b'"volume":NaN,"was":'),
