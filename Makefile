@@ -4,7 +4,7 @@ ARGS ?=
 export PYTHONDONTWRITEBYTECODE =
 export PLOTLY_RENDERER ?= json
 
-.PHONY: help demo lab test fast env lock export drift lint bench clean
+.PHONY: help demo lab test fast env lock export drift lint bench faults servers servers-stop servers-status clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
@@ -46,6 +46,15 @@ lint:  ## style of notebooks and tests, types of the library
 
 bench: env  ## every benchmark beside its peer, as JSON lines
 	@for f in tests/bench/[a-z]*.py; do $(BIN)/python $$f || exit 1; done
+
+servers:  ## real Kafka (plain and secured), PostgreSQL, MinIO and toxiproxy on loopback; tests use what runs
+	@bash deploy/dev/servers/servers.sh start $(ARGS)
+
+servers-stop:  ## stop them; their data stays in .servers
+	@bash deploy/dev/servers/servers.sh stop $(ARGS)
+
+servers-status:  ## which of them answer
+	@bash deploy/dev/servers/servers.sh status $(ARGS)
 
 clean:  ## forget what runs left behind (not the environment)
 	rm -rf .streamforge build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

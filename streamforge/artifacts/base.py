@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import msgspec
 
 from ..core.errors import BadUrl
+from ..core.urls import redact
 
 
 # %% ../../nbs/22_artifacts/01_base.ipynb #8782f0b9
@@ -80,17 +81,21 @@ class Artifacts(Protocol):
 
 
 # %% ../../nbs/22_artifacts/01_base.ipynb #dd02cd38
-ADAPTERS = {"file": "streamforge.artifacts.files:FileArtifacts"}
+ADAPTERS = {
+    "file": "streamforge.artifacts.files:FileArtifacts",
+    "minio": "streamforge.artifacts.minio:MinioArtifacts",
+    "s3": "streamforge.artifacts.minio:MinioArtifacts",
+}
 
 
 def open_artifacts(
-    url: str,  # `file:///path`
+    url: str,  # `file:///path`, `minio://host:9000/bucket`, `s3://s3.eu-central-1.amazonaws.com/bucket`
 ) -> Artifacts:  # enter it with `async with`
     "The artifact store behind a URL; raises `BadUrl`."
     scheme = url.partition("://")[0]
     if scheme not in ADAPTERS or "://" not in url:
         raise BadUrl(
-            f"expected one of {', '.join(f'{o}://' for o in ADAPTERS)} for artifacts, found '{url}'",
+            f"expected one of {', '.join(f'{o}://' for o in ADAPTERS)} for artifacts, found '{redact(url)}'",
             "set STREAMFORGE_ARTIFACTS_URL",
         )
     module, name = ADAPTERS[scheme].split(":")

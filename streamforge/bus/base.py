@@ -13,6 +13,7 @@ from typing import Protocol
 import msgspec
 
 from ..core.errors import BadUrl
+from ..core.urls import redact
 
 
 # %% ../../nbs/20_bus/01_base.ipynb #ee806f21
@@ -152,15 +153,17 @@ class Bus(Protocol):
 
 
 # %% ../../nbs/20_bus/01_base.ipynb #84267078
-ADAPTERS = {"embedded": "streamforge.bus.embedded:EmbeddedBus"}
+ADAPTERS = {"embedded": "streamforge.bus.embedded:EmbeddedBus", "kafka": "streamforge.bus.kafka:KafkaBus"}
 
 
 def open_bus(
-    url: str,  # `embedded:///path`
+    url: str,  # `embedded:///path`, `kafka://host:9092,host2:9092`
 ) -> Bus:  # enter it with `async with`
     "The bus behind a URL; raises `BadUrl`."
     scheme = url.partition("://")[0]
     if scheme not in ADAPTERS or "://" not in url:
-        raise BadUrl(f"expected one of {', '.join(f'{o}://' for o in ADAPTERS)} as bus, found '{url}'", "set STREAMFORGE_BUS_URL")
+        raise BadUrl(
+            f"expected one of {', '.join(f'{o}://' for o in ADAPTERS)} as bus, found '{redact(url)}'", "set STREAMFORGE_BUS_URL"
+        )
     module, name = ADAPTERS[scheme].split(":")
     return getattr(importlib.import_module(module), name)(url)

@@ -14,6 +14,8 @@ __all__ = [
     "data_topic",
     "enriched_topic",
     "enriched_collection",
+    "open_topic",
+    "revised_topic",
     "dlq",
 ]
 
@@ -107,6 +109,16 @@ def enriched_topic(topic: str) -> str:
 def enriched_collection(collection: str) -> str:
     "Beside a collection of candles: the one with indicators."
     return f"{collection}_enriched"
+
+
+def open_topic(topic: str) -> str:
+    "Beside a data topic: the candle that is still forming, for those who want to draw it."
+    return f"{topic}-open"
+
+
+def revised_topic(topic: str) -> str:
+    "Beside a data topic: enriched candles computed anew after a late or repaired one; never mixed into the live stream."
+    return f"{topic}-revised"
 
 
 def dlq(topic: str) -> str:

@@ -7,6 +7,12 @@ __all__ = [
     "CANDLES",
     "DECISIONS",
     "EDGES",
+    "TRADES",
+    "BOOKS",
+    "DEPTH_UPDATES",
+    "IMBALANCE",
+    "LIQUIDITY",
+    "VOLUME_BY_PRICE",
     "ADAPTERS",
     "Schema",
     "enriched_schema",
@@ -25,6 +31,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from ..core.errors import BadName, BadUrl
+from ..core.urls import redact
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -86,6 +93,74 @@ DECISIONS = Schema(
 EDGES = Schema(
     columns={"graph": "text", "source": "text", "target": "text", "open_time": "int", "weight": "float"},
     key=("graph", "source", "target", "open_time"),
+)
+
+# %% ../../nbs/21_store/01_base.ipynb #a02e7344
+TRADES = Schema(
+    columns={
+        "symbol": "text",
+        "trade_id": "int",
+        "price": "float",
+        "quantity": "float",
+        "timestamp": "int",
+        "is_buyer_maker": "bool",
+    },
+    key=("symbol", "trade_id"),
+)
+BOOKS = Schema(
+    columns={
+        "symbol": "text",
+        "timestamp": "int",
+        "bids": "text",
+        "asks": "text",
+        "last_update_id": "int",
+    },  # levels as JSON, best first
+    key=("symbol", "timestamp"),
+)
+DEPTH_UPDATES = Schema(
+    columns={
+        "symbol": "text",
+        "last_update_id": "int",
+        "first_update_id": "int",
+        "timestamp": "int",
+        "bids": "text",
+        "asks": "text",
+    },
+    key=("symbol", "last_update_id"),
+)
+IMBALANCE = Schema(
+    columns={
+        "symbol": "text",
+        "timestamp": "int",
+        "mid": "float",
+        "spread_bps": "float",
+        "imbalance": "float",
+        "bid_depth": "float",
+        "ask_depth": "float",
+    },
+    key=("symbol", "timestamp"),
+)
+LIQUIDITY = Schema(
+    columns={
+        "symbol": "text",
+        "side": "text",
+        "price": "text",
+        "timestamp": "int",
+        "quantity": "float",
+    },  # price: lower edge of the step, as decimal text
+    key=("symbol", "side", "price", "timestamp"),
+)
+VOLUME_BY_PRICE = Schema(
+    columns={
+        "symbol": "text",
+        "interval": "text",
+        "price": "text",
+        "open_time": "int",
+        "buy_volume": "float",
+        "sell_volume": "float",
+        "trades": "int",
+    },
+    key=("symbol", "interval", "price", "open_time"),
 )
 
 
@@ -166,17 +241,22 @@ class Store(Rows, Documents, Protocol):
 
 
 # %% ../../nbs/21_store/01_base.ipynb #e5957280
-ADAPTERS = {"sqlite": "streamforge.store.sql:SqlStore"}
+ADAPTERS = {
+    "sqlite": "streamforge.store.sql:SqlStore",
+    "postgresql": "streamforge.store.sql:SqlStore",
+    "arangodb": "streamforge.store.arango:ArangoStore",
+}
 
 
 def open_store(
-    url: str,  # `sqlite:///path/to/store.db`
+    url: str,  # `sqlite:///path/to/store.db`, `postgresql://user@host/database`, `arangodb://user@host:8529/database`
 ) -> Store:  # enter it with `async with`
     "The store behind a URL; raises `BadUrl`."
     scheme = url.partition("://")[0]
     if scheme not in ADAPTERS or "://" not in url:
         raise BadUrl(
-            f"expected one of {', '.join(f'{o}://' for o in ADAPTERS)} as store, found '{url}'", "set STREAMFORGE_STORE_URL"
+            f"expected one of {', '.join(f'{o}://' for o in ADAPTERS)} as store, found '{redact(url)}'",
+            "set STREAMFORGE_STORE_URL",
         )
     module, name = ADAPTERS[scheme].split(":")
     return getattr(importlib.import_module(module), name)(url)

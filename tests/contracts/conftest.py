@@ -4,9 +4,15 @@
 """
 
 import secrets
+import sys
+from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from servers import need  # noqa: E402
+
+SERVERS = {"bus": ["kafka", "kafka-secure"], "store": ["postgresql"], "artifacts": ["minio"], "jobs": []}  # started by `make servers`
 PORTS = {
     "bus": "kafka://localhost:9092",
     "store": "postgresql://lab@localhost/lab",
@@ -21,11 +27,12 @@ def pytest_addoption(parser):
 
 
 def pytest_generate_tests(metafunc):
-    "A test that takes `bus_url`, `store_url`, ... runs on the embedded adapter, and on the server whose URL was given."
+    "A test that takes `bus_url`, `store_url`, ... runs on the embedded adapter, on the servers of `make servers`, and on the one whose URL was given."
     for port in PORTS:
         if f"{port}_url" in metafunc.fixturenames:
             given = metafunc.config.getoption(f"--{port}", default="")
-            metafunc.parametrize(f"{port}_url", ["embedded", *([given] if given else [])], indirect=True, scope="function")
+            places = ["embedded", *SERVERS[port], *([given] if given else [])]
+            metafunc.parametrize(f"{port}_url", places, indirect=True, scope="function")
 
 
 @pytest.fixture
@@ -34,21 +41,26 @@ def fresh() -> str:
     return f"t{secrets.token_hex(4)}"
 
 
+def _server(name: str) -> str:
+    "A server's URL: one of ours by name, or as it was given."
+    return name if "://" in name else need(name)
+
+
 @pytest.fixture
 def bus_url(request, tmp_path) -> str:
-    return f"embedded://{tmp_path}/bus" if request.param == "embedded" else request.param
+    return f"embedded://{tmp_path}/bus" if request.param == "embedded" else _server(request.param)
 
 
 @pytest.fixture
 def store_url(request, tmp_path) -> str:
-    return f"sqlite:///{tmp_path}/store.db" if request.param == "embedded" else request.param
+    return f"sqlite:///{tmp_path}/store.db" if request.param == "embedded" else _server(request.param)
 
 
 @pytest.fixture
 def artifacts_url(request, tmp_path) -> str:
-    return f"file://{tmp_path}/artifacts" if request.param == "embedded" else request.param
+    return f"file://{tmp_path}/artifacts" if request.param == "embedded" else _server(request.param)
 
 
 @pytest.fixture
 def jobs_url(request, tmp_path) -> str:
-    return f"process://?slots=2&delay=0.05&logs={tmp_path}/logs" if request.param == "embedded" else request.param
+    return f"process://?slots=2&delay=0.05&logs={tmp_path}/logs" if request.param == "embedded" else _server(request.param)
