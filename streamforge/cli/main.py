@@ -8,6 +8,9 @@ __all__ = [
     "backtest_app",
     "Url",
     "Home",
+    "Bus",
+    "Store",
+    "Artifacts",
     "worker",
     "up",
     "simulate_exchange",
@@ -26,7 +29,7 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,6 +48,48 @@ app.add_typer(backtest_app, name="backtest")
 
 Url = Annotated[str, typer.Option("--url", envvar="STREAMFORGE_URL", help="address of the queue-manager")]
 Home = Annotated[str, typer.Option("--home", envvar="STREAMFORGE_HOME", help="folder of everything embedded")]
+
+
+def _told(
+    name: str,  # STREAMFORGE_BUS_URL
+) -> Callable[[str], str]:
+    "An option that is the variable of this name said on the command line: what is started from here sees it too."
+
+    def remember(value: str) -> str:
+        if value:
+            os.environ[name] = value
+        return value
+
+    return remember
+
+
+Bus = Annotated[
+    str,
+    typer.Option(
+        "--bus",
+        envvar="STREAMFORGE_BUS_URL",
+        callback=_told("STREAMFORGE_BUS_URL"),
+        help="kafka://host:9092; embedded below --home unless told",
+    ),
+]
+Store = Annotated[
+    str,
+    typer.Option(
+        "--store",
+        envvar="STREAMFORGE_STORE_URL",
+        callback=_told("STREAMFORGE_STORE_URL"),
+        help="postgresql://user@host/database or arangodb://user@host/database; SQLite below --home unless told",
+    ),
+]
+Artifacts = Annotated[
+    str,
+    typer.Option(
+        "--artifacts",
+        envvar="STREAMFORGE_ARTIFACTS_URL",
+        callback=_told("STREAMFORGE_ARTIFACTS_URL"),
+        help="minio://host:9000/bucket or s3://host/bucket; files below --home unless told",
+    ),
+]
 
 
 # %% ../../nbs/80_cli/07_main.ipynb #6c1c50e9
@@ -87,6 +132,9 @@ def up(
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="port of the API and the page")] = 8600,
     slots: Annotated[float, typer.Option(help="CPUs for workers; 0: all")] = 0,
+    bus: Bus = "",
+    store: Store = "",
+    artifacts: Artifacts = "",
 ) -> None:
     "Serve the queue-manager and the page until Ctrl-C; workers run as local processes."
     from streamforge.cli.services import open_lab
@@ -198,15 +246,15 @@ def stop(queue_id: Annotated[str, typer.Argument()], url: Url = "http://127.0.0.
 
 # %% ../../nbs/80_cli/07_main.ipynb #93b009fd
 @app.command()
-def topics(home: Home = ".streamforge") -> None:
+def topics(home: Home = ".streamforge", bus: Bus = "") -> None:
     "List topics with their partitions and numbers of records."
     from streamforge.bus.base import open_bus
     from streamforge.core.settings import read_places
 
     async def ask() -> None:
-        async with open_bus(read_places(_home(home)).bus_url) as bus:
-            for topic, spec in sorted((await bus.topics()).items()):
-                begin, end = await bus.begin_offsets(topic), await bus.end_offsets(topic)
+        async with open_bus(read_places(_home(home)).bus_url) as opened:
+            for topic, spec in sorted((await opened.topics()).items()):
+                begin, end = await opened.begin_offsets(topic), await opened.end_offsets(topic)
                 typer.echo(f"{sum(end.values()) - sum(begin.values()):>10,} records  {spec.partitions} partitions  {topic}")
 
     _run(ask())
@@ -218,6 +266,7 @@ def tail(
     home: Home = ".streamforge",
     start: Annotated[str, typer.Option("--from", help="earliest or latest")] = "latest",
     count: Annotated[int, typer.Option(help="stop after so many records; 0: never")] = 0,
+    bus: Bus = "",
 ) -> None:
     "Print a topic's records as they come, one JSON object a line."
     from streamforge.bus.base import open_bus
@@ -228,7 +277,7 @@ def tail(
 
     async def ask() -> None:
         left = count or sys.maxsize
-        async with open_bus(read_places(_home(home)).bus_url) as bus, contextlib.aclosing(bus.tail(topic, start)) as stream:
+        async with open_bus(read_places(_home(home)).bus_url) as opened, contextlib.aclosing(opened.tail(topic, start)) as stream:
             async for batch in stream:
                 for record in batch.records[:left]:
                     typer.echo(record.value.decode("utf-8", "replace"))
@@ -248,6 +297,9 @@ def demo(
     keep: Annotated[bool, typer.Option(help="leave the page up until Ctrl-C")] = False,
     home: Home = ".streamforge",
     port: Annotated[int, typer.Option(help="port of the page; 0: any free one")] = 0,
+    bus: Bus = "",
+    store: Store = "",
+    artifacts: Artifacts = "",
 ) -> None:
     "From nothing to a walk-forward report: load, store, enrich, relate, train, trade live, backtest."
     _compile_into(home)
@@ -269,6 +321,8 @@ def walk_forward(
     output: Annotated[str, typer.Option(help="folder for folds and report; below --home unless told")] = "",
     home: Home = ".streamforge",
     slots: Annotated[float, typer.Option(help="CPUs for folds; 0: all")] = 0,
+    store: Store = "",
+    artifacts: Artifacts = "",
 ) -> None:
     "Freeze a dataset, fit and test fold by fold, and write the report."
     _compile_into(home)

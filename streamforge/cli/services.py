@@ -20,7 +20,7 @@ from ..bus.base import Bus, open_bus
 from ..core.errors import BadSetting, PortInUse
 from ..core.logs import logging_to
 from ..core.metrics import Metrics
-from ..core.settings import Places
+from ..core.settings import CREDENTIALS, Places
 from ..exchange.simulator import serve
 from ..jobs.base import Jobs, open_jobs
 from ..manager.api import create_app
@@ -58,7 +58,11 @@ def worker_env(
         "STREAMFORGE_STORE_URL": places.store_url,
         "STREAMFORGE_ARTIFACTS_URL": places.artifacts_url,
     }
-    passed = {name: env[name] for name in ("BINANCE_API_URL", "FAILPOINT") if name in env}
+    passed = {
+        name: env[name]
+        for name in ("BINANCE_API_URL", "BINANCE_WS_URL", "BINANCE_ARCHIVE_URL", "FAILPOINT", *CREDENTIALS)
+        if name in env
+    }
     return threads | where | passed | {"NUMBA_CACHE_DIR": env.get("NUMBA_CACHE_DIR") or compiled(places)}
 
 
