@@ -41,10 +41,11 @@ import streamforge
 from .. import __version__
 from ..artifacts.base import Artifacts, Manifest
 from ..core import errors
-from ..core.errors import BadSetting, DamagedArtifact, StreamForgeError, UpstreamFailed
+from ..core.errors import BadSetting, BadUrl, DamagedArtifact, StreamForgeError, UpstreamFailed
 from ..core.logs import get_logger
 from ..core.names import job_name, six
 from ..core.settings import Places
+from ..core.urls import redact
 from ..evaluation.report import FoldResult, combine
 from ..evaluation.splits import consecutive, walk_forward as walk_forward_rows
 from ..jobs.base import Jobs, JobSpec, JobStatus
@@ -103,7 +104,7 @@ def plan(
     artifacts_url: str,
     output: Path,  # folder of the whole walk-forward
 ) -> list[FoldParameters]:  # in time order
-    "Cut a dataset into folds; raises `NotEnoughData`, `BadSetting`."
+    "Cut a dataset into folds; raises `NotEnoughData`, `BadSetting`, `BadUrl`."
     cuts: dict[str, Any] = {
         "test": config.test,
         "first_train": config.first_train,
@@ -115,6 +116,11 @@ def plan(
     shared: dict[str, Any] = {
         name: getattr(config, name) for name in ("gnn", "ppo", "window", "fee_bps", "slippage_bps", "random_agents")
     }
+    if redact(artifacts_url) != artifacts_url:
+        raise BadUrl(
+            f"expected artifacts without a password in the URL, found {redact(artifacts_url)}",
+            "notebooks show their parameters: put it into MINIO_SECRET_KEY or ?password_file=",
+        )
     where: dict[str, Any] = {
         "dataset": dataset.name,
         "version": dataset.version,
