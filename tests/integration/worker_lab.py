@@ -1,8 +1,11 @@
 """Real worker processes over a bus and a store in a folder of the test's own."""
 
 import asyncio
+import contextlib
 import hashlib
 import os
+import secrets
+import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -14,6 +17,7 @@ import msgspec
 from streamforge.bus.base import Message, Record, TopicSpec, open_bus
 from streamforge.core.samples import candles
 from streamforge.core.settings import read_places
+from streamforge.core.urls import parse_url
 from streamforge.messages.control import Command, Event, decode_event, encode_control
 from streamforge.messages.records import Candle, candles_of, encode
 from streamforge.store.base import open_store
@@ -29,11 +33,16 @@ async def until(condition: Callable[[], Awaitable[object]], timeout: float = 30.
 
 
 class House:
-    "One home folder, and the workers that live in it."
+    "One home folder, or one corner of real servers, and the workers that live in it."
 
-    def __init__(self, home: Path):
+    def __init__(self, home: Path, places: Mapping[str, str] | None = None):
         self.home = home
-        self.env = {"STREAMFORGE_HOME": str(home), "QUEUE_ID": "wf-1", "TELEMETRY_INTERVAL": "0.1"}
+        self.queue = f"wf-{secrets.token_hex(4)}" if places else "wf-1"
+        self.data = f"{self.queue}-data"
+        self.control, self.told = (f"{self.queue}-{o}" if places else o for o in ("queue-control", "queue-events"))
+        self.env = {"STREAMFORGE_HOME": str(home), "QUEUE_ID": self.queue, "TELEMETRY_INTERVAL": "0.1", **(places or {})}
+        if places:
+            self.env |= {"QUEUE_CONTROL_TOPIC": self.control, "QUEUE_EVENTS_TOPIC": self.told}
         self.places = read_places(self.env)
         self.started: list[asyncio.subprocess.Process] = []
 
@@ -81,35 +90,71 @@ class House:
 
     async def events(self, *statuses: str) -> list[Event]:
         "What was said, of these kinds or all."
-        return [o for o in map(decode_event, [o.value for o in await self.records("queue-events")]) if not statuses or o.status in statuses]
+        return [o for o in map(decode_event, [o.value for o in await self.records(self.told)]) if not statuses or o.status in statuses]
 
-    async def command(self, command: str, queue_id: str = "wf-1", **more: str) -> None:
+    async def command(self, command: str, queue_id: str = "", **more: str) -> None:
+        queue = queue_id or self.queue
         async with self.bus() as bus:
-            await bus.publish("queue-control", [Message(encode_control(Command(command=command, queue_id=queue_id, **more)), queue_id)])
+            await bus.publish(self.control, [Message(encode_control(Command(command=command, queue_id=queue, **more)), queue)])
 
-    async def fill(self, values: list[tuple[str, bytes]], topic: str = "wf-1-data", partitions: int = 2, producer: str = "loader-producer__a1b2c3") -> None:
+    async def fill(self, values: list[tuple[str, bytes]], topic: str = "", partitions: int = 2, producer: str = "loader-producer__a1b2c3") -> None:
         "Put records (key, value) into a topic and say on behalf of a loader that this is all."
+        topic = topic or self.data
         async with self.bus() as bus:
-            for name, count in ((topic, partitions), ("queue-events", 1), ("queue-control", 1)):
+            for name, count in ((topic, partitions), (self.told, 1), (self.control, 1)):
                 await bus.create_topic(name, TopicSpec(partitions=count))
             await bus.publish(topic, [Message(value, key) for key, value in values])
-            event = Event(queue_id="wf-1", producer=producer, status="finished", instance="1", seq=0, timestamp=0.0, finished=True, end_offsets={topic: await bus.end_offsets(topic)})
-            await bus.publish("queue-events", [Message(encode_control(event), "wf-1")])
+            event = Event(queue_id=self.queue, producer=producer, status="finished", instance="1", seq=0, timestamp=0.0, finished=True, end_offsets={topic: await bus.end_offsets(topic)})
+            await bus.publish(self.told, [Message(encode_control(event), self.queue)])
 
-    async def fingerprint(self, collection: str = "candles_1h", topic: str = "wf-1-data") -> dict[str, str]:
-        "sha256 of stored rows, of enriched rows, of the enriched stream with each candle once, and of the dead letters."
-        prints: dict[str, str] = {}
+    async def contents(self, collection: str = "candles_1h", topic: str = "") -> dict[str, dict[tuple, bytes]]:
+        "Stored rows, enriched rows, the enriched stream with each candle once, and dead letters, each by its identity. A stream that says two things of one candle is wrong."
+        topic, found = topic or self.data, dict[str, dict[tuple, bytes]]()
         async with open_store(self.places.store_url) as store:
+            schemas = await store.collections()
             for name in (collection, f"{collection}_enriched"):
-                prints[name] = _digest(map(msgspec.json.encode, (await store.read(name)).to_pylist()))
+                rows = (await store.read(name)).to_pylist() if name in schemas else []
+                found[name] = {tuple(row[o] for o in schemas[name].key): msgspec.json.encode({k: v for k, v in row.items() if k != "revision"}) for row in rows}
         once: dict[tuple, bytes] = {}
         for record in await self.records(f"{topic}-enriched"):
             row = msgspec.json.decode(record.value)
             key = (row["symbol"], row["interval"], row["open_time"])
             assert once.setdefault(key, record.value) == record.value, f"two truths about {key}"
-        prints["stream"] = _digest(once[key] for key in sorted(once))
-        prints["dead"] = _digest(sorted({dict(o.headers)["sf.dlq.offset"] + o.value for o in await self.records(f"{topic}-dlq")}))
-        return prints
+        found["stream"] = once
+        found["dead"] = {(o.partition, dict(o.headers)["sf.dlq.offset"]): o.value for o in await self.records(f"{topic}-dlq")}
+        return found
+
+    async def fingerprint(self, collection: str = "candles_1h", topic: str = "") -> dict[str, str]:
+        "sha256 of each part of the contents, sorted by identity."
+        return {name: _digest(part[key] for key in sorted(part)) for name, part in (await self.contents(collection, topic)).items()}
+
+    async def forget(self) -> None:
+        "Delete what was left on real servers."
+        if self.queue == "wf-1":
+            return
+        async with self.bus() as bus:
+            for topic in [o for o in await bus.topics() if o.startswith(self.queue)]:
+                await bus.delete_topic(topic)
+        if self.places.store_url.startswith("postgresql"):
+            _on_database("dropdb", self.places.store_url, "--force", "--if-exists")
+
+
+@contextlib.contextmanager
+def real_places(home: Path, kafka: str, postgresql: str):
+    "The variables of a house on a broker and in a database of its own."
+    place, _, query = postgresql.partition("?")
+    url = f"{place.rpartition('/')[0]}/t{secrets.token_hex(5)}?{query}"
+    _on_database("createdb", url)
+    yield {"STREAMFORGE_BUS_URL": kafka, "STREAMFORGE_STORE_URL": url}
+    _on_database("dropdb", url, "--force", "--if-exists")
+
+
+def _on_database(program: str, url: str, *options: str) -> None:
+    "PostgreSQL's own programs, for what a store does not do."
+    address = parse_url(url, {})
+    host, port = address.hosts[0].split(":")
+    env = os.environ | {"PGPASSWORD": address.password({}, "POSTGRES_PASSWORD")}
+    subprocess.run([program, "-h", host, "-p", port, "-U", address.user, *options, address.path], env=env, check=True, capture_output=True, timeout=30)
 
 
 def _digest(parts) -> str:
