@@ -47,6 +47,9 @@ lint:  ## style of notebooks and tests, types of the library
 bench: env  ## every benchmark beside its peer, as JSON lines
 	@for f in tests/bench/[a-z]*.py; do $(BIN)/python $$f || exit 1; done
 
+faults: env  ## kill, cut and confuse everything, compare row by row (ARGS="--json FILE", --short, --only TEXT)
+	@$(BIN)/python tests/faults/run.py $(ARGS)
+
 servers:  ## real Kafka (plain and secured), PostgreSQL, MinIO and toxiproxy on loopback; tests use what runs
 	@bash deploy/dev/servers/servers.sh start $(ARGS)
 

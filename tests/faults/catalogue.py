@@ -1,0 +1,6 @@
+"""Every drill: importing a module registers its own."""
+
+import connector  # noqa: F401
+from drill import DRILLS
+
+__all__ = ["DRILLS"]

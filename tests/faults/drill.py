@@ -1,0 +1,144 @@
+"""A drill: the same seeded data with a fault and without it, compared row by row."""
+
+import asyncio
+import contextlib
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "integration")]
+from servers import url_of  # noqa: E402
+from worker_lab import House, real_places, sample_candles, stream_with_nonsense  # noqa: E402
+
+CONNECT = {"TYPE": "api_candles_1h", "UPSTREAM": "loader-producer__a1b2c3", "BATCH_ROWS": "200"}
+NEEDED = {"embedded": (), "kafka+postgresql": ("kafka", "postgresql")}
+Contents = dict[str, dict[tuple, bytes]]
+
+
+@dataclass
+class Outcome:
+    "What a drill came to. `lost`, `wrong` and `duplicated` count rows over all runs."
+
+    fault: str
+    on: str
+    runs: int = 0
+    exact: int = 0
+    lost: int = 0
+    wrong: int = 0
+    duplicated: int = 0
+    seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
+
+    def judge(self, expected: Contents, found: Contents, what: str = "") -> None:
+        "Add one run."
+        lost = sum(len(rows.keys() - found[name].keys()) for name, rows in expected.items())
+        more = sum(len(found[name].keys() - rows.keys()) for name, rows in expected.items())
+        wrong = sum(1 for name, rows in expected.items() for key in rows.keys() & found[name].keys() if rows[key] != found[name][key])
+        self.runs, self.exact = self.runs + 1, self.exact + (lost + wrong + more == 0)
+        self.lost, self.wrong, self.duplicated = self.lost + lost, self.wrong + wrong, self.duplicated + more
+        if lost + wrong + more:
+            self.notes.append(f"{what}: lost {lost}, wrong {wrong}, doubled {more}")
+
+    def check(self, holds: bool, what: str) -> None:
+        "Add a condition that the fault's row asks for beside the rows; one that fails makes the last run inexact."
+        if not holds:
+            self.notes.append(what)
+            self.exact = max(self.exact - 1, 0)
+
+    def told(self) -> dict[str, Any]:
+        return asdict(self) | {"seconds": round(self.seconds, 1)}
+
+
+@dataclass(frozen=True)
+class Drill:
+    "A fault and how it is made."
+
+    fault: str
+    run: Callable[["Lab", int], Awaitable[None]]
+    on: tuple[str, ...]
+    runs: int
+    short: int  # runs in the short form; 0: not in it
+    needs: tuple[str, ...] = ()  # servers, whatever it runs on
+
+
+DRILLS: list[Drill] = []
+
+
+def drill(fault: str, *, on: tuple[str, ...] = ("embedded", "kafka+postgresql"), runs: int = 1, short: int = 1, needs: tuple[str, ...] = ()):
+    "Register a drill."
+
+    def register(run: Callable[["Lab", int], Awaitable[None]]):
+        DRILLS.append(Drill(fault, run, on, runs, short, needs))
+        return run
+
+    return register
+
+
+_expected: dict[str, Contents] = {}
+
+
+class Lab:
+    "Houses for a drill, and what the undisturbed run left."
+
+    def __init__(self, on: str, folder: Path, outcome: Outcome):
+        self.on, self.folder, self.outcome, self.made = on, folder, outcome, 0
+
+    @asynccontextmanager
+    async def house(self, **places: str) -> AsyncIterator[House]:
+        "An empty one."
+        self.made += 1
+        home = self.folder / f"{self.made}"
+        home.mkdir(parents=True)
+        with contextlib.ExitStack() as stack:
+            real = stack.enter_context(real_places(home, url_of("kafka"), url_of("postgresql"))) if self.on != "embedded" else {}
+            house = House(home, real | places if real or places else None)
+            try:
+                yield house
+            finally:
+                house.close()
+                await asyncio.gather(*(o.wait() for o in house.started))
+                await house.forget()
+
+    async def stream(self) -> list[tuple[str, bytes]]:
+        return stream_with_nonsense(sample_candles())
+
+    async def expected(self) -> Contents:
+        "Of a connector that nobody disturbs."
+        if self.on not in _expected:
+            async with self.house() as house:
+                await house.fill(await self.stream())
+                assert await house.run("arango-connector", **CONNECT) == 0, "the undisturbed run failed"
+                _expected[self.on] = await house.contents()
+        return _expected[self.on]
+
+    async def judge(self, house: House, what: str = "") -> None:
+        self.outcome.judge(await self.expected(), await house.contents(), what)
+
+
+async def perform(drill: Drill, on: str, folder: Path, runs: int) -> Outcome:
+    "Run a drill; an error of its own is a run that was not exact."
+    outcome, began = Outcome(drill.fault, on), time.monotonic()
+    try:
+        await drill.run(Lab(on, folder, outcome), runs)
+    except Exception as error:
+        outcome.notes.append(f"{type(error).__name__}: {error}")
+        outcome.runs += 1
+    outcome.seconds = time.monotonic() - began
+    return outcome
+
+
+async def side_by_side(works: list[Callable[[], Awaitable[None]]], at_once: int = 2) -> None:
+    "Two at a time; all are tried, the first error is raised at the end."
+    turn = asyncio.Semaphore(at_once)
+
+    async def one(work: Callable[[], Awaitable[None]]) -> None:
+        async with turn:
+            await work()
+
+    for result in await asyncio.gather(*(one(o) for o in works), return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
