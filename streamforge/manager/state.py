@@ -60,6 +60,7 @@ class Workflow(msgspec.Struct, kw_only=True):
     control_from: str = ""  # partition:offset of its `start`
     events_from: str = ""  # partition:offset where its events begin
     stop_asked: float = 0.0  # when somebody asked to stop it, seconds UTC
+    swept: bool = False  # have its own topics been deleted?
     message: str = ""
 
     @property
@@ -72,6 +73,7 @@ class Workflow(msgspec.Struct, kw_only=True):
         return next((o for o in self.targets if o.telemetry_id == telemetry_id), None)
 
 
+# %% ../../nbs/70_manager/02_state.ipynb #0efc1005
 def new_workflow(plan: Plan, created: float) -> Workflow:
     "A planned workflow as the first state to be stored."
     targets = [
