@@ -85,11 +85,12 @@ ADAPTERS = {
     "file": "streamforge.artifacts.files:FileArtifacts",
     "minio": "streamforge.artifacts.minio:MinioArtifacts",
     "s3": "streamforge.artifacts.minio:MinioArtifacts",
+    "gcs": "streamforge.artifacts.minio:MinioArtifacts",
 }
 
 
 def open_artifacts(
-    url: str,  # `file:///path`, `minio://host:9000/bucket`, `s3://s3.eu-central-1.amazonaws.com/bucket`
+    url: str,  # `file:///path`, `minio://host:9000/bucket`, `s3://s3.eu-central-1.amazonaws.com/bucket`, `gcs://storage.googleapis.com/bucket`
 ) -> Artifacts:  # enter it with `async with`
     "The artifact store behind a URL; raises `BadUrl`."
     scheme = url.partition("://")[0]
