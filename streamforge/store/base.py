@@ -64,6 +64,7 @@ CANDLES = Schema(
         "number_of_trades": "int",
         "taker_buy_base_asset_volume": "float",
         "taker_buy_quote_asset_volume": "float",
+        "filled": "bool",  # true: a flat candle put there on a person's wish, where the exchange has none; null for all others
     },
     key=("symbol", "interval", "open_time"),
 )

@@ -62,7 +62,7 @@ async def markets(
     "Every market of every collection of candles."
     found: list[dict[str, Any]] = []
     for collection, schema in (await store.collections()).items():
-        if schema.key == CANDLES.key and set(CANDLES.columns) == set(schema.columns):
+        if schema.key == CANDLES.key and set(CANDLES.columns) | {"filled"} == set(schema.columns) | {"filled"}:
             table = await store.read(collection, columns=["symbol", "interval"])
             counts = table.group_by(["symbol", "interval"]).aggregate([([], "count_all")])
             found += [
