@@ -24,6 +24,7 @@ __all__ = [
     "NotFound",
     "TryAgain",
     "ExchangeError",
+    "OutOfSequence",
     "BusError",
     "NotOwner",
     "StoreError",
@@ -55,6 +56,7 @@ class StreamForgeError(Exception):
     │   └── UpstreamFailed           a worker that this one waits for has ended in error for good
     ├── TryAgain                     exit 75, HTTP 503: the world, not the request
     │   ├── ExchangeError            the exchange answered with an error, or not at all
+    │   │   └── OutOfSequence        ids that a stream skipped and that nothing could fill in
     │   ├── BusError                 the bus cannot do it now
     │   │   └── NotOwner             a commit for a partition that is another member's by now
     │   ├── StoreError               the database refuses or is away
@@ -162,6 +164,10 @@ class TryAgain(StreamForgeError):
 
 class ExchangeError(TryAgain):
     "The exchange answered with an error after all retries, or did not answer."
+
+
+class OutOfSequence(ExchangeError):
+    "A live stream skipped ids, and asking for them again did not close the hole: the message names them."
 
 
 class BusError(TryAgain):
