@@ -35,6 +35,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .dlq import dlq_app
 from ..core.errors import BadConfig, StreamForgeError
 
 app = typer.Typer(
@@ -45,6 +46,7 @@ app = typer.Typer(
 )
 backtest_app = typer.Typer(help="Out-of-sample truth: walk-forward backtests, fold by fold.", no_args_is_help=True)
 app.add_typer(backtest_app, name="backtest")
+app.add_typer(dlq_app, name="dlq")
 
 Url = Annotated[str, typer.Option("--url", envvar="STREAMFORGE_URL", help="address of the queue-manager")]
 Home = Annotated[str, typer.Option("--home", envvar="STREAMFORGE_HOME", help="folder of everything embedded")]
