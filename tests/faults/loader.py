@@ -1,0 +1,145 @@
+"""What a REST loader survives: an exchange that misbehaves, and its own death."""
+
+import asyncio
+import random
+import signal
+from contextlib import asynccontextmanager
+
+from drill import Lab, drill, side_by_side
+from worker_lab import House, until
+
+from streamforge.core.samples import candles
+from streamforge.exchange.faults import Fault
+from streamforge.exchange.simulator import Simulator, serve
+from streamforge.messages.records import Candle, decode
+
+SPAN = "2021-04-10:2021-10-10"
+SYMBOLS = ("BTCUSDT", "ETHUSDT", "BNBUSDT")
+LOAD = {"TYPE": "api_candles_1h", "SYMBOL": ",".join(SYMBOLS), "TIME_RANGE": SPAN}
+
+
+async def published(house: House) -> dict[tuple, bytes]:
+    "Each candle of the data topic once; two that differ are wrong."
+    once: dict[tuple, bytes] = {}
+    for record in await house.records(house.data):
+        row = decode(Candle, record.value)
+        assert once.setdefault((row.symbol, row.open_time), record.value) == record.value, f"two truths about {row.symbol} {row.open_time}"
+    return once
+
+
+_undisturbed: dict[tuple, bytes] = {}
+
+
+@asynccontextmanager
+async def exchange():
+    simulator = Simulator.open()
+    async with serve(simulator) as url:
+        yield simulator, url
+
+
+async def undisturbed(lab: Lab) -> dict[str, dict[tuple, bytes]]:
+    "What the loader publishes when nothing happens: exactly the candles of the file."
+    if not _undisturbed:
+        async with lab.house() as house, exchange() as (_, url):
+            assert await house.run("loader-producer", BINANCE_API_URL=url, **LOAD) == 0
+            _undisturbed.update(await published(house))
+        truth = {(symbol, int(o)) for symbol in SYMBOLS for o in candles(symbol, SPAN).open_time}
+        assert _undisturbed.keys() == truth, "the undisturbed loader lost or invented candles"
+    return {"stream": _undisturbed}
+
+
+def too_early(simulator: Simulator, retry_after: float) -> int:
+    "Requests that came after a refusal had been read (a tenth of a second is given to those under way) and before its Retry-After had passed."
+    asked = list(simulator.log)
+    refused = [when for when, *_, status in asked if status in (418, 429)]
+    return sum(any(when + 0.1 < o[0] < when + retry_after - 0.02 for when in refused) for o in asked)
+
+
+KINDS = ("too_many", "banned", "server_error", "waf", "html", "truncated", "slow", "duplicates", "shifted")
+
+
+@drill("exchange: 429, 418, 5xx, timeout, truncated, HTML, duplicates", runs=18, short=4)
+async def rude(lab: Lab, runs: int) -> None:
+    "One kind a run, at several requests; the records are the same, and nothing is asked before Retry-After has passed."
+    expected = await undisturbed(lab)
+
+    async def life(n: int) -> None:
+        async with lab.house() as house, exchange() as (simulator, url):
+            kind = KINDS[n % len(KINDS)]
+            for after in (1, 3, 6):
+                simulator.faults.add(Fault(kind=kind, after=after, seconds=2 if kind in ("too_many", "banned") else 1))
+            code = await house.run("loader-producer", timeout=120, BINANCE_API_URL=url, **LOAD)
+            lab.outcome.judge(expected, {"stream": await published(house)}, f"run {n} {kind}")
+            early = too_early(simulator, 2.0)
+            lab.outcome.check(code == 0 and early == 0, f"run {n} {kind}: code {code}, {early} requests too early")
+
+    await side_by_side([lambda n=n: life(n) for n in range(runs)])
+
+
+@drill("exchange: gap, empty page", runs=4, short=1)
+async def holes(lab: Lab, runs: int) -> None:
+    "A hole is reported with its range and nothing is invented; an empty page ends nothing too early."
+    expected, hour = (await undisturbed(lab))["stream"], 3_600_000
+
+    async def life(n: int) -> None:
+        chance = random.Random(n)
+        times = sorted(o for symbol, o in expected if symbol == "ETHUSDT")
+        first = times[chance.randrange(100, len(times) - 300)]
+        hole = range(first, first + chance.randrange(1, 200) * hour, hour)
+        async with lab.house() as house, exchange() as (simulator, url):
+            simulator.faults.add(Fault(kind="gap", symbol="ETHUSDT", start=hole.start, end=hole.stop, times=0))
+            if n % 2:
+                simulator.faults.add(Fault(kind="empty", after=2))
+            code = await house.run("loader-producer", timeout=120, BINANCE_API_URL=url, **LOAD)
+            left = {key: value for key, value in expected.items() if not (key[0] == "ETHUSDT" and key[1] in hole)}
+            lab.outcome.judge({"stream": left}, {"stream": await published(house)}, f"run {n}")
+            done = await house.events("finished")
+            told = {t for o in (done[0].extra["gaps"] if done else []) if o["symbol"] == "ETHUSDT" for t in range(o["start"], o["end"], hour)}
+            lab.outcome.check(code == 0 and told >= set(hole), f"run {n}: code {code}, {len(set(hole) - told)} missing candles were not reported")
+
+    await side_by_side([lambda n=n: life(n) for n in range(runs)])
+
+
+@drill("loader killed (-9)", runs=20, short=2)
+async def loader_killed(lab: Lab, runs: int) -> None:
+    "After a publish, or at any moment; started again, the topic holds every candle."
+    expected = await undisturbed(lab)
+
+    async def life(n: int) -> None:
+        chance = random.Random(n)
+        async with lab.house() as house, exchange() as (simulator, url):
+            simulator.faults.add(Fault(kind="slow", seconds=0.05, times=0))
+            if n % 2 == 0:
+                code = await house.run("loader-producer", FAILPOINT=f"after-publish:{1 + n // 2 % 5}", BINANCE_API_URL=url, **LOAD)
+            else:
+                worker, upto = await house.start("loader-producer", BINANCE_API_URL=url, **LOAD), chance.randrange(1, len(expected["stream"]))
+
+                async def far_enough() -> bool:
+                    return worker.returncode is not None or await house.length(house.data) >= upto
+
+                await until(far_enough)
+                if worker.returncode is None:
+                    worker.kill()
+                code = await worker.wait()
+            again = await house.run("loader-producer", BINANCE_API_URL=url, **LOAD)
+            lab.outcome.judge(expected, {"stream": await published(house)}, f"run {n}")
+            lab.outcome.check(code in (0, -signal.SIGKILL) and again == 0, f"run {n}: {code}, then {again}")
+
+    await side_by_side([lambda n=n: life(n) for n in range(runs)])
+
+
+@drill("loader: SIGTERM in the middle", runs=6, short=1)
+async def loader_evicted(lab: Lab, runs: int) -> None:
+    "75 and `interrupted`, so that an evicted half-done load does not count as done; the next one completes it."
+    expected = await undisturbed(lab)
+    for n in range(runs):
+        async with lab.house() as house, exchange() as (simulator, url):
+            simulator.faults.add(Fault(kind="slow", seconds=0.3, times=0))
+            worker = await house.start("loader-producer", BINANCE_API_URL=url, **LOAD)
+            await until(lambda: house.length(house.data))
+            worker.terminate()
+            code = await asyncio.wait_for(worker.wait(), 20)
+            said = [o.status for o in await house.events("interrupted", "finished", "error")]
+            again = await house.run("loader-producer", BINANCE_API_URL=url, **LOAD)
+            lab.outcome.judge(expected, {"stream": await published(house)}, f"run {n}")
+            lab.outcome.check((code, said, again) == (75, ["interrupted"], 0), f"run {n}: code {code}, said {said}, then {again}")
