@@ -1,6 +1,8 @@
 """Every drill: importing a module registers its own."""
 
+import artifacts  # noqa: F401
 import connector  # noqa: F401
+import disk  # noqa: F401
 import loader  # noqa: F401
 from drill import DRILLS
 

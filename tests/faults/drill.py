@@ -15,7 +15,7 @@ from servers import url_of  # noqa: E402
 from worker_lab import House, real_places, sample_candles, stream_with_nonsense  # noqa: E402
 
 CONNECT = {"TYPE": "api_candles_1h", "UPSTREAM": "loader-producer__a1b2c3", "BATCH_ROWS": "200"}
-NEEDED = {"embedded": (), "kafka+postgresql": ("kafka", "postgresql")}
+NEEDED = {"embedded": (), "kafka+postgresql": ("kafka", "postgresql"), "minio": ("minio",)}
 Contents = dict[str, dict[tuple, bytes]]
 
 
@@ -94,7 +94,7 @@ class Lab:
         home = self.folder / f"{self.made}"
         home.mkdir(parents=True)
         with contextlib.ExitStack() as stack:
-            real = stack.enter_context(real_places(home, url_of("kafka"), url_of("postgresql"))) if self.on != "embedded" else {}
+            real = stack.enter_context(real_places(home, url_of("kafka"), url_of("postgresql"))) if self.on == "kafka+postgresql" else {}
             house = House(home, real | places if real or places else None)
             try:
                 yield house
