@@ -36,7 +36,7 @@ async def topic(bus, fresh):
 def short_session(bus_url) -> tuple[str, float]:
     "The bus with a short session time-out, and that time; brokers refuse less than six seconds."
     seconds = 1.0 if bus_url.startswith("embedded") else 6.0
-    return f"{bus_url}?session_timeout={seconds}", seconds
+    return f"{bus_url}{'&' if '?' in bus_url else '?'}session_timeout={seconds}", seconds
 
 
 def numbered(count: int, keys: int = 20, start: int = 0) -> list[Message]:
