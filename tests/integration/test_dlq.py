@@ -23,8 +23,6 @@ from streamforge.workers.dead_letters import choose, dead_letters, progress_topi
 @pytest.fixture(params=["embedded", "kafka"])
 async def home(request, tmp_path):
     "Workers over the embedded bus, or over a real broker with a store of their own."
-    if request.param == "kafka":
-        pytest.importorskip("streamforge.bus.kafka")
     house = House(tmp_path, {"STREAMFORGE_BUS_URL": need("kafka")} if request.param == "kafka" else None)
     yield house
     house.close()
