@@ -123,7 +123,7 @@ class _Reader(_Objects):
                 log.warning("manifest left out", error=error)
                 return None
 
-        with ThreadPoolExecutor(8, thread_name_prefix="manifests") as threads:
+        with ThreadPoolExecutor(8, thread_name_prefix="sf-work-manifests") as threads:
             found = list(threads.map(look, self._manifests(f"{check_name(kind, 'kind')}/{check_name(name, 'name')}")))
         return [o[-1] for o in sorted((o for o in found if o), key=lambda o: o[:3])]
 
@@ -153,7 +153,7 @@ class MinioArtifacts:
 
     def __init__(self, url: str):
         self.place = Place.parse(url)
-        self._threads = ThreadPoolExecutor(8, thread_name_prefix="artifacts")
+        self._threads = ThreadPoolExecutor(8, thread_name_prefix="sf-work-artifacts")  # a worker that ends does not wait for them
 
     async def __aenter__(self) -> "MinioArtifacts":
         bucket = Bucket(self.place)

@@ -35,6 +35,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .debug import debug_app, dummy_service, worker_env
 from .dlq import dlq_app
 from ..core.errors import BadConfig, StreamForgeError
 
@@ -47,6 +48,8 @@ app = typer.Typer(
 backtest_app = typer.Typer(help="Out-of-sample truth: walk-forward backtests, fold by fold.", no_args_is_help=True)
 app.add_typer(backtest_app, name="backtest")
 app.add_typer(dlq_app, name="dlq")
+app.add_typer(debug_app, name="debug")
+app.command(name="dummy-service")(dummy_service)
 
 Url = Annotated[str, typer.Option("--url", envvar="STREAMFORGE_URL", help="address of the queue-manager")]
 Home = Annotated[str, typer.Option("--home", envvar="STREAMFORGE_HOME", help="folder of everything embedded")]
@@ -118,14 +121,15 @@ def _home(home: str) -> dict[str, str]:
 
 
 # %% ../../nbs/80_cli/07_main.ipynb #b1b4ad58
-@app.command()
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def worker(
+    context: typer.Context,
     target: Annotated[str, typer.Argument(help="for example loader-producer, arango-connector, rl-agent, dummy-service")],
 ) -> None:
-    "Run one worker in this process, configured by its environment."
+    "Run one worker in this process, configured by its environment (dummy-service by options too)."
     from streamforge.workers.base import run_worker
 
-    raise typer.Exit(run_worker(target, os.environ))
+    raise typer.Exit(run_worker(target, {**os.environ, **worker_env(target, context.args)}))
 
 
 @app.command()
