@@ -10,7 +10,7 @@ import asyncio
 import random
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from functools import partial
 from typing import Any, TypeVar
@@ -48,7 +48,8 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
 # %% ../../nbs/30_exchange/03_rest.ipynb #e1c5b139
 _WEIGHT = {"time": 1, "exchangeInfo": 20, "klines": 2, "aggTrades": 4}
 _DEPTH = ((100, 5), (500, 25), (1_000, 50), (5_000, 250))  # levels, weight
-_Part, _Result = TypeVar("_Part"), TypeVar("_Result")
+_Part = TypeVar("_Part")
+_Result = TypeVar("_Result")
 
 
 def _http(base_url: str, concurrency: int, timeout: float, transport: httpx.AsyncBaseTransport | None) -> httpx.AsyncClient:
@@ -94,6 +95,9 @@ class _Requests:
         self.client, self.retry, self.limiter = client, retry, limiter
         self._metrics, self._random, self._places = metrics, random.Random(), asyncio.Semaphore(concurrency)
 
+    def pause(self, failures: int) -> float:
+        return self.retry.pause(failures, self._random.random())
+
     async def get(self, endpoint: str, query: dict[str, Any], read: Callable[[bytes], _Result]) -> _Result:
         "An answer, as `read` makes sense of it; raises `ExchangeError`, `UnknownSymbol`, `BadInterval`, `Refused`, `BadConfig`."
         failures = bans = 0
@@ -111,7 +115,7 @@ class _Requests:
             if code in ("418", "429"):
                 bans += 1
             elif (failures := failures + 1) < self.retry.attempts:
-                await self.limiter.clock.sleep(self.retry.pause(failures, self._random.random()))
+                await self.limiter.clock.sleep(self.pause(failures))
         what = f"{endpoint} {query} from {self.client.base_url.host}, found after {failures + bans} tries: {code} {body[:200].decode(errors='replace')}"
         raise ExchangeError(f"expected {what}", "see whether the exchange can be reached from here, and try again later")
 
@@ -141,7 +145,7 @@ async def in_order(
     todo: deque[_Part],  # emptied from the left
     fetch: Callable[[_Part], Awaitable[_Result]],
     places: int,  # on their way at once, and so in memory
-) -> AsyncIterator[tuple[_Part, _Result]]:
+) -> AsyncGenerator[tuple[_Part, _Result], None]:
     "Each part with what `fetch` made of it, in order; raises what `fetch` raises."
     ahead: deque[tuple[_Part, asyncio.Task[_Result]]] = deque()
     try:
