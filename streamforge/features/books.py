@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..core.errors import BadData, BadSetting
-from .trades import price_steps, step_edges
+from .decimals import price_steps, step_edges
 
 Levels = Sequence[tuple[float, float]]  # (price, quantity), best first
 
@@ -99,5 +99,5 @@ def liquidity(
         gathered: dict[int, list[float]] = {}
         for k, (_, quantity) in zip(steps.tolist(), levels, strict=True):
             gathered.setdefault(k, []).append(quantity)
-        rows += [(side, edge, math.fsum(gathered[k])) for k, edge in zip(gathered, step_edges(gathered, step), strict=True)]
+        rows += [(side, edge, math.fsum(gathered[k])) for k, edge in zip(gathered, step_edges(list(gathered), step), strict=True)]
     return rows
