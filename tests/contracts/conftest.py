@@ -5,6 +5,7 @@
 
 import secrets
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -57,8 +58,18 @@ def store_url(request, tmp_path) -> str:
 
 
 @pytest.fixture
-def artifacts_url(request, tmp_path) -> str:
-    return f"file://{tmp_path}/artifacts" if request.param == "embedded" else _server(request.param)
+def artifacts_url(request, tmp_path, fresh) -> Iterator[str]:
+    "In a bucket a corner of its own, which is empty again afterwards."
+    if request.param == "embedded":
+        yield f"file://{tmp_path}/artifacts"
+        return
+    from streamforge.artifacts.bucket import Bucket, Place  # it needs the client of MinIO
+
+    place, mark, query = _server(request.param).partition("?")
+    yield (url := f"{place.rstrip('/')}/{fresh}{mark}{query}")
+    bucket = Bucket(Place.parse(url))
+    for left in bucket.client.list_objects(bucket.place.name, prefix=bucket.place.prefix, recursive=True):
+        bucket.client.remove_object(bucket.place.name, left.object_name)
 
 
 @pytest.fixture
