@@ -86,8 +86,11 @@ def liquidity_map(
         )
     if mid is not None:
         moments, line = _columns(mid, ("timestamp", "mid"))
+        xs = _axis(moments, _spacing(moments, np.median))
+        ys = np.full(len(xs), np.nan)  # a gap in the line, too
+        ys[np.searchsorted(xs, moments)] = line
         figure.add_trace(
-            Scatter(x=moments.astype("datetime64[ms]"), y=line, name="mid", mode="lines", line={"color": "#222222", "width": 1.4})
+            Scatter(x=xs.astype("datetime64[ms]"), y=ys, name="mid", mode="lines", line={"color": "#222222", "width": 1.4})
         )
     return _styled(figure, 460, title).update_layout(hovermode="closest")
 
