@@ -100,4 +100,11 @@ def open_artifacts(
             "set STREAMFORGE_ARTIFACTS_URL",
         )
     module, name = ADAPTERS[scheme].split(":")
-    return getattr(importlib.import_module(module), name)(url)
+    try:
+        return getattr(importlib.import_module(module), name)(url)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("streamforge"):
+            raise
+        raise BadUrl(
+            f"expected the client of {scheme}:// to be installed, found no '{error.name}'", "pip install 'streamforge[servers]'"
+        ) from None
