@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import io
 import json
+import os
 import secrets
+import signal
 import ssl
 import subprocess
 import sys
@@ -351,6 +353,34 @@ async def test_a_worker_says_what_is_wrong_with_its_bucket(lab, tmp_path):
             last = decode_event((await anext(bus.tail("queue-events"))).records[-1].value)
         ends[name] = (code, last.status, last.extra.get("error_type"), last.finished)
     assert ends == {"well": (0, "finished", None, True), "absent": (64, "error", "BadUrl", True), "refused": (78, "error", "Refused", True), "away": (75, "error", "StoreError", False)}
+
+
+class Stuck(Worker):
+    uses = ("artifacts",)
+
+    async def run(self, ctx):
+        ctx.progress(1)
+        while True:
+            await ctx.artifacts.put("models", "stuck", {"weights": bytes(3_000_000)})
+            await asyncio.sleep(0.05)
+
+
+STUCK = "import os, sys; sys.path.insert(0, sys.argv[1]); from streamforge.workers.base import TARGETS, run_worker; TARGETS['stuck'] = 'test_minio:Stuck'; sys.exit(run_worker('stuck', os.environ))"
+
+
+@pytest.mark.slow
+async def test_a_worker_that_hangs_in_an_upload_still_ends_in_time(lab, proxy, tmp_path):
+    places = {"STREAMFORGE_HOME": str(tmp_path), "QUEUE_ID": "wf-1", "TELEMETRY_PRODUCER_ID": "stuck__a1b2c3", "STREAMFORGE_ARTIFACTS_URL": lab.url(proxy.host)}
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", STUCK, str(Path(__file__).parent), env=os.environ | places, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 30
+    while not lab.objects():
+        assert time.monotonic() < deadline and process.returncode is None
+        await asyncio.sleep(0.05)
+    with proxy.toxic("timeout", "downstream", timeout=0):  # the server hears, and never answers: 30 s a try
+        await asyncio.sleep(0.5)
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 30) == 75 and time.monotonic() - began < 10.5
 
 
 PEAK = """
