@@ -149,8 +149,8 @@ def book_changes(
             bids: dict[int, str] = {}
             asks: dict[int, str] = {}
             for k in fresh:
-                old, new = book.quantity(k, tick - 1), book.quantity(k, tick)
-                if old != new:
+                new = book.quantity(k, tick)
+                if new or book.quantity(k, tick - 1):
                     (bids if k <= now else asks)[k] = new or "0"
             found.append((bids, asks))
         else:

@@ -364,6 +364,7 @@ class _Connection:
         self.place = self.born = hub.clock.ms()
         self.started, self.warned, self.end, self.silent = time.monotonic(), False, float("inf"), asyncio.Event()
         self._held: bytes | None = None
+        self._window = 60_000  # ms of market time that are fetched at once: some thousand events
         self.silent.set()
 
     async def run(self) -> None:
@@ -401,28 +402,27 @@ class _Connection:
         while True:
             now = self.hub.clock.ms()
             self.place = min(self.place, now)
-            until = await self._age(min(now, self.place + self._window()))
+            until = await self._age(min(now, self.place + self._window))
             if until > self.place and self.names:
                 events = self._between(self.place, until)
                 self.place = until
+                self._window = (
+                    max(self._window // 2, 1_000)
+                    if len(events) > 4_000
+                    else min(self._window * 2, 30 * 86_400_000) if len(events) < 1_000 else self._window
+                )
                 await self._deliver(events)
                 await asyncio.sleep(0)
             if not self.names:
                 self.place = until
             if self.place >= now:
-                await self.hub.clock.wait(
-                    max(
-                        min(
-                            0.02 if self.hub.clock.runs else 1.0,
-                            self.end - time.monotonic(),
-                            self.started + self.hub.rules.life - time.monotonic(),
-                        ),
-                        0.001,
-                    )
-                )
+                await self.hub.clock.wait(self._rest())
 
-    def _window(self) -> int:
-        return 60_000 if any("@depth" in o for o in self.names) else 3_600_000  # ms: some hundreds of events per stream
+    def _rest(self) -> float:
+        "Seconds until something can happen by itself."
+        rules, now = self.hub.rules, time.monotonic()
+        due = self.started + (rules.life if self.warned else max(rules.life - rules.notice, 0))
+        return max(min(0.02 if self.hub.clock.runs else 1.0, self.end - now, due - now), 0.001)
 
     def _between(self, after: int, until: int) -> list[tuple[int, str, bytes]]:
         merged = [
@@ -435,10 +435,10 @@ class _Connection:
         rules, lived = self.hub.rules, time.monotonic() - self.started
         market_end = self.born + int(rules.market_life * 1_000) if rules.market_life else 2**62
         notice = market_end - int(rules.notice * 1_000)
-        if lived >= rules.life or time.monotonic() >= self.end or self.place >= market_end:
-            await self.close(1001, "The connection has reached its age")
         if not self.warned and (lived >= rules.life - rules.notice or self.place >= notice):
             await self._shutdown()
+        if lived >= rules.life or time.monotonic() >= self.end or self.place >= market_end:
+            await self.close(1001, "The connection has reached its age")
         return min(until, market_end, notice if self.place < notice else market_end)
 
     async def _shutdown(self) -> None:

@@ -92,7 +92,8 @@ class CandleTrades:
         )
         self.lots = np.rint(table.volume * self.lots_per_unit).astype(np.int64)
         self.row = np.flatnonzero(self.lots >= self.per_candle)  # candles that have trades
-        self.count = len(self.row) * self.per_candle
+        self.count, self._times = len(self.row) * self.per_candle, dict[int, np.ndarray]()
+        self._opens = table.open_time[self.row]
 
     def columns(self, first: int, last: int) -> TradeColumns:
         "Trades number `first` to `last` (exclusive), counted from 0."
@@ -112,11 +113,17 @@ class CandleTrades:
 
     def index_at(self, moment: int) -> int:
         "How many trades were made before this ms."
-        candle = int(np.searchsorted(self.table.open_time[self.row], moment, side="right")) - 1
+        candle = int(np.searchsorted(self._opens, moment, side="right")) - 1
         if candle < 0:
             return 0
         first = candle * self.per_candle
-        return first + int(np.searchsorted(self.columns(first, first + self.per_candle).time, moment))
+        if moment >= self._opens[candle] + self.step:
+            return first + self.per_candle
+        if candle not in self._times:
+            if len(self._times) >= 256:
+                self._times.clear()
+            self._times[candle] = self.columns(first, first + self.per_candle).time
+        return first + int(np.searchsorted(self._times[candle], moment))
 
     def _buyers(self, rows: np.ndarray) -> np.ndarray:
         "(n,) lots that takers bought."
