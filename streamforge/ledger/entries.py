@@ -70,6 +70,7 @@ class Answer(msgspec.Struct, frozen=True):
     at: int  # when it said so, ms UTC
 
 
+# %% ../../nbs/25_ledger/02_entries.ipynb #fcf90aa2
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     "What is known of one market's rows in one collection."
 

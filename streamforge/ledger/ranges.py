@@ -61,15 +61,15 @@ class Ranges(msgspec.Struct, frozen=True):
                 made.append((start, end))
         return Ranges(tuple(made))
 
-    def __bool__(self) -> bool:
-        return bool(self.parts)
-
     def __iter__(self) -> Iterator[tuple[int, int]]:
         return iter(self.parts)
 
+    def __bool__(self) -> bool:
+        return bool(self.parts)
+
     @property
-    def size(self) -> int:
-        "How many integers are inside."
+    def size(self) -> int:  # how many integers are inside
+        "Their sum of lengths."
         return sum(end - start for start, end in self.parts)
 
     @property
