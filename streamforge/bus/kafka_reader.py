@@ -9,7 +9,10 @@ __all__ = [
     "REBALANCE_SECONDS",
     "key_text",
     "decode",
+    "move",
     "Reader",
+    "wait_for_data",
+    "wake",
     "new_consumer",
     "end_consumer",
     "high_water",
@@ -70,10 +73,33 @@ def decode(
     ]
 
 
-# %% ../../nbs/20_bus/14_kafka_reader.ipynb #e28c2208
+# %% ../../nbs/20_bus/14_kafka_reader.ipynb #185721fc
 FETCH_BYTES = 16 << 20  # of one answer of a broker
 
 
+def move(
+    result: FetchResult,  # of one partition
+    records: list[Record],  # grows
+    limit: int,  # of its length
+    rows: list[Record],  # decoded before and not handed out
+    end: int,  # next offset after those
+) -> tuple[list[Record], int]:  # the same, as it is afterwards
+    "Move records from an answer to the caller, and the partition's position with them."
+    source, state = result._partition_records, result._assignment.state_value(result._topic_partition)
+    topic, partition = result._topic_partition
+    while (rows or source._records.has_next()) and len(records) < limit:
+        if not rows:
+            batch = source._records.next_batch()
+            rows, end = decode(batch, topic, partition, source.next_fetch_offset), batch.next_offset
+        room = limit - len(records)
+        records += rows if len(rows) <= room else rows[:room]
+        rows = [] if len(rows) <= room else rows[room:]
+        source.next_fetch_offset = rows[0].offset if rows else end
+        state.consumed_to(source.next_fetch_offset)
+    return rows, end
+
+
+# %% ../../nbs/20_bus/14_kafka_reader.ipynb #e02657c6
 class Reader:
     "Takes records out of a fetcher's hands."
 
@@ -110,25 +136,11 @@ class Reader:
         return records
 
     def _read(self, pair: TopicPartition, result: FetchResult, records: list[Record], limit: int) -> None:
-        "Move records of one partition, and its position with them."
-        source, state = result._partition_records, result._assignment.state_value(pair)
         held, rows, end = self._rest.pop(pair, (None, [], 0))
-        if held is not result:
-            rows = []
-        while rows or source._records.has_next():
-            if not rows:
-                batch = source._records.next_batch()
-                rows, end = decode(batch, pair.topic, pair.partition, source.next_fetch_offset), batch.next_offset
-            room = limit - len(records)
-            records += rows if len(rows) <= room else rows[:room]
-            rows = [] if len(rows) <= room else rows[room:]
-            source.next_fetch_offset = rows[0].offset if rows else end
-            state.consumed_to(source.next_fetch_offset)
-            if len(records) >= limit:
-                break
+        rows, end = move(result, records, limit, rows if held is result else [], end)
         if rows:
             self._rest[pair] = result, rows, end
-        elif not source._records.has_next():
+        elif not result._partition_records._records.has_next():
             self._drop(pair)
 
     def _drop(self, pair: TopicPartition) -> None:
@@ -137,20 +149,23 @@ class Reader:
         del self._fetcher._records[pair]
         self._fetcher._notify(self._fetcher._wait_consume_future)
 
-    async def wait(self, seconds: float) -> None:
-        "Until something was fetched, or time is up."
-        waiter = self._fetcher._create_fetch_waiter()
-        try:
-            await asyncio.wait({waiter}, timeout=seconds)
-            if waiter.done() and not waiter.cancelled() and (error := waiter.exception()):
-                raise translate(error, self._access, "read") from error
-        finally:
-            waiter.cancel()
 
-    def wake(self) -> None:
-        "End every wait."
-        for waiter in list(self._fetcher._fetch_waiters):
-            self._fetcher._notify(waiter)
+# %% ../../nbs/20_bus/14_kafka_reader.ipynb #77ff62c7
+async def wait_for_data(fetcher: Fetcher, access: Access, seconds: float) -> None:
+    "Until something was fetched, or time is up; raises what the background has met with."
+    waiter = fetcher._create_fetch_waiter()
+    try:
+        await asyncio.wait({waiter}, timeout=seconds)
+        if waiter.done() and not waiter.cancelled() and (error := waiter.exception()):
+            raise translate(error, access, "read") from error
+    finally:
+        waiter.cancel()
+
+
+def wake(fetcher: Fetcher) -> None:
+    "End every wait."
+    for waiter in list(fetcher._fetch_waiters):
+        fetcher._notify(waiter)
 
 
 # %% ../../nbs/20_bus/14_kafka_reader.ipynb #960103da

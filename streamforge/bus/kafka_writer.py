@@ -4,6 +4,7 @@
 
 # %% auto #0
 __all__ = [
+    "Rows",
     "MANY_KEYS",
     "BATCH_BYTES",
     "FEW",
@@ -15,6 +16,8 @@ __all__ = [
     "new_producer",
     "end_producer",
     "Producers",
+    "patiently",
+    "deliver",
     "Writer",
 ]
 
@@ -39,7 +42,8 @@ from ..core.times import now_ms
 log = get_logger("bus.kafka")
 T = TypeVar("T")
 
-# %% ../../nbs/20_bus/13_kafka_writer.ipynb #8af627c7
+# %% ../../nbs/20_bus/13_kafka_writer.ipynb #a07e4172
+Rows = dict[int, list[tuple[bytes | None, Message]]]  # partition -> (key, message), in order
 MANY_KEYS = 65_536  # a table of places is emptied beyond
 
 
@@ -52,12 +56,10 @@ class Places:
     def sort(
         self,
         messages: Sequence[Message],  # from a producer, not checked yet
-    ) -> tuple[
-        list[int], dict[int, list[tuple[bytes | None, Message]]]
-    ]:  # each one's partition; partition -> (key, message) in order
+    ) -> tuple[list[int], Rows]:  # each one's partition; partition -> (key, message) in order
         "Check every message, then say where each goes; raises `BadRecord` before any is sent."
         chosen: list[int] = []
-        rows: dict[int, list[tuple[bytes | None, Message]]] = {o: [] for o in range(self.partitions)}
+        rows: Rows = {o: [] for o in range(self.partitions)}
         known = self._known
         for message in messages:
             if (
@@ -83,7 +85,7 @@ class Places:
         return chosen, {partition: row for partition, row in rows.items() if row}
 
 
-# %% ../../nbs/20_bus/13_kafka_writer.ipynb #e81198a8
+# %% ../../nbs/20_bus/13_kafka_writer.ipynb #44d2378d
 BATCH_BYTES = 256 << 10
 FEW = 16  # records that are sent one by one
 
@@ -216,7 +218,7 @@ class Producers:
             await asyncio.wait(self._retired, timeout=8.0)
 
 
-# %% ../../nbs/20_bus/13_kafka_writer.ipynb #78c594a7
+# %% ../../nbs/20_bus/13_kafka_writer.ipynb #ed8b6af7
 def _seen(future: asyncio.Future[object]) -> None:
     "A failure that nobody asks for is no news."
     if not future.cancelled():
@@ -247,7 +249,66 @@ async def _send(
     return offsets, None
 
 
-# %% ../../nbs/20_bus/13_kafka_writer.ipynb #af7d3eeb
+# %% ../../nbs/20_bus/13_kafka_writer.ipynb #cbb29f78
+async def patiently(
+    sending: asyncio.Future[list[T]],
+    seconds: float,  # for all of it
+    still_there: Callable[[], Awaitable[None]],  # raises where waiting makes no sense; asked every three seconds
+) -> list[T]:
+    "Wait for acknowledgements; raises `TimeoutError` and what `still_there` raises."
+    deadline = time.monotonic() + seconds
+    try:
+        while True:
+            await asyncio.wait({sending}, timeout=max(min(3.0, deadline - time.monotonic()), 0.0))
+            if sending.done():
+                return sending.result()
+            if time.monotonic() >= deadline:
+                raise TimeoutError
+            await still_there()
+    finally:
+        sending.cancel()
+
+
+async def deliver(
+    producers: Producers,
+    topic: str,
+    rows: Rows,
+    one_by_one: bool,
+    still_there: Callable[[], Awaitable[None]],
+) -> dict[int, list[int]]:  # partition -> offset of each of its rows
+    "Publish rows, if need be through several producers; raises `UnknownTopic`, `BadRecord`, `Refused`, `BusError`."
+    access, deadline, offsets = (
+        producers.access,
+        time.monotonic() + PUBLISH_SECONDS,
+        {partition: list[int]() for partition in rows},
+    )
+    while left := {
+        partition: row[len(offsets[partition]) :] for partition, row in rows.items() if len(offsets[partition]) < len(row)
+    }:
+        producer = await producers.current()
+        sending = asyncio.gather(*(_send(producer, topic, partition, row, one_by_one) for partition, row in left.items()))
+        try:
+            found = await patiently(sending, deadline - time.monotonic(), still_there)
+        except (TimeoutError, UnknownTopic) as error:
+            producers.retire(producer, 0.0)  # it would try for ever
+            if isinstance(error, UnknownTopic):
+                raise
+            raise BusError(
+                f"expected {access.address} to acknowledge records of {topic} in {PUBLISH_SECONDS:g} s, found no answer",
+                "is the broker up? some may be there; publish again",
+            ) from error
+        for partition, (acknowledged, _) in zip(left, found, strict=True):
+            offsets[partition] += acknowledged
+        if errors := [error for _, error in found if error]:
+            producers.retire(producer, PUBLISH_SECONDS)
+            final = next((o for o in errors if not isinstance(o, BROKEN) and type(o) is not kafka_errors.KafkaError), None)
+            if final or time.monotonic() > deadline:
+                raise translate(final or errors[0], access, f"publish to {topic}", "write", topic) from errors[0]
+            log.warning("the producer is broken and is replaced", topic=topic, error=errors[0])
+    return offsets
+
+
+# %% ../../nbs/20_bus/13_kafka_writer.ipynb #0b520d18
 class Writer:
     "Publishes the messages of one bus."
 
@@ -256,7 +317,7 @@ class Writer:
         access: Access,
         count: Callable[[str], Awaitable[int]],  # asks how many partitions a topic has; raises `UnknownTopic`
     ):
-        self.access, self.producers, self._count = access, Producers(access), count
+        self.producers, self._count = Producers(access), count
         self._places, self._under_way, self._freed = dict[str, Places](), 0, asyncio.Condition()
 
     async def publish(self, topic: str, messages: Sequence[Message]) -> list[tuple[int, int]]:
@@ -273,7 +334,7 @@ class Writer:
                 await self._freed.wait_for(lambda: not self._under_way or self._under_way + size <= ROOM)
         self._under_way += size
         try:
-            offsets = await self._deliver(topic, rows, len(messages) <= FEW)
+            offsets = await deliver(self.producers, topic, rows, len(messages) <= FEW, lambda: self._still_there(topic))
         finally:
             self._under_way -= size
             async with self._freed:
@@ -287,47 +348,6 @@ class Writer:
         "A topic was deleted: ask again before the next record."
         self._places.pop(topic, None)
         self.producers.forget(topic)
-
-    async def _deliver(
-        self, topic: str, rows: dict[int, list[tuple[bytes | None, Message]]], one_by_one: bool
-    ) -> dict[int, list[int]]:
-        deadline, offsets = time.monotonic() + PUBLISH_SECONDS, {partition: list[int]() for partition in rows}
-        while left := {
-            partition: row[len(offsets[partition]) :] for partition, row in rows.items() if len(offsets[partition]) < len(row)
-        }:
-            producer = await self.producers.current()
-            sending = asyncio.gather(*(_send(producer, topic, partition, row, one_by_one) for partition, row in left.items()))
-            errors = list[BaseException]()
-            for partition, (found, error) in zip(left, await self._patiently(sending, producer, topic, deadline), strict=True):
-                offsets[partition] += found
-                errors += [error] if error else []
-            if errors:
-                self.producers.retire(producer, PUBLISH_SECONDS)
-                final = next((o for o in errors if not isinstance(o, BROKEN) and type(o) is not kafka_errors.KafkaError), None)
-                if final or time.monotonic() > deadline:
-                    raise translate(final or errors[0], self.access, f"publish to {topic}", "write", topic) from errors[0]
-                log.warning("the producer is broken and is replaced", topic=topic, error=errors[0])
-        return offsets
-
-    async def _patiently(self, sending: asyncio.Future[T], producer: AIOKafkaProducer, topic: str, deadline: float) -> T:
-        "Wait for acknowledgements while the topic is there and time is left."
-        try:
-            while not sending.done():
-                await asyncio.wait({sending}, timeout=max(min(3.0, deadline - time.monotonic()), 0.0))
-                if sending.done():
-                    break
-                if time.monotonic() >= deadline:
-                    raise BusError(
-                        f"expected {self.access.address} to acknowledge records of {topic} in {PUBLISH_SECONDS:g} s, found no answer",
-                        "is the broker up? some may be there; publish again",
-                    )
-                await self._still_there(topic)
-            return sending.result()
-        except BaseException as error:
-            sending.cancel()
-            if isinstance(error, BusError | UnknownTopic):
-                self.producers.retire(producer, 0.0)
-            raise
 
     async def _still_there(self, topic: str) -> None:
         try:

@@ -148,6 +148,9 @@ share.coordinator.state.topic.min.isr=1
 share.coordinator.state.topic.num.partitions=4
 # a laptop has few consumers: do not wait 3 s for more to join
 group.initial.rebalance.delay.ms=0
+# retention is looked after every second, where a production broker takes five minutes: tests see it happen
+log.retention.check.interval.ms=1000
+log.initial.task.delay.ms=1000
 EOF
     if [ $MODE = plain ]; then cat >>"$PROPS" <<EOF
 listeners=PLAINTEXT://$HOST:$KAFKA_PORT,CONTROLLER://$HOST:$CONTROLLER_PORT
