@@ -19,7 +19,8 @@ from streamforge.core.samples import SAMPLES
 from streamforge.core.times import to_ms
 from streamforge.exchange.candle_files import read_file
 from streamforge.exchange.faults import Fault
-from streamforge.exchange.sim_streams import StreamRules, stream_events
+from streamforge.exchange.sim_events import stream_events
+from streamforge.exchange.sim_streams import StreamRules
 from streamforge.exchange.simulator import Simulator, serve
 
 NOON, HOUR = to_ms("2021-05-19T12:00"), 3_600_000
@@ -49,7 +50,7 @@ async def take(socket, n):
 
 async def until(condition, seconds=10):
     async with asyncio.timeout(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 
