@@ -295,7 +295,16 @@ async def diagnose(
         finally:
             conn.close()
         return None
-    except (kafka_errors.SaslAuthenticationFailed, kafka_errors.AuthenticationFailedError, ValueError):
+    except ssl.SSLCertVerificationError as error:
+        return Refused(
+            f"expected a certificate of {place} that '{access.ca or 'the system'}' vouches for, found: {error.verify_message}",
+            "set ca= or CA_PATH to the broker's authority (unknown CA)",
+        )
+    except (
+        kafka_errors.SaslAuthenticationFailed,
+        kafka_errors.AuthenticationFailedError,
+        ValueError,
+    ):  # ValueError: the broker cannot prove that it knows us
         return Refused(
             f"expected user '{access.user}' and its password at {place}, found that the broker knows no such pair",
             "check KAFKA_USER and KAFKA_PASSWORD, or password_file in the URL",
@@ -304,11 +313,6 @@ async def diagnose(
         return Refused(
             f"expected {place} to check users by {MECHANISM}, found that it does not",
             "use security=plaintext or security=ssl without a user, or enable the mechanism",
-        )
-    except ssl.SSLCertVerificationError as error:
-        return Refused(
-            f"expected a certificate of {place} that '{access.ca or 'the system'}' vouches for, found: {error.verify_message}",
-            "set ca= or CA_PATH to the broker's authority (unknown CA)",
         )
     except (OSError, TimeoutError, kafka_errors.KafkaError) as error:
         return await _other_way(access, host, int(number), error)
