@@ -55,6 +55,7 @@ class Worker:
 TARGETS = {
     "loader-producer": "streamforge.workers.loader:Loader",
     "loader-api-candles": "streamforge.workers.loader:Loader",
+    "loader-api-trades": "streamforge.workers.loader:Loader",
     "arango-connector": "streamforge.workers.connector:Connector",
     "graph-builder": "streamforge.workers.graph_builder:GraphBuilder",
     "gnn-trainer": "streamforge.workers.gnn_trainer:GnnTrainer",

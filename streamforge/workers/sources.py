@@ -62,7 +62,6 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     only_missing: bool = False  # a repair: nothing that is stored already is published again
     again: bool = False  # a repair: ask also for what the exchange has denied
     fill: bool = False  # a repair: flat candles where the exchange has none
-    source: str = "auto"  # of trades: `archive`, `rest`, or whatever is there
 
     def market(self, symbol: str, kind: str = "candles") -> Market:
         "Whose ledger a symbol's records are noted in."
@@ -100,9 +99,6 @@ def read_order(
             raise BadSetting(f"expected {name}, found none", "say what to load", field=name)
     if interval:
         interval_ms(interval)
-    source = settings.option("SOURCE", "auto")
-    if source not in ("auto", "archive", "rest"):
-        raise BadSetting(f"expected SOURCE as auto, archive or rest, found '{source}'", "correct the variable", field="SOURCE")
     wishes = {o: settings.option(o.upper()).lower() in ("1", "true", "yes") for o in ("only_missing", "again", "fill")}
     collection = settings.collection_name or collection_of(settings.type or (f"{kind}_{interval}" if interval else kind))
     return Order(
@@ -112,7 +108,6 @@ def read_order(
         span=settings.time_range,
         topic=settings.kafka_topic or data_topic(settings.queue_id),
         collection=collection,
-        source=source,
         **wishes,
     )
 
