@@ -96,14 +96,17 @@ def pack(
     now: int,  # ms UTC, for messages without a time
 ) -> list[BatchBuilder]:  # in order
     "Fill batches with records."
-    batches = [new_batch()]
-    append = batches[-1].append
+    batches, none = [new_batch()], list[tuple[str, bytes]]()
+    append, at = batches[-1]._builder.append, 0  # what `BatchBuilder.append` calls in the end, for half the time
     for key, message in rows:
-        at = message.timestamp or now
-        if append(timestamp=at, key=key, value=message.value, headers=list(message.headers)) is None:
+        headers, when = list(message.headers) if message.headers else none, message.timestamp or now
+        if append(at, when, key, message.value, headers) is None:
+            batches[-1]._relative_offset = at
             batches.append(new_batch())
-            append = batches[-1].append
-            append(timestamp=at, key=key, value=message.value, headers=list(message.headers))
+            append, at = batches[-1]._builder.append, 0
+            append(at, when, key, message.value, headers)
+        at += 1
+    batches[-1]._relative_offset = at
     for batch in batches:
         batch.close()
     return batches

@@ -34,9 +34,9 @@ async def publish_ours(topic: str, count: int) -> float:
         await bus.publish(topic, messages[:1])
         began = time.perf_counter()
         pending: set[asyncio.Task] = set()
-        for _ in range(count // BATCH):  # two batches under way, as a loader has that reads ahead
+        for _ in range(count // BATCH):  # four batches under way, as a loader has that reads ahead
             pending.add(asyncio.create_task(bus.publish(topic, messages)))
-            if len(pending) == 2:
+            if len(pending) == 4:
                 _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
         await asyncio.gather(*pending)
         return count / (time.perf_counter() - began)
