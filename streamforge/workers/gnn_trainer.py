@@ -98,14 +98,18 @@ class GnnTrainer(Worker):
             "val": [val.start, val.stop],
             "test": [test.start, test.stop],
         }
-        manifest = await publish(
-            ctx.artifacts,
-            ctx.bus,
-            settings.option("MODEL_NAME", "gatv2"),
-            result.files,
-            metrics=result.metrics,
-            data_sha256=data.version,
-            meta=meta,
+        # hours of training are not lost to a store that is away for a minute
+        manifest = await ctx.retry(
+            "artifacts",
+            lambda: publish(
+                ctx.artifacts,
+                ctx.bus,
+                settings.option("MODEL_NAME", "gatv2"),
+                result.files,
+                metrics=result.metrics,
+                data_sha256=data.version,
+                meta=meta,
+            ),
         )
         ctx.progress(1)
         ctx.result(None, model_name=manifest.name, model_version=manifest.version, data_sha256=data.version, **result.metrics)

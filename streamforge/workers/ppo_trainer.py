@@ -78,14 +78,18 @@ class PpoTrainer(Worker):
         except Asked:
             return
         lasting = {k: v for k, v in result.metrics.items() if k != "steps_per_second"}  # a version must not depend on the weather
-        manifest = await publish(
-            ctx.artifacts,
-            ctx.bus,
-            settings.option("MODEL_NAME", "ppo"),
-            result.files,
-            metrics=lasting,
-            data_sha256=data.version,
-            meta=meta,
+        # hours of training are not lost to a store that is away for a minute
+        manifest = await ctx.retry(
+            "artifacts",
+            lambda: publish(
+                ctx.artifacts,
+                ctx.bus,
+                settings.option("MODEL_NAME", "ppo"),
+                result.files,
+                metrics=lasting,
+                data_sha256=data.version,
+                meta=meta,
+            ),
         )
         ctx.progress(1)
         ctx.result(None, model_name=manifest.name, model_version=manifest.version, data_sha256=data.version, **result.metrics)
