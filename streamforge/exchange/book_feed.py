@@ -56,12 +56,19 @@ class BookFeed:
     ) -> None:
         self.events, self.fetch, self.options, self.on_resync = events, fetch, options, on_resync
         self.markets: dict[str, _Market] = {}
+        self.unreadable = 0  # updates in a row
 
     async def __aiter__(self) -> AsyncGenerator[DepthUpdate | BookSnapshot, None]:
         "Records in order; raises `OutOfSequence`, `BadRecord`, and what the stream and `fetch` raise."
         try:
             async for event in self.events:
-                update = decode(DepthUpdate, bytes(event.data))
+                try:
+                    update, self.unreadable = decode(DepthUpdate, bytes(event.data)), 0
+                except BadRecord:  # the next update shows the hole
+                    if (unreadable := self.unreadable + 1) > self.options.attempts:
+                        raise
+                    self.unreadable = unreadable
+                    continue
                 market = self.markets.setdefault(update.s, _Market(update.s, self.options.limit, self.options.waiting))
                 if update.u > market.last_sent:
                     market.last_sent = update.u
