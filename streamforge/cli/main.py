@@ -36,6 +36,7 @@ from typing import Annotated, Any
 import typer
 
 from .debug import debug_app, dummy_service, worker_env
+from .data import data_app
 from .dlq import dlq_app
 from ..core.errors import BadConfig, StreamForgeError
 
@@ -47,6 +48,7 @@ app = typer.Typer(
 )
 backtest_app = typer.Typer(help="Out-of-sample truth: walk-forward backtests, fold by fold.", no_args_is_help=True)
 app.add_typer(backtest_app, name="backtest")
+app.add_typer(data_app, name="data")
 app.add_typer(dlq_app, name="dlq")
 app.add_typer(debug_app, name="debug")
 app.command(name="dummy-service")(dummy_service)

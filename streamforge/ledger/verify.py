@@ -166,15 +166,15 @@ async def whole_span(
     store: Store,
     market: Market,
     entry: Entry,
-) -> Ranges:  # one range, or none
-    "From the first to the last that is known of a market, by the ledger or by its rows."
+) -> Ranges:
+    "What was asked for or published of a market; of one without a ledger from its first to its last row."
     where = {"symbol": market.symbol} | ({"interval": market.interval} if market.interval else {})
-    everything = entry.asked | entry.loaded | entry.verified
+    everything = entry.asked | entry.loaded | entry.verified | entry.missing
     if not everything and market.collection in await store.collections():
         name = "open_time" if market.interval else "trade_id"
         moments = (await store.read(market.collection, where=where, columns=[name]))[name].to_numpy()
-        everything = covered(moments, market.step)
-    return everything.hull
+        everything = covered(moments, market.step).hull
+    return everything
 
 
 # %% ../../nbs/25_ledger/03_verify.ipynb #3b820e78
@@ -187,8 +187,8 @@ async def verify(
     entry = await read_entry(store, market)
     wide = await whole_span(store, market, entry)
     if market.kind == "candles":
-        wide = Ranges.of(*((o.start, o.end) for o in [span] if o)) if span else wide
-        wide = on_grid(market, TimeRange(*wide.parts[0]), now_ms()) if wide else wide
+        wanted = [span] if span else [TimeRange(*o) for o in wide]
+        wide = Ranges.of(*(part for o in wanted for part in on_grid(market, o, now_ms())))
     found = await inspect(store, market, wide, entry)
 
     def seen(entry: Entry) -> Entry:
@@ -212,7 +212,7 @@ async def verify_trades(
     for start, end in found.span - found.good - entry.missing:
         around = [await _time_of(store, ids, start - 1), await _time_of(store, ids, end)]
         known = await whole_span(store, times, await read_entry(store, times))
-        low, high = known.parts[0] if known else (0, 1)
+        low, high = known.hull.parts[0] if known else (0, 1)
         doubtful |= Ranges.of((around[0] if around[0] is not None else low, around[1] + 1 if around[1] is not None else high))
 
     def seen(by_time: Entry) -> Entry:

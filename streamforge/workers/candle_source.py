@@ -57,6 +57,7 @@ async def plan_market(
     span = Ranges.of((times[0], times[-1] + times.step)) if len(times) else Ranges()
     left = span - (done if order.only_missing or not done else Ranges.of((span.parts[0][0], done.parts[-1][1])))
     entry = await read_entry(store, market)
+    left = left & entry.asked if order.only_missing else left
     found = await inspect(store, market, (entry.loaded | entry.verified | entry.filled) & left, entry)
     here = found.good if order.again else found.good | found.filled
     ask = entry.to_ask(left, here, order.again)

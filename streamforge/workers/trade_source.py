@@ -70,6 +70,7 @@ class TradeStream:
         "Which stretches of time the ledger has; raises `StoreError`."
         by_time, by_id = await read_entry(self.store, self.times), await read_entry(self.store, self.ids)
         self.known, self.skipped = by_id.loaded | by_id.verified, Ranges()
+        self.span = self.span & by_time.asked if self.order.only_missing else self.span
         self.stored = self.span & (by_time.loaded | by_time.verified) if self.known else Ranges()
         self.ask = self.span - self.stored
 
