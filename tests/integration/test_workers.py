@@ -38,7 +38,7 @@ async def test_from_the_exchange_to_the_store(house):
             rows = [o for o in sample_candles((symbol,), span)]
             assert (await store.read("candles_1h", where={"symbol": symbol})).to_pylist() == [msgspec.to_builtins(o) | {"filled": None} for o in rows]
             enriched = (await store.read(enriched_collection("candles_1h"), where={"symbol": symbol})).to_pylist()
-            assert enriched == [msgspec.to_builtins(o) | {"filled": None} for o in enrich(Enricher(), rows)]
+            assert enriched == [msgspec.to_builtins(o) | {"filled": None, "revision": None} for o in enrich(Enricher(), rows)]
     times, (loaded,) = set(candles("BTCUSDT", span).open_time), [o for o in await house.events("finished") if o.producer == LOADER]
     missing = [o for o in range(1618876800000, 1621468800000, 3_600_000) if o not in times]  # 2021-04-20 to 2021-05-20
     assert [m for g in loaded.extra["gaps"] if g["symbol"] == "ETHUSDT" for m in range(g["start"], g["end"], 3_600_000)] == missing
