@@ -1,12 +1,15 @@
-"""The SQLite store beside what one writes without it: `python tests/bench/store.py [--json FILE] [--rows N]`.
+"""The SQL store beside what one writes without it: `python tests/bench/store.py [--json FILE] [--rows N] [--rounds N]`.
 
-Rows of 13 columns (candles) are upserted into typed tables, beside the same rows as JSON documents in a SQLite table with a key (what a document store on a laptop does); then read into columns, beside
-`pandas.read_sql`. Both in one process, in turns; the best of several rounds counts, because a shared machine only ever adds time. Writes a list of {work, unit, ours, peer, peer_name, ratio}; a ratio above 1 means that ours is better.
+Rows of 13 columns (candles) are upserted into typed tables, beside the same rows as JSON documents in a SQLite table with a key (what a document store on a laptop does); then read into a DataFrame, beside
+`pandas.read_sql`, from SQLite, from PostgreSQL where `make servers` started one, and from a frozen dataset. Both in one process, in turns; the best of several rounds counts, because a shared machine only ever adds time. Writes a list of {work, unit, ours, peer, peer_name, ratio}; a ratio above 1 means that ours is better.
 """
 
 import argparse
 import asyncio
 import json
+import os
+import secrets
+import shutil
 import sqlite3
 import sys
 import tempfile
@@ -18,10 +21,16 @@ import msgspec
 import pandas as pd
 import sqlalchemy as sa
 
-from streamforge.messages.records import Candle
-from streamforge.store.base import CANDLES, open_store
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from servers import url_of  # noqa: E402
 
-BATCH = 10_000
+from streamforge.artifacts.base import open_artifacts  # noqa: E402
+from streamforge.messages.records import Candle  # noqa: E402
+from streamforge.runs.datasets import freeze, load_panel, read_panel  # noqa: E402
+from streamforge.store.base import CANDLES, open_store  # noqa: E402
+from streamforge.store.postgresql import Postgresql  # noqa: E402
+
+BATCH = 5_000  # as the connector writes them
 HOUR = 3_600_000
 
 
@@ -89,29 +98,67 @@ async def writing(folder: Path, rows: list[Candle], rounds: int) -> list[dict]:
     ]
 
 
-async def reading(folder: Path, rows: list[Candle], rounds: int) -> list[dict]:
-    "All rows into columns, and one market's."
-    path, results = folder / "read.db", []
-    engine = sa.create_engine(f"sqlite:///{path}")
-    async with open_store(f"sqlite:///{path}") as store:
-        await store.ensure("candles", CANDLES)
+async def filled(url: str, collection: str, rows: list[Candle]) -> None:
+    "A collection with all rows."
+    async with open_store(url) as store:
+        await store.ensure(collection, CANDLES)
         for i in range(0, len(rows), BATCH):
-            await store.upsert("candles", rows[i : i + BATCH])
-        everything = "SELECT * FROM candles ORDER BY symbol, interval, open_time"
-        market = "SELECT * FROM candles WHERE symbol = 'MARKET3' AND interval = '1h' ORDER BY open_time"
-        for work, where, sql, count in (
-            (f"read {len(rows):,} rows", {}, everything, len(rows)),
-            (f"read a market of {len(rows) // 8:,} rows", {"symbol": "MARKET3", "interval": "1h"}, market, len(rows) // 8),
-        ):
+            await store.upsert(collection, rows[i : i + BATCH])
+
+
+async def reading(name: str, url: str, collection: str, engine: sa.Engine, count: int, rounds: int) -> list[dict]:
+    "All rows into a DataFrame, and one market's; the peer has its own way to the same rows."
+    columns, results = ", ".join(Candle.__struct_fields__), []
+    everything = f"SELECT {columns} FROM {collection} ORDER BY symbol, interval, open_time"
+    market = f"SELECT {columns} FROM {collection} WHERE symbol = 'MARKET3' AND interval = '1h' ORDER BY open_time"
+    cases = [(f"{count:,} rows", {}, everything, count), (f"a market of {count // 8:,} rows", {"symbol": "MARKET3", "interval": "1h"}, market, count // 8)]
+    async with open_store(url) as store:
+        for work, where, sql, expected in cases:
             ours, peer = [], []
             for _ in range(rounds):
                 began = time.perf_counter()
-                assert (await store.read("candles", where=where)).num_rows == count
+                frame = (await store.read(collection, where=where, columns=Candle.__struct_fields__)).to_pandas()
                 ours.append(time.perf_counter() - began)
+                assert frame.shape == (expected, len(Candle.__struct_fields__))
+                del frame
                 peer.append(clocked(lambda sql=sql: pd.read_sql(sql, engine)))
-            results.append(result(f"{work}, 13 columns", "rows/s", count / min(ours), count / min(peer), "pandas.read_sql"))
+            results.append(result(f"{name}: {work} into a DataFrame, 13 columns", "rows/s", expected / min(ours), expected / min(peer), "pandas.read_sql"))
     engine.dispose()
     return results
+
+
+async def frozen(folder: Path, count: int, rounds: int) -> list[dict]:
+    "Prices and volume of all markets, from a dataset that was frozen once."
+    sql = "SELECT symbol, open_time, open, high, low, close, volume FROM candles ORDER BY symbol, interval, open_time"
+    async with open_store(f"sqlite:///{folder}/read.db") as store, open_artifacts(f"file://{folder}/artifacts") as artifacts:
+        panel = await read_panel(store, "candles", [f"MARKET{k}" for k in range(8)], "1h")
+        manifest = await freeze(artifacts, "bench", panel, interval="1h")
+        ours, peer, engine = [], [], sa.create_engine(f"sqlite:///{folder}/copy.db")
+        for _ in range(rounds):
+            began = time.perf_counter()
+            loaded, _ = await load_panel(artifacts, "bench", manifest.version)
+            ours.append(time.perf_counter() - began)
+            assert len(loaded) == len(panel)
+            peer.append(clocked(lambda: pd.read_sql(sql, engine)))
+    engine.dispose()
+    return [result(f"frozen dataset: {count:,} rows, checked by sha256, 6 columns", "rows/s", count / min(ours), count / min(peer), "pandas.read_sql from SQLite")]
+
+
+async def on_server(rows: list[Candle], rounds: int) -> list[dict]:
+    "The same from PostgreSQL, if one runs."
+    if not (url := url_of("postgresql")):
+        return []
+    address, collection = Postgresql(url).address, f"bench_{secrets.token_hex(4)}"
+    host, _, port = address.hosts[0].rpartition(":")
+    place = sa.URL.create("postgresql+psycopg", address.user, address.password(os.environ, "POSTGRES_PASSWORD"), host, int(port), address.path)
+    try:
+        await filled(url, collection, rows)
+        return await reading("PostgreSQL", url, collection, sa.create_engine(place), len(rows), rounds)
+    finally:
+        connection = Postgresql(url).connect()
+        connection.run(f"DROP TABLE IF EXISTS {collection}")
+        connection.run(f"DELETE FROM sf_collections WHERE name = '{collection}'")
+        connection.close()
 
 
 def result(work: str, unit: str, ours: float, peer: float, peer_name: str) -> dict:
@@ -121,7 +168,13 @@ def result(work: str, unit: str, ours: float, peer: float, peer_name: str) -> di
 async def main(rows: int, rounds: int) -> list[dict]:
     with tempfile.TemporaryDirectory() as folder:
         everything = candles(rows)
-        return [*await writing(Path(folder), everything[: min(rows, 400_000)], rounds), *await reading(Path(folder), everything, rounds)]
+        home = Path(folder)
+        results = await writing(home, everything[: min(rows, 400_000)], rounds)
+        await filled(f"sqlite:///{home}/read.db", "candles", everything)
+        shutil.copy(home / "read.db", home / "copy.db")  # one process, two SQLite libraries: never on the same file
+        results += await reading("SQLite", f"sqlite:///{home}/read.db", "candles", sa.create_engine(f"sqlite:///{home}/copy.db"), rows, rounds)
+        results += await frozen(home, rows, rounds)
+        return results + await on_server(everything, rounds)
 
 
 if __name__ == "__main__":

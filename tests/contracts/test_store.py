@@ -389,3 +389,69 @@ async def test_many_calls_at_once(store, fresh):
     await asyncio.gather(*(store.upsert(fresh, [edge(k * 10 + j) for j in range(10)]) for k in range(50)))
     counts = await asyncio.gather(*(store.count(fresh) for _ in range(20)))
     assert counts == [500] * 20
+
+
+async def test_a_column_that_is_empty_for_long(store, fresh):
+    "A driver must not conclude a type from the first rows: an indicator that came late begins with many nulls."
+    await store.ensure(fresh, MIXED)
+    late = {"count": 7, "price": 0.5, "note": "late", "good": True}
+    rows = [{"name": "a", "at": k} for k in range(20_000)] + [{"name": "a", "at": 20_000} | late]
+    await store.upsert(fresh, rows)
+    table = await store.read(fresh, where={"name": "a"})
+    assert table.slice(20_000).to_pylist() == [{"name": "a", "at": 20_000} | late] and table["price"].null_count == 20_000
+    assert [str(o.type) for o in table.columns] == ["string", "int64", "int64", "double", "string", "bool"]
+
+
+async def test_text_that_some_database_cannot_keep(store, fresh):
+    await store.ensure(fresh, MIXED)
+    for wrong in ("a\0b", "\0", "\ud800"):
+        for batch in ([{"name": "a", "at": 1, "note": wrong}], [{"name": wrong, "at": 1}]):
+            with pytest.raises(BadData):
+                await store.upsert(fresh, batch)
+        assert (await store.read(fresh, where={"name": wrong})).num_rows == 0 and await store.count(fresh, where={"name": wrong}) == 0
+        with pytest.raises((BadData, BadName)):
+            await store.put(fresh, wrong, {})
+    with pytest.raises(BadData):
+        await store.put(fresh, "one", {"text": "\ud800"})
+    assert await store.put(fresh, "one", {"text": "a\0b"}) == 1 and (await store.get(fresh, "one")).body == {"text": "a\0b"}
+
+
+async def test_a_caller_that_is_cancelled_leaves_nothing_half_done(store, fresh):
+    await store.ensure(fresh, EDGES)
+    for moment in range(5):
+        task = asyncio.create_task(store.upsert(fresh, [edge(k, float(moment)) for k in range(3_000)]))
+        await asyncio.sleep(0.004 * moment)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        table = await store.read(fresh)
+        assert table.num_rows in (0, 3_000) and len(set(table["weight"].to_pylist())) <= 1
+
+
+# ---- files of an earlier version
+
+OLD = """
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1])
+db.execute("PRAGMA journal_mode=WAL")
+db.execute("CREATE TABLE sf_collections (name TEXT NOT NULL, physical TEXT NOT NULL, schema TEXT NOT NULL, PRIMARY KEY (name), UNIQUE (physical))")
+db.execute("CREATE TABLE sf_documents (kind TEXT NOT NULL, id TEXT NOT NULL, version BIGINT NOT NULL, body TEXT NOT NULL, PRIMARY KEY (kind, id)) WITHOUT ROWID")
+keys = "graph TEXT NOT NULL, source TEXT NOT NULL, target TEXT NOT NULL, open_time BIGINT NOT NULL"
+db.execute(f"CREATE TABLE edges ({keys}, weight DOUBLE, PRIMARY KEY (graph, source, target, open_time)) WITHOUT ROWID")
+db.execute("INSERT INTO sf_collections VALUES ('edges', 'edges', ?)", (sys.argv[2],))
+db.execute("INSERT INTO sf_documents VALUES ('workflow', 'wf-1', 3, ?)", ('{"status":"done"}',))
+db.executemany("INSERT INTO edges VALUES ('g', 'BTCUSDT', 'ETHUSDT', ?, ?)", [(1, 0.5), (2, None), (3, 2)])
+db.commit()
+"""
+
+
+async def test_a_file_of_an_earlier_version_opens(tmp_path):
+    "Written by Python's own SQLite, in the tables that SQLAlchemy made: in another process, as two libraries must not share a file in one."
+    await asyncio.to_thread(subprocess.run, [sys.executable, "-c", OLD, tmp_path / "store.db", msgspec.json.encode(EDGES).decode()], check=True)
+    async with open_store(f"sqlite:///{tmp_path}/store.db") as store:
+        assert (await store.read("edges", columns=["open_time", "weight"])).to_pydict() == {"open_time": [1, 2, 3], "weight": [0.5, None, 2.0]}
+        assert await store.get("workflow", "wf-1") == Document("workflow", "wf-1", 3, {"status": "done"})
+        await store.ensure("edges", Schema(columns=EDGES.columns | {"lag": "int"}, key=EDGES.key))
+        assert await store.upsert("edges", [edge(2, 0.25, lag=1)]) == 1 and await store.put("workflow", "wf-1", {}, version=3) == 4
+    read = "import sqlite3, sys; print(sqlite3.connect(sys.argv[1]).execute('SELECT weight, lag FROM edges ORDER BY open_time').fetchall(), end='')"
+    found = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", read, tmp_path / "store.db"], check=True, capture_output=True, text=True)
+    assert found.stdout == "[(0.5, None), (0.25, 1), (2.0, None)]"

@@ -161,9 +161,13 @@ asyncio.run(main(sys.argv[1], sys.argv[3:]))
 """
 
 
+def maker(*told: str) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", MAKER, *told])
+
+
 async def test_two_processes_make_the_same_collections_at_once(url, fresh):
     names = [f"{fresh}_{k}" for k in range(10)]
-    makers = [subprocess.Popen([sys.executable, "-c", MAKER, url, me, *names]) for me in "ab"]
+    makers = [maker(url, me, *names) for me in "ab"]
     assert [await asyncio.to_thread(o.wait, 60) for o in makers] == [0, 0]
     async with open_store(url) as store:
         found = await store.collections()
