@@ -213,9 +213,7 @@ async def test_a_caller_that_works_for_long_is_not_thrown_out(topic):
         async with bus.subscribe([topic], topic) as member:
             batch = await drain(member, 400)
             generation = member._seat.rebalance.generation
-            end = time.monotonic() + 13
-            while time.monotonic() < end:
-                await asyncio.sleep(0.5)  # the work
+            await asyncio.sleep(13)  # the work
             await member.commit(ends_of(batch))
             assert member._seat.rebalance.generation == generation and await bus.committed(topic, topic) == await bus.end_offsets(topic)
 
