@@ -78,8 +78,8 @@ class Telemetry:
                 "extra": {**(self.extra if status in own | {"loading"} else {}), **extra},
             }
             event = Event(**about)
+            self.seq += 1  # before the event is sent: one whose sending is cancelled may have arrived all the same
             await self.bus.publish(told.queue_events_topic, [Message(encode_control(event), key=told.queue_id)])
-            self.seq += 1
         if self.heard:
             self.heard(status)
         return event
