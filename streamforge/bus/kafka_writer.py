@@ -237,11 +237,11 @@ async def _send(
         if one_by_one:
             for key, m in rows:
                 under_way.append((1, await producer.send(topic, m.value, key, partition, m.timestamp or None, list(m.headers))))
+                under_way[-1][1].add_done_callback(_seen)
         else:
             for batch in pack(rows, producer.create_batch, now_ms()):
                 under_way.append((batch.record_count(), await producer.send_batch(batch, topic, partition=partition)))
-        for _, future in under_way:
-            future.add_done_callback(_seen)
+                under_way[-1][1].add_done_callback(_seen)
         for count, future in under_way:
             first = (await future).offset  # type: ignore[attr-defined]
             if first < 0:
