@@ -45,7 +45,7 @@ async def fill(home: str, markets: tuple[str, ...]) -> int:
 
 async def peer(home: str, count: int) -> None:
     "Read, decode, write, commit."
-    names = list(CANDLES.columns)
+    names = [o for o in CANDLES.columns if o != "filled"]
     db = sqlite3.connect(f"{home}/peer.db", isolation_level=None)
     db.execute("PRAGMA journal_mode=WAL")
     db.execute("PRAGMA synchronous=NORMAL")
