@@ -14,6 +14,7 @@ __all__ = [
     "known_markets",
     "whole_span",
     "verify",
+    "verify_loaded",
     "verify_trades",
 ]
 
@@ -26,7 +27,7 @@ import numpy as np
 
 from ..core.errors import NotFound
 from ..core.times import now_ms, open_times, TimeRange
-from .entries import Entry, Market, read_entry, update_entry
+from .entries import Entry, Market, read_entry, read_ledger, update_entry
 from .ranges import Ranges, covered
 from ..store.base import CANDLES, TRADES, Store
 
@@ -197,6 +198,19 @@ async def verify(
         )
 
     return found, await update_entry(store, market, seen)
+
+
+# %% ../../nbs/25_ledger/03_verify.ipynb #7e95ef7c
+async def verify_loaded(
+    store: Store,
+    collection: str,
+    symbols: Sequence[str],
+) -> None:
+    "Verify the candles that were loaded since somebody looked; raises `StoreError`."
+    for market, entry in (await read_ledger(store, collection=collection, symbols=symbols)).items():
+        if market.kind == "candles" and (todo := entry.loaded - entry.verified):
+            found = await inspect(store, market, todo, entry)
+            await update_entry(store, market, lambda entry, found=found: entry.note("verified", found.good))  # type: ignore[misc]
 
 
 # %% ../../nbs/25_ledger/03_verify.ipynb #08591f5c

@@ -28,6 +28,7 @@ from ..bus.base import Batch, Message, Record, TopicSpec
 from ..core.errors import BadSetting
 from ..core.names import revised_topic
 from ..core.settings import WorkerSettings
+from ..ledger.verify import verify_loaded
 from ..features.frame import INDICATORS
 from ..features.program import program
 from ..store.base import CANDLES
@@ -311,6 +312,8 @@ class Connector(Worker):
                 if not await done():
                     await Pipeline(ctx, handler, subscription).run(done)
                 result = await handler.end()
+            if ends and ends.done():
+                await verify_loaded(ctx.store, wiring.collection, ctx.settings.symbol.replace(",", " ").split())
         finally:
             if ends:
                 ends.cancel()

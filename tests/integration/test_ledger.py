@@ -69,7 +69,7 @@ async def test_a_second_run_asks_for_nothing_and_a_repair_for_exactly_what_lacks
         first = [(o.value, o.key) for o in await house.records("wf-1-data")]
         async with open_store(house.places.store_url) as store:
             entry = await read_entry(store, BTC)
-        assert entry.asked == WHOLE and entry.loaded == WHOLE - holes and entry.denied == holes
+        assert entry.asked == WHOLE and entry.loaded == entry.verified == WHOLE - holes and entry.denied == holes
 
         exchange.log.clear()
         await load_and_store(house, url, QUEUE_ID="wf-2", TELEMETRY_PRODUCER_ID=LOADER)
