@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import msgspec
 
-from ..core.errors import BadData, BadName, Conflict, NotFound, StoreError
+from ..core.errors import BadData, BadName, Conflict, StoreError
 from ..core.names import check_name
 from .arango_errors import number_of
 from .arango_link import Link
@@ -210,6 +210,16 @@ class _Documents:
     async def delete(self, kind: str, id: str) -> None:
         "Forget a document; one that is not there is fine."
         await self._link.run(lambda database: _delete(database, kind, id))
+
+
+# %% ../../nbs/21_store/12_arango.ipynb #f1f48c87
+def _placed(error: BadData, collection: str, batch: "pa.Table", schema: Schema) -> BadData:
+    "The same error, and which rows it is about."
+    key = ":".join(str(o) for o in batch.select(list(schema.key)).slice(0, 1).to_pylist()[0].values())
+    return BadData(
+        f"{error}; in {'the row' if len(batch) == 1 else f'{len(batch)} rows from'} {key} of '{collection}'",
+        field=error.field or schema.key[-1],
+    )
 
 
 # %% ../../nbs/21_store/12_arango.ipynb #7c32760b

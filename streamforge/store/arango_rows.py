@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 
 from ..core.errors import BadData, NotFound, StoreError
-from .arango_names import COLLECTIONS, DOCUMENTS, MARKETS, attribute, escaped, is_edges, key_of, keys_of
+from .arango_names import COLLECTIONS, MARKETS, attribute, is_edges, key_of, keys_of
 from .base import Schema
 from .rows import arrow_types
 from .tables import Question, literal
@@ -67,7 +67,7 @@ def ask(
     variables: Mapping[str, Any],
 ) -> Iterable[list[Any]]:  # batches
     "Answers of a question as they come; raises what the driver raises."
-    cursor = cast(Any, database.aql.execute(text, bind_vars=dict(variables), batch_size=_BATCH, ttl=_TTL_S, stream=True))
+    cursor = cast(Any, database.aql).execute(text, bind_vars=dict(variables), batch_size=_BATCH, ttl=_TTL_S, stream=True)
     try:
         while True:
             found = cursor.batch()

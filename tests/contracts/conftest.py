@@ -12,8 +12,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from servers import need  # noqa: E402
+from standins.arango import standin  # noqa: E402
 
-SERVERS = {"bus": ["kafka", "kafka-secure"], "store": ["postgresql"], "artifacts": ["minio"], "jobs": []}  # started by `make servers`
+# started by `make servers`, but for the stand-in, which runs in a thread of the tests
+SERVERS = {"bus": ["kafka", "kafka-secure"], "store": ["arangodb-standin", "postgresql"], "artifacts": ["minio"], "jobs": []}
 PORTS = {
     "bus": "kafka://localhost:9092",
     "store": "postgresql://lab@localhost/lab",
@@ -52,8 +54,17 @@ def bus_url(request, tmp_path) -> str:
     return f"embedded://{tmp_path}/bus" if request.param == "embedded" else _server(request.param)
 
 
+@pytest.fixture(scope="session")
+def arango() -> Iterator[str]:
+    "What stands in for an ArangoDB server, which cannot be had everywhere."
+    with standin() as running:
+        yield running.url()
+
+
 @pytest.fixture
 def store_url(request, tmp_path) -> str:
+    if request.param == "arangodb-standin":
+        return request.getfixturevalue("arango")
     return f"sqlite:///{tmp_path}/store.db" if request.param == "embedded" else _server(request.param)
 
 
