@@ -39,7 +39,7 @@ from .enriched_rows import revised_schema, rows_of
 from .enrichment import Advanced, States, advance, cut
 from .pipeline import Handler, Pipeline, Wiring, read_wiring, write_rows
 from .revision import Pending, revise
-from .states import Market, PartitionState, keep_state
+from .states import Market, PartitionState, keep_state, load_partition
 from .telemetry import ensure_topic
 from .trade_rows import TradeHandler
 
@@ -209,6 +209,7 @@ class EnrichedHandler(CandleHandler):
 
     async def end(self) -> dict[str, dict[int, int]]:
         "Revise what is due, keep the markets' states for later workflows, and say where the enriched topic ends."
+        await _recall(self)
         await self.committed(True)
         for state in self.states.partitions.values():
             for market, enricher in state.enrichers.items():
@@ -230,6 +231,18 @@ async def _publish(handler: EnrichedHandler, made: Advanced) -> None:
     await ctx.publish(topic, messages)
     if revised := [o for table in tables if "revision" in table.column_names for o in table.to_pylist() if o["revision"]]:
         await handler.revisions.tell(revised)
+
+
+async def _recall(handler: EnrichedHandler) -> None:
+    "At the end of a stream: what is due of partitions that this process never read, because their last commit was a predecessor's."
+    states, bus = handler.states, handler.ctx.bus
+    if handler.ctx.stopping.is_set():
+        return
+    for partition, offset in (await bus.committed(states.group, states.topic)).items():
+        if partition not in states.partitions:
+            found = await load_partition(states.store, states.group, states.topic, partition, offset, states.names)
+            if found.due:
+                states.partitions[partition] = found
 
 
 async def _save(handler: EnrichedHandler, batch: Batch) -> None:
