@@ -210,7 +210,6 @@ class EnrichedHandler(CandleHandler):
     async def end(self) -> dict[str, dict[int, int]]:
         "Revise what is due, keep the markets' states for later workflows, and say where the enriched topic ends."
         await _recall(self)
-        await self.committed(True)
         for state in self.states.partitions.values():
             for market, enricher in state.enrichers.items():
                 await keep_state(self.ctx.store, self.wiring.collection, market, enricher)
@@ -234,15 +233,14 @@ async def _publish(handler: EnrichedHandler, made: Advanced) -> None:
 
 
 async def _recall(handler: EnrichedHandler) -> None:
-    "At the end of a stream: what is due of partitions that this process never read, because their last commit was a predecessor's."
+    "At the end of a stream, revise what is due, also of partitions that this process never read, because their last commit was a predecessor's."
     states, bus = handler.states, handler.ctx.bus
-    if handler.ctx.stopping.is_set():
-        return
     for partition, offset in (await bus.committed(states.group, states.topic)).items():
-        if partition not in states.partitions:
+        if partition not in states.partitions and not handler.ctx.stopping.is_set():
             found = await load_partition(states.store, states.group, states.topic, partition, offset, states.names)
             if found.due:
                 states.partitions[partition] = found
+    await handler.committed(True)
 
 
 async def _save(handler: EnrichedHandler, batch: Batch) -> None:
