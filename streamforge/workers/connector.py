@@ -28,9 +28,9 @@ from ..bus.base import Batch, Message, Record, TopicSpec
 from ..core.errors import BadSetting
 from ..core.names import revised_topic
 from ..core.settings import WorkerSettings
-from ..ledger.verify import verify_loaded
 from ..features.frame import INDICATORS
 from ..features.program import program
+from ..ledger.verify import verify_loaded
 from ..store.base import CANDLES
 from .base import Context, Worker
 from .book_rows import BookHandler
