@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -78,6 +79,16 @@ def read_place(
 
 
 # %% ../../nbs/21_store/10_arango_link.ipynb #744a1d9c
+def _tls_error(error: Exception, place: Place) -> Exception:
+    "A certificate that nobody trusts, a server that does not talk TLS, or a connection that broke."
+    found = f"found '{error!s:.300}'"
+    if "CERTIFICATE" in str(error):
+        return Refused(f"expected {place.address} with a certificate of a known authority, {found}", "correct ?ca= or CA_PATH")
+    if "WRONG_VERSION_NUMBER" in str(error):
+        return BadUrl(f"expected {place.address} to talk TLS, {found}", "leave out ?tls= and ?ca=, or name the port that does")
+    return StoreError(f"expected an encrypted connection to {place.address}, {found}", "see whether the server is up")
+
+
 def _http_client(place: Place) -> Any:
     "An HTTP client for the driver."
     import requests
@@ -109,10 +120,7 @@ def _http_client(place: Place) -> Any:
                     method, url, params=params, data=body, headers=headers, auth=auth, timeout=(_CONNECT_S, place.timeout)
                 )
             except requests.exceptions.SSLError as error:
-                raise Refused(
-                    f"expected {place.address} with a certificate of a known authority, found '{error!s:.200}'",
-                    "correct ?ca= or CA_PATH",
-                ) from None
+                raise _tls_error(error, place) from None
             told.encoding = "utf-8"
             return Response(
                 method=method,
@@ -141,11 +149,13 @@ def _encode(value: Any) -> str:
 
 # %% ../../nbs/21_store/10_arango_link.ipynb #5b36d76e
 def _connect(place: Place, env: Mapping[str, str]) -> "tuple[ArangoClient, StandardDatabase]":
-    "A client with the password as it is now; it sends nothing yet. Raises `BadConfig` where the driver is not installed."
+    "A client with the password as it is now; it sends nothing yet. Raises `BadConfig` for no driver, `BadUrl` for no certificates."
     try:
         from arango import ArangoClient
     except ImportError as error:
         raise BadConfig(f"expected the driver of {place.address}, found {error}", "install streamforge[servers]") from None
+    if place.tls and place.ca and not Path(place.ca).exists():
+        raise BadUrl(f"expected a file with certificates, found no '{place.ca}'", "correct ?ca= or CA_PATH")
     hosts = place.hosts()
     client = ArangoClient(
         hosts, resolver_max_tries=len(hosts), http_client=_http_client(place), serializer=_encode, deserializer=_decode

@@ -15,7 +15,7 @@ from servers import url_of  # noqa: E402
 from worker_lab import House, real_places, sample_candles, stream_with_nonsense  # noqa: E402
 
 CONNECT = {"TYPE": "api_candles_1h", "UPSTREAM": "loader-producer__a1b2c3", "BATCH_ROWS": "200"}
-NEEDED = {"embedded": (), "kafka+postgresql": ("kafka", "postgresql"), "minio": ("minio",)}
+NEEDED = {"embedded": (), "kafka+postgresql": ("kafka", "postgresql"), "minio": ("minio",), "arangodb-standin": ()}
 Contents = dict[str, dict[tuple, bytes]]
 
 

@@ -40,6 +40,7 @@ TEXTS = {
     1210: (409, "unique constraint violated"),
     1216: (400, "document too large"),
     1221: (400, "illegal document key"),
+    1222: (400, "unexpected document key"),
     1226: (400, "missing document key"),
     1228: (404, "database not found"),
     1233: (400, "edge attribute missing or invalid"),
@@ -487,12 +488,14 @@ async def _broken(send: Callable) -> None:
 class Running:
     "A stand-in that listens at a port of its own, in a thread; it can go down and come back."
 
-    def __init__(self, arango: Arango):
-        self.arango, self.port = arango, 0
+    def __init__(self, arango: Arango, tls: tuple[str, str] | None = None):
+        self.arango, self.port, self.tls = arango, 0, tls  # files with key and certificate
         self.up()
 
     def up(self) -> None:
-        config = uvicorn.Config(self.arango, host="127.0.0.1", port=self.port, log_level="critical", access_log=False, lifespan="off", timeout_graceful_shutdown=1, backlog=256)
+        key, certificate = self.tls or (None, None)
+        quiet = {"log_level": "critical", "access_log": False, "lifespan": "off", "timeout_graceful_shutdown": 1}
+        config = uvicorn.Config(self.arango, host="127.0.0.1", port=self.port, ssl_keyfile=key, ssl_certfile=certificate, **quiet)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True, name="arango-standin")
         self._thread.start()
@@ -513,9 +516,9 @@ class Running:
 
 
 @contextmanager
-def standin(seed: int = 0) -> Iterator[Running]:
+def standin(seed: int = 0, tls: tuple[str, str] | None = None) -> Iterator[Running]:
     "A stand-in for the length of a block."
-    running = Running(Arango(seed))
+    running = Running(Arango(seed), tls)
     try:
         yield running
     finally:

@@ -1,0 +1,82 @@
+"What a connector survives of an ArangoDB server, or of what stands in for one."
+
+import asyncio
+import json
+
+from drill import CONNECT, Lab, drill
+from standins.arango import Fault, Running, standin
+from worker_lab import House, until
+
+SMALL = CONNECT | {"BATCH_ROWS": "20"}
+STORMS = {
+    "503": [Fault(503, chance=0.3)],
+    "429": [Fault(429, chance=0.3)],
+    "write conflict": [Fault(1200, on="POST .*/(import|document)", chance=0.6)],
+    "queue, shards": [Fault(21004, chance=0.15), Fault(1495, on="POST", chance=0.1), Fault(1496, on="POST", chance=0.1)],
+    "lost answers": [Fault("drop", chance=0.1), Fault("lost", on="POST .*/(import|document)", chance=0.2), Fault("html", chance=0.05)],
+}
+
+
+async def life(house: House, server: Running, lab: Lab) -> asyncio.subprocess.Process:
+    "A connector in the middle of its work."
+    await house.fill(await lab.stream())
+    worker = await house.start("arango-connector", **SMALL)
+    await until(lambda: house.length(f"{house.data}-enriched"))
+    return worker
+
+
+@drill("database 503, 429, write conflict", on=("arangodb-standin",), runs=len(STORMS), short=2)
+async def storms(lab: Lab, runs: int) -> None:
+    "Retried with jitter; no dead letters but the true ones, every row once."
+    expected = await lab.expected()
+    for n in range(runs):
+        name = list(STORMS)[(2 * n) % len(STORMS)]
+        with standin(n) as server:
+            async with lab.house(STREAMFORGE_STORE_URL=server.url()) as house:
+                worker = await life(house, server, lab)
+                server.arango.faults = [Fault(o.what, o.on, o.times, o.chance) for o in STORMS[name]]
+                before = len(server.arango.requests)
+                await asyncio.wait({waiting := asyncio.ensure_future(worker.wait())}, timeout=8)
+                met, server.arango.faults = len(server.arango.requests) - before, []
+                code = await asyncio.wait_for(waiting, 120)
+                lab.outcome.judge(expected, await house.contents(), f"run {n} {name}")
+                lab.outcome.check(code == 0 and met > 5 and not await house.events("error"), f"run {n} {name}: code {code}, {met} requests in the storm")
+
+
+@drill("database slow, down, back (ArangoDB)", on=("arangodb-standin",), runs=2, short=1)
+async def away(lab: Lab, runs: int) -> None:
+    "Gone for some seconds, and slow when it comes back."
+    expected = await lab.expected()
+    for n in range(runs):
+        with standin(n) as server:
+            async with lab.house(STREAMFORGE_STORE_URL=server.url()) as house:
+                worker = await life(house, server, lab)
+                await asyncio.to_thread(server.down)
+                await asyncio.sleep(5)
+                server.arango.faults = [Fault("slow", times=20, seconds=0.2)]
+                server.up()
+                code = await asyncio.wait_for(worker.wait(), 120)
+                lab.outcome.judge(expected, await house.contents(), f"run {n}")
+                lab.outcome.check(code == 0 and not await house.events("error"), f"run {n}: code {code}")
+
+
+@drill("permanent database error", on=("arangodb-standin",), runs=4, short=1)
+async def permanent(lab: Lab, runs: int) -> None:
+    "The database refuses single candles for good: they alone are dead letters, their siblings are written."
+    expected = await lab.expected()
+    for n in range(runs):
+        number = (1620, 1216, 1210, 1233)[n % 4]
+        with standin(n) as server:
+            async with lab.house(STREAMFORGE_STORE_URL=server.url()) as house:
+                stream = await lab.stream()
+                await house.fill(stream)
+                moments = sorted({key[2] for key in expected["candles_1h"]})
+                victims = {moments[o] for o in (100, 101, 300)}
+                server.arango.spoiled = [(lambda name, row, victims=victims: name == "candles_1h" and row["open_time"] in victims, number)]
+                code = await house.run("arango-connector", **CONNECT)
+                rows = {key: row for key, row in expected["candles_1h"].items() if key[2] not in victims}
+                lab.outcome.judge({"candles_1h": rows}, await house.contents(), f"run {n} {number}")
+                refused = [o for o in await house.records(f"{house.data}-dlq") if dict(o.headers).get("sf.dlq.stage") == b"write"]
+                found = {json.loads(o.value)["open_time"] for o in refused}
+                told = all(f"number {number}" in dict(o.headers)["sf.dlq.error"].decode() for o in refused)
+                lab.outcome.check(code == 0 and found == victims and told, f"run {n} {number}: code {code}, {len(refused)} refused, the number told: {told}")
