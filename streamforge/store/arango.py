@@ -8,12 +8,13 @@ __all__ = ["ArangoStore"]
 # %% ../../nbs/21_store/12_arango.ipynb #781a3702
 import asyncio
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import msgspec
 
-from ..core.errors import BadData, BadName, Conflict, StoreError
+from ..core.errors import BadConfig, BadData, BadName, Conflict, StoreError
 from ..core.names import check_name
 from .arango_errors import number_of
 from .arango_link import Link
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 # %% ../../nbs/21_store/12_arango.ipynb #90b6f1a3
 _THERE = (1207, 1925)
+_OLDEST = (3, 12)  # the first with `versionAttribute`; older ones ignore it
 _T = TypeVar("_T")
 
 
@@ -42,7 +44,13 @@ def _unless_there(make: Callable[[], object]) -> None:
 
 
 def _found_house(database: "StandardDatabase") -> None:
-    "Make the store's own collections where they are missing."
+    "Make the store's own collections where they are missing; raises `BadConfig` for a server that is too old."
+    version = str(database.version())
+    if (found := re.match(r"(\d+)\.(\d+)", version)) and tuple(map(int, found.groups())) < _OLDEST:
+        raise BadConfig(
+            f"expected ArangoDB {'.'.join(map(str, _OLDEST))} or later, found {version}",
+            "update the server: before, it took older revisions for newer ones",
+        )
     present = {o["name"] for o in cast(Any, database.collections())}
     for name in (COLLECTIONS, DOCUMENTS, MARKETS):
         if name not in present:

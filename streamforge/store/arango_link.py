@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from ..core.errors import BadConfig, BadData, BadUrl, Refused, StoreError
+from ..core.errors import BadConfig, BadData, BadUrl, Refused, StoreError, StreamForgeError
 from ..core.settings import read_secret
 from ..core.urls import Address, parse_url
 from .arango_errors import named_error, number_of
@@ -166,7 +166,6 @@ def _connect(place: Place, env: Mapping[str, str]) -> "tuple[ArangoClient, Stand
 
 # %% ../../nbs/21_store/10_arango_link.ipynb #5fe6ec61
 _CONFLICTS = 6  # tries of a write that another one crossed
-_FAILURES = (Exception,)  # of the driver: its own, requests', and TypeError or KeyError where the answer was nonsense
 
 
 # %% ../../nbs/21_store/10_arango_link.ipynb #fec84861
@@ -191,7 +190,11 @@ class Link:
             connected = self._connection()
             try:
                 return work(connected[1])
-            except _FAILURES as error:
+            except StreamForgeError:
+                raise
+            except (
+                Exception
+            ) as error:  # the driver's own, those of requests, and TypeError or KeyError where the answer was nonsense
                 tries += 1
                 if number_of(error)[0] == 401 and known:
                     known = False

@@ -68,18 +68,12 @@ def ask(
 ) -> Iterable[list[Any]]:  # batches
     "Answers of a question as they come; raises what the driver raises."
     cursor = cast(Any, database.aql).execute(text, bind_vars=dict(variables), batch_size=_BATCH, ttl=_TTL_S, stream=True)
-    try:
-        while True:
-            found = cursor.batch()
-            batch = list(found)
-            found.clear()
-            yield batch
-            if not cursor.has_more():
-                return
-            cursor.fetch()
-    finally:
-        if cursor.has_more():
-            cursor.close(ignore_missing=True)
+    while True:
+        yield list(cursor.batch())
+        if not cursor.has_more():
+            return
+        cursor.batch().clear()
+        cursor.fetch()
 
 
 # %% ../../nbs/21_store/11_arango_rows.ipynb #bb413052

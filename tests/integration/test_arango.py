@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from standins.arango import Fault, standin  # noqa: E402
 from worker_lab import House, sample_candles, stream_with_nonsense  # noqa: E402
 
-from streamforge.core.errors import BadData, BadUrl, Conflict, Refused, StoreError  # noqa: E402
+from streamforge.core.errors import BadConfig, BadData, BadUrl, Conflict, Refused, StoreError  # noqa: E402
 from streamforge.store.arango_link import Link  # noqa: E402
 from streamforge.store.arango_names import key_of  # noqa: E402
 from streamforge.store.base import CANDLES, EDGES, Schema, open_store  # noqa: E402
@@ -34,6 +34,7 @@ def calm(server):
     "Without the faults of other tests."
     yield server
     server.arango.faults, server.arango.spoiled, server.arango.mismatch, server.arango.users["lab"] = [], [], 412, "secret"
+    server.arango.told_version = "3.12.4"
 
 
 @pytest.fixture
@@ -216,6 +217,13 @@ async def test_who_is_told_what(calm, password, rest, kind):
         async with open_store(f"arangodb://lab:{password}@127.0.0.1:{calm.port}/{rest}"):
             pass
     assert password not in str(told.value)
+
+
+async def test_a_server_that_is_too_old(calm):
+    calm.arango.told_version = "3.11.8"
+    with pytest.raises(BadConfig, match=r"3\.12.*3\.11"):
+        async with open_store(calm.url()):
+            pass
 
 
 @pytest.fixture

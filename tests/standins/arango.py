@@ -147,6 +147,7 @@ class Arango:
         self.faults: list[Fault] = []
         self.spoiled: list[tuple[Callable[[str, Json], bool], int]] = []  # documents that are refused, with the error number
         self.requests: list[str] = []
+        self.told_version = "3.12.4"
         self.mismatch = 412  # status of a revision that does not match; some versions say 409
         self.rng, self._numbers = random.Random(seed), count(1)
 
@@ -211,7 +212,7 @@ class Arango:
     # ---- collections
 
     def version(self) -> tuple[int, Any]:
-        return 200, {"server": "arango", "license": "community", "version": "3.12.4"}
+        return 200, {"server": "arango", "license": "community", "version": self.told_version}
 
     def collections(self) -> tuple[int, Any]:
         return 200, {"error": False, "code": 200, "result": [_shown(o) for o in self.database.collections.values()]}
@@ -224,11 +225,6 @@ class Arango:
             raise Refusal(1207)
         made = self.database.collections[name] = Collection(name, self.told.get("type") == 3)
         return 200, {"error": False, "code": 200, **_shown(made)}
-
-    def drop_collection(self, name: str) -> tuple[int, Any]:
-        self.database[name]
-        del self.database.collections[name]
-        return 200, {"error": False, "code": 200, "id": name}
 
     def make_index(self) -> tuple[int, Any]:
         fields = tuple(self.told["fields"])
@@ -379,11 +375,6 @@ class Arango:
             self.database.cursors[id] = (batches, following, time.monotonic() + ttl, ttl)
         return 200, {"error": False, "code": 200, "id": id, "result": _plain(batch), "hasMore": bool(following), "cached": False}
 
-    def close_cursor(self, id: str) -> tuple[int, Any]:
-        if not self.database.cursors.pop(id, None):
-            raise Refusal(1600)
-        return 202, {"error": False, "code": 202, "id": id}
-
     # ---- graphs
 
     def make_graph(self) -> tuple[int, Any]:
@@ -393,15 +384,11 @@ class Arango:
         self.database.graphs[name] = {"_key": name, "_id": f"_graphs/{name}", "name": name, "edgeDefinitions": relations, "orphanCollections": []}
         return 202, {"error": False, "code": 202, "graph": self.database.graphs[name]}
 
-    def show_graphs(self) -> tuple[int, Any]:
-        return 200, {"error": False, "code": 200, "graphs": list(self.database.graphs.values())}
-
 
 _ROUTES: list[tuple[str, Callable]] = [
     (r"GET /_api/version", Arango.version),
     (r"GET /_api/collection", Arango.collections),
     (r"POST /_api/collection", Arango.make_collection),
-    (r"DELETE /_api/collection/([^/]+)", Arango.drop_collection),
     (r"POST /_api/index", Arango.make_index),
     (r"POST /_api/import", Arango.import_),
     (r"POST /_api/document/([^/]+)", Arango.insert),
@@ -413,9 +400,7 @@ _ROUTES: list[tuple[str, Callable]] = [
     (r"DELETE /_api/transaction/(\d+)", Arango.abort),
     (r"POST /_api/cursor", Arango.ask),
     (r"POST /_api/cursor/(\d+)", Arango.more),
-    (r"DELETE /_api/cursor/(\d+)", Arango.close_cursor),
     (r"POST /_api/gharial", Arango.make_graph),
-    (r"GET /_api/gharial", Arango.show_graphs),
 ]
 
 
