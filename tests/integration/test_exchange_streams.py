@@ -11,7 +11,8 @@ from msgspec import structs
 from streamforge.core.errors import BadRecord
 from streamforge.core.samples import SAMPLES
 from streamforge.core.times import TimeRange, to_ms
-from streamforge.exchange.archive import Archive, candle_records, trade_records
+from streamforge.exchange.archive import Archive
+from streamforge.exchange.archive_files import candle_records, trade_records
 from streamforge.exchange.book_feed import BookFeed, BookOptions
 from streamforge.exchange.candle_files import read_file
 from streamforge.exchange.faults import Fault
