@@ -17,7 +17,8 @@ from ..core.errors import BadSetting
 from ..core.names import collection_of
 from ..core.settings import WorkerSettings
 from ..core.times import INTERVALS, interval_ms
-from ..features.trades import candles_of_trades, volume_by_price
+from ..features.trades import candles_of_trades
+from ..features.volume_by_price import volume_by_price
 from ..messages.records import Candle, encode
 from ..store.base import CANDLES, TRADES, VOLUME_BY_PRICE, Store
 from .context import Context

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from streamforge.features.trades import TradeCandles, VolumeByPrice, candles_of_trades, volume_by_price
+from streamforge.features.trades import TradeCandles, candles_of_trades
+from streamforge.features.volume_by_price import VolumeByPrice, volume_by_price
 
 MINUTE, BATCH = 60_000, 500  # ms; trades in one update of a live market
 
