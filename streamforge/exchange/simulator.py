@@ -34,9 +34,11 @@ from .limits import Clock
 from .sim_archive import ARCHIVE, Archive, archive_name
 from .sim_book import Market
 from .sim_candles import Pages
+from .sim_clock import MarketClock
 from .sim_rest import SYMBOL, Answer, agg_trades, answered, checked, depth, klines, refused, weight_of
-from .sim_streams import MarketClock, StreamRules, Streams, Wire
+from .sim_streams import StreamRules, Streams
 from .sim_trades import FileTrades, TradeSource, candles_from
+from .sim_wire import Wire
 
 # %% ../../nbs/30_exchange/10_simulator.ipynb #34f7a3d5
 _QUOTES = ("USDT", "FDUSD", "USDC", "BUSD", "TUSD", "BTC", "ETH", "BNB", "EUR", "TRY")
