@@ -17,7 +17,7 @@ from ..bus.base import Bus, Message, TopicSpec
 from ..core.errors import NotFound, StreamForgeError, UnknownTopic
 from ..core.logs import get_logger
 from ..core.metrics import Metrics
-from ..core.names import job_name
+from ..core.names import job_name, open_topic
 from ..jobs.base import Jobs, JobSpec
 from .plan import Plan
 from .state import Board, TargetState, Workflow, conclude, new_workflow, take
@@ -26,6 +26,7 @@ from ..store.base import Store
 from ..workers.context import is_own_topic
 
 # %% ../../nbs/70_manager/03_reconcile.ipynb #55686241
+OPEN_KEPT_MS = 3_600_000  # forming candles are for drawing: an hour of them is enough
 log = get_logger(__name__)
 
 STOP_GRACE = 15.0  # seconds between a `stop` command and a signal
@@ -74,7 +75,8 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
         "Make a data topic, with as many partitions as it has if it is there already."
         known = await self.bus.topics()
         if topic not in known:
-            await self.bus.create_topic(topic, TopicSpec(partitions=self.partitions))
+            kept = OPEN_KEPT_MS if topic.endswith(open_topic("")) else None
+            await self.bus.create_topic(topic, TopicSpec(partitions=self.partitions, retention_ms=kept))
 
 
 # %% ../../nbs/70_manager/03_reconcile.ipynb #4ff4384e

@@ -14,8 +14,24 @@ from ..ledger.entries import Notes, read_ledger
 from ..messages.records import encode
 from .base import Context, Worker
 from .context import is_own_topic
-from .sources import FILLED, PRODUCER, Order, Part, open_source, read_back, read_order, until_stopped
+from .live import last_written
+from .sources import ENDLESS, FILLED, PRODUCER, Order, Part, Seen, open_source, read_back, read_order, until_stopped
 from .telemetry import ensure_topic
+
+
+# %% ../../nbs/60_workers/09_loader.ipynb #5207b585
+def key_of(record: Any) -> str:
+    "The symbol; an update of an order book keeps the exchange's name for it."
+    return record.symbol if hasattr(record, "symbol") else record.s
+
+
+async def before(ctx: Context, order: Order) -> tuple[dict[tuple[str, str], Seen], dict[int, int]]:
+    "What this loader has published already, and where that ends; of an order book nothing, because it is started over."
+    producer = ctx.settings.telemetry_producer_id
+    if order.kind in ENDLESS:
+        markets = [(o, order.interval) for o in order.symbols] if order.kind in ("ws_candles", "ws_trades") else []
+        return await last_written(ctx.bus, order.topic, producer, markets)
+    return await read_back(ctx.bus, order.topic, producer) if is_own_topic(ctx.settings.queue_id, order.topic) else ({}, {})
 
 
 # %% ../../nbs/60_workers/09_loader.ipynb #1b8ba0df
@@ -28,9 +44,10 @@ class Loader(Worker):
         "Raises `BadSetting`, `BadInterval`, `UnknownSymbol`, `ExchangeError`, `StoreError`, `BusError`."
         order, notes = read_order(ctx.settings, ctx.target), Notes(ctx.store)
         await ensure_topic(ctx.bus, order.topic)
-        own = is_own_topic(ctx.settings.queue_id, order.topic)
-        seen, ends = await read_back(ctx.bus, order.topic, ctx.settings.telemetry_producer_id) if own else ({}, {})
-        if written := sum(seen[o].count for o in seen if o[0] in order.symbols and o[1] == order.interval):
+        seen, ends = await before(ctx, order)
+        if order.kind in ENDLESS:
+            ctx.log.info("following", markets=len(order.symbols), topic=order.topic)
+        elif written := sum(seen[o].count for o in seen if o[0] in order.symbols and o[1] == order.interval):
             ctx.log.info("going on", rows=written, topic=order.topic)
             ctx.progress(written)
         async with open_source(ctx, order, seen) as source, aclosing(cast(Any, source.parts())) as parts:
@@ -38,7 +55,9 @@ class Loader(Worker):
                 await deliver(ctx, order, notes, part, ends)
             await ctx.retry("store", notes.write)
             if ctx.stopping.is_set():
-                return ctx.result({order.topic: ends})  # of a half-done load nobody knows the holes
+                return ctx.result(
+                    {order.topic: ends}, **(source.summary() if order.kind in ENDLESS else {})
+                )  # of a half-done load nobody knows the holes
             await report(ctx, order, source.summary())
             ctx.result({order.topic: ends}, **source.summary())
 
@@ -58,7 +77,7 @@ async def deliver(
     if part.records:
         filled = part.filled
         messages = [
-            Message(encode(o), o.symbol, flat if filled and (o.symbol, getattr(o, "open_time", 0)) in filled else headers)
+            Message(encode(o), key_of(o), flat if filled and (key_of(o), getattr(o, "open_time", 0)) in filled else headers)
             for o in part.records
         ]
         places = await ctx.publish(part.topic or order.topic, messages)
@@ -72,7 +91,9 @@ async def deliver(
     ctx.failpoint("after-ledger")
     if part.records and not part.topic:
         last = part.records[-1]
-        ctx.progress(len(part.records), f"{last.symbol} {getattr(last, 'open_time', getattr(last, 'timestamp', ''))}")
+        ctx.progress(
+            len(part.records), f"{key_of(last)} {getattr(last, 'open_time', getattr(last, 'timestamp', getattr(last, 'E', '')))}"
+        )
 
 
 # %% ../../nbs/60_workers/09_loader.ipynb #e6207831

@@ -5,6 +5,7 @@
 # %% auto #0
 __all__ = [
     "SOURCES",
+    "ENDLESS",
     "BY_TARGET",
     "Order",
     "read_order",
@@ -46,8 +47,19 @@ _T = TypeVar("_T")
 SOURCES = {  # how a TYPE begins -> the class that has it
     "api_candles": "streamforge.workers.candle_source:CandleSource",
     "api_trades": "streamforge.workers.trade_source:TradeSource",
+    "ws_candles": "streamforge.workers.ws_candles:WsCandles",
+    "ws_trades": "streamforge.workers.ws_trades:WsTrades",
+    "ws_depth": "streamforge.workers.ws_books:WsBooks",
+    "orderbook_snapshot": "streamforge.workers.ws_books:WsBooks",
 }
-BY_TARGET = {"loader-api-candles": "api_candles", "loader-api-trades": "api_trades"}  # these targets have one source only
+ENDLESS = ("ws_candles", "ws_trades", "ws_depth", "orderbook_snapshot")  # these follow the market, and need no range
+BY_TARGET: dict[str, tuple[str, ...]] = {  # what a target can load; the first where no TYPE is given
+    "loader-api-candles": ("api_candles",),
+    "loader-api-trades": ("api_trades",),
+    "loader-ws-candles": ("ws_candles",),
+    "loader-ws-trades": ("ws_trades",),
+    "loader-ws-orderbook": ("ws_depth", "orderbook_snapshot"),
+}
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,18 +83,16 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 def read_order(
     settings: WorkerSettings,  # SYMBOL (one, or several with commas between them), TIME_RANGE, INTERVAL or TYPE, KAFKA_TOPIC, COLLECTION_NAME
     target: str = "loader-producer",
-    *,
-    endless: Sequence[str] = (),  # kinds that need no range
 ) -> Order:
     "A loader's settings; raises `BadSetting`, `BadInterval`."
     symbols = tuple(dict.fromkeys(o for o in settings.symbol.replace(",", " ").split()))
     kind = (
         next((o for o in SOURCES if settings.type == o or settings.type.startswith(f"{o}_")), "")
         if settings.type
-        else BY_TARGET.get(target, "api_candles")
+        else BY_TARGET.get(target, ("api_candles",))[0]
     )
-    if not kind or kind != BY_TARGET.get(target, kind):
-        wanted = BY_TARGET.get(target) or ", ".join(SOURCES)
+    if not kind or kind not in BY_TARGET.get(target, (kind,)):
+        wanted = ", ".join(BY_TARGET.get(target) or SOURCES)
         raise BadSetting(
             f"expected {wanted} as TYPE of {target} (candles with _<interval>), found '{settings.type}'",
             "correct the type or the target",
@@ -92,7 +102,7 @@ def read_order(
     needed = (
         [("SYMBOL", symbols)]
         + ([("INTERVAL", interval)] if "candles" in kind else [])
-        + ([("TIME_RANGE", settings.time_range)] if kind not in endless else [])
+        + ([("TIME_RANGE", settings.time_range)] if kind not in ENDLESS else [])
     )
     for name, value in cast(list[tuple[str, Any]], needed):
         if not value:
