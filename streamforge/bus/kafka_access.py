@@ -24,6 +24,7 @@ __all__ = [
     "explain",
     "Once",
     "quieten",
+    "silently",
 ]
 
 # %% ../../nbs/20_bus/11_kafka_access.ipynb #ef58bdae
@@ -32,7 +33,8 @@ import logging
 import os
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +201,7 @@ RIGHTS = {
     "read": "READ on topic '{name}'",
     "write": "WRITE on topic '{name}'",
     "describe": "DESCRIBE on topic '{name}'",
-    "create": "CREATE on topic '{name}' or on the cluster",
+    "create": "CREATE on topic '{name}' or on the cluster, or DESCRIBE on it if it is there already",
     "delete": "DELETE on topic '{name}'",
     "group": "READ on group '{name}'",
     "idempotent": "IDEMPOTENT_WRITE on the cluster, or WRITE on any topic",
@@ -386,3 +388,19 @@ def quieten() -> None:
         logger = logging.getLogger(f"aiokafka{name}")
         if not any(isinstance(o, Once) for o in logger.filters):
             logger.addFilter(Once())
+
+
+# %% ../../nbs/20_bus/11_kafka_access.ipynb #b9c9cf8f
+@contextmanager
+def silently() -> Iterator[None]:
+    "Keep back aiokafka's own words while somebody else is about to explain."
+
+    def no(record: logging.LogRecord) -> bool:
+        return False
+
+    logger = logging.getLogger("aiokafka")
+    logger.addFilter(no)
+    try:
+        yield
+    finally:
+        logger.removeFilter(no)

@@ -35,7 +35,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.offset import OffsetRequest
 
 from .base import TopicSpec
-from .kafka_access import Access, client_settings, explain, missing_right, translate, unknown_topic, with_eyes
+from .kafka_access import Access, client_settings, explain, missing_right, translate, unknown_topic, with_eyes, silently
 from ..core.errors import BadSetting, BusError, Conflict, StreamForgeError
 from ..core.names import check_name
 
@@ -109,7 +109,8 @@ class Broker:
         "Connect; raises `Refused` with the reason, or `BusError`."
         try:
             async with asyncio.timeout(self.access.timeout):
-                await self._client.bootstrap()
+                with silently():
+                    await self._client.bootstrap()
         except (kafka_errors.KafkaError, OSError, TimeoutError) as error:
             await self.close()
             raise await explain(self.access) from error

@@ -19,13 +19,14 @@ import structlog
 # %% ../../nbs/00_core/05_logs.ipynb #9c643a7d
 _SECRET_KEY = re.compile(r"password|secret|token|api_?key|credential|authorization", re.I)
 _URL_PASSWORD = re.compile(r"(\w+://[^:/\s@]*):[^@\s]+@")
+_OPTION_PASSWORD = re.compile(r"([?&][^&=\s]*(?:pass|pwd|secret|token|key)[^&=\s]*(?<!_file))=[^&\s]+", re.I)
 
 
 def redact(
     text: str,  # anything that may hold a URL
 ) -> str:  # the same with `***` for passwords
     "Hide the password of every URL inside a text."
-    return _URL_PASSWORD.sub(r"\1:***@", text)
+    return _OPTION_PASSWORD.sub(r"\1=***", _URL_PASSWORD.sub(r"\1:***@", text))
 
 
 # %% ../../nbs/00_core/05_logs.ipynb #49453768

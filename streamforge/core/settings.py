@@ -27,10 +27,11 @@ def read_secret(
     if path := env.get(f"{name}_FILE"):
         try:
             return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
-        except OSError as error:
+        except (OSError, UnicodeDecodeError) as error:
+            told = error.strerror if isinstance(error, OSError) else "not text in UTF-8"
             raise BadSetting(
-                f"expected a readable file in {name}_FILE, found '{path}' ({error.strerror})",
-                "mount the secret or set the variable",
+                f"expected a readable file in {name}_FILE, found '{path}' ({told})",
+                "mount the secret, or correct the variable, or password_file in the URL",
                 field=name,
             ) from None
     return env.get(name, default)

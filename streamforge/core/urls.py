@@ -6,6 +6,7 @@
 __all__ = ["Address", "parse_url", "redact"]
 
 # %% ../../nbs/00_core/08_urls.ipynb #d95c69f3
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote
@@ -80,13 +81,16 @@ def _port(host: str) -> str:
 
 
 # %% ../../nbs/00_core/08_urls.ipynb #02b9afec
+_OPTION_PASSWORD = re.compile(r"([^&=]*(?:pass|pwd|secret|token|key)[^&=]*(?<!_file))=[^&]+", re.I)
+
+
 def redact(
     url: str,
 ) -> str:
     "The URL without its password."
-    scheme, found, rest = url.partition("://")
-    authority, slash, path = rest.partition("/")
-    user, at, hosts = authority.rpartition("@")
-    if not found or ":" not in user:
-        return url
-    return f"{scheme}://{user.partition(':')[0]}:***{at}{hosts}{slash}{path}"
+    place, mark, query = url.partition("?")
+    scheme, found, rest = place.partition("://")
+    user, at, hosts = rest.rpartition("@")  # of all: a password may hold a slash that nobody encoded
+    if found and ":" in user:
+        place = f"{scheme}://{user.partition(':')[0]}:***{at}{hosts}"
+    return place + mark + _OPTION_PASSWORD.sub(r"\1=***", query)
