@@ -99,10 +99,10 @@ def _ensure(database: "StandardDatabase", collection: str, schema: Schema) -> Sc
         note = {"_key": key_of([collection]), "name": collection, "physical": name, "schema": msgspec.json.encode(whole).decode()}
         try:
             if found:
-                notes.replace(note | {"_rev": found.rev}, check_rev=True)
+                notes.replace(note | {"_rev": found.rev}, check_rev=True, sync=True)
             else:
                 _make(database, name, whole)
-                notes.insert(note)
+                notes.insert(note, sync=True)
             return whole
         except Exception as error:
             if number_of(error) not in ((409, 1210), (412, 1200)):
@@ -140,7 +140,11 @@ def _put(database: "StandardDatabase", kind: str, id: str, body: str, version: i
             raise _stale(kind, id, version, seen)
         made = {"_key": key_of([kind, id]), "kind": kind, "id": id, "version": seen + 1, "body": body}
         try:
-            documents.replace(made | {"_rev": found["_rev"]}, check_rev=True) if found else documents.insert(made)
+            (
+                documents.replace(made | {"_rev": found["_rev"]}, check_rev=True, sync=True)
+                if found
+                else documents.insert(made, sync=True)
+            )
             return seen + 1
         except Exception as error:
             if number_of(error) not in ((409, 1210), (412, 1200), (404, 1202)):
@@ -164,7 +168,7 @@ def _document(found: Mapping[str, Any]) -> Document:
 
 def _delete(database: "StandardDatabase", kind: str, id: str) -> None:
     "Forget a document."
-    database.collection(DOCUMENTS).delete(key_of([kind, id]), ignore_missing=True)
+    database.collection(DOCUMENTS).delete(key_of([kind, id]), ignore_missing=True, sync=True)
 
 
 def _list(database: "StandardDatabase", kind: str, prefix: str) -> list[Document]:

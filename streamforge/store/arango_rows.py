@@ -156,7 +156,9 @@ def import_rows(
     on_duplicate: str = "replace",
 ) -> None:
     "Write documents in one request, all or nothing; raises `StoreError` and what the driver raises."
-    answer = database.collection(name).import_bulk(documents, halt_on_error=True, details=True, on_duplicate=on_duplicate)
+    answer = database.collection(name).import_bulk(
+        documents, halt_on_error=True, details=True, on_duplicate=on_duplicate, sync=True
+    )
     _told(answer, len(documents))
 
 
@@ -167,7 +169,7 @@ def replace_revised(
     documents: list[dict[str, Any]],  # with `revision`
 ) -> None:
     "Write documents unless a later revision is there, all or nothing; raises `BadData` with the row, and what the driver raises."
-    transaction = database.begin_transaction(write=[name], allow_implicit=False)
+    transaction = database.begin_transaction(write=[name], sync=True, allow_implicit=False)
     try:
         results = cast(
             Any,

@@ -9,11 +9,10 @@ from worker_lab import House, until
 
 SMALL = CONNECT | {"BATCH_ROWS": "20"}
 STORMS = {
-    "503": [Fault(503, chance=0.3)],
-    "429": [Fault(429, chance=0.3)],
-    "write conflict": [Fault(1200, on="POST .*/(import|document)", chance=0.6)],
+    "503, 429, write conflict": [Fault(503, chance=0.15), Fault(429, chance=0.15), Fault(1200, on="POST .*/(import|document)", chance=0.5)],
     "queue, shards": [Fault(21004, chance=0.15), Fault(1495, on="POST", chance=0.1), Fault(1496, on="POST", chance=0.1)],
     "lost answers": [Fault("drop", chance=0.1), Fault("lost", on="POST .*/(import|document)", chance=0.2), Fault("html", chance=0.05)],
+    "write conflicts": [Fault(1200, on="POST .*/(import|document)", chance=0.9)],
 }
 
 
@@ -25,12 +24,12 @@ async def life(house: House, server: Running, lab: Lab) -> asyncio.subprocess.Pr
     return worker
 
 
-@drill("database 503, 429, write conflict", on=("arangodb-standin",), runs=len(STORMS), short=2)
+@drill("database 503, 429, write conflict", on=("arangodb-standin",), runs=2 * len(STORMS), short=1)
 async def storms(lab: Lab, runs: int) -> None:
     "Retried with jitter; no dead letters but the true ones, every row once."
     expected = await lab.expected()
     for n in range(runs):
-        name = list(STORMS)[(2 * n) % len(STORMS)]
+        name = list(STORMS)[n % len(STORMS)]
         with standin(n) as server:
             async with lab.house(STREAMFORGE_STORE_URL=server.url()) as house:
                 worker = await life(house, server, lab)

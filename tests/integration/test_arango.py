@@ -33,6 +33,7 @@ def server():
 def calm(server):
     "Without the faults of other tests."
     yield server
+    assert not server.arango.unsynced  # whoever commits an offset after a write relies on it
     server.arango.faults, server.arango.spoiled, server.arango.mismatch, server.arango.users["lab"] = [], [], 412, "secret"
     server.arango.told_version = "3.12.4"
 

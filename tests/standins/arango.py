@@ -147,6 +147,7 @@ class Arango:
         self.faults: list[Fault] = []
         self.spoiled: list[tuple[Callable[[str, Json], bool], int]] = []  # documents that are refused, with the error number
         self.requests: list[str] = []
+        self.unsynced: list[str] = []  # writes that were answered before they were on the disk
         self.told_version = "3.12.4"
         self.mismatch = 412  # status of a revision that does not match; some versions say 409
         self.rng, self._numbers = random.Random(seed), count(1)
@@ -200,6 +201,8 @@ class Arango:
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise Refusal(600) from None
         self.database, self.headers, self.query, self.told = self.databases[found[1]], headers, query, told
+        if _WRITES.fullmatch(f"{scope['method']} {found[2]}") and not (self._flag("waitForSync") or "x-arango-trx-id" in headers or (isinstance(told, dict) and told.get("waitForSync"))):
+            self.unsynced.append(f"{scope['method']} {found[2]}")
         for pattern, serve in _ROUTES:
             if match := re.fullmatch(pattern, f"{scope['method']} {found[2]}"):
                 return serve(self, *match.groups())
@@ -385,6 +388,7 @@ class Arango:
         return 202, {"error": False, "code": 202, "graph": self.database.graphs[name]}
 
 
+_WRITES = re.compile(r"POST /_api/import|(POST|PUT|DELETE) /_api/document/.*|POST /_api/transaction/begin")
 _ROUTES: list[tuple[str, Callable]] = [
     (r"GET /_api/version", Arango.version),
     (r"GET /_api/collection", Arango.collections),
