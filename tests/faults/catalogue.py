@@ -4,6 +4,7 @@ import arango_drills  # noqa: F401
 import artifacts  # noqa: F401
 import connector  # noqa: F401
 import disk  # noqa: F401
+import live  # noqa: F401
 import loader  # noqa: F401
 from drill import DRILLS
 
