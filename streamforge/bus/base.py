@@ -26,7 +26,7 @@ class Message(msgspec.Struct, frozen=True):
     timestamp: int = 0  # ms UTC; 0: now
 
 
-class Record(msgspec.Struct, frozen=True):
+class Record(msgspec.Struct, frozen=True, gc=False):
     "What a consumer gets."
 
     topic: str
@@ -60,14 +60,12 @@ class Batch(msgspec.Struct, frozen=True):
     "Records as they were read together, in order within each partition."
 
     records: list[Record]
+    ends: Offsets | None = None  # `end_offsets`, where known
 
     @property
     def end_offsets(self) -> Offsets:
         "The exact offsets to commit once every record is dealt with."
-        ends: Offsets = {}
-        for record in self.records:
-            ends[record.topic, record.partition] = record.offset + 1
-        return ends
+        return {(o.topic, o.partition): o.offset + 1 for o in self.records} if self.ends is None else self.ends
 
 
 # %% ../../nbs/20_bus/01_base.ipynb #3ab25b54

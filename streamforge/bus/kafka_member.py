@@ -265,8 +265,8 @@ class KafkaMember:
             if self._tenures.state == "ours":
                 self._tenures.adopt()
                 if records := seat.reader.take(max_records):
-                    self._tenures.hand_out(records)
-                    return Batch(records)
+                    self._tenures.hand_out(seat.reader.ends)
+                    return Batch(records, seat.reader.ends)
             look(seat.consumer, seat.access, seat.group, seat.topics)
             if (left := deadline - time.monotonic()) <= 0:
                 return Batch([])

@@ -31,18 +31,24 @@ from .base import Offsets, Record
 from .kafka_access import Access, client_settings, explain, translate, with_eyes
 from ..core.errors import BusError
 
+
 # %% ../../nbs/20_bus/14_kafka_reader.ipynb #249ae330
-_keys: dict[bytes | None, str] = {None: ""}  # there are few, and they come again and again
+class _Keys(dict[bytes | None, str]):
+    "Keys as text: there are few, and they come again and again."
+
+    def __missing__(self, key: bytes | None) -> str:
+        if len(self) > 65_536:
+            self.clear()
+        self[key] = text = key.decode("utf-8", "replace") if key else ""
+        return text
+
+
+_keys = _Keys()
 
 
 def key_text(key: bytes | None) -> str:
     "A key as text."
-    text = _keys.get(key)
-    if text is None and key is not None:
-        if len(_keys) > 65_536:
-            _keys.clear()
-        text = _keys[key] = key.decode("utf-8", "replace")
-    return text or ""
+    return _keys[key]
 
 
 def decode(
@@ -58,6 +64,7 @@ def decode(
         )
     if batch.is_control_batch:
         return []
+    keys = _keys
     rows = batch if batch.base_offset >= first else (o for o in batch if o.offset >= first)
     return [
         Record(
@@ -65,7 +72,7 @@ def decode(
             partition,
             o.offset,
             o.value or b"",
-            key_text(o.key),
+            keys[o.key],
             tuple((n, v or b"") for n, v in o.headers) if o.headers else (),
             o.timestamp,
         )
@@ -108,6 +115,7 @@ class Reader:
         self._rest: dict[TopicPartition, tuple[FetchResult, list[Record], int]] = (
             {}
         )  # decoded and not handed out, next offset after them
+        self.ends: Offsets = {}  # next offset after what was taken last, by (topic, partition)
 
     def take(
         self,
@@ -115,6 +123,7 @@ class Reader:
     ) -> list[Record]:
         "What is there, in order within each partition; raises `Refused`, `BusError`."
         records: list[Record] = []
+        self.ends = {}
         waiting = self._fetcher._records
         for pair in list(waiting):
             result = waiting[pair]
@@ -137,7 +146,10 @@ class Reader:
 
     def _read(self, pair: TopicPartition, result: FetchResult, records: list[Record], limit: int) -> None:
         held, rows, end = self._rest.pop(pair, (None, [], 0))
+        before = len(records)
         rows, end = move(result, records, limit, rows if held is result else [], end)
+        if len(records) > before:
+            self.ends[pair.topic, pair.partition] = records[-1].offset + 1
         if rows:
             self._rest[pair] = result, rows, end
         elif not result._partition_records._records.has_next():

@@ -6,9 +6,9 @@
 __all__ = ["Pair", "Tenures", "check_tenures"]
 
 # %% ../../nbs/20_bus/15_kafka_tenures.ipynb #c9a8247d
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from .base import Offsets, Record
+from .base import Offsets
 from ..core.errors import NotOwner
 
 # %% ../../nbs/20_bus/15_kafka_tenures.ipynb #daeb6ae5
@@ -46,9 +46,9 @@ class Tenures:
         "The caller polls: now it knows."
         self.known = self.since
 
-    def hand_out(self, records: Sequence[Record]) -> None:
-        "These records go to the caller."
-        self.next.update({(o.topic, o.partition): o.offset + 1 for o in records})
+    def hand_out(self, ends: Mapping[Pair, int]) -> None:
+        "Records up to these next offsets go to the caller."
+        self.next.update(ends)
 
     def seek(self, pair: Pair, offset: int) -> None:
         "The caller goes elsewhere: what it had in hand, it has let go."

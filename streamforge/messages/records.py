@@ -30,7 +30,7 @@ from ..core.errors import BadRecord
 
 
 # %% ../../nbs/10_messages/01_records.ipynb #445d9cce
-class Candle(msgspec.Struct, kw_only=True, frozen=True):
+class Candle(msgspec.Struct, kw_only=True, frozen=True, gc=False):
     "One closed candle. Times in ms UTC, prices in quote currency, volume in base asset."
 
     symbol: str
@@ -61,7 +61,7 @@ class Candle(msgspec.Struct, kw_only=True, frozen=True):
         )
 
 
-class Trade(msgspec.Struct, kw_only=True, frozen=True):
+class Trade(msgspec.Struct, kw_only=True, frozen=True, gc=False):
     "One trade."
 
     symbol: str

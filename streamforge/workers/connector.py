@@ -34,7 +34,7 @@ from ..ledger.verify import verify_loaded
 from ..store.base import CANDLES
 from .base import Context, Worker
 from .book_rows import BookHandler
-from .decoding import CANDLE, Sorted, columns_of
+from .decoding import CANDLE, Sorted
 from .enriched_rows import revised_schema, rows_of
 from .enrichment import Advanced, States, advance, cut
 from .pipeline import Handler, Pipeline, Wiring, read_wiring, write_rows
@@ -64,7 +64,9 @@ def candle_rows(
     found: Sorted,
 ) -> Any:  # pyarrow.Table, or the candles where a number has no place in a column
     "Candles as they are stored."
-    rows = columns_of(found.items, CANDLES)
+    rows = found.columns(CANDLES)
+    if not any([o.headers for o in found.records]):
+        return rows
     filled = [FILLED in o.headers or None for o in found.records]
     if any(filled) and hasattr(rows, "column_names"):
         import pyarrow as pa

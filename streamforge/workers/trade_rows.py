@@ -22,7 +22,7 @@ from ..features.volume_by_price import volume_by_price
 from ..messages.records import Candle, encode
 from ..store.base import CANDLES, TRADES, VOLUME_BY_PRICE, Store
 from .context import Context
-from .decoding import TRADE, Sorted, columns_of
+from .decoding import TRADE, Sorted
 from .pipeline import Handler, Wiring, write_rows
 from .price_steps import price_step
 from .telemetry import ensure_topic
@@ -180,7 +180,7 @@ class TradeHandler(Handler):
 
     def shape(self, found: Sorted) -> Any:
         "Trades as columns."
-        return columns_of(found.items, TRADES)
+        return found.columns(TRADES)
 
     async def write(self, found: Sorted, rows: Any) -> list[tuple[Record, Exception]]:
         "Trades, then what is derived from them."
