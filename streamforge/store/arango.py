@@ -20,7 +20,7 @@ from .arango_errors import number_of
 from .arango_link import Link
 from .arango_names import COLLECTIONS, DOCUMENTS, MARKETS, attribute, collection_name, is_edges, key_of
 from .arango_rows import Known, aql, as_known, ask, count_rows, known, must_know, read_rows, write_rows
-from .base import Document, Schema
+from .base import Document, Schema, missing_columns
 from .rows import as_arrow
 from .tables import Question, check_schema
 
@@ -69,30 +69,12 @@ def _make(database: "StandardDatabase", name: str, schema: Schema) -> None:
 
 
 # %% ../../nbs/21_store/12_arango.ipynb #8ae02acc
-def _extra(old: Schema, new: Schema, collection: str) -> dict[str, str]:
-    "The columns that `old` lacks; raises `Conflict` if a column or the key differs."
-    if old.key != new.key:
-        raise Conflict(
-            f"expected '{collection}' with the key {old.key}, found {new.key}",
-            "use another collection: a key never changes",
-            field="collection_name",
-        )
-    for name in old.columns.keys() & new.columns.keys():
-        if old.columns[name] != new.columns[name]:
-            raise Conflict(
-                f"expected column '{name}' of '{collection}' as {old.columns[name]}, found {new.columns[name]}",
-                "use another column or collection",
-                field=name,
-            )
-    return {name: kind for name, kind in new.columns.items() if name not in old.columns}
-
-
 def _ensure(database: "StandardDatabase", collection: str, schema: Schema) -> Schema:
     "Make a collection or widen it; of several who do so at once, each sees what the others did."
     notes, name = database.collection(COLLECTIONS), collection_name(collection)
     while True:
         found = known(database, collection)
-        if found and not (extra := _extra(found.schema, schema, collection)):
+        if found and not (extra := missing_columns(found.schema, schema, collection)):
             return found.schema
         whole = Schema(columns=found.schema.columns | extra, key=schema.key) if found else schema
         check_schema(whole)

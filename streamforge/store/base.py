@@ -16,6 +16,7 @@ __all__ = [
     "ADAPTERS",
     "Schema",
     "enriched_schema",
+    "missing_columns",
     "Document",
     "Rows",
     "Documents",
@@ -30,7 +31,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from ..core.errors import BadName, BadUrl
+from ..core.errors import BadName, BadUrl, Conflict
 from ..core.urls import redact
 
 if TYPE_CHECKING:
@@ -75,6 +76,29 @@ def enriched_schema(
 ) -> Schema:
     "A candle's columns plus one per indicator."
     return Schema(columns=CANDLES.columns | {o: "float" for o in names}, key=CANDLES.key)
+
+
+# %% ../../nbs/21_store/01_base.ipynb #81c0fadb
+def missing_columns(
+    old: Schema,  # of the collection as it is
+    new: Schema,  # as somebody wants it
+    collection: str,
+) -> dict[str, str]:  # name -> type
+    "The columns that `old` lacks; raises `Conflict` if a column or the key differs."
+    if old.key != new.key:
+        raise Conflict(
+            f"expected '{collection}' with the key {old.key}, found {new.key}",
+            "use another collection: a key never changes",
+            field="collection_name",
+        )
+    for name in old.columns.keys() & new.columns.keys():
+        if old.columns[name] != new.columns[name]:
+            raise Conflict(
+                f"expected column '{name}' of '{collection}' as {old.columns[name]}, found {new.columns[name]}",
+                "use another column or collection",
+                field=name,
+            )
+    return {name: kind for name, kind in new.columns.items() if name not in old.columns}
 
 
 # %% ../../nbs/21_store/01_base.ipynb #0bf46f48

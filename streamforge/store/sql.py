@@ -17,7 +17,7 @@ import msgspec
 from ..core.errors import BadData, BadName, BadUrl, Conflict, NotFound
 from ..core.names import check_name
 from ..core.urls import redact
-from .base import Document, Schema
+from .base import Document, Schema, missing_columns
 from .connections import Connection, Database, Lanes, values
 from .rows import arrow_types, as_arrow
 from .tables import Dialect, Question, check_schema, conditions, create_text, physical_name, quoted, select_text, widen_text
@@ -72,24 +72,6 @@ def _must_know(connection: Connection, collection: str) -> _Found:
     return found
 
 
-def _missing(old: Schema, new: Schema, collection: str) -> dict[str, str]:
-    "The columns that `old` lacks; raises `Conflict` if a column or the key differs."
-    if old.key != new.key:
-        raise Conflict(
-            f"expected '{collection}' with the key {old.key}, found {new.key}",
-            "use another collection: a key never changes",
-            field="collection_name",
-        )
-    for name in old.columns.keys() & new.columns.keys():
-        if old.columns[name] != new.columns[name]:
-            raise Conflict(
-                f"expected column '{name}' of '{collection}' as {old.columns[name]}, found {new.columns[name]}",
-                "use another column or collection",
-                field=name,
-            )
-    return {name: kind for name, kind in new.columns.items() if name not in old.columns}
-
-
 def _ensure(connection: Connection, dialect: Dialect, collection: str, schema: Schema) -> _Found:
     "Make the table or widen it, inside a transaction that holds the lock."
     found = _known(connection, collection)
@@ -102,7 +84,7 @@ def _ensure(connection: Connection, dialect: Dialect, collection: str, schema: S
         )
         return physical, schema
     physical, old = found
-    extra = _missing(old, schema, collection)
+    extra = missing_columns(old, schema, collection)
     whole = Schema(columns=old.columns | extra, key=old.key)
     check_schema(whole)
     for name, kind in extra.items():
@@ -271,7 +253,7 @@ class SqlStore(_Documents):
         "Make a collection, or add the columns that it lacks; raises `Conflict`, `BadName`."
         check_schema(schema)
         found = await self._reading.run(lambda connection: _known(connection, collection))
-        if not found or _missing(found[1], schema, collection):
+        if not found or missing_columns(found[1], schema, collection):
             dialect = self._database.dialect
             found = await self._writing.run(lambda connection: _ensure(connection, dialect, collection, schema), "schema")
         self._schemas[collection] = found[1]
