@@ -166,7 +166,7 @@ def simulate_exchange(
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="port")] = 8601,
 ) -> None:
-    "Speak Binance's REST protocol over recorded candles, until Ctrl-C. Set BINANCE_API_URL to its address."
+    "Answer as Binance does, over REST, streams and archives, from recorded candles and trades, until Ctrl-C. BINANCE_API_URL, BINANCE_WS_URL and BINANCE_ARCHIVE_URL lead workers to it."
     from streamforge.cli.services import check_port
     from streamforge.exchange.simulator import Simulator, serve
 
