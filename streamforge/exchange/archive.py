@@ -71,15 +71,15 @@ class Archive:
     async def __aexit__(self, *exc: object) -> None:
         await self.client.aclose()
 
-    def klines(self, symbol: str, interval: str, span: TimeRange) -> "ArchiveRead":
-        "Candles of a range; raises `UnknownSymbol` for none, `BadInterval`."
+    def klines(self, symbol: str, interval: str, span: TimeRange, whole: TimeRange | None = None) -> "ArchiveRead":
+        "Candles of a range, from the files that one would take for the whole; raises `UnknownSymbol` for none, `BadInterval`."
         if interval != "1M":
             interval_ms(interval)
-        return ArchiveRead(self, "klines", symbol, interval, span)
+        return ArchiveRead(self, "klines", symbol, interval, span, whole or span)
 
-    def agg_trades(self, symbol: str, span: TimeRange) -> "ArchiveRead":
-        "Trades of a range; raises `UnknownSymbol` for none."
-        return ArchiveRead(self, "aggTrades", symbol, "", span)
+    def agg_trades(self, symbol: str, span: TimeRange, whole: TimeRange | None = None) -> "ArchiveRead":
+        "Trades of a range, from the files that one would take for the whole; raises `UnknownSymbol` for none."
+        return ArchiveRead(self, "aggTrades", symbol, "", span, whole or span)
 
     async def get(self, file: ArchiveFile) -> Path | None:  # None: the archive does not have it
         "A verified local copy; raises `DamagedArtifact`, `ExchangeError`."
@@ -165,10 +165,10 @@ def _sha256(path: Path) -> str:
 class ArchiveRead:
     "What the archive has of a range: iterate for tables; `missing` and `gaps` are complete at the end."
 
-    def __init__(self, archive: Archive, kind: str, symbol: str, interval: str, span: TimeRange) -> None:
+    def __init__(self, archive: Archive, kind: str, symbol: str, interval: str, span: TimeRange, whole: TimeRange) -> None:
         if not re.fullmatch(r"[A-Z0-9_-]{1,30}", symbol):
             raise UnknownSymbol(f"expected a symbol such as BTCUSDT, found '{symbol}'", "name a market", field="symbol")
-        self.archive, self.kind, self.symbol, self.interval, self.span = archive, kind, symbol, interval, span
+        self.archive, self.kind, self.symbol, self.interval, self.span, self.whole = archive, kind, symbol, interval, span, whole
         self.missing: list[TimeRange] = []  # in time order, not touching
         self.gaps: list[IdRange] = []  # trades only
         self.files: list[str] = []  # names that were read
@@ -177,7 +177,7 @@ class ArchiveRead:
     async def __aiter__(self) -> AsyncGenerator[CandleTable | TradeTable, None]:
         "Tables in order, none of them empty; raises `DamagedArtifact`, `ExchangeError`."
         self.missing, self.gaps, self.files, self._last_id = [], [], [], None
-        todo = deque(files_of(self.kind, self.symbol, self.interval, self.span))
+        todo = deque(o for o in files_of(self.kind, self.symbol, self.interval, self.whole) if o.span.intersection(self.span))
         async with aclosing(in_order(todo, self._get, self.archive.concurrency)) as parts:
             async for _, found in parts:
                 for file, path in found:

@@ -33,9 +33,9 @@ BOOK = ("SNAPSHOT_SECONDS", "DEPTH_LEVELS")
 REPAIR = ("ONLY_MISSING", "AGAIN", "FILL")  # what `streamforge data repair` asks of a loader
 
 TARGETS: dict[str, Target] = {
-    "loader-producer": Target(writes="data", slots=0.25, parameters=(*REPAIR, *LINE, *BOOK, "OPEN")),
-    "loader-api-candles": Target(writes="data", slots=0.25, parameters=REPAIR),
-    "loader-api-trades": Target(writes="data", slots=0.25, parameters=REPAIR[:2]),
+    "loader-producer": Target(writes="data", slots=0.25, parameters=(*REPAIR, "SOURCE", *LINE, *BOOK, "OPEN")),
+    "loader-api-candles": Target(writes="data", slots=0.25, parameters=(*REPAIR, "SOURCE")),
+    "loader-api-trades": Target(writes="data", slots=0.25, parameters=(*REPAIR[:2], "SOURCE")),
     "loader-ws-candles": Target(writes="data", slots=0.25, endless=True, parameters=(*LINE, "OPEN")),
     "loader-ws-trades": Target(writes="data", slots=0.25, endless=True, parameters=LINE),
     "loader-ws-orderbook": Target(writes="data", slots=0.25, endless=True, parameters=(*LINE, *BOOK)),

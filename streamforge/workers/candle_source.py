@@ -8,19 +8,21 @@ __all__ = ["MarketPlan", "plan_market", "stored_candles", "flat_candles", "last_
 # %% ../../nbs/60_workers/06_candle_source.ipynb #cf0f2d0d
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing, nullcontext
 from typing import Any, cast
 
 import msgspec
 
 from ..core.errors import NotFound
 from ..core.times import TimeRange, open_times
+from ..exchange.archive import Archive
 from ..exchange.rest import DATA_API, BinanceRest
 from ..ledger.entries import SETTLED, Market, read_entry
 from ..ledger.ranges import Ranges, steps_of
 from ..ledger.verify import chunks_of, inspect, on_grid
 from ..messages.records import Candle
 from ..store.base import Store
+from .archive_first import ArchivedCandles, archive_figures, open_archive
 from .context import Context
 from .sources import Fact, Order, Part, Seen, in_time_order
 
@@ -115,7 +117,10 @@ async def last_close(
 
 # %% ../../nbs/60_workers/06_candle_source.ipynb #6214dd96
 async def _asked(stream: "MarketStream", span: TimeRange) -> AsyncIterator[list[Candle]]:
-    klines, position = stream.rest.klines(stream.plan.market.symbol, stream.plan.market.interval, span), span.start
+    market, position = stream.plan.market, span.start
+    klines = ArchivedCandles(
+        stream.archive, stream.rest, market.symbol, market.interval, span, whole=stream.whole or span, always=stream.always
+    )
     async with aclosing(cast(Any, aiter(klines))) as answers:
         async for page in answers:
             stream.now = klines.now
@@ -125,7 +130,7 @@ async def _asked(stream: "MarketStream", span: TimeRange) -> AsyncIterator[list[
                 page = sorted(page + flat, key=lambda o: o.open_time)
             stream.last, position = (page[-1],), page[-1].open_time + stream.plan.market.step
             yield page
-    stream.now = klines.now
+    stream.now, stream.archived, stream.lacked = klines.now, stream.archived + klines.archived, stream.lacked + klines.lacked
     stream.denied |= Ranges.of(*((o.start, o.end) for o in klines.gaps))
     stream.open |= Ranges.of((span.start, span.end)) - on_grid(stream.plan.market, span, klines.now)
     if stream.fill and (flat := await _flat(stream, _settled(stream, Ranges.of((position, span.end))))):
@@ -156,6 +161,9 @@ class MarketStream:
 
     def __init__(self, store: Store, rest: BinanceRest, plan: MarketPlan, fill: bool):
         self.store, self.rest, self.plan, self.fill = store, rest, plan, fill
+        self.archive: Archive | None = None  # asked first, where that pays or always
+        self.whole: TimeRange | None = None  # the order's range, whose months count
+        self.always, self.archived, self.lacked = False, 0, 0  # records that the archive had, and that it should have had
         self.denied, self.filled, self.open = Ranges(), plan.flat, Ranges()  # open: asked for, but not closed yet
         self.now, self.published = 0, 0  # the exchange's time; facts are told up to here
         self.last: tuple[Candle, ...] = ()  # the last one handed over, once there is one
@@ -200,20 +208,22 @@ class MarketStream:
 
 # %% ../../nbs/60_workers/06_candle_source.ipynb #6d147ca6
 class CandleSource:
-    "Candles of closed ranges, by REST and from the store."
+    "Candles of closed ranges, from the store, from the archive and by REST."
 
     def __init__(self, ctx: Context, order: Order, seen: Mapping[tuple[str, str], Seen]):
         self.ctx, self.order, self.seen = ctx, order, seen
         self.rest = BinanceRest(ctx.settings.option("BINANCE_API_URL", DATA_API), metrics=ctx.metrics)
+        self._open, self.archive = AsyncExitStack(), open_archive(ctx.settings)
         self.streams: list[MarketStream] = []
         self._figures = {"asked": 0, "from_store": 0, "filled": 0}  # records, by where they came from
 
     async def __aenter__(self) -> "CandleSource":
-        await self.rest.__aenter__()
+        await self._open.enter_async_context(self.rest)
+        await self._open.enter_async_context(self.archive or nullcontext())
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        await self.rest.__aexit__(*exc)
+        await self._open.aclose()
 
     async def parts(self) -> AsyncIterator[Part]:
         "Raises `UnknownSymbol`, `ExchangeError`, `StoreError`."
@@ -222,7 +232,13 @@ class CandleSource:
             plan = await ctx.retry("store", lambda symbol=symbol: plan_market(ctx.store, order, symbol, self.seen.get((symbol, order.interval))))  # type: ignore[misc]
             if plan.ask:
                 await self.rest.exchange_info(symbol)
-            self.streams.append(MarketStream(ctx.store, self.rest, plan, order.fill))
+            stream = MarketStream(ctx.store, self.rest, plan, order.fill)
+            stream.archive, stream.whole, stream.always = (
+                self.archive,
+                order.span,
+                ctx.settings.option("SOURCE").lower() == "archive",
+            )
+            self.streams.append(stream)
         yield Part(facts=[Fact(o.plan.market, "asked", o.plan.ask) for o in self.streams] + self._known())
         for n in range(0, len(self.streams), TOGETHER):
             group = {o.plan.market.symbol: o for o in self.streams[n : n + TOGETHER]}
@@ -252,12 +268,17 @@ class CandleSource:
 
     def summary(self) -> dict[str, Any]:
         "The holes of all markets, and how many records came from where."
-        found = [(o.plan.market, start, end) for o in self.streams for start, end in o.holes]
         gaps = [
-            {"symbol": market.symbol, "start": start, "end": end, "missing": (end - start) // market.step}
-            for market, start, end in found
+            {"symbol": o.plan.market.symbol, "start": start, "end": end, "missing": (end - start) // o.plan.market.step}
+            for o in self.streams
+            for start, end in o.holes
         ]
-        return {"gaps": gaps[:LISTED], "missing": sum(o["missing"] for o in gaps), **self._figures}
+        return {
+            "gaps": gaps[:LISTED],
+            "missing": sum(o["missing"] for o in gaps),
+            **self._figures,
+            **archive_figures(self.archive, self.streams),
+        }
 
 
 # %% ../../nbs/60_workers/06_candle_source.ipynb #c25f3c5a

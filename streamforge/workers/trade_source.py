@@ -7,7 +7,7 @@ __all__ = ["id_at", "TradeStream", "TradeSource"]
 
 # %% ../../nbs/60_workers/06_trade_source.ipynb #2fb4d6e9
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing, nullcontext
 from typing import Any, cast
 
 import msgspec
@@ -15,13 +15,15 @@ import msgspec
 from ..core.errors import BadSetting
 from ..core.times import TimeRange
 from ..exchange.answers import IdRange
+from ..exchange.archive import Archive
 from ..exchange.rest import DATA_API, BinanceRest
-from ..exchange.trades import agg_trades
+from ..exchange.trades import AggTrades, agg_trades
 from ..ledger.entries import Market, read_entry
 from ..ledger.ranges import Ranges
 from ..ledger.verify import chunks_of, inspect
 from ..messages.records import Trade
 from ..store.base import Store
+from .archive_first import ArchivedTrades, archive_figures, open_archive
 from .context import Context
 from .sources import Fact, Order, Part, Seen, in_time_order
 
@@ -65,6 +67,8 @@ class TradeStream:
         self.span = Ranges.of((max(order.span.start, seen.moment if seen else 0), order.span.end))
         self.ask = self.stored = self.skipped = self.known = Ranges()  # times, times, ids, ids
         self.now, self.asked, self.from_store = 0, 0, 0
+        self.archive: Archive | None = None  # asked first, where that pays or always
+        self.always, self.archived, self.lacked = False, 0, 0  # records that the archive had, and that it should have had
 
     async def plan(self) -> None:
         "Which stretches of time the ledger has; raises `StoreError`."
@@ -86,12 +90,20 @@ class TradeStream:
                         yield fresh
 
     async def _asked(self, span: TimeRange | IdRange) -> AsyncIterator[list[Trade]]:
-        answers = agg_trades(self.rest, self.symbol, span)
+        assert self.order.span
+        answers: AggTrades | ArchivedTrades
+        answers = (
+            agg_trades(self.rest, self.symbol, span)
+            if isinstance(span, IdRange)
+            else ArchivedTrades(self.archive, self.rest, self.symbol, span, whole=self.order.span, always=self.always)
+        )
         async with aclosing(cast(Any, aiter(answers))) as pages:
             async for page in pages:
                 self.asked += len(page)
                 yield page
         self.skipped |= Ranges.of(*((o.start, o.end) for o in answers.gaps))
+        if isinstance(answers, ArchivedTrades):
+            self.archived, self.lacked = self.archived + answers.archived, self.lacked + answers.lacked
 
     async def _known(self, start: int, end: int) -> AsyncIterator[list[Trade]]:
         first, last = [await id_at(self.store, self.ids, self.known, o) for o in (start, end)]
@@ -112,7 +124,7 @@ class TradeStream:
 
 # %% ../../nbs/60_workers/06_trade_source.ipynb #06077561
 class TradeSource:
-    "Trades of closed ranges, by REST and from the store."
+    "Trades of closed ranges, from the store, from the archive and by REST."
 
     def __init__(self, ctx: Context, order: Order, seen: Mapping[tuple[str, str], Seen]):
         if order.fill:
@@ -121,19 +133,22 @@ class TradeSource:
             )
         self.ctx, self.order = ctx, order
         self.rest = BinanceRest(ctx.settings.option("BINANCE_API_URL", DATA_API), metrics=ctx.metrics)
+        self._open, self.always = AsyncExitStack(), ctx.settings.option("SOURCE").lower() == "archive"
+        self.archive = open_archive(ctx.settings)
         self.streams = {o: TradeStream(ctx.store, self.rest, order, o, seen.get((o, ""))) for o in order.symbols}
 
     async def __aenter__(self) -> "TradeSource":
-        await self.rest.__aenter__()
+        await self._open.enter_async_context(self.rest)
+        await self._open.enter_async_context(self.archive or nullcontext())
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        await self.rest.__aexit__(*exc)
+        await self._open.aclose()
 
     async def parts(self) -> AsyncIterator[Part]:
         "Raises `UnknownSymbol`, `ExchangeError`, `StoreError`."
         for stream in self.streams.values():
-            stream.rest = self.rest
+            stream.rest, stream.archive, stream.always = self.rest, self.archive, self.always
             await self.ctx.retry("store", stream.plan)
             if stream.ask:
                 await self.rest.exchange_info(stream.symbol)
@@ -170,4 +185,10 @@ class TradeSource:
             for start, end in o.skipped
         ]
         counts = {name: sum(getattr(o, name) for o in self.streams.values()) for name in ("asked", "from_store")}
-        return {"gaps": gaps[:LISTED], "missing": sum(o["missing"] for o in gaps), "unit": "trade ids", **counts}
+        return {
+            "gaps": gaps[:LISTED],
+            "missing": sum(o["missing"] for o in gaps),
+            "unit": "trade ids",
+            **counts,
+            **archive_figures(self.archive, self.streams.values()),
+        }
