@@ -7,6 +7,7 @@ __all__ = ["book_rows", "derived_rows", "BookHandler"]
 
 # %% ../../nbs/60_workers/06_book_rows.ipynb #dfb812eb
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -121,9 +122,8 @@ class BookHandler(Handler):
                 continue
             if book.symbol not in self.steps:
                 price = (book.bids or book.asks)[0][0]
-                self.steps[book.symbol] = await price_step(
-                    self.ctx.store, self.ctx.settings, self.wiring.collection, book.symbol, price
-                )
+                ask = partial(price_step, self.ctx.store, self.ctx.settings, self.wiring.collection, book.symbol, price)
+                self.steps[book.symbol] = await self.ctx.retry("store", ask)
             balance, more = derived_rows(book, self.levels, self.steps[book.symbol])
             balances.append(balance)
             waiting += more

@@ -163,8 +163,7 @@ class Ready(msgspec.Struct, frozen=True):
     "A batch that waits to be settled; without records: nothing came for a while."
 
     batch: Batch
-    found: Sorted
-    rows: Any
+    prepared: Awaitable[tuple[Sorted, Any]]  # decoded and shaped, soon
     generation: int  # how often we had gone back when it was read
 
 
@@ -173,19 +172,26 @@ class Reader:
 
     def __init__(self, ctx: Context, handler: Handler, subscription: Subscription):
         self.ctx, self.handler, self.subscription, self.wiring = ctx, handler, subscription, handler.wiring
-        self.rows, self.seconds = int(ctx.settings.number("BATCH_ROWS", 5_000)), ctx.settings.number("BATCH_SECONDS", 0)
+        self.rows, self.seconds = int(ctx.settings.number("BATCH_ROWS", 10_000)), ctx.settings.number("BATCH_SECONDS", 0)
         self.ready: asyncio.Queue[Ready] = asyncio.Queue(1)
         self.turn, self.generation = asyncio.Lock(), 0
         self._owned, self._looked = subscription.assignment(), 0.0
 
     async def read(self) -> None:
         "Read ahead until asked to stop."
-        while not self.ctx.stopping.is_set():
-            async with self.turn:
-                generation, batch = self.generation, await self._gather()
-            found, rows = await self._prepare(batch)
-            await self.ready.put(Ready(batch, found, rows, generation))
-            await self._watch()
+        before: asyncio.Task | None = None
+        try:
+            while not self.ctx.stopping.is_set():
+                async with self.turn:
+                    generation, batch = self.generation, await self._gather()
+                if before:
+                    await asyncio.wait({before})  # one at a time: they would only take each other's processor
+                before = asyncio.ensure_future(self._prepare(batch))
+                await self.ready.put(Ready(batch, before, generation))
+                await self._watch()
+        finally:
+            if before:
+                await asyncio.gather(before, return_exceptions=True)
 
     async def _gather(self) -> Batch:
         "A batch, full or as long as it may wait."
@@ -259,7 +265,8 @@ class Pipeline:
             return  # read before we went back
         try:
             if item.batch.records:
-                await self.settler.settle(item.batch, item.found, item.rows)
+                found, rows = await item.prepared
+                await self.settler.settle(item.batch, found, rows)
             else:
                 await self.handler.committed(True)
         except (NotOwner, Conflict) as error:
