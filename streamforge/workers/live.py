@@ -174,6 +174,16 @@ async def last_written(
 
 
 # %% ../../nbs/60_workers/06_live.ipynb #b35a87c8
+async def _say(line: "Line", found: dict[str, Any]) -> None:
+    symbol, start, end, missing = (found[o] for o in ("symbol", "start", "end", "missing"))
+    line.ctx.log.warning("missing records", market=symbol, start=start, end=end, missing=missing, unit=line.unit)
+    told, text = {
+        "gap": found | {"unit": line.unit},
+        "error_type": "OutOfSequence",
+    }, f"{missing} {line.unit} of {symbol} are missing from {start} to {end}"
+    await line.ctx.retry("bus", lambda: line.ctx.telemetry.send("loading", text, extra=told))
+
+
 def _reconnected(line: "Line", reason: str) -> None:
     line.reconnects += 1
     for symbol in line.order.symbols:
@@ -214,10 +224,9 @@ class Line:
     ):
         self.ctx, self.order, self.unit = ctx, order, unit
         self.rest = BinanceRest(ctx.settings.option("BINANCE_API_URL", DATA_API), metrics=ctx.metrics)
-        names = [f"{o.lower()}{stream}" for o in order.symbols]
         self.streams = Streams(
             ctx.settings.option("BINANCE_WS_URL", DATA_STREAM),
-            names,
+            [f"{o.lower()}{stream}" for o in order.symbols],
             options=stream_options(ctx.settings),
             on_reconnect=lambda reason: _reconnected(self, reason),
         )
@@ -274,14 +283,7 @@ class Line:
         "Say that something is missing for good, at once and in the summary."
         found = {"symbol": symbol, "start": start, "end": end, "missing": missing}
         self.gaps, self.missing = [*self.gaps, found][-LISTED:], self.missing + missing
-        self.ctx.log.warning("missing records", market=symbol, start=start, end=end, missing=missing, unit=self.unit)
-        told = {"gap": found | {"unit": self.unit}, "error_type": "OutOfSequence"}
-        await self.ctx.retry(
-            "bus",
-            lambda: self.ctx.telemetry.send(
-                "loading", f"{missing} {self.unit} of {symbol} are missing from {start} to {end}", extra=told
-            ),
-        )
+        await _say(self, found)
 
     def summary(self) -> dict[str, Any]:
         "The latest holes, and what the line has been through."

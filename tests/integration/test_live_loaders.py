@@ -4,7 +4,21 @@ import asyncio
 
 import httpx
 import pytest
-from live_lab import HOUR, MARKETS, NOON, QUICK, check_books, market, mishaps, read, read_books, span, text_of, true_candles, true_trades
+from live_lab import (
+    HOUR,
+    MARKETS,
+    NOON,
+    QUICK,
+    check_books,
+    market,
+    mishaps,
+    read,
+    read_books,
+    span,
+    text_of,
+    true_candles,
+    true_trades,
+)
 from worker_lab import until
 
 from streamforge.bus.base import TopicSpec
