@@ -19,7 +19,7 @@ import structlog
 # %% ../../nbs/00_core/05_logs.ipynb #9c643a7d
 _SECRET_KEY = re.compile(r"password|secret|token|api_?key|credential|authorization", re.I)
 _URL_PASSWORD = re.compile(r"(\w+://[^:/\s@]*):[^@\s]+@")
-_OPTION_PASSWORD = re.compile(r"([?&][^&=\s]*(?:pass|pwd|secret|token|key)[^&=\s]*(?<!_file))=[^&\s]+", re.I)
+_OPTION_PASSWORD = re.compile(r"([?&][^&=\s]*(?:pas|pw|secret|token|key)[^&=\s]*(?<!_file))=[^&\s]+", re.I)
 
 
 def redact(

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
@@ -128,12 +129,27 @@ async def _step_target(world: World, workflow: Workflow, target: TargetState) ->
         await world.jobs.stop(name)
     elif failed_now:
         if target.status != "error":
-            target.status, target.message = "error", f"the job ended with exit code {job.exit_code}; see {job.log}"
+            target.status, target.message = (
+                "error",
+                f"the job ended with exit code {job.exit_code}{await _last_error(world, name)}; see {job.log}",
+            )
         await world.give_up(workflow, target, target.message)
     elif target.status != "finished" and (
         job.state == "stopped" or (job.state == "succeeded" and target.status == "interrupted")
     ):
         target.status = "stopped"
+
+
+async def _last_error(world: World, name: str) -> str:
+    "What the last error in a job's log said, for a worker that could not say it on the bus."
+    for line in reversed((await world.jobs.log(name, tail=20)).splitlines()):
+        try:
+            told = msgspec.json.decode(line, type=dict[str, Any])
+        except msgspec.MsgspecError:
+            continue
+        if told.get("level") == "error" and "error" in told:
+            return f", {told.get('error.type', 'error')}: {told['error']}"
+    return ""
 
 
 async def _start_target(world: World, workflow: Workflow, target: TargetState, name: str) -> None:

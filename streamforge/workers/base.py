@@ -108,7 +108,9 @@ async def serve(
             except Exception as error:
                 return await _last_words(ctx, error)
     except Exception as error:
-        log.error("worker cannot speak", target=target, error=error, exc_info=not isinstance(error, StreamForgeError))
+        log.error(
+            "worker cannot speak", target=target, error=error, exc_info=None if isinstance(error, StreamForgeError) else error
+        )
         return error.exit_code if isinstance(error, StreamForgeError) else 75
 
 
@@ -123,7 +125,9 @@ def _names_only(env: Mapping[str, str]) -> WorkerSettings:
 async def _last_words(ctx: Context, error: Exception) -> int:
     "Log and report an error; its exit code. Marked finished where no other try can help."
     code = error.exit_code if isinstance(error, StreamForgeError) else 75
-    ctx.log.error("worker failed", error=error, **{"error.code": code}, exc_info=not isinstance(error, StreamForgeError))
+    ctx.log.error(
+        "worker failed", error=error, **{"error.code": code}, exc_info=None if isinstance(error, StreamForgeError) else error
+    )
     told: dict[str, Any] = {"error_type": type(error).__name__, "exit_code": code}
     if field := getattr(error, "field", ""):
         told["field"] = field

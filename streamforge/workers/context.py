@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from ..artifacts.base import Artifacts
 from ..bus.base import Bus, Message, Record, TopicSpec
+from ..bus.frames import MAX_RECORD_BYTES
 from ..core.errors import Conflict, NotOwner, TryAgain
 from ..core.logs import get_logger
 from ..core.metrics import Metrics
@@ -40,7 +41,12 @@ def dead_letter(
     told = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
     told |= {"error": f"{type(why).__name__}: {why}"[:500], "stage": stage, "attempts": 1 + int(old) if old.isdigit() else 1}
     kept = tuple((name, value) for name, value in record.headers if not name.startswith(DLQ))
-    return Message(record.value, record.key, kept + tuple((f"{DLQ}{name}", str(value).encode()) for name, value in told.items()))
+    own = tuple((f"{DLQ}{name}", str(value).encode()) for name, value in told.items())
+    size = len(record.value) + len(record.key.encode()) + sum(len(name.encode()) + len(value) for name, value in kept + own)
+    if size <= MAX_RECORD_BYTES:
+        return Message(record.value, record.key, kept + own)
+    cut = record.value[: MAX_RECORD_BYTES // 2]
+    return Message(cut, record.key[:1_000], (*own, (f"{DLQ}cut", str(len(record.value)).encode())))
 
 
 # %% ../../nbs/60_workers/03_context.ipynb #08fc24c6

@@ -66,14 +66,14 @@ class Letter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_letter(record: Record) -> Letter:
-    "A record of a dead-letter topic; one without our headers is told as `NotALetter` and goes nowhere."
+    "A record of a dead-letter topic; one without our headers is told as `NotALetter` and goes nowhere, like one that had to be cut."
     told = {name: value.decode("utf-8", "replace") for name, value in record.headers}
     topic, attempts = told.get(f"{DLQ}topic", ""), told.get(f"{DLQ}attempts", "")
     error, _, message = told.get(f"{DLQ}error", "NotALetter: written by somebody else").partition(": ")
     place = f"{topic}:{told.get(f'{DLQ}partition')}:{told.get(f'{DLQ}offset')}" if topic else record.source
     return Letter(
         source=told.get(REPLAYED, place),
-        topic=topic,
+        topic="" if f"{DLQ}cut" in told else topic,
         error=error,
         message=message,
         stage=told.get(f"{DLQ}stage", ""),
