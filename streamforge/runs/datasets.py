@@ -6,7 +6,9 @@
 __all__ = ["KIND", "panel_files", "panel_from", "read_panel", "freeze", "load_panel"]
 
 # %% ../../nbs/55_runs/02_datasets.ipynb #2d572132
+import asyncio
 import io
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -33,6 +35,17 @@ def panel_files(
     return files
 
 
+def _array(content: bytes) -> np.ndarray:
+    "The array in the bytes of an `.npy` file, without pickle; raises `ValueError`, `EOFError`, `SyntaxError`."
+    file = io.BytesIO(content)
+    major, _ = np.lib.format.read_magic(file)
+    shape, by_column, kind = (np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0)(file)
+    if kind.hasobject or len(content) - file.tell() != math.prod(shape) * kind.itemsize:
+        raise ValueError(f"{len(content)} bytes for {shape} of {kind}")
+    flat = np.frombuffer(content, kind, offset=file.tell()) if math.prod(shape) else np.empty(0, kind)
+    return flat.reshape(shape, order="F" if by_column else "C").copy(order="K")
+
+
 def panel_from(
     files: dict[str, bytes],  # as `panel_files` made them
 ) -> Panel:
@@ -40,7 +53,7 @@ def panel_from(
     arrays = {}
     for name, content in files.items():
         try:
-            arrays[name.removesuffix(".npy")] = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+            arrays[name.removesuffix(".npy")] = _array(content)
         except (ValueError, EOFError, SyntaxError) as error:
             raise DamagedArtifact(
                 f"expected an array without pickled objects in {name}, found something else ({error})", "freeze the dataset again"
@@ -115,4 +128,7 @@ async def load_panel(
 ) -> tuple[Panel, Manifest]:
     "A frozen panel, checked; raises `NotFound`, `DamagedArtifact`."
     manifest = await artifacts.manifest(KIND, name, version)
-    return panel_from({path: await artifacts.get(manifest, path) for path in manifest.files}), manifest
+    contents = await asyncio.gather(
+        *(artifacts.get(manifest, path) for path in manifest.files)
+    )  # reading and hashing go on in threads
+    return panel_from(dict(zip(manifest.files, contents, strict=True))), manifest

@@ -38,9 +38,12 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     types: dict[str, str]  # kind of column -> SQL type
     ending: str = ""  # of CREATE TABLE
     arrays: bool = False  # a batch is one execution with an array per column, instead of one execution per row
+    equal_stays: bool = False  # a row that is there already, equal in every column, is left alone
 
 
-SQLITE = Dialect(types={"int": "BIGINT", "float": "DOUBLE", "text": "TEXT", "bool": "BOOLEAN"}, ending=" WITHOUT ROWID")
+SQLITE = Dialect(
+    types={"int": "BIGINT", "float": "DOUBLE", "text": "TEXT", "bool": "BOOLEAN"}, ending=" WITHOUT ROWID", equal_stays=True
+)
 POSTGRESQL = Dialect(
     types={"int": "BIGINT", "float": "DOUBLE PRECISION", "text": 'TEXT COLLATE "C"', "bool": "BOOLEAN"}, arrays=True
 )
@@ -125,8 +128,11 @@ def upsert_text(
     if dialect.arrays:
         kinds = [dialect.types[schema.columns[o]].partition(" COLLATE")[0] for o in present]
         source = f"SELECT * FROM unnest({', '.join(f'{mark}::{kind}[]' for mark, kind in zip(marks, kinds, strict=True))})"
-    rest = ", ".join(f"{quoted(o)} = excluded.{quoted(o)}" for o in schema.columns if o not in schema.key)
-    return f"INSERT INTO {quoted(table)} ({names}) {source} ON CONFLICT ({keys}) DO {f'UPDATE SET {rest}' if rest else 'NOTHING'}"
+    others = [quoted(o) for o in schema.columns if o not in schema.key]
+    rest = ", ".join(f"{o} = excluded.{o}" for o in others)
+    differ = " OR ".join(f"{quoted(table)}.{o} IS NOT excluded.{o}" for o in others) if dialect.equal_stays else ""
+    update = f"UPDATE SET {rest}{f' WHERE {differ}' if differ else ''}" if rest else "NOTHING"
+    return f"INSERT INTO {quoted(table)} ({names}) {source} ON CONFLICT ({keys}) DO {update}"
 
 
 # %% ../../nbs/21_store/03_tables.ipynb #3b732c2d
