@@ -17,7 +17,7 @@ from worker_lab import House, real_places, sample_candles, until
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from servers import need  # noqa: E402
 
-from streamforge.bus.base import Message  # noqa: E402
+from streamforge.bus.base import Message, TopicSpec, open_bus  # noqa: E402
 from streamforge.bus.kafka_access import read_access  # noqa: E402
 from streamforge.bus.kafka_admin import Broker  # noqa: E402
 from streamforge.cli.services import open_lab  # noqa: E402
@@ -31,8 +31,10 @@ from streamforge.exchange.archive import Archive  # noqa: E402
 from streamforge.exchange.faults import Fault  # noqa: E402
 from streamforge.exchange.rest import Retry  # noqa: E402
 from streamforge.messages.records import encode  # noqa: E402
+from streamforge.store.base import CANDLES, open_store  # noqa: E402
 from streamforge.store.postgresql import Postgresql  # noqa: E402
 from streamforge.workers.base import Worker, serve  # noqa: E402
+from streamforge.workers.telemetry import ensure_topic  # noqa: E402
 
 SECRET = f"hidden-{secrets.token_hex(6)}"  # a wrong password; nothing that anybody can see may hold it
 CONNECT = {"TYPE": "api_candles_1h", "UPSTREAM": "loader-producer__a1b2c3"}
@@ -453,7 +455,7 @@ async def test_the_manager_speaks_for_a_worker_that_cannot(tmp_path):
         assert [(o.queue_id, o.instance, o.finished) for o in events] == [(flow["queue_id"], "queue-manager", True)]
         async with httpx.AsyncClient(base_url=lab.url) as web:
             seen = [(await web.get(o)).text for o in ("/", "/queues/list", f"/queues/{flow['queue_id']}", "/metrics")]
-        seen += [o.read_text() for o in tmp_path.rglob("*.log")] + [str(events)]
+        seen += [o.read_bytes().decode("utf-8", "replace") for o in tmp_path.rglob("*.log")] + [str(events)]
         assert len(seen) > 6 and not any(SECRET in o for o in seen)
 
 
@@ -480,3 +482,27 @@ async def test_the_command_line_says_it_in_one_line(tmp_path):
     for (arguments, error, code), (rc, text) in zip(cases, found, strict=True):
         assert rc == code and text.startswith(f"streamforge: {error}: expected") and len(text.splitlines()) == 1, (arguments, rc, text)
         assert SECRET not in text and "found" in text
+
+
+# -- races at the start
+
+
+@pytest.mark.slow
+async def test_ten_at_once_make_the_same_topics_and_collections(tmp_path):
+    "Workers of one workflow start together, and each makes what it needs unless it is there."
+    kafka, postgresql, name = need("kafka"), need("postgresql"), f"wf-{secrets.token_hex(4)}"
+
+    async def one(store_url: str) -> tuple[int, int]:
+        async with open_bus(kafka) as bus, open_store(store_url) as store:
+            for topic in (name, f"{name}-enriched"):
+                await ensure_topic(bus, topic, TopicSpec(partitions=3))
+            await store.ensure("candles_1h", CANDLES)
+            return (await bus.topics())[name].partitions, await store.count("candles_1h")
+
+    try:
+        with real_places(tmp_path, kafka, postgresql) as places:
+            assert await asyncio.gather(*(one(places["STREAMFORGE_STORE_URL"]) for _ in range(10))) == [(3, 0)] * 10
+    finally:
+        async with open_bus(kafka) as bus:
+            for topic in (name, f"{name}-enriched"):
+                await bus.delete_topic(topic)
