@@ -193,6 +193,9 @@ async def verify(
     found = await inspect(store, market, wide, entry)
 
     def seen(entry: Entry) -> Entry:
+        entry = (
+            entry.note("asked", found.span) if market.kind == "trade_ids" else entry
+        )  # or what is lost at an edge would be forgotten
         return (
             entry.note("absent", found.span - found.good - found.filled).note("filled", found.filled).note("verified", found.good)
         )
@@ -209,8 +212,11 @@ async def verify_loaded(
     "Verify the candles that were loaded since somebody looked; raises `StoreError`."
     for market, entry in (await read_ledger(store, collection=collection, symbols=symbols)).items():
         if market.kind == "candles" and (todo := entry.loaded - entry.verified):
-            found = await inspect(store, market, todo, entry)
-            await update_entry(store, market, lambda entry, found=found: entry.note("verified", found.good))  # type: ignore[misc]
+            origin, here = open_times(TimeRange(0, 2 * market.step), market.interval)[0], Ranges()
+            async for _, table in chunks_of(store, market, todo, ("open_time", "filled")):
+                moments = array_of(table, "open_time")[~array_of(table, "filled")]
+                here |= covered(moments[(moments - origin) % market.step == 0], market.step)
+            await update_entry(store, market, lambda entry, here=here - entry.filled: entry.note("verified", here))  # type: ignore[misc]
 
 
 # %% ../../nbs/25_ledger/03_verify.ipynb #08591f5c

@@ -66,6 +66,7 @@ class TradeStream:
         self.after = seen.real.parts[-1][1] if seen else 0  # ids before this one are published
         self.span = Ranges.of((max(order.span.start, seen.moment if seen else 0), order.span.end))
         self.ask = self.stored = self.skipped = self.known = Ranges()  # times, times, ids, ids
+        self.before = seen.real if seen else Ranges()  # ids that were published before a restart
         self.now, self.asked, self.from_store = 0, 0, 0
         self.archive: Archive | None = None  # asked first, where that pays or always
         self.always, self.archived, self.lacked = False, 0, 0  # records that the archive had, and that it should have had
@@ -73,7 +74,8 @@ class TradeStream:
     async def plan(self) -> None:
         "Which stretches of time the ledger has; raises `StoreError`."
         by_time, by_id = await read_entry(self.store, self.times), await read_entry(self.store, self.ids)
-        self.known, self.skipped = by_id.loaded | by_id.verified, Ranges()
+        self.known = by_id.loaded | by_id.verified
+        self.skipped = self.before.hull - self.before if self.before and not self.order.only_missing else Ranges()
         self.span = self.span & by_time.asked if self.order.only_missing else self.span
         self.stored = self.span & (by_time.loaded | by_time.verified) if self.known else Ranges()
         self.ask = self.span - self.stored
@@ -91,8 +93,7 @@ class TradeStream:
 
     async def _asked(self, span: TimeRange | IdRange) -> AsyncIterator[list[Trade]]:
         assert self.order.span
-        answers: AggTrades | ArchivedTrades
-        answers = (
+        answers: AggTrades | ArchivedTrades = (
             agg_trades(self.rest, self.symbol, span)
             if isinstance(span, IdRange)
             else ArchivedTrades(self.archive, self.rest, self.symbol, span, whole=self.order.span, always=self.always)
@@ -152,7 +153,10 @@ class TradeSource:
             await self.ctx.retry("store", stream.plan)
             if stream.ask:
                 await self.rest.exchange_info(stream.symbol)
-        yield Part(facts=[Fact(o.times, "asked", o.ask) for o in self.streams.values()])
+        yield Part(
+            facts=[Fact(o.times, "asked", o.ask) for o in self.streams.values()]
+            + [Fact(o.ids, "loaded", o.before) for o in self.streams.values()]
+        )
         every = [*self.streams.values()]
         for n in range(0, len(every), TOGETHER):
             async with AsyncExitStack() as stack:

@@ -1,6 +1,7 @@
 """Every drill: importing a module registers its own."""
 
 import arango_drills  # noqa: F401
+import archive_drills  # noqa: F401
 import artifacts  # noqa: F401
 import connector  # noqa: F401
 import disk  # noqa: F401

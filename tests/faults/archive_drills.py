@@ -1,0 +1,105 @@
+"""What a loader survives whose files are damaged or missing, and a loader of trades its own death."""
+
+import asyncio
+import random
+import signal
+from contextlib import asynccontextmanager
+
+from drill import Lab, drill
+from worker_lab import House, until
+
+from streamforge.core.samples import SAMPLES, candles
+from streamforge.exchange.candle_files import read_folder
+from streamforge.exchange.faults import Fault
+from streamforge.exchange.simulator import Simulator, serve
+from streamforge.messages.records import Candle, Trade, decode
+
+SPAN = "2021-04-10:2021-07-05"
+CANDLES = {"TYPE": "api_candles_1h", "SYMBOL": "BTCUSDT", "TIME_RANGE": SPAN, "SOURCE": "archive"}
+TRADES = {"TYPE": "api_trades", "SYMBOL": "BTCUSDT", "TIME_RANGE": "2021-05-10:2021-05-16"}
+MONTH = "/data/spot/monthly/klines/BTCUSDT/1h/BTCUSDT-1h-2021-05.zip"
+FAULTS = {
+    "damaged once": ((Fault(kind="flipped", path=MONTH),), 0),
+    "damaged": ((Fault(kind="flipped", path=MONTH, times=2),), 65),
+    "wrong checksum": ((Fault(kind="checksum", path=f"{MONTH}.CHECKSUM", times=2),), 65),
+    "404": ((Fault(kind="server_error", status=404, path=f"{MONTH}.CHECKSUM", times=0), Fault(kind="server_error", status=404, path="/data/spot/daily/klines/BTCUSDT/1h/BTCUSDT-1h-2021-05-20.zip.CHECKSUM", times=0)), 0),
+}
+
+
+@asynccontextmanager
+async def exchange():
+    "REST and archive at one address; enough trades per day that files pay."
+    simulator = Simulator(read_folder(SAMPLES), per_candle=120)
+    async with serve(simulator) as url:
+        yield simulator, {"BINANCE_API_URL": url, "BINANCE_ARCHIVE_URL": url}
+
+
+async def published(house: House, kind: type, name: str) -> dict[tuple, bytes]:
+    "Each record of the data topic once; two that differ are wrong."
+    once: dict[tuple, bytes] = {}
+    for record in await house.records(house.data):
+        row = decode(kind, record.value)
+        key = (row.symbol, getattr(row, name))
+        assert once.setdefault(key, record.value) == record.value, f"two truths about {key}"
+    return once
+
+
+@drill("archive: damaged zip, wrong checksum, 404", runs=8, short=4)
+async def bad_files(lab: Lab, runs: int) -> None:
+    "A file is fetched once more, then named (65); the next loader completes it; what is not there comes by REST."
+    async with lab.house() as house, exchange() as (_, urls):
+        assert await house.run("loader-producer", **urls, **CANDLES | {"SOURCE": "rest"}) == 0
+        truth = await published(house, Candle, "open_time")
+    assert [o for _, o in truth] == candles("BTCUSDT", SPAN).open_time.tolist(), "the undisturbed loader lost or invented candles"
+    for n in range(runs):
+        name = list(FAULTS)[n % len(FAULTS)]
+        async with lab.house() as house, exchange() as (simulator, urls):
+            simulator.faults.add(*FAULTS[name][0])
+            code = await house.run("loader-producer", **urls, **CANDLES)
+            partly = await published(house, Candle, "open_time")
+            errors = [o.extra["error_type"] for o in await house.events("error")]
+            again = await house.run("loader-producer", **urls, **CANDLES)
+            lab.outcome.judge({"stream": truth}, {"stream": await published(house, Candle, "open_time")}, f"run {n} {name}")
+            wanted = FAULTS[name][1]
+            right = (code, errors, again) == (wanted, ["DamagedArtifact"] if wanted else [], 0) and partly == dict(list(truth.items())[: len(partly)])
+            lab.outcome.check(right, f"run {n} {name}: code {code}, said {errors}, then {again}, {len(partly)} candles before")
+
+
+@drill("trades loader killed (-9)", runs=10, short=2)
+async def trades_killed(lab: Lab, runs: int) -> None:
+    "At a failpoint or at any moment, from files and by REST; the hole that it had passed is still told."
+    hole = (1_620_788_400_000, 1_620_795_600_000)  # two hours of 2021-05-12
+
+    @asynccontextmanager
+    async def market(rest: bool):
+        async with exchange() as (simulator, urls):
+            simulator.faults.add(Fault(kind="gap", path="/api/v3/aggTrades", symbol="BTCUSDT", start=hole[0], end=hole[1], times=0))
+            simulator.faults.add(Fault(kind="server_error", status=404, path="/data/spot/daily/aggTrades/BTCUSDT/BTCUSDT-aggTrades-2021-05-12.zip.CHECKSUM", times=0))
+            yield urls | TRADES | ({"SOURCE": "rest"} if rest else {})
+
+    async with lab.house() as house, market(True) as env:
+        assert await house.run("loader-producer", **env) == 0
+        truth = await published(house, Trade, "trade_id")
+        (gap,) = (await house.events("finished"))[0].extra["gaps"]
+    ids = {o for _, o in truth}
+    assert ids == set(range(min(ids), max(ids) + 1)) - set(range(gap["start"], gap["end"])), "ids with holes that were not told"
+    for n in range(runs):
+        chance = random.Random(n)
+        async with lab.house() as house, market(n % 4 > 1) as env:
+            if n % 2:
+                code = await house.run("loader-producer", FAILPOINT=f"after-publish:{1 + n // 2 % 4}", **env)
+            else:
+                worker, upto = await house.start("loader-producer", **env), chance.randrange(1, len(truth))
+
+                async def far_enough(worker=worker, upto=upto, house=house) -> bool:
+                    return worker.returncode is not None or await house.length(house.data) >= upto
+
+                await until(far_enough)
+                if worker.returncode is None:
+                    worker.kill()
+                code = await asyncio.wait_for(worker.wait(), 20)
+            again = await house.run("loader-producer", **env)
+            lab.outcome.judge({"stream": truth}, {"stream": await published(house, Trade, "trade_id")}, f"run {n}")
+            told = [(o["start"], o["end"]) for o in (await house.events("finished"))[-1].extra["gaps"]]
+            right = code in (0, -signal.SIGKILL) and again == 0 and told == [(gap["start"], gap["end"])]
+            lab.outcome.check(right, f"run {n}: {code}, then {again}, told {told}")

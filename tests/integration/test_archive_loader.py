@@ -1,0 +1,135 @@
+"""Loaders that take files where they can: the same records as by REST, through damage, kills and holes; trades from end to end."""
+
+import asyncio
+import os
+import signal
+import sqlite3
+import sys
+from contextlib import asynccontextmanager
+
+import msgspec
+import pytest
+
+from streamforge.core.samples import SAMPLES, candles
+from streamforge.core.times import TimeRange, find_gaps
+from streamforge.exchange import simulator
+from streamforge.exchange.candle_files import read_folder
+from streamforge.exchange.faults import Fault
+from streamforge.ledger.entries import Market, read_entry
+from streamforge.ledger.ranges import Ranges
+from streamforge.messages.records import Trade, decode
+from streamforge.store.base import open_store
+
+HOUR, SPAN = 3_600_000, "2021-04-20:2021-06-03"
+DAY = "/data/spot/daily/klines/BTCUSDT/1h/BTCUSDT-1h-2021-06-01.zip"
+MONTH = "/data/spot/monthly/klines/BTCUSDT/1h/BTCUSDT-1h-2021-05.zip"
+LOAD = {"TYPE": "api_candles_1h", "SYMBOL": "BTCUSDT", "TIME_RANGE": SPAN, "SOURCE": "archive"}
+TRADES = {"TYPE": "api_trades", "SYMBOL": "BTCUSDT", "TIME_RANGE": "2021-05-11:2021-05-14"}
+WHOLE = Ranges.of((TimeRange.parse(SPAN).start, TimeRange.parse(SPAN).end))
+
+
+@asynccontextmanager
+async def exchange(**options):
+    "REST and archive at one address, and the variables that name it."
+    sim = simulator.Simulator(read_folder(SAMPLES), **options)
+    async with simulator.serve(sim) as url:
+        yield sim, {"BINANCE_API_URL": url, "BINANCE_ARCHIVE_URL": url}
+
+
+def asked(sim, ending: str) -> int:
+    return sum(path.endswith(ending) for _, path, _, _ in sim.log)
+
+
+async def values(house, queue="wf-1") -> list[bytes]:
+    return [o.value for o in await house.records(f"{queue}-data")]
+
+
+async def data(house, *arguments, **env):
+    "`streamforge data ...`: exit code and what it prints."
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "streamforge.cli.main", "data", *arguments, "--home", str(house.home), "--json", env=os.environ | env, stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await asyncio.wait_for(process.communicate(), 90)
+    return process.returncode, msgspec.json.decode(out)
+
+
+@pytest.mark.slow
+async def test_files_and_rest_give_the_same_records_whatever_dies(house):
+    "A month, days, a day that only REST has; killed twice on the way; the files that are here are not fetched again."
+    async with exchange() as (sim, urls):
+        assert await house.run("loader-producer", QUEUE_ID="wf-rest", **urls, **LOAD | {"SOURCE": "rest"}) == 0
+        assert not asked(sim, ".zip") and not asked(sim, ".CHECKSUM")
+        sim.faults.add(Fault(kind="server_error", status=404, path=f"{DAY}.CHECKSUM", times=0))
+        for point in ("after-publish:1", "before-publish:2"):
+            assert await house.run("loader-producer", FAILPOINT=point, **urls, **LOAD) == -signal.SIGKILL
+        assert await house.run("loader-producer", **urls, **LOAD) == 0
+        assert await values(house) == await values(house, "wf-rest")
+        assert asked(sim, MONTH) == 1 and asked(sim, f"{DAY}.CHECKSUM") >= 1 and not asked(sim, DAY)
+    told = (await house.events("finished"))[-1].extra
+    span = TimeRange.parse(SPAN)
+    holes = Ranges.of(*((o.start, o.end) for o in find_gaps(candles("BTCUSDT", SPAN).open_time.tolist(), span, "1h")))
+    assert sum(o["missing"] for o in told["gaps"]) == holes.size // HOUR and told["archive_reissued"] == []
+    async with open_store(house.places.store_url) as store:
+        entry = await read_entry(store, Market("candles_1h", "BTCUSDT", "candles", "1h"))
+    assert entry.loaded == WHOLE - holes and entry.asked == WHOLE and entry.missing == holes == entry.denied
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["flipped", "checksum"])
+async def test_a_damaged_file_is_fetched_once_more_and_then_named(house, kind):
+    "65 and its name; what was published is complete; once the archive is well again, the rest follows."
+    async with exchange() as (sim, urls):
+        sim.faults.add(Fault(kind=kind, path=MONTH + (".CHECKSUM" if kind == "checksum" else ""), times=2))
+        assert await house.run("loader-producer", **urls, **LOAD) == 65
+        (error,) = await house.events("error")
+        assert error.extra["error_type"] == "DamagedArtifact" and "BTCUSDT-1h-2021-05" in error.message and error.finished and asked(sim, MONTH) == 2
+        before = await values(house)
+        sim.faults.add(Fault(kind=kind, path=MONTH + (".CHECKSUM" if kind == "checksum" else ""), times=1))
+        assert await house.run("loader-producer", **urls, **LOAD) == 0 and asked(sim, MONTH) == 4
+    rows = [msgspec.json.decode(o)["open_time"] for o in await values(house)]
+    assert rows == candles("BTCUSDT", SPAN).open_time.tolist() and rows[: len(before)] == candles("BTCUSDT", "2021-04-20:2021-05-01").open_time.tolist()[: len(before)]
+
+
+@pytest.mark.slow
+async def test_trades_from_files_and_rest_are_stored_complete_and_repaired(house):
+    "Three days: `auto` takes files, since they pay; of one REST has all but a hole of ids; a kill in between; then rows are lost."
+    hole = TimeRange.parse("2021-05-12T03:00:2021-05-12T05:00")
+    async with exchange(per_candle=120) as (sim, urls):
+        sim.faults.add(Fault(kind="server_error", status=404, path="/data/spot/daily/aggTrades/BTCUSDT/BTCUSDT-aggTrades-2021-05-12.zip.CHECKSUM", times=0))
+        sim.faults.add(Fault(kind="gap", path="/api/v3/aggTrades", symbol="BTCUSDT", start=hole.start, end=hole.end, times=0))
+        connector = await house.start("arango-connector", TYPE="api_trades", SYMBOL="BTCUSDT", UPSTREAM="loader-producer__a1b2c3")
+        assert await house.run("loader-producer", FAILPOINT="after-publish:2", **urls, **TRADES) == -signal.SIGKILL
+        assert await house.run("loader-producer", **urls, **TRADES) == 0 and await asyncio.wait_for(connector.wait(), 60) == 0
+        trades = [decode(Trade, o) for o in await values(house)]
+        ids = [o.trade_id for o in trades]
+        gaps = [(a + 1, b) for a, b in zip(ids, ids[1:], strict=False) if b != a + 1]
+        (told,) = [o for o in await house.events("finished") if "from_store" in o.extra]
+        assert [(o["start"], o["end"]) for o in told.extra["gaps"]] == gaps and len(gaps) == 1 and gaps[0][1] - gaps[0][0] == 240 == told.extra["missing"]
+        assert ids == sorted(set(ids)) and not any(o.timestamp in hole for o in trades) and told.extra["archive_lacked"] > 0
+        await _stored(house, trades)
+
+        code, found = await data(house, "verify")
+        assert code == 0 and [(o["rows"], o["wanted"], o["missing"]) for o in found] == [(len(ids), 0, 240)]
+        lost = [(ids[0], ids[0] + 3), (ids[6_000], ids[6_000] + 50)]
+        with sqlite3.connect(house.places.store_url.removeprefix("sqlite:///")) as db:
+            for first, last in lost:
+                db.execute("DELETE FROM trades WHERE trade_id >= ? AND trade_id < ?", (first, last))
+        code, found = await data(house, "verify")
+        assert code == 65 and found[0]["holes"] == [list(o) for o in lost]
+        sim.log.clear()
+        code, repaired = await data(house, "repair", **urls)
+        assert code == 0 and [(o["lacked"], o["stored"], o["still"]) for o in repaired] == [(53, 53, 0)]
+        assert 0 < asked(sim, "aggTrades") <= 20 and not asked(sim, ".zip")
+        await _stored(house, trades)
+        code, known = await data(house, "status")
+        assert code == 0 and [(o["verified"], o["missing"]) for o in known if o["kind"] == "trade_ids"] == [(len(ids), 240)]
+
+
+async def _stored(house, trades):
+    "Every trade once, and volume by price that adds up."
+    async with open_store(house.places.store_url) as store:
+        rows = (await store.read("trades")).to_pylist()
+        volume = await store.read("trades_volume")
+    assert [o["trade_id"] for o in rows] == [o.trade_id for o in trades] and [o["price"] for o in rows] == [o.price for o in trades]
+    total = sum(volume["buy_volume"].to_pylist()) + sum(volume["sell_volume"].to_pylist())
+    assert total == pytest.approx(sum(o.quantity for o in trades)) and sum(volume["trades"].to_pylist()) == len(trades)
