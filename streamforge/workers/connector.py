@@ -37,9 +37,9 @@ from .book_rows import BookHandler
 from .decoding import CANDLE, Sorted
 from .enriched_rows import revised_schema, rows_of
 from .enrichment import Advanced, States, advance, cut
-from .pipeline import Handler, Pipeline, Wiring, read_wiring, write_rows
+from .pipeline import Handler, Pipeline, Wiring, patient, read_wiring, write_rows
 from .revision import Pending, revise
-from .states import Market, PartitionState, keep_state, load_partition
+from .states import Market, PartitionState, announce, keep_state, load_partition, missed
 from .telemetry import ensure_topic
 from .trade_rows import TradeHandler
 
@@ -101,6 +101,7 @@ class Revisions:
     def __init__(self, ctx: Context, wiring: Wiring, states: States, figures: dict[str, int]):
         self.ctx, self.wiring, self.states, self.figures = ctx, wiring, states, figures
         self.patience, self._since = ctx.settings.number("REVISE_SECONDS", 5), 0.0
+        self.looked, self.told = 0.0, dict[Market, int]()  # when we looked for others' revisions, and up to which we found
 
     def note(self, found: Sorted) -> None:
         "These candles came late."
@@ -114,9 +115,11 @@ class Revisions:
         await ensure_topic(self.ctx.bus, topic, TopicSpec(partitions=(await self.ctx.bus.topics())[self.wiring.topic].partitions))
         await self.ctx.publish(topic, [Message(msgspec.json.encode(row), row["symbol"], self.ctx.headers) for row in rows])
         self.figures["revised"] += len(rows)
+        await _tell_others(self, rows)
 
     async def settle(self, idle: bool) -> None:
         "Revise what is due, if nothing waits or it has waited long enough."
+        await _look_around(self)
         due = [(partition, market) for partition, state in self.states.partitions.items() for market in state.due]
         if not due:
             self._since = 0.0
@@ -137,7 +140,7 @@ class Revisions:
         ctx, start = self.ctx, state.due[market]
         last = state.enrichers[market].last_open_time if market in state.enrichers else -1
         pending = Pending(collection=self.wiring.collection, market=market, start=start, last=last, names=self.states.names)
-        async for made in revise(ctx.store, pending):
+        async for made in revise(patient(ctx), pending):
             if len(made.rows):
                 await self.tell(made.rows.to_pylist())
                 ctx.failpoint("after-revised-publish")
@@ -146,10 +149,37 @@ class Revisions:
             if made.live:
                 state.enrichers[market] = made.live
             if made.head:
-                await keep_state(ctx.store, self.wiring.collection, market, made.head, since=start)
+                await keep_state(patient(ctx), self.wiring.collection, market, made.head, since=start)
         del state.due[market]
+        state.seen[market] = max(state.seen.get(market, 0), self.told.pop(market, 0))
         await ctx.retry("store", lambda: state.amend(ctx.store, [market] if market in state.enrichers else []))
         ctx.failpoint("after-amend")
+
+
+# %% ../../nbs/60_workers/07_connector.ipynb #a66a4a42
+async def _tell_others(revisions: Revisions, rows: list[dict[str, Any]]) -> None:
+    "Announce what was revised, and know of it ourselves."
+    since: dict[Market, int] = {}
+    for row in rows:
+        market = row["symbol"], row["interval"]
+        since[market] = min(since.get(market, row["open_time"]), row["open_time"])
+    for market, moment in since.items():
+        number = await announce(patient(revisions.ctx), revisions.wiring.collection, market, moment)
+        for state in revisions.states.partitions.values():
+            if state.seen.get(market, 0) == number - 1:
+                state.seen[market] = number
+
+
+async def _look_around(revisions: Revisions) -> None:
+    "Every few seconds: what another workflow has revised is due here, too."
+    if (now := asyncio.get_running_loop().time()) - revisions.looked < revisions.patience:
+        return
+    revisions.looked = now
+    for state in revisions.states.partitions.values():
+        known = {market: state.seen.get(market, 0) for market in state.enrichers}
+        for market, (since, number) in (await missed(patient(revisions.ctx), revisions.wiring.collection, known)).items():
+            state.due[market] = min(state.due.get(market, since), since)
+            revisions.told[market] = number
 
 
 # %% ../../nbs/60_workers/07_connector.ipynb #0cbf6fff
@@ -158,7 +188,7 @@ class EnrichedHandler(CandleHandler):
 
     def __init__(self, ctx: Context, wiring: Wiring, names: tuple[str, ...] = INDICATORS):
         super().__init__(ctx, wiring)
-        self.names, self.states = names, States(ctx.store, wiring.group, wiring.topic, wiring.collection, names)
+        self.names, self.states = names, States(patient(ctx), wiring.group, wiring.topic, wiring.collection, names)
         self.figures |= {"enriched": 0, "repeated": 0, "revised": 0}
         self.revisions, self._late = Revisions(ctx, wiring, self.states, self.figures), False
 
@@ -174,11 +204,11 @@ class EnrichedHandler(CandleHandler):
 
     async def begin(self, records: Sequence[Record]) -> None:
         "The states that belong to these."
-        await self.ctx.retry("store", lambda: self.states.begin(records))
+        await self.states.begin(records)
 
     async def cut(self, found: Sorted) -> int:
         "As far as candles are new, or came late."
-        size, self._late = await self.ctx.retry("store", lambda: cut(self.states, found))
+        size, self._late = await cut(self.states, found)
         return size
 
     async def write(self, found: Sorted, rows: Any) -> list[tuple[Record, Exception]]:
@@ -214,7 +244,7 @@ class EnrichedHandler(CandleHandler):
         await _recall(self)
         for state in self.states.partitions.values():
             for market, enricher in state.enrichers.items():
-                await keep_state(self.ctx.store, self.wiring.collection, market, enricher)
+                await keep_state(patient(self.ctx), self.wiring.collection, market, enricher)
         return {self.wiring.enriched[0]: await self.ctx.bus.end_offsets(self.wiring.enriched[0])}
 
 

@@ -93,6 +93,7 @@ class Kind(msgspec.Struct, frozen=True):
     schema: Schema | None = None  # records are rows of it
 
 
+# %% ../../nbs/60_workers/04_decoding.ipynb #a1e7b483
 def sort_out(
     records: Sequence[Record],
     kind: Kind,

@@ -65,6 +65,8 @@ class States:
         "A market's state; a market that is new here begins before `first`."
         enrichers = self.partitions[partition].enrichers
         if market not in enrichers:
+            told = await self.store.get("revised", f"{self.collection}:{market[0]}:{market[1]}")
+            self.partitions[partition].seen[market] = told.version if told else 0
             enrichers[market] = await warm_enricher(self.store, self.collection, market, first, self.names)
             self.heads.pop(market, None)
         if market not in self.heads:

@@ -164,6 +164,7 @@ class TradeHandler(Handler):
             ctx.settings, "AGGREGATE", "none"
         )
         self.volumes = f"{wiring.collection}_volume"
+        self._touched: dict[str, tuple[int, int]] = {}  # by the last part: symbol -> first and last id
         self.candles = ctx.settings.option("AGGREGATE_COLLECTION", collection_of(f"api_candles_{self.aggregate}"))
         self.candle_topic = ctx.settings.option("AGGREGATE_TOPIC", f"{wiring.topic}-{self.aggregate}")
 
@@ -188,8 +189,8 @@ class TradeHandler(Handler):
         ids: dict[str, list[int]] = {}
         for trade in found.items:
             ids.setdefault(trade.symbol, []).append(trade.trade_id)
-        for symbol, some in ids.items():
-            span = (min(some), max(some))
+        self._touched = {symbol: (min(some), max(some)) for symbol, some in ids.items()}
+        for symbol, span in self._touched.items():
             await self._volume(symbol, span)
             await _aggregate(self, symbol, span)
         self.ctx.failpoint("after-write")
@@ -203,6 +204,12 @@ class TradeHandler(Handler):
         rows = await ctx.retry("store", lambda: volume_rows(ctx.store, ctx.settings, source, self.volume, symbol, span))
         if rows is not None:
             await ctx.retry("store", lambda: ctx.store.upsert(self.volumes, rows))
+
+    async def refused(self) -> None:
+        "Another member has gone on: what we derived from fewer trades than are stored by now is derived again."
+        for symbol, span in self._touched.items():
+            await self._volume(symbol, span)
+        self._touched = {}
 
     async def end(self) -> dict[str, dict[int, int]]:
         "Where the topic of candles ends."

@@ -231,8 +231,8 @@ async def one_bad_row(lab: Lab, runs: int) -> None:
         rows = (await house.contents())["candles_1h"]
         victim = json.loads(stream[700][1])["open_time"] if stream[700][1].startswith(b"{") else json.loads(stream[701][1])["open_time"]
         forbid(house, f"open_time <> {victim}")
-        await house.fill(stream[5:])
-        code = await house.run("arango-connector", **CONNECT)
+        await house.fill(stream[5:], producer="loader-producer__rest")  # the first loader has said its end already
+        code = await house.run("arango-connector", **CONNECT | {"UPSTREAM": "loader-producer__rest"})
         found = await house.contents()
         lab.outcome.runs = 1
         stored = {key for key in expected["candles_1h"] if key[2] != victim}
