@@ -141,13 +141,13 @@ class Context:
         return await upstream_ends(self.bus, self.settings)
 
     async def retry(self, dependency: str, call: Callable[[], Awaitable[T]]) -> T:
-        "`retrying` for RETRY_SECONDS (600), with log lines and `streamforge_retries_total`."
+        "`retrying` for RETRY_SECONDS (900: a database that is away for ten minutes ends nothing), with log lines and `streamforge_retries_total`."
 
         def noticed(error: TryAgain) -> None:
             self.metrics("streamforge_retries_total", dependency=dependency, code=type(error).__name__).inc()
             self.log.warning("trying again", dependency=dependency, error=error)
 
-        return await retrying(call, patience=self.settings.number("RETRY_SECONDS", 600), stopping=self.stopping, noticed=noticed)
+        return await retrying(call, patience=self.settings.number("RETRY_SECONDS", 900), stopping=self.stopping, noticed=noticed)
 
     async def publish(self, topic: str, messages: Sequence[Message]) -> list[tuple[int, int]]:
         "Publish, trying again while the bus is away; counts what was produced."
