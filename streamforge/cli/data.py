@@ -5,7 +5,10 @@
 # %% auto #0
 __all__ = [
     "data_app",
-    "COUNTS",
+    "WHOSE",
+    "STATUS",
+    "VERIFY",
+    "REPAIR",
     "Collection",
     "Symbol",
     "Interval",
@@ -14,15 +17,9 @@ __all__ = [
     "StoreUrl",
     "BusUrl",
     "Json",
-    "Filter",
-    "markets_of",
-    "describe",
-    "told",
-    "check",
-    "problems",
-    "targets_of",
-    "run_here",
-    "repair_all",
+    "status_cells",
+    "verify_cells",
+    "repair_cells",
     "status",
     "verify_command",
     "repair",
@@ -32,274 +29,78 @@ __all__ = [
 import asyncio
 import json as jsons
 import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
 import typer
 
-from ..client.client import Client
-from ..core.errors import BadData, TryAgain
-from ..core.names import queue_id, telemetry_id
+from .repair import COUNTS, Filter, check, describe, markets_of, problems, repair_all
+from .tables import print_rows
 from ..core.settings import Places, read_places
-from ..core.times import TimeRange, iso
-from ..ledger.entries import Entry, Market, read_ledger, update_entry
-from ..ledger.ranges import Ranges
-from ..ledger.verify import Findings, known_markets, verify, verify_trades
-from ..store.base import Store, open_store
+from ..core.times import iso
+from ..store.base import open_store
 
 data_app = typer.Typer(
     help="Data that proves itself complete: what was asked for, loaded, verified, missing.", no_args_is_help=True
 )
 
 
-# %% ../../nbs/80_cli/06_data.ipynb #08ab0ca3
-class Filter(msgspec.Struct, frozen=True, kw_only=True):
-    "Which markets, and when."
-
-    collection: str = ""
-    symbols: tuple[str, ...] = ()
-    interval: str = ""
-    span: TimeRange | None = None
-
-    @classmethod
-    def read(cls, collection: str, symbol: str, interval: str, range: str) -> "Filter":
-        "From the command line; raises `BadTimeRange`."
-        symbols = tuple(o for o in re.split(r"[,\s]+", symbol) if o)
-        return cls(collection=collection, symbols=symbols, interval=interval, span=TimeRange.parse(range) if range else None)
+# %% ../../nbs/80_cli/06_data.ipynb #d2fb0f81
+def _moment(market: Mapping[str, Any], at: int) -> str:
+    "An instant, or an id of a trade."
+    return str(at) if (market.get("kind") or market["interval"]) == "trade_ids" else iso(at).replace("T", " ")
 
 
-async def markets_of(
-    store: Store,
-    wanted: Filter,
-    *,
-    rows: bool = False,  # look for rows that the ledger does not know of, too
-) -> dict[Market, Entry]:
-    "The markets that a filter leaves, with what is known of them; ids of trades go with their times."
-    ledger = await read_ledger(store, collection=wanted.collection, symbols=wanted.symbols, interval=wanted.interval)
-    if rows:
-        strangers = {
-            o
-            for o in await known_markets(store, wanted.collection)
-            if o.symbol in (wanted.symbols or (o.symbol,)) and wanted.interval in ("", o.interval)
-        }
-        ledger |= {o: Entry() for o in strangers - ledger.keys()}
-    return {o: ledger[o] for o in sorted(ledger)}
-
-
-# %% ../../nbs/80_cli/06_data.ipynb #5dbc8733
-def describe(
-    market: Market,
-    entry: Entry,
-    span: TimeRange | None = None,  # only this part; of candles and times of trades
-) -> dict[str, Any]:
-    "What is known of a market, in numbers."
-    window = Ranges.of((span.start, span.end)) if span and market.kind != "trade_ids" else None
-    cut = (lambda o: o & window) if window else (lambda o: o)
-    parts = {name: cut(getattr(entry, name)) for name in ("asked", "loaded", "verified", "missing", "filled", "wanting")}
-    counts = {name: o.size // market.step for name, o in parts.items()}
-    whole = parts["asked"] | parts["loaded"] | parts["verified"] | parts["missing"]
-    possible = (whole - parts["missing"]).size
-    first, last = whole.hull.parts[0] if whole else (0, 0)
-    about = {
-        "collection": market.collection,
-        "symbol": market.symbol,
-        "kind": market.kind,
-        "interval": market.interval,
-        "from": first,
-        "to": last,
-    }
-    return (
-        about | counts | {"percent": round(100 * (parts["verified"] - parts["missing"]).size / possible, 2) if possible else 0.0}
-    )
-
-
-def told(
+def status_cells(
     row: Mapping[str, Any],  # from `describe`
-) -> list[str]:  # cells
-    "A line of the table."
-    dates = [str(row[o]) if row["kind"] == "trade_ids" else iso(row[o]).replace("T", " ") for o in ("from", "to")]
+) -> list[str]:  # of STATUS
+    "A market's line of `status`."
     days = lambda n: f"{n / 86_400_000:,.2f} d" if row["kind"] == "trades" else f"{n:,}"
+    span = f"{_moment(row, row['from'])} – {_moment(row, row['to'])}"
     return [
         row["collection"],
         row["symbol"],
         row["interval"] or row["kind"],
-        *dates,
+        span,
         *(days(row[o]) for o in COUNTS),
         f"{row['percent']:.1f}%",
     ]
 
 
-COUNTS = ("asked", "loaded", "verified", "missing", "filled", "wanting")
-
-
-# %% ../../nbs/80_cli/06_data.ipynb #1d5b56f6
-async def check(
-    store: Store,
-    wanted: Filter,
-) -> list[tuple[Market, Findings, Entry]]:
-    "Verify the markets that a filter leaves; raises `StoreError`."
-    found = []
-    for market in await markets_of(store, wanted, rows=True):
-        if market.kind == "candles":
-            found.append((market, *await verify(store, market, wanted.span)))
-        elif market.kind == "trade_ids":
-            findings, by_id, _ = await verify_trades(store, market.collection, market.symbol)
-            found.append((market, findings, by_id))
-    return found
-
-
-def problems(
-    market: Market,
-    found: Findings,
-    entry: Entry,
-) -> dict[str, Any]:  # rows, holes, ...
-    "What was found, for `--json` and for the table."
-    holes = found.holes(entry)
-    odd = {"impossible": list(found.impossible), "off_grid": list(found.off_grid)}
-    return (
-        {
-            "rows": found.rows,
-            "good": found.good.size // market.step,
-            "filled": found.filled.size // market.step,
-            "missing": (entry.missing & found.span).size // market.step,
-        }
-        | {"holes": [[start, end] for start, end in holes], "wanted": holes.size // market.step}
-        | odd
-    )
-
-
-# %% ../../nbs/80_cli/06_data.ipynb #45f6e72f
-def targets_of(
-    lacking: Sequence[tuple[Market, Ranges]],  # of one collection, kind and interval
-    wishes: Mapping[str, str],  # AGAIN, FILL
-) -> list[dict[str, Any]]:  # of a request
-    "The targets of a repair."
-    market = lacking[0][0]
-    type_ = f"api_candles_{market.interval}" if market.interval else "api_trades"
-    shared = {"type": type_, "collection_name": market.collection}
-    loaders = [
-        shared
-        | {
-            "target": "loader-producer",
-            "telemetry_id": telemetry_id("loader-producer"),
-            "symbol": o.symbol,
-            "time_range": str(TimeRange(*span.hull.parts[0])),
-            "parameters": {"ONLY_MISSING": "1", **wishes},
-        }
-        for o, span in lacking
-    ]
+def verify_cells(
+    row: Mapping[str, Any],  # from `problems`, and whose they are
+) -> list[str]:  # of VERIFY
+    "A market's line of `verify`."
+    holes = "\n".join(_moment(row, start) for start, _ in row["holes"][:2])
+    counts = [f"{row[o]:,}" for o in ("rows", "good", "filled", "missing", "wanted")]
     return [
-        *loaders,
-        shared
-        | {
-            "target": "arango-connector",
-            "telemetry_id": telemetry_id("arango-connector"),
-            "symbol": ",".join(o.symbol for o, _ in lacking),
-        },
+        row["collection"],
+        row["symbol"],
+        row["interval"],
+        *counts,
+        holes,
+        str(len(row["impossible"])),
+        str(len(row["off_grid"])),
     ]
 
 
-async def run_here(
-    targets: Sequence[Mapping[str, Any]],
-    places: Places,
-    queue: str,
-) -> None:
-    "Run a repair's workers in this process; raises `TryAgain`, `BadData` if one of them fails."
-    from streamforge.workers.base import serve
-
-    upstream = ",".join(o["telemetry_id"] for o in targets if o["target"] != "arango-connector")
-    lives = []
-    for o in targets:
-        env = {
-            "QUEUE_ID": queue,
-            "TELEMETRY_PRODUCER_ID": o["telemetry_id"],
-            "SYMBOL": o["symbol"],
-            "TYPE": o["type"],
-            "COLLECTION_NAME": o["collection_name"],
-            "TIME_RANGE": o.get("time_range", ""),
-        }
-        env |= {
-            f"STREAMFORGE_{name.upper()}": getattr(places, name) for name in ("bus_url", "store_url", "artifacts_url")
-        } | o.get("parameters", {})
-        lives.append(
-            serve(o["target"], dict(os.environ) | env | ({"UPSTREAM": upstream} if o["target"] == "arango-connector" else {}))
-        )
-    codes = await asyncio.gather(*lives)
-    if failed := [f"{o['target']} of {o['symbol']} ended with {code}" for o, code in zip(targets, codes, strict=True) if code]:
-        kind = BadData if any(code in (64, 65, 78) for code in codes) else TryAgain
-        raise kind(
-            f"expected the repair to finish, found that {', '.join(failed)}",
-            f"see {places.home}/logs/repair.log, and repair again: what was repaired stays",
-        )
-
-
-# %% ../../nbs/80_cli/06_data.ipynb #15bbd123
-async def repair_all(
-    places: Places,
-    wanted: Filter,
-    *,
-    again: bool = False,  # ask also for what the exchange has denied
-    fill: bool = False,  # flat candles where the exchange has none
-    url: str = "",  # of a queue-manager; empty: here
-) -> list[dict[str, Any]]:  # one per market that lacked something
-    "Verify, get what is missing, verify again; raises the errors of its workers."
-    async with open_store(places.store_url) as store:
-        before = await check(store, wanted)
-        lacking = []
-        for market, found, entry in before:
-            todo = (
-                found.holes(entry)
-                | ((entry.missing & found.span) - Ranges() if again else Ranges())
-                | ((entry.denied & found.span) - found.filled if fill and market.interval else Ranges())
-            )
-            if todo:
-                lacking.append((market, found, todo))
-                if market.interval:
-                    await update_entry(store, market, lambda entry, todo=todo: entry.note("asked", todo))  # type: ignore[misc]
-        ledger = await read_ledger(store)
-    groups: dict[tuple[str, str, str], list[tuple[Market, Ranges]]] = {}
-    for market, _, todo in lacking:
-        span = todo if market.interval else ledger[Market(market.collection, market.symbol, "trades")].asked
-        groups.setdefault((market.collection, market.kind, market.interval), []).append((market, span))
-    flags = {"AGAIN": again, "FILL": fill}
-    for (_, _, interval), markets in groups.items():
-        wishes = {name: "1" for name, set_ in flags.items() if set_ and (interval or name != "FILL")}
-        targets, queue = targets_of(markets, wishes), queue_id("repair", markets[0][0].collection)
-        await (_ask_manager(url, queue, targets) if url else run_here(targets, places, queue))
-    async with open_store(places.store_url) as store:
-        after = {market: (found, entry) for market, found, entry in await check(store, wanted)} if lacking else {}
+def repair_cells(
+    row: Mapping[str, Any],  # from `repair_all`
+) -> list[str]:  # of REPAIR
+    "A market's line of `repair`."
     return [
-        {
-            "collection": market.collection,
-            "symbol": market.symbol,
-            "interval": market.interval,
-            "lacked": todo.size // market.step,
-        }
-        | {
-            "stored": ((after[market][0].good - found.good) & todo).size // market.step,
-            "filled": ((after[market][0].filled - found.filled) & todo).size // market.step,
-        }
-        | {
-            "missing": (after[market][1].missing & todo).size // market.step,
-            "still": after[market][0].holes(after[market][1]).size // market.step,
-        }
-        for market, found, todo in lacking
+        row["collection"],
+        row["symbol"],
+        row["interval"],
+        *(f"{row[o]:,}" for o in ("lacked", "stored", "filled", "missing", "still")),
     ]
 
 
-async def _ask_manager(url: str, queue: str, targets: list[dict[str, Any]]) -> None:
-    async with Client(url) as client:
-        flow = await client.start(queue_id=queue, targets=targets)
-        done = await client.wait(flow["queue_id"], timeout=86_400)
-        if done["status"] != "finished":
-            raise TryAgain(
-                f"expected '{queue}' to finish, found it {done['status']}: {done['message']}",
-                "see the logs of its jobs, and repair again",
-            )
-
+WHOSE = ("collection", "symbol", "kind")
+STATUS = (*WHOSE, "range", *COUNTS, "verified of possible")
+VERIFY = (*WHOSE, "rows", "verified", "filled", "denied", "wanted", "first holes", "impossible", "off grid")
+REPAIR = (*WHOSE, "lacked", "stored", "filled", "missing at the exchange", "still wanted")
 
 # %% ../../nbs/80_cli/06_data.ipynb #eb73fe09
 Collection = Annotated[str, typer.Option(help="of rows, such as candles_1h; all unless told")]
@@ -332,7 +133,7 @@ def status(
             return [describe(market, entry, wanted.span) for market, entry in (await markets_of(opened, wanted)).items()]
 
     rows = asyncio.run(ask())
-    _show(rows, json, ("collection", "symbol", "interval", "from", "to", *COUNTS, "verified of possible"), told)
+    _show(rows, json, STATUS, status_cells, ("asked", "loaded", "filled", "range"))
 
 
 @data_app.command(name="verify")
@@ -357,24 +158,7 @@ def verify_command(
             ]
 
     rows = asyncio.run(ask())
-    _show(
-        rows,
-        json,
-        (
-            "collection",
-            "symbol",
-            "interval",
-            "rows",
-            "verified",
-            "filled",
-            "denied",
-            "wanted",
-            "first holes",
-            "impossible",
-            "off grid",
-        ),
-        _verified,
-    )
+    _show(rows, json, VERIFY, verify_cells, ("rows", "filled", "denied"))
     if any(o["wanted"] or o["off_grid"] for o in rows):
         raise typer.Exit(65)
 
@@ -404,12 +188,7 @@ def repair(
     Path(places.home, "logs").mkdir(parents=True, exist_ok=True)
     with logging_to(Path(places.home, "logs", "repair.log"), "repair"):
         rows = asyncio.run(repair_all(places, wanted, again=again, fill=fill, url=url))
-    _show(
-        rows,
-        json,
-        ("collection", "symbol", "interval", "lacked", "stored", "filled", "missing at the exchange", "still wanted"),
-        _repaired,
-    )
+    _show(rows, json, REPAIR, repair_cells, ("lacked",))
     if not json:
         where = f"by a workflow of {url}" if url else "by a loader and a connector in this process"
         typer.echo(f"repaired {where}" if rows else "nothing to repair: no request was made")
@@ -427,41 +206,17 @@ def _places(home: str, store: str, bus: str = "") -> Places:
     return read_places(dict(os.environ) | told)
 
 
-def _verified(row: Mapping[str, Any]) -> list[str]:
-    ids = row["interval"] == "trade_ids"
-    holes = [str(start) if ids else iso(start).replace("T", " ") for start, _ in row["holes"][:2]]
-    return [
-        row["collection"],
-        row["symbol"],
-        row["interval"],
-        *(f"{row[o]:,}" for o in ("rows", "good", "filled", "missing", "wanted")),
-        " ".join(holes),
-        str(len(row["impossible"])),
-        str(len(row["off_grid"])),
-    ]
-
-
-def _repaired(row: Mapping[str, Any]) -> list[str]:
-    return [
-        row["collection"],
-        row["symbol"],
-        row["interval"],
-        *(f"{row[o]:,}" for o in ("lacked", "stored", "filled", "missing", "still")),
-    ]
-
-
-def _show(rows: list[dict[str, Any]], json: bool, names: Sequence[str], cells: Any) -> None:
+def _show(
+    rows: list[dict[str, Any]],
+    json: bool,
+    names: Sequence[str],
+    cells: Callable[[Mapping[str, Any]], list[str]],
+    least: Sequence[str],
+) -> None:
     "A table for people, a list for programs."
     if json:
         typer.echo(jsons.dumps(rows))
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for n, name in enumerate(names):
-        table.add_column(name, justify="left" if n < 3 else "right", no_wrap=n < 3)
-    for row in rows:
-        table.add_row(*cells(row))
-    console = Console(highlight=False)
-    console.print(table if rows else "nothing is known of such data")
+    elif rows:
+        print_rows(names, [cells(o) for o in rows], least=least, left=sum(o in (*WHOSE, "range") for o in names))
+    else:
+        typer.echo("nothing is known of such data")

@@ -22,7 +22,6 @@ import asyncio
 import json as jsons
 import math
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,6 +30,7 @@ import msgspec
 import typer
 
 from .probe import Pinged, Topics, ping, start_here, start_through, stop_workers
+from .tables import print_rows
 from ..core.errors import BadConfig, TryAgain
 
 debug_app = typer.Typer(help="Ping, start and stop workers over the bus alone, with times.", no_args_is_help=True)
@@ -50,16 +50,6 @@ def _place(home: str, bus: str) -> tuple[str, Topics]:
     told = {"STREAMFORGE_HOME": home} | ({"STREAMFORGE_BUS_URL": bus} if bus else {})
     names = (os.environ.get("QUEUE_CONTROL_TOPIC") or "queue-control", os.environ.get("QUEUE_EVENTS_TOPIC") or "queue-events")
     return read_places({**os.environ, **told}).bus_url, Topics(*names)
-
-
-def _table(columns: list[str], rows: list[list[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*columns)
-    for row in rows:
-        table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 def _ms(value: float) -> str:
@@ -102,7 +92,7 @@ def ping_workers(
         ]
         typer.echo(jsons.dumps({"queue_id": queue_id, "all_answered": complete, "workers": workers}))
     elif found:
-        _table(
+        print_rows(
             ["worker", "answers", "p50 ms", "p95 ms", "longest ms"],
             [[o.worker, f"{len(o.rtt_ms)} of {o.sent}", *(_ms(o.quantile(share)) for share in (0.5, 0.95, 1.0))] for o in found],
         )
@@ -135,7 +125,7 @@ def stop_workflow(
         ]
         typer.echo(jsons.dumps({"queue_id": queue_id, "all_ended": complete, "workers": workers}))
     elif ends:
-        _table(["worker", "last word", "ms"], [[name, word or "none", _ms(ms)] for name, (word, ms) in sorted(ends.items())])
+        print_rows(["worker", "last word", "ms"], [[name, word or "none", _ms(ms)] for name, (word, ms) in sorted(ends.items())])
     else:
         typer.echo(f"no live worker of '{queue_id}' is known: nothing to stop", err=True)
     raise typer.Exit(0 if complete else TryAgain.exit_code)
