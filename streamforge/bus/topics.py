@@ -138,10 +138,11 @@ def place(
     chosen: list[int] = []
     rows: dict[int, list[Row]] = {}
     known: dict[str, int] = {}  # partitions of keys: most lists have few
+    short: tuple[tuple[str, bytes], ...] = ()  # headers that were checked: most messages of a list share theirs
     for m in messages:
         key = m.key
         if (
-            m.headers
+            m.headers is not short
             or type(m.value) is not bytes
             or type(key) is not str
             or not key.isascii()
@@ -149,6 +150,7 @@ def place(
             or len(m.value) + len(key) > FRAME_BYTES
         ):
             check(m)
+            short = m.headers if len(m.headers) < 10 and sum(len(name) + len(value) for name, value in m.headers) < 1_000 else ()
         if (partition := known.get(key)) is None:
             partition = writer.partition(key)
             rows.setdefault(partition, [])

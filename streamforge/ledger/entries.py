@@ -219,25 +219,41 @@ class Notes:
     ):
         self.store, self.every = store, every
         self._waiting: dict[Market, list[tuple[str, Ranges, int]]] = {}
-        self._written = time.monotonic()
+        self._written, self._turn = time.monotonic(), asyncio.Lock()
+
+    def __len__(self) -> int:
+        "How many notes wait, after those that go on where the one before ends are one."
+        return sum(map(len, self._waiting.values()))
 
     def note(self, market: Market, state: str, ranges: Ranges, at: int = 0) -> None:
         "Remember it."
-        if ranges:
-            self._waiting.setdefault(market, []).append((state, ranges, at))
+        if not ranges:
+            return
+        noted = self._waiting.setdefault(market, [])
+        place = len(noted) - 1
+        while place > 0 and noted[place][0] != state and "asked" in (noted[place][0], state):
+            place -= 1
+        if noted and noted[place][::2] == (state, at):
+            noted[place] = state, noted[place][1] | ranges, at
+        else:
+            noted.append((state, ranges, at))
 
     async def write(
         self,
         now: bool = True,  # False: only if it is time
     ) -> bool:  # was anything written?
-        "Write what is waiting; it goes on waiting if that fails. Raises `StoreError`, `Conflict`."
+        "Write what is waiting, one writer at a time; it goes on waiting if that fails. Raises `StoreError`, `Conflict`."
         if not self._waiting or (not now and time.monotonic() - self._written < self.every):
             return False
-        for market in list(self._waiting):
-            noted = tuple(self._waiting[market])
-            await update_entry(self.store, market, lambda entry, noted=noted: _all(entry, noted))  # type: ignore[misc]
-            del self._waiting[market]
-        self._written = time.monotonic()
+        async with self._turn:
+            for market in list(self._waiting):
+                noted = self._waiting.pop(market)
+                try:
+                    await update_entry(self.store, market, lambda entry, noted=noted: _all(entry, noted))  # type: ignore[misc]
+                except BaseException:
+                    self._waiting[market] = noted + self._waiting.get(market, [])
+                    raise
+            self._written = time.monotonic()
         return True
 
 

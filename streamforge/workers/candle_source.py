@@ -24,7 +24,7 @@ from ..messages.records import Candle
 from ..store.base import Store
 from .archive_first import ArchivedCandles, archive_figures, open_archive
 from .context import Context
-from .sources import Fact, Order, Part, Seen, in_time_order
+from .sources import Fact, Order, Part, Seen, in_time_order, side_by_side
 
 # %% ../../nbs/60_workers/06_candle_source.ipynb #7a0bb9db
 TOGETHER = 16  # markets that are loaded side by side; bounds what is in memory
@@ -228,10 +228,9 @@ class CandleSource:
     async def parts(self) -> AsyncIterator[Part]:
         "Raises `UnknownSymbol`, `ExchangeError`, `StoreError`."
         ctx, order = self.ctx, self.order
-        for symbol in order.symbols:
-            plan = await ctx.retry("store", lambda symbol=symbol: plan_market(ctx.store, order, symbol, self.seen.get((symbol, order.interval))))  # type: ignore[misc]
-            if plan.ask:
-                await self.rest.exchange_info(symbol)
+        plans = [await ctx.retry("store", lambda symbol=symbol: plan_market(ctx.store, order, symbol, self.seen.get((symbol, order.interval)))) for symbol in order.symbols]  # type: ignore[misc]
+        await side_by_side([self.rest.exchange_info(o.market.symbol) for o in plans if o.ask])
+        for plan in plans:
             stream = MarketStream(ctx.store, self.rest, plan, order.fill)
             stream.archive, stream.whole, stream.always = (
                 self.archive,
@@ -259,8 +258,13 @@ class CandleSource:
 
     def _part(self, group: dict[str, MarketStream], records: list[Candle]) -> Part:
         last = {o.symbol: o.open_time for o in records}
-        flat = frozenset((o.symbol, o.open_time) for o in records if _inside(group[o.symbol].filled, o.open_time))
-        stored = sum(_inside(group[o.symbol].plan.stored, o.open_time) for o in records)
+        filled, known = ({o: f(group[o]) for o in last} for f in (lambda o: o.filled, lambda o: o.plan.stored))
+        flat = (
+            frozenset((o.symbol, o.open_time) for o in records if _inside(filled[o.symbol], o.open_time))
+            if any(filled.values())
+            else frozenset()
+        )
+        stored = sum(_inside(known[o.symbol], o.open_time) for o in records) if any(known.values()) else 0
         for name, count in (("asked", len(records) - stored - len(flat)), ("from_store", stored), ("filled", len(flat))):
             self._figures[name] += count
         facts = [fact for symbol, moment in last.items() for fact in group[symbol].facts(moment + group[symbol].plan.market.step)]

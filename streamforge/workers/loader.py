@@ -6,10 +6,13 @@
 __all__ = ["Loader", "deliver", "report"]
 
 # %% ../../nbs/60_workers/09_loader.ipynb #1645eca2
-from contextlib import aclosing
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, cast
 
 from ..bus.base import Message
+from ..core.errors import StoreError, StreamForgeError
 from ..ledger.entries import Notes, read_ledger
 from ..messages.records import encode
 from .base import Context, Worker
@@ -18,8 +21,10 @@ from .live import last_written
 from .sources import ENDLESS, FILLED, PRODUCER, Order, Part, Seen, open_source, read_back, read_order, until_stopped
 from .telemetry import ensure_topic
 
-
 # %% ../../nbs/60_workers/09_loader.ipynb #5207b585
+NOTES = 10_000  # that may wait for the store
+
+
 def key_of(record: Any) -> str:
     "The symbol; an update of an order book keeps the exchange's name for it."
     return record.symbol if hasattr(record, "symbol") else record.s
@@ -50,9 +55,13 @@ class Loader(Worker):
         elif written := sum(seen[o].count for o in seen if o[0] in order.symbols and o[1] == order.interval):
             ctx.log.info("going on", rows=written, topic=order.topic)
             ctx.progress(written)
-        async with open_source(ctx, order, seen) as source, aclosing(cast(Any, source.parts())) as parts:
+        async with open_source(ctx, order, seen) as source, aclosing(cast(Any, source.parts())) as parts, writing(
+            ctx, notes
+        ) as writer:
             async for part in until_stopped(parts, ctx.stopping):
                 await deliver(ctx, order, notes, part, ends)
+                if writer.done():
+                    await writer
             await ctx.retry("store", notes.write)
             if ctx.stopping.is_set():
                 return ctx.result(
@@ -60,6 +69,35 @@ class Loader(Worker):
                 )  # of a half-done load nobody knows the holes
             await report(ctx, order, source.summary())
             ctx.result({order.topic: ends}, **source.summary())
+
+
+# %% ../../nbs/60_workers/09_loader.ipynb #bb298fcd
+@asynccontextmanager
+async def writing(ctx: Context, notes: Notes) -> AsyncIterator[asyncio.Task[None]]:
+    "A task that writes what is noted; it ends only by an error."
+
+    async def write() -> None:
+        while True:
+            await asyncio.sleep(notes.every)
+            await ctx.retry("store", notes.write)
+
+    task = asyncio.create_task(write())
+    try:
+        yield task
+    except Exception as error:
+        if not task.done() and not isinstance(error, StoreError):
+            await _last_notes(ctx, notes)
+        raise
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _last_notes(ctx: Context, notes: Notes) -> None:
+    try:
+        await notes.write()
+    except StreamForgeError as error:
+        ctx.log.warning("the ledger lacks what was published last", error=error)
 
 
 # %% ../../nbs/60_workers/09_loader.ipynb #90639777
@@ -82,12 +120,13 @@ async def deliver(
         ]
         places = await ctx.publish(part.topic or order.topic, messages)
         if not part.topic:
-            for partition, offset in places:
+            for partition, offset in dict(places).items():  # the last of each
                 ends[partition] = max(offset + 1, ends.get(partition, 0))
         ctx.failpoint("after-publish")
     for fact in part.facts:
         notes.note(fact.market, fact.state, fact.ranges, fact.at)
-    await ctx.retry("store", lambda: notes.write(now=not part.records))
+    if not part.records or len(notes) > NOTES:
+        await ctx.retry("store", notes.write)
     ctx.failpoint("after-ledger")
     if part.records and not part.topic:
         last = part.records[-1]

@@ -22,8 +22,10 @@ __all__ = [
 # %% ../../nbs/60_workers/05_sources.ipynb #4c0b8998
 import asyncio
 import importlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import aclosing
+from operator import attrgetter
 from typing import Any, Protocol, TypeVar, cast
 
 import msgspec
@@ -173,49 +175,78 @@ async def until_stopped(
     stopping: asyncio.Event,
 ) -> AsyncIterator[_T]:
     "The same, but it ends at once when asked to stop, also in the middle of waiting."
-    asked = asyncio.ensure_future(stopping.wait())
+    waits: list[asyncio.Timeout] = []  # the one that is going on, if any
 
-    async def coming() -> tuple[_T, ...]:
-        try:
-            return (await anext(parts),)
-        except StopAsyncIteration:
-            return ()
+    async def end_it() -> None:
+        await stopping.wait()
+        for wait in waits:
+            wait.reschedule(0.0)
 
+    asked = asyncio.ensure_future(end_it())
     try:
         while not stopping.is_set():
-            task = asyncio.ensure_future(coming())
-            await asyncio.wait({task, asked}, return_when=asyncio.FIRST_COMPLETED)
-            if not task.done():
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+            try:
+                async with asyncio.timeout(None) as wait:
+                    waits.append(wait)
+                    try:
+                        part = await anext(parts)
+                    finally:
+                        waits.clear()
+            except StopAsyncIteration:
                 return
-            if not (found := task.result()):
-                return
-            yield found[0]
+            except Exception:
+                if wait.expired():
+                    return
+                raise
+            yield part
     finally:
         asked.cancel()
 
 
 # %% ../../nbs/60_workers/05_sources.ipynb #702143d1
+async def side_by_side(calls: Sequence[Coroutine[Any, Any, _T]]) -> list[_T]:
+    "What each returns, in their order; raises what one of them raises, once all have ended."
+    if len(calls) == 1:
+        return [await calls[0]]
+    tasks = [asyncio.ensure_future(o) for o in calls]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+# %% ../../nbs/60_workers/05_sources.ipynb #1e783d8e
 async def in_time_order(
     streams: Sequence[AsyncIterator[list[Any]]],  # pages of one market each, in order, none of them empty
     moment: str = "open_time",  # the field to go by
 ) -> AsyncIterator[list[Any]]:
     "The records of all streams, by time."
     waiting: dict[int, list[Any]] = {n: [] for n in range(len(streams))}
+    at = attrgetter(moment)
     while waiting:
-        for n in [n for n, page in waiting.items() if not page]:
-            try:
-                waiting[n] = await anext(streams[n])
-            except StopAsyncIteration:
-                del waiting[n]
-        horizon = min((getattr(page[-1], moment) for page in waiting.values()), default=0)
+        empty = [n for n, page in waiting.items() if not page]
+        for n, page in zip(empty, await side_by_side([_next(streams[n]) for n in empty]), strict=True):
+            waiting[n] = page
+        waiting = {n: page for n, page in waiting.items() if page}
+        horizon = min((at(page[-1]) for page in waiting.values()), default=0)
         ready: list[Any] = []
         for n, page in waiting.items():
-            ready += [o for o in page if getattr(o, moment) <= horizon]
-            waiting[n] = [o for o in page if getattr(o, moment) > horizon]
+            count = bisect_right(page, horizon, key=at)
+            ready += page[:count]
+            waiting[n] = page[count:]
         if ready:
-            yield sorted(ready, key=lambda o: getattr(o, moment))
+            ready.sort(key=at)
+            yield ready
+
+
+async def _next(stream: AsyncIterator[list[Any]]) -> list[Any]:
+    "The next page; an empty one at the end."
+    try:
+        return await anext(stream)
+    except StopAsyncIteration:
+        return []
 
 
 # %% ../../nbs/60_workers/05_sources.ipynb #88b20e83
