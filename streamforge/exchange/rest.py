@@ -94,6 +94,7 @@ class _Requests:
     ) -> None:
         self.client, self.retry, self.limiter = client, retry, limiter
         self._metrics, self._random, self._places = metrics, random.Random(), asyncio.Semaphore(concurrency)
+        client.event_hooks = {"response": [self._hear]}
 
     def pause(self, failures: int) -> float:
         return self.retry.pause(failures, self._random.random())
@@ -128,12 +129,15 @@ class _Requests:
             except httpx.RequestError as error:
                 code, body = type(error).__name__, str(error).encode()
             else:
-                self.limiter.hear(answer.status_code, answer.headers)
                 code, body = str(answer.status_code), answer.content
         if self._metrics:
             self._metrics("streamforge_exchange_requests_total", endpoint=endpoint, code=code).inc()
             self._metrics("streamforge_exchange_weight_used").set(self.limiter.used())
         return code, body
+
+    async def _hear(self, answer: httpx.Response) -> None:
+        "As soon as its head is read, whatever becomes of the body."
+        self.limiter.hear(answer.status_code, answer.headers)
 
     async def _last_look(self, event: str, info: Any) -> None:
         if event.endswith("send_request_headers.started"):
