@@ -20,7 +20,7 @@ from ..core.names import check_name, enriched_collection, six
 from ..core.settings import read_places
 from ..core.times import TimeRange, interval_ms
 from ..jobs.base import open_jobs
-from ..runs.datasets import freeze, read_panel
+from ..runs.datasets import count_filled, freeze, read_panel
 from ..runs.folds import WalkForward, WalkForwardRun, walk_forward
 from ..store.base import open_store
 
@@ -70,8 +70,9 @@ async def run_backtest(options: BacktestOptions) -> WalkForwardRun:
         jobs_url(places, options.slots), worker_env(places, os.environ)
     ) as jobs:
         async with show.stage("freeze", "Freeze the candles") as report:
-            panel = await read_panel(store, collection, markets, options.interval, span)
-            data = await freeze(artifacts, f"{collection}_backtest", panel, interval=options.interval)
+            asked = collection, markets, options.interval, span
+            panel, filled = await read_panel(store, *asked), await count_filled(store, *asked)
+            data = await freeze(artifacts, f"{collection}_backtest", panel, interval=options.interval, filled=filled)
             report(1, 1, f"sha256 {data.version[:12]}, {len(panel):,} rows of {len(markets)} markets")
         async with show.stage("walk_forward", "Walk forward, fold by fold") as report:
             run = await walk_forward(

@@ -21,6 +21,7 @@ from .stages import (
     build_graphs,
     data_figures,
     freeze_history,
+    frozen_words,
     load_history,
     scores,
     trade_live,
@@ -85,7 +86,7 @@ async def all_stages(
         flows = await load_history(client, lab, source, report)
     async with show.stage("freeze", "Freeze the history") as report:
         data = await freeze_history(lab, source)
-        report(1, 1, f"sha256 {data.version[:12]}, {data.meta['rows']:,} rows")
+        report(1, 1, frozen_words(data))
     async with show.stage("graph", "Build relation graphs") as report:
         graph = await build_graphs(client, source, report)
     async with show.stage("gnn", "Train the graph model (GATv2)") as report:

@@ -12,6 +12,7 @@ __all__ = [
     "data_figures",
     "topic_length",
     "freeze_history",
+    "frozen_words",
     "build_graphs",
     "train_graph_model",
     "train_agent",
@@ -38,7 +39,7 @@ from ..core.errors import TryAgain, UpstreamFailed
 from ..core.names import dlq, enriched_collection, six
 from ..core.times import TimeRange, interval_ms
 from ..evaluation.report import combine
-from ..runs.datasets import freeze, read_panel
+from ..runs.datasets import count_filled, freeze, read_panel
 from ..runs.folds import WalkForward, WalkForwardRun, walk_forward
 from ..runs.parity import check_agent
 
@@ -157,10 +158,17 @@ async def topic_length(lab: Lab, topic: str) -> int:
 # %% ../../nbs/80_cli/04_stages.ipynb #1a0e4873
 async def freeze_history(lab: Lab, source: Source) -> Manifest:
     "Freeze the history as a dataset."
-    panel = await read_panel(
-        lab.store, enriched_collection(f"candles_{source.interval}"), source.symbols, source.interval, source.history
-    )
-    return await freeze(lab.artifacts, f"demo_{source.interval}", panel, interval=source.interval)
+    asked = enriched_collection(f"candles_{source.interval}"), source.symbols, source.interval, source.history
+    panel, filled = await read_panel(lab.store, *asked), await count_filled(lab.store, *asked)
+    return await freeze(lab.artifacts, f"demo_{source.interval}", panel, interval=source.interval, filled=filled)
+
+
+def frozen_words(
+    data: Manifest,  # of a dataset
+) -> str:
+    "What a freeze has to say of itself; filled rows are named where there are any."
+    filled = sum(data.meta.get("filled", {}).values())
+    return f"sha256 {data.version[:12]}, {data.meta['rows']:,} rows{f', {filled:,} filled' if filled else ''}"
 
 
 async def build_graphs(client: Client, source: Source, report: Callable[..., None]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from ..core.names import enriched_collection
 from ..evaluation.splits import consecutive
 from ..features.frame import Panel
 from ..graph.card import GnnConfig
-from ..runs.datasets import freeze, load_panel, read_panel
+from ..runs.datasets import count_filled, freeze, load_panel, read_panel
 from ..runs.models import publish
 from .base import Worker
 from .context import Context
@@ -32,8 +32,9 @@ async def training_panel(ctx: Context) -> tuple[Panel, Manifest]:
     if version := settings.option("DATASET_VERSION"):
         return await load_panel(ctx.artifacts, name, version)
     symbols, interval = markets_of(settings)
-    panel = await read_panel(ctx.store, enriched_collection(settings.collection_name), symbols, interval, settings.time_range)
-    return panel, await freeze(ctx.artifacts, name, panel, interval=interval)
+    asked = enriched_collection(settings.collection_name), symbols, interval, settings.time_range
+    panel, filled = await read_panel(ctx.store, *asked), await count_filled(ctx.store, *asked)
+    return panel, await freeze(ctx.artifacts, name, panel, interval=interval, filled=filled)
 
 
 # %% ../../nbs/60_workers/11_gnn_trainer.ipynb #fff1776c
