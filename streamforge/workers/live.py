@@ -177,10 +177,8 @@ async def last_written(
 async def _say(line: "Line", found: dict[str, Any]) -> None:
     symbol, start, end, missing = (found[o] for o in ("symbol", "start", "end", "missing"))
     line.ctx.log.warning("missing records", market=symbol, start=start, end=end, missing=missing, unit=line.unit)
-    told, text = {
-        "gap": found | {"unit": line.unit},
-        "error_type": "OutOfSequence",
-    }, f"{missing} {line.unit} of {symbol} are missing from {start} to {end}"
+    told = {"gap": found | {"unit": line.unit}, "error_type": "OutOfSequence"}
+    text = f"expected every one of the {line.unit} of {symbol}, found {missing} missing from {start} to {end}; `streamforge data repair --symbol {symbol}` asks the exchange again"
     await line.ctx.retry("bus", lambda: line.ctx.telemetry.send("loading", text, extra=told))
 
 
