@@ -1,7 +1,7 @@
 """Kafka to SQLite beside its peers: `python tests/bench/kafka_sink.py [--json FILE] [--records N] [--rounds N] [--peers FOLDER]`.
 
-200,000 JSON candles of 24 symbols in 8 partitions: read, decode, upsert in one transaction per batch, commit the offsets after it. Ours is the real connector (INDICATORS=none) through `serve`, on the same broker in the same run; each variant has a process of its own, the order alternates, the median of the rounds counts. First from a filled
-topic (from the first row to the last commit), then with a loader publishing beside it (from the first publish to the last commit; the loader is the same for all: our bus). Peers decode with what they bring (FastStream: pydantic models; Quix Streams: its JSON; confluent-kafka and aiokafka: orjson) and write with executemany into a table of the same columns. A peer that cannot
+100,000 JSON candles of 24 symbols in 8 partitions: read, decode, upsert in one transaction per batch, commit the offsets after it. Ours is the real connector (INDICATORS=none) through `serve`, on the same broker in the same run; each variant has a process of its own, the order alternates, the median of the rounds counts. First from a filled
+topic (from the first row to the last commit), then with a loader publishing beside it (from the first publish to the last commit; each is fed by a process of its own kind: ours by our bus, a peer by its own producer, as its users would). Peers decode with what they bring (FastStream: pydantic models; Quix Streams: its JSON; confluent-kafka and aiokafka: orjson) and write with executemany into a table of the same columns. A peer that cannot
 be imported is left out, and said so. KAFKA_URL or the servers of `make servers`.
 """
 
@@ -19,7 +19,8 @@ import uuid
 from operator import itemgetter
 from pathlib import Path
 
-BATCH = 5_000
+BATCH = 10_000  # records that a sink asks for at once: the connector's default, and the same for all
+MOST = 330  # seconds of measuring: no round begins that would end later
 FIELDS = ["symbol", "interval", "open_time", "open", "high", "low", "close", "volume", "close_time", "quote_asset_volume", "number_of_trades", "taker_buy_base_asset_volume", "taker_buy_quote_asset_volume"]
 TEXT, WHOLE = ("symbol", "interval"), ("open_time", "close_time", "number_of_trades")
 SYMBOLS = [f"{o}USDT" for o in ["BTC", "ETH", "BNB", "SOL", "XRP", "ADA", "DOGE", "TRX", "DOT", "LTC", "LINK", "AVAX", "UNI", "ATOM", "XLM", "ETC", "FIL", "APT", "ARB", "OP", "NEAR", "INJ", "SUI", "PEPE"]]
@@ -152,7 +153,7 @@ def quix(broker: str, topic: str, home: str, clock: Clock) -> None:
             for chunk in batch.iter_chunks(BATCH):
                 upsert(db, [row(o.value) for o in chunk])
 
-    app = Application(broker_address=broker, consumer_group=f"g-{uuid.uuid4().hex[:8]}", auto_offset_reset="earliest", loglevel="ERROR", auto_create_topics=False, state_dir=home, on_message_processed=lambda *a: clock.mark(1))
+    app = Application(broker_address=broker, consumer_group=f"g-{uuid.uuid4().hex[:8]}", auto_offset_reset="earliest", loglevel="ERROR", auto_create_topics=False, commit_every=BATCH, state_dir=home, on_message_processed=lambda *a: clock.mark(1))
     app.dataframe(app.topic(topic, key_deserializer="str", value_deserializer="json")).sink(Sqlite())
     app.run(count=clock.count)
     clock.end = time.time()
@@ -203,6 +204,56 @@ async def fill(broker: str, topic: str, count: int) -> float:
     return began
 
 
+async def feed_aiokafka(broker: str, topic: str, records: list) -> None:
+    from aiokafka import AIOKafkaProducer
+
+    async with AIOKafkaProducer(bootstrap_servers=broker, linger_ms=5) as producer:
+        for key, value in records:
+            sent = await producer.send(topic, value, key=key.encode())
+        await producer.flush()
+        await sent
+
+
+async def feed_faststream(broker: str, topic: str, records: list) -> None:
+    from faststream.kafka import KafkaBroker
+
+    async with KafkaBroker(broker, logger=None, linger_ms=5) as kafka:
+        for key, value in records:
+            await kafka.publish(value, topic, key=key.encode(), no_confirm=True)
+
+
+async def feed_confluent(broker: str, topic: str, records: list) -> None:
+    from confluent_kafka import Producer
+
+    producer = Producer({"bootstrap.servers": broker, "linger.ms": 5, "queue.buffering.max.messages": 1_000_000})
+    for key, value in records:
+        producer.produce(topic, value, key)
+        producer.poll(0)
+    producer.flush()
+
+
+async def feed_quix(broker: str, topic: str, records: list) -> None:
+    from quixstreams import Application
+
+    with Application(broker_address=broker, loglevel="ERROR", auto_create_topics=False).get_producer() as producer:
+        for key, value in records:
+            producer.produce(topic, value, key)
+
+
+FEEDS = {"faststream": feed_faststream, "quix": feed_quix, "confluent": feed_confluent, "aiokafka": feed_aiokafka}
+
+
+def feed(name: str, broker: str, topic: str, count: int) -> None:
+    "Publish all as this one's users would, as a process: when it began as the last line."
+    if name == "ours":
+        began = asyncio.run(fill(broker, topic, count))
+    else:
+        records = values(count)
+        began = time.time()
+        asyncio.run(FEEDS[name](broker, topic, records))
+    sys.stdout.write("\n" + json.dumps({"first": began}) + "\n")
+
+
 async def tidy(broker: str, names: list[str]) -> None:
     from streamforge.bus.base import open_bus
 
@@ -211,9 +262,9 @@ async def tidy(broker: str, names: list[str]) -> None:
             await bus.delete_topic(topic)
 
 
-def start(name: str, broker: str, topic: str, count: int, peers: str) -> subprocess.Popen:
+def start(name: str, broker: str, topic: str, count: int, peers: str, part: str = "--variant") -> subprocess.Popen:
     path = os.pathsep.join(o for o in (os.environ.get("PYTHONPATH", ""), peers if name in PEERS else "") if o)
-    return subprocess.Popen([sys.executable, __file__, "--variant", name, "--broker", broker, "--topic", topic, "--records", str(count)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=os.environ | {"PYTHONPATH": path})
+    return subprocess.Popen([sys.executable, __file__, part, name, "--broker", broker, "--topic", topic, "--records", str(count)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=os.environ | {"PYTHONPATH": path})
 
 
 def times(process: subprocess.Popen, name: str) -> dict:
@@ -224,6 +275,11 @@ def times(process: subprocess.Popen, name: str) -> dict:
     return json.loads(lines[-1])
 
 
+def say(number: int, name: str, how: str, rate: float) -> None:
+    sys.stdout.write(f"round {number + 1}: {name:10} {how:15} {rate:10,.0f} records/s\n")
+    sys.stdout.flush()
+
+
 def measure(broker: str, names: list[str], count: int, rounds: int, peers: str) -> dict[str, dict[str, list[float]]]:
     "records/s of each variant: consumer alone, and beside a loader."
     rates: dict[str, dict[str, list[float]]] = {"alone": {o: [] for o in names}, "beside": {o: [] for o in names}}
@@ -231,17 +287,25 @@ def measure(broker: str, names: list[str], count: int, rounds: int, peers: str) 
     try:
         used.append(shared)
         asyncio.run(fill(broker, shared, count))
+        begun, longest = time.monotonic(), 0.0
         for number in range(rounds):
+            turn = time.monotonic()
+            if turn - begun + longest > MOST:
+                sys.stdout.write(f"after {number} rounds: another one would not end within {MOST} s\n")
+                break
             for name in names if number % 2 == 0 else names[::-1]:
                 found = times(start(name, broker, shared, count, peers), name)
                 rates["alone"][name].append(count / (found["end"] - found["first"]))
+                say(number, name, "alone", rates["alone"][name][-1])
             for name in names if number % 2 == 0 else names[::-1]:
                 used.append(f"sink-{uuid.uuid4().hex[:8]}")
                 asyncio.run(fill(broker, used[-1], 0))
                 sink = start(name, broker, used[-1], count, peers)
                 time.sleep(6)  # joins its group: until then there is nothing to wait for
-                began = asyncio.run(fill(broker, used[-1], count))
+                began = times(start(name, broker, used[-1], count, peers, "--feed"), name)["first"]
                 rates["beside"][name].append(count / (times(sink, name)["end"] - began))
+                say(number, name, "beside a loader", rates["beside"][name][-1])
+            longest = max(longest, time.monotonic() - turn)
     finally:
         asyncio.run(tidy(broker, used))
     return rates
@@ -265,15 +329,19 @@ def broker_of() -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--records", type=int, default=200_000)
+    parser.add_argument("--records", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peers", default=os.environ.get("PEERS", ""), help="folder with the peers' packages")
     parser.add_argument("--variant", help=argparse.SUPPRESS)
+    parser.add_argument("--feed", help=argparse.SUPPRESS)
     parser.add_argument("--broker", default="")
     parser.add_argument("--topic", default="")
     asked = parser.parse_args()
     if asked.variant:
         variant(asked.variant, asked.broker, asked.topic, asked.records)
+        sys.exit()
+    if asked.feed:
+        feed(asked.feed, asked.broker, asked.topic, asked.records)
         sys.exit()
     broker = asked.broker or broker_of()
     names = ["ours"] + [name for name, module in PEERS.items() if importable(module, asked.peers)]
