@@ -82,6 +82,7 @@ def main(days: int) -> list[dict]:
     here, there = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=exchange, args=(there, count), daemon=True)
     process.start()
+    there.close()  # so that its end is noticed
     url = here.recv()
     with tempfile.TemporaryDirectory() as home:
         began, cpu = time.perf_counter(), time.process_time()

@@ -6,6 +6,7 @@ A process beside this one plays the exchange: it sends prepared events as fast a
 
 import argparse
 import asyncio
+import gc
 import json
 import logging
 import multiprocessing
@@ -145,6 +146,7 @@ async def main() -> None:
     parser.add_argument("--bus", default="", help="a bus instead of an embedded one in a folder")
     options, found = parser.parse_args(), []
     logging.disable(logging.INFO)
+    gc.set_threshold(50_000, 20, 50)  # as `run_worker` does in a worker's process
     setup("bench", level="WARNING")
     name = "bare websockets client, record by record"
     for kind in ("ws_candles_1m", "ws_trades", "ws_depth"):
