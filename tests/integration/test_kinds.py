@@ -1,10 +1,11 @@
 """Late candles, trades and order books through a connector that is killed: what is left is what an undisturbed one leaves."""
 
 import signal
+import time
 
 import msgspec
 import pytest
-from worker_lab import sample_candles
+from worker_lab import sample_candles, until
 
 from streamforge.messages.records import BookSnapshot, DepthUpdate, Trade, encode
 from streamforge.store.base import open_store
@@ -62,3 +63,36 @@ async def test_trades_and_books_and_kills(new_house, kind, stream, env):
     assert await rough.run("arango-connector", TYPE=kind, **env, **CONNECT) == 0
     found = await rows_of(calm)
     assert await rows_of(rough) == found and all(found.values())
+
+
+@pytest.mark.slow
+async def test_a_repair_by_another_workflow_reaches_a_live_connector(new_house):
+    rows = [(o.symbol, encode(o)) for o in sample_candles(("BTCUSDT",), "2021-05-10:2021-05-20")]
+    calm, rough = new_house("calm"), new_house("rough")
+    await calm.fill(rows)
+    assert await calm.run("arango-connector", TYPE="api_candles_1h", **CONNECT) == 0
+    await rough.fill([*rows[:50], *rows[51:150]])
+    await rough.start("arango-connector", TYPE="api_candles_1h", REVISE_SECONDS="1")
+
+    async def live(size: int) -> bool:
+        return await rough.length(f"{rough.data}-enriched") >= size
+
+    await until(lambda: live(149))
+    await rough.fill([rows[50]], topic="repair")
+    other = {"KAFKA_TOPIC": "repair", "GROUP_ID": "repair", "TELEMETRY_PRODUCER_ID": "arango-connector__d4e5f6", "REVISE_SECONDS": "1"}
+    assert await rough.run("arango-connector", TYPE="api_candles_1h", **other, **CONNECT) == 0
+    repaired = time.monotonic()
+
+    async def looked() -> bool:
+        return time.monotonic() > repaired + 2.5
+
+    await until(looked)
+    await rough.fill(rows[150:])
+    await until(lambda: live(len(rows) - 1))
+    assert await rows_of(rough) == await rows_of(calm)
+    async with open_store(rough.places.store_url) as store:
+        revised = (await store.read("candles_1h_enriched"))["revision"].to_pylist()
+    assert set(revised[51:150]) == {1} and set(revised[150:]) == {None}
+    wanted, found = (await calm.contents())["stream"], (await rough.contents())["stream"]
+    later = sorted(found)[-90:]
+    assert all(found[o] == wanted[o] for o in later)
