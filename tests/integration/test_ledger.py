@@ -12,6 +12,8 @@ import msgspec
 import pytest
 from worker_lab import until
 
+from streamforge.cli.services import open_lab
+from streamforge.client.client import Client
 from streamforge.core.samples import candles
 from streamforge.core.times import TimeRange, find_gaps
 from streamforge.exchange import simulator
@@ -108,15 +110,41 @@ async def test_a_second_run_asks_for_nothing_and_a_repair_for_exactly_what_lacks
 
 
 async def _lose_rows(house) -> Ranges:
-    "Four rows are gone, in two places: the port has no delete, so the file is opened as what it is."
-    import sqlite3
-
+    "Four rows are gone, in two places."
     start = WHOLE.parts[0][0] + 1_000 * HOUR
     lost = Ranges.of((start, start + HOUR), (start + 50 * HOUR, start + 53 * HOUR))
+    _delete(house, lost)
+    return lost
+
+
+def _delete(house, lost: Ranges) -> None:
+    "The port has no delete, so the file is opened as what it is."
+    import sqlite3
+
     with sqlite3.connect(house.places.store_url.removeprefix("sqlite:///")) as db:
         for first, last in lost:
             db.execute("DELETE FROM candles_1h WHERE symbol = 'BTCUSDT' AND open_time >= ? AND open_time < ?", (first, last))
-    return lost
+
+
+@pytest.mark.slow
+async def test_a_running_manager_repairs_on_request(house):
+    "`data repair --url`: a workflow of the manager asks for the one row that is gone, and stores it the usual way."
+    span = TimeRange.parse("2021-05-01:2021-05-03")
+    lost = span.start + 20 * HOUR
+    exchange = simulator.Simulator.open()
+    async with simulator.serve(exchange) as url, open_lab(house.places, env={"BINANCE_API_URL": url, "TELEMETRY_INTERVAL": "0.1"}) as lab, Client(lab.url) as client:
+        flow = await client.start(symbol="BTCUSDT", type="api_candles_1h", time_range=str(span))
+        assert (await client.wait(flow["queue_id"], timeout=60))["status"] == "finished"
+        before = (await lab.store.read("candles_1h")).to_pylist(), (await lab.store.read("candles_1h_enriched")).to_pylist()
+        _delete(house, Ranges.of((lost, lost + HOUR)))
+        assert await lab.store.count("candles_1h") == 47
+        exchange.log.clear()
+        code, out = await data(house, "repair", "--url", lab.url)
+        assert code == 0 and f"repaired by a workflow of {lab.url}" in out and "…" not in out
+        assert asked(exchange) == [("BTCUSDT", lost, lost + HOUR)]
+        flows = [o for o in await client.list() if o["queue_id"].startswith("wf-repair")]
+        assert [o["status"] for o in flows] == ["finished"], flows
+        assert ((await lab.store.read("candles_1h")).to_pylist(), (await lab.store.read("candles_1h_enriched")).to_pylist()) == before
 
 
 @pytest.mark.slow
