@@ -44,6 +44,86 @@ d = {
                 "streamforge/artifacts/base.py",
             ),
         },
+        "streamforge.artifacts.bucket": {
+            "streamforge.artifacts.bucket.Bucket": ("22_artifacts/bucket.html#bucket", "streamforge/artifacts/bucket.py"),
+            "streamforge.artifacts.bucket.Bucket.__init__": (
+                "22_artifacts/bucket.html#bucket.__init__",
+                "streamforge/artifacts/bucket.py",
+            ),
+            "streamforge.artifacts.bucket.Bucket._signed": (
+                "22_artifacts/bucket.html#bucket._signed",
+                "streamforge/artifacts/bucket.py",
+            ),
+            "streamforge.artifacts.bucket.Bucket.check": (
+                "22_artifacts/bucket.html#bucket.check",
+                "streamforge/artifacts/bucket.py",
+            ),
+            "streamforge.artifacts.bucket.Bucket.create": (
+                "22_artifacts/bucket.html#bucket.create",
+                "streamforge/artifacts/bucket.py",
+            ),
+            "streamforge.artifacts.bucket.Bucket.download": (
+                "22_artifacts/bucket.html#bucket.download",
+                "streamforge/artifacts/bucket.py",
+            ),
+            "streamforge.artifacts.bucket.Bucket.listed": (
+                "22_artifacts/bucket.html#bucket.listed",
+                "streamforge/artifacts/bucket.py",
+            ),
+            "streamforge.artifacts.bucket.Bucket.remove": (
+                "22_artifacts/bucket.html#bucket.remove",
+                "streamforge/artifacts/bucket.py",
+            ),
+            "streamforge.artifacts.bucket.Bucket.upload": (
+                "22_artifacts/bucket.html#bucket.upload",
+                "streamforge/artifacts/bucket.py",
+            ),
+            "streamforge.artifacts.bucket.Place": ("22_artifacts/bucket.html#place", "streamforge/artifacts/bucket.py"),
+            "streamforge.artifacts.bucket.Place.parse": (
+                "22_artifacts/bucket.html#place.parse",
+                "streamforge/artifacts/bucket.py",
+            ),
+            "streamforge.artifacts.bucket.Place.uri": ("22_artifacts/bucket.html#place.uri", "streamforge/artifacts/bucket.py"),
+            "streamforge.artifacts.bucket._Http": ("22_artifacts/bucket.html#_http", "streamforge/artifacts/bucket.py"),
+            "streamforge.artifacts.bucket._Http.__init__": (
+                "22_artifacts/bucket.html#_http.__init__",
+                "streamforge/artifacts/bucket.py",
+            ),
+            "streamforge.artifacts.bucket._Http.urlopen": (
+                "22_artifacts/bucket.html#_http.urlopen",
+                "streamforge/artifacts/bucket.py",
+            ),
+            "streamforge.artifacts.bucket._Keys": ("22_artifacts/bucket.html#_keys", "streamforge/artifacts/bucket.py"),
+            "streamforge.artifacts.bucket._Keys.__init__": (
+                "22_artifacts/bucket.html#_keys.__init__",
+                "streamforge/artifacts/bucket.py",
+            ),
+            "streamforge.artifacts.bucket._Keys.retrieve": (
+                "22_artifacts/bucket.html#_keys.retrieve",
+                "streamforge/artifacts/bucket.py",
+            ),
+            "streamforge.artifacts.bucket._Source": ("22_artifacts/bucket.html#_source", "streamforge/artifacts/bucket.py"),
+            "streamforge.artifacts.bucket._Source.__init__": (
+                "22_artifacts/bucket.html#_source.__init__",
+                "streamforge/artifacts/bucket.py",
+            ),
+            "streamforge.artifacts.bucket._Source.read": (
+                "22_artifacts/bucket.html#_source.read",
+                "streamforge/artifacts/bucket.py",
+            ),
+            "streamforge.artifacts.bucket._asking": ("22_artifacts/bucket.html#_asking", "streamforge/artifacts/bucket.py"),
+            "streamforge.artifacts.bucket._create": ("22_artifacts/bucket.html#_create", "streamforge/artifacts/bucket.py"),
+            "streamforge.artifacts.bucket._no_signatures": (
+                "22_artifacts/bucket.html#_no_signatures",
+                "streamforge/artifacts/bucket.py",
+            ),
+            "streamforge.artifacts.bucket._read": ("22_artifacts/bucket.html#_read", "streamforge/artifacts/bucket.py"),
+            "streamforge.artifacts.bucket._translated": (
+                "22_artifacts/bucket.html#_translated",
+                "streamforge/artifacts/bucket.py",
+            ),
+            "streamforge.artifacts.bucket.go_on": ("22_artifacts/bucket.html#go_on", "streamforge/artifacts/bucket.py"),
+        },
         "streamforge.artifacts.files": {
             "streamforge.artifacts.files.FileArtifacts": (
                 "22_artifacts/files.html#fileartifacts",
@@ -82,7 +162,6 @@ d = {
                 "streamforge/artifacts/files.py",
             ),
             "streamforge.artifacts.files._build": ("22_artifacts/files.html#_build", "streamforge/artifacts/files.py"),
-            "streamforge.artifacts.files._checked": ("22_artifacts/files.html#_checked", "streamforge/artifacts/files.py"),
             "streamforge.artifacts.files._disk": ("22_artifacts/files.html#_disk", "streamforge/artifacts/files.py"),
             "streamforge.artifacts.files._folder": ("22_artifacts/files.html#_folder", "streamforge/artifacts/files.py"),
             "streamforge.artifacts.files._get": ("22_artifacts/files.html#_get", "streamforge/artifacts/files.py"),
@@ -90,7 +169,6 @@ d = {
             "streamforge.artifacts.files._manifest": ("22_artifacts/files.html#_manifest", "streamforge/artifacts/files.py"),
             "streamforge.artifacts.files._name": ("22_artifacts/files.html#_name", "streamforge/artifacts/files.py"),
             "streamforge.artifacts.files._names": ("22_artifacts/files.html#_names", "streamforge/artifacts/files.py"),
-            "streamforge.artifacts.files._plain_json": ("22_artifacts/files.html#_plain_json", "streamforge/artifacts/files.py"),
             "streamforge.artifacts.files._put": ("22_artifacts/files.html#_put", "streamforge/artifacts/files.py"),
             "streamforge.artifacts.files._read_manifest": (
                 "22_artifacts/files.html#_read_manifest",
@@ -106,6 +184,95 @@ d = {
             "streamforge.artifacts.files._write": ("22_artifacts/files.html#_write", "streamforge/artifacts/files.py"),
             "streamforge.artifacts.files.check_path": ("22_artifacts/files.html#check_path", "streamforge/artifacts/files.py"),
             "streamforge.artifacts.files.check_paths": ("22_artifacts/files.html#check_paths", "streamforge/artifacts/files.py"),
+            "streamforge.artifacts.files.checked": ("22_artifacts/files.html#checked", "streamforge/artifacts/files.py"),
+            "streamforge.artifacts.files.decode_manifest": (
+                "22_artifacts/files.html#decode_manifest",
+                "streamforge/artifacts/files.py",
+            ),
+            "streamforge.artifacts.files.plain_json": ("22_artifacts/files.html#plain_json", "streamforge/artifacts/files.py"),
+        },
+        "streamforge.artifacts.minio": {
+            "streamforge.artifacts.minio.MinioArtifacts": (
+                "22_artifacts/minio.html#minioartifacts",
+                "streamforge/artifacts/minio.py",
+            ),
+            "streamforge.artifacts.minio.MinioArtifacts.__aenter__": (
+                "22_artifacts/minio.html#minioartifacts.__aenter__",
+                "streamforge/artifacts/minio.py",
+            ),
+            "streamforge.artifacts.minio.MinioArtifacts.__aexit__": (
+                "22_artifacts/minio.html#minioartifacts.__aexit__",
+                "streamforge/artifacts/minio.py",
+            ),
+            "streamforge.artifacts.minio.MinioArtifacts.__init__": (
+                "22_artifacts/minio.html#minioartifacts.__init__",
+                "streamforge/artifacts/minio.py",
+            ),
+            "streamforge.artifacts.minio.MinioArtifacts._run": (
+                "22_artifacts/minio.html#minioartifacts._run",
+                "streamforge/artifacts/minio.py",
+            ),
+            "streamforge.artifacts.minio.MinioArtifacts.get": (
+                "22_artifacts/minio.html#minioartifacts.get",
+                "streamforge/artifacts/minio.py",
+            ),
+            "streamforge.artifacts.minio.MinioArtifacts.manifest": (
+                "22_artifacts/minio.html#minioartifacts.manifest",
+                "streamforge/artifacts/minio.py",
+            ),
+            "streamforge.artifacts.minio.MinioArtifacts.names": (
+                "22_artifacts/minio.html#minioartifacts.names",
+                "streamforge/artifacts/minio.py",
+            ),
+            "streamforge.artifacts.minio.MinioArtifacts.put": (
+                "22_artifacts/minio.html#minioartifacts.put",
+                "streamforge/artifacts/minio.py",
+            ),
+            "streamforge.artifacts.minio.MinioArtifacts.sweep": (
+                "22_artifacts/minio.html#minioartifacts.sweep",
+                "streamforge/artifacts/minio.py",
+            ),
+            "streamforge.artifacts.minio.MinioArtifacts.versions": (
+                "22_artifacts/minio.html#minioartifacts.versions",
+                "streamforge/artifacts/minio.py",
+            ),
+            "streamforge.artifacts.minio._Created": ("22_artifacts/minio.html#_created", "streamforge/artifacts/minio.py"),
+            "streamforge.artifacts.minio._Objects": ("22_artifacts/minio.html#_objects", "streamforge/artifacts/minio.py"),
+            "streamforge.artifacts.minio._Objects.__init__": (
+                "22_artifacts/minio.html#_objects.__init__",
+                "streamforge/artifacts/minio.py",
+            ),
+            "streamforge.artifacts.minio._Objects._dated": (
+                "22_artifacts/minio.html#_objects._dated",
+                "streamforge/artifacts/minio.py",
+            ),
+            "streamforge.artifacts.minio._Objects.manifest": (
+                "22_artifacts/minio.html#_objects.manifest",
+                "streamforge/artifacts/minio.py",
+            ),
+            "streamforge.artifacts.minio._Objects.put": (
+                "22_artifacts/minio.html#_objects.put",
+                "streamforge/artifacts/minio.py",
+            ),
+            "streamforge.artifacts.minio._Reader": ("22_artifacts/minio.html#_reader", "streamforge/artifacts/minio.py"),
+            "streamforge.artifacts.minio._Reader._manifests": (
+                "22_artifacts/minio.html#_reader._manifests",
+                "streamforge/artifacts/minio.py",
+            ),
+            "streamforge.artifacts.minio._Reader.get": ("22_artifacts/minio.html#_reader.get", "streamforge/artifacts/minio.py"),
+            "streamforge.artifacts.minio._Reader.names": (
+                "22_artifacts/minio.html#_reader.names",
+                "streamforge/artifacts/minio.py",
+            ),
+            "streamforge.artifacts.minio._Reader.sweep": (
+                "22_artifacts/minio.html#_reader.sweep",
+                "streamforge/artifacts/minio.py",
+            ),
+            "streamforge.artifacts.minio._Reader.versions": (
+                "22_artifacts/minio.html#_reader.versions",
+                "streamforge/artifacts/minio.py",
+            ),
+            "streamforge.artifacts.minio._key": ("22_artifacts/minio.html#_key", "streamforge/artifacts/minio.py"),
         },
         "streamforge.bus.base": {
             "streamforge.bus.base.Batch": ("20_bus/base.html#batch", "streamforge/bus/base.py"),
@@ -261,6 +428,398 @@ d = {
             "streamforge.bus.group.is_dead": ("20_bus/group.html#is_dead", "streamforge/bus/group.py"),
             "streamforge.bus.group.next_state": ("20_bus/group.html#next_state", "streamforge/bus/group.py"),
             "streamforge.bus.group.share": ("20_bus/group.html#share", "streamforge/bus/group.py"),
+        },
+        "streamforge.bus.kafka": {
+            "streamforge.bus.kafka.KafkaBus": ("20_bus/kafka.html#kafkabus", "streamforge/bus/kafka.py"),
+            "streamforge.bus.kafka.KafkaBus.__aenter__": ("20_bus/kafka.html#kafkabus.__aenter__", "streamforge/bus/kafka.py"),
+            "streamforge.bus.kafka.KafkaBus.__aexit__": ("20_bus/kafka.html#kafkabus.__aexit__", "streamforge/bus/kafka.py"),
+            "streamforge.bus.kafka.KafkaBus.__init__": ("20_bus/kafka.html#kafkabus.__init__", "streamforge/bus/kafka.py"),
+            "streamforge.bus.kafka.KafkaBus._open": ("20_bus/kafka.html#kafkabus._open", "streamforge/bus/kafka.py"),
+            "streamforge.bus.kafka.KafkaBus.begin_offsets": (
+                "20_bus/kafka.html#kafkabus.begin_offsets",
+                "streamforge/bus/kafka.py",
+            ),
+            "streamforge.bus.kafka.KafkaBus.committed": ("20_bus/kafka.html#kafkabus.committed", "streamforge/bus/kafka.py"),
+            "streamforge.bus.kafka.KafkaBus.create_topic": (
+                "20_bus/kafka.html#kafkabus.create_topic",
+                "streamforge/bus/kafka.py",
+            ),
+            "streamforge.bus.kafka.KafkaBus.delete_topic": (
+                "20_bus/kafka.html#kafkabus.delete_topic",
+                "streamforge/bus/kafka.py",
+            ),
+            "streamforge.bus.kafka.KafkaBus.end_offsets": ("20_bus/kafka.html#kafkabus.end_offsets", "streamforge/bus/kafka.py"),
+            "streamforge.bus.kafka.KafkaBus.publish": ("20_bus/kafka.html#kafkabus.publish", "streamforge/bus/kafka.py"),
+            "streamforge.bus.kafka.KafkaBus.subscribe": ("20_bus/kafka.html#kafkabus.subscribe", "streamforge/bus/kafka.py"),
+            "streamforge.bus.kafka.KafkaBus.tail": ("20_bus/kafka.html#kafkabus.tail", "streamforge/bus/kafka.py"),
+            "streamforge.bus.kafka.KafkaBus.topics": ("20_bus/kafka.html#kafkabus.topics", "streamforge/bus/kafka.py"),
+            "streamforge.bus.kafka.Parts": ("20_bus/kafka.html#parts", "streamforge/bus/kafka.py"),
+            "streamforge.bus.kafka.Parts.close": ("20_bus/kafka.html#parts.close", "streamforge/bus/kafka.py"),
+            "streamforge.bus.kafka.Parts.new_tail": ("20_bus/kafka.html#parts.new_tail", "streamforge/bus/kafka.py"),
+            "streamforge.bus.kafka.Parts.partitions": ("20_bus/kafka.html#parts.partitions", "streamforge/bus/kafka.py"),
+            "streamforge.bus.kafka.open_parts": ("20_bus/kafka.html#open_parts", "streamforge/bus/kafka.py"),
+            "streamforge.bus.kafka.starts": ("20_bus/kafka.html#starts", "streamforge/bus/kafka.py"),
+            "streamforge.bus.kafka.tail": ("20_bus/kafka.html#tail", "streamforge/bus/kafka.py"),
+        },
+        "streamforge.bus.kafka_access": {
+            "streamforge.bus.kafka_access.Access": ("20_bus/kafka_access.html#access", "streamforge/bus/kafka_access.py"),
+            "streamforge.bus.kafka_access.Access.__repr__": (
+                "20_bus/kafka_access.html#access.__repr__",
+                "streamforge/bus/kafka_access.py",
+            ),
+            "streamforge.bus.kafka_access.Access.password": (
+                "20_bus/kafka_access.html#access.password",
+                "streamforge/bus/kafka_access.py",
+            ),
+            "streamforge.bus.kafka_access.FreshClient": (
+                "20_bus/kafka_access.html#freshclient",
+                "streamforge/bus/kafka_access.py",
+            ),
+            "streamforge.bus.kafka_access.FreshClient._sasl_plain_password": (
+                "20_bus/kafka_access.html#freshclient._sasl_plain_password",
+                "streamforge/bus/kafka_access.py",
+            ),
+            "streamforge.bus.kafka_access.FreshClient._ssl_context": (
+                "20_bus/kafka_access.html#freshclient._ssl_context",
+                "streamforge/bus/kafka_access.py",
+            ),
+            "streamforge.bus.kafka_access.Once": ("20_bus/kafka_access.html#once", "streamforge/bus/kafka_access.py"),
+            "streamforge.bus.kafka_access.Once.__init__": (
+                "20_bus/kafka_access.html#once.__init__",
+                "streamforge/bus/kafka_access.py",
+            ),
+            "streamforge.bus.kafka_access.Once.filter": (
+                "20_bus/kafka_access.html#once.filter",
+                "streamforge/bus/kafka_access.py",
+            ),
+            "streamforge.bus.kafka_access._number": ("20_bus/kafka_access.html#_number", "streamforge/bus/kafka_access.py"),
+            "streamforge.bus.kafka_access._other_way": ("20_bus/kafka_access.html#_other_way", "streamforge/bus/kafka_access.py"),
+            "streamforge.bus.kafka_access.client_settings": (
+                "20_bus/kafka_access.html#client_settings",
+                "streamforge/bus/kafka_access.py",
+            ),
+            "streamforge.bus.kafka_access.diagnose": ("20_bus/kafka_access.html#diagnose", "streamforge/bus/kafka_access.py"),
+            "streamforge.bus.kafka_access.explain": ("20_bus/kafka_access.html#explain", "streamforge/bus/kafka_access.py"),
+            "streamforge.bus.kafka_access.missing_right": (
+                "20_bus/kafka_access.html#missing_right",
+                "streamforge/bus/kafka_access.py",
+            ),
+            "streamforge.bus.kafka_access.quieten": ("20_bus/kafka_access.html#quieten", "streamforge/bus/kafka_access.py"),
+            "streamforge.bus.kafka_access.read_access": (
+                "20_bus/kafka_access.html#read_access",
+                "streamforge/bus/kafka_access.py",
+            ),
+            "streamforge.bus.kafka_access.silently": ("20_bus/kafka_access.html#silently", "streamforge/bus/kafka_access.py"),
+            "streamforge.bus.kafka_access.speaks_plain": (
+                "20_bus/kafka_access.html#speaks_plain",
+                "streamforge/bus/kafka_access.py",
+            ),
+            "streamforge.bus.kafka_access.speaks_tls": ("20_bus/kafka_access.html#speaks_tls", "streamforge/bus/kafka_access.py"),
+            "streamforge.bus.kafka_access.tls_context": (
+                "20_bus/kafka_access.html#tls_context",
+                "streamforge/bus/kafka_access.py",
+            ),
+            "streamforge.bus.kafka_access.translate": ("20_bus/kafka_access.html#translate", "streamforge/bus/kafka_access.py"),
+            "streamforge.bus.kafka_access.unknown_topic": (
+                "20_bus/kafka_access.html#unknown_topic",
+                "streamforge/bus/kafka_access.py",
+            ),
+            "streamforge.bus.kafka_access.with_eyes": ("20_bus/kafka_access.html#with_eyes", "streamforge/bus/kafka_access.py"),
+        },
+        "streamforge.bus.kafka_admin": {
+            "streamforge.bus.kafka_admin.Broker": ("20_bus/kafka_admin.html#broker", "streamforge/bus/kafka_admin.py"),
+            "streamforge.bus.kafka_admin.Broker.__init__": (
+                "20_bus/kafka_admin.html#broker.__init__",
+                "streamforge/bus/kafka_admin.py",
+            ),
+            "streamforge.bus.kafka_admin.Broker.ask": ("20_bus/kafka_admin.html#broker.ask", "streamforge/bus/kafka_admin.py"),
+            "streamforge.bus.kafka_admin.Broker.close": (
+                "20_bus/kafka_admin.html#broker.close",
+                "streamforge/bus/kafka_admin.py",
+            ),
+            "streamforge.bus.kafka_admin.Broker.coordinator": (
+                "20_bus/kafka_admin.html#broker.coordinator",
+                "streamforge/bus/kafka_admin.py",
+            ),
+            "streamforge.bus.kafka_admin.Broker.nodes": (
+                "20_bus/kafka_admin.html#broker.nodes",
+                "streamforge/bus/kafka_admin.py",
+            ),
+            "streamforge.bus.kafka_admin.Broker.send": ("20_bus/kafka_admin.html#broker.send", "streamforge/bus/kafka_admin.py"),
+            "streamforge.bus.kafka_admin.Broker.start": (
+                "20_bus/kafka_admin.html#broker.start",
+                "streamforge/bus/kafka_admin.py",
+            ),
+            "streamforge.bus.kafka_admin._until": ("20_bus/kafka_admin.html#_until", "streamforge/bus/kafka_admin.py"),
+            "streamforge.bus.kafka_admin.committed_by": (
+                "20_bus/kafka_admin.html#committed_by",
+                "streamforge/bus/kafka_admin.py",
+            ),
+            "streamforge.bus.kafka_admin.create_topic": (
+                "20_bus/kafka_admin.html#create_topic",
+                "streamforge/bus/kafka_admin.py",
+            ),
+            "streamforge.bus.kafka_admin.delete_topic": (
+                "20_bus/kafka_admin.html#delete_topic",
+                "streamforge/bus/kafka_admin.py",
+            ),
+            "streamforge.bus.kafka_admin.leaders_of": ("20_bus/kafka_admin.html#leaders_of", "streamforge/bus/kafka_admin.py"),
+            "streamforge.bus.kafka_admin.list_topics": ("20_bus/kafka_admin.html#list_topics", "streamforge/bus/kafka_admin.py"),
+            "streamforge.bus.kafka_admin.offsets_of": ("20_bus/kafka_admin.html#offsets_of", "streamforge/bus/kafka_admin.py"),
+            "streamforge.bus.kafka_admin.raise_code": ("20_bus/kafka_admin.html#raise_code", "streamforge/bus/kafka_admin.py"),
+            "streamforge.bus.kafka_admin.to_config": ("20_bus/kafka_admin.html#to_config", "streamforge/bus/kafka_admin.py"),
+            "streamforge.bus.kafka_admin.to_spec": ("20_bus/kafka_admin.html#to_spec", "streamforge/bus/kafka_admin.py"),
+        },
+        "streamforge.bus.kafka_member": {
+            "streamforge.bus.kafka_member.KafkaMember": (
+                "20_bus/kafka_member.html#kafkamember",
+                "streamforge/bus/kafka_member.py",
+            ),
+            "streamforge.bus.kafka_member.KafkaMember.__aenter__": (
+                "20_bus/kafka_member.html#kafkamember.__aenter__",
+                "streamforge/bus/kafka_member.py",
+            ),
+            "streamforge.bus.kafka_member.KafkaMember.__aexit__": (
+                "20_bus/kafka_member.html#kafkamember.__aexit__",
+                "streamforge/bus/kafka_member.py",
+            ),
+            "streamforge.bus.kafka_member.KafkaMember.__init__": (
+                "20_bus/kafka_member.html#kafkamember.__init__",
+                "streamforge/bus/kafka_member.py",
+            ),
+            "streamforge.bus.kafka_member.KafkaMember.assignment": (
+                "20_bus/kafka_member.html#kafkamember.assignment",
+                "streamforge/bus/kafka_member.py",
+            ),
+            "streamforge.bus.kafka_member.KafkaMember.batches": (
+                "20_bus/kafka_member.html#kafkamember.batches",
+                "streamforge/bus/kafka_member.py",
+            ),
+            "streamforge.bus.kafka_member.KafkaMember.commit": (
+                "20_bus/kafka_member.html#kafkamember.commit",
+                "streamforge/bus/kafka_member.py",
+            ),
+            "streamforge.bus.kafka_member.KafkaMember.ends": (
+                "20_bus/kafka_member.html#kafkamember.ends",
+                "streamforge/bus/kafka_member.py",
+            ),
+            "streamforge.bus.kafka_member.KafkaMember.poll": (
+                "20_bus/kafka_member.html#kafkamember.poll",
+                "streamforge/bus/kafka_member.py",
+            ),
+            "streamforge.bus.kafka_member.KafkaMember.positions": (
+                "20_bus/kafka_member.html#kafkamember.positions",
+                "streamforge/bus/kafka_member.py",
+            ),
+            "streamforge.bus.kafka_member.KafkaMember.seek": (
+                "20_bus/kafka_member.html#kafkamember.seek",
+                "streamforge/bus/kafka_member.py",
+            ),
+            "streamforge.bus.kafka_member.Rebalance": ("20_bus/kafka_member.html#rebalance", "streamforge/bus/kafka_member.py"),
+            "streamforge.bus.kafka_member.Rebalance.__init__": (
+                "20_bus/kafka_member.html#rebalance.__init__",
+                "streamforge/bus/kafka_member.py",
+            ),
+            "streamforge.bus.kafka_member.Rebalance.finish": (
+                "20_bus/kafka_member.html#rebalance.finish",
+                "streamforge/bus/kafka_member.py",
+            ),
+            "streamforge.bus.kafka_member.Rebalance.generation": (
+                "20_bus/kafka_member.html#rebalance.generation",
+                "streamforge/bus/kafka_member.py",
+            ),
+            "streamforge.bus.kafka_member.Rebalance.on_partitions_assigned": (
+                "20_bus/kafka_member.html#rebalance.on_partitions_assigned",
+                "streamforge/bus/kafka_member.py",
+            ),
+            "streamforge.bus.kafka_member.Rebalance.on_partitions_revoked": (
+                "20_bus/kafka_member.html#rebalance.on_partitions_revoked",
+                "streamforge/bus/kafka_member.py",
+            ),
+            "streamforge.bus.kafka_member.Seat": ("20_bus/kafka_member.html#seat", "streamforge/bus/kafka_member.py"),
+            "streamforge.bus.kafka_member.Seat.__init__": (
+                "20_bus/kafka_member.html#seat.__init__",
+                "streamforge/bus/kafka_member.py",
+            ),
+            "streamforge.bus.kafka_member.Seat.consumer": (
+                "20_bus/kafka_member.html#seat.consumer",
+                "streamforge/bus/kafka_member.py",
+            ),
+            "streamforge.bus.kafka_member.Seat.enter": ("20_bus/kafka_member.html#seat.enter", "streamforge/bus/kafka_member.py"),
+            "streamforge.bus.kafka_member.Seat.leave": ("20_bus/kafka_member.html#seat.leave", "streamforge/bus/kafka_member.py"),
+            "streamforge.bus.kafka_member.Seat.settle": (
+                "20_bus/kafka_member.html#seat.settle",
+                "streamforge/bus/kafka_member.py",
+            ),
+            "streamforge.bus.kafka_member.Seat.take": ("20_bus/kafka_member.html#seat.take", "streamforge/bus/kafka_member.py"),
+            "streamforge.bus.kafka_member.Seat.take_again": (
+                "20_bus/kafka_member.html#seat.take_again",
+                "streamforge/bus/kafka_member.py",
+            ),
+            "streamforge.bus.kafka_member._refusal": ("20_bus/kafka_member.html#_refusal", "streamforge/bus/kafka_member.py"),
+            "streamforge.bus.kafka_member.commit": ("20_bus/kafka_member.html#commit", "streamforge/bus/kafka_member.py"),
+            "streamforge.bus.kafka_member.commit_request": (
+                "20_bus/kafka_member.html#commit_request",
+                "streamforge/bus/kafka_member.py",
+            ),
+            "streamforge.bus.kafka_member.has_died": ("20_bus/kafka_member.html#has_died", "streamforge/bus/kafka_member.py"),
+            "streamforge.bus.kafka_member.look": ("20_bus/kafka_member.html#look", "streamforge/bus/kafka_member.py"),
+            "streamforge.bus.kafka_member.seek": ("20_bus/kafka_member.html#seek", "streamforge/bus/kafka_member.py"),
+            "streamforge.bus.kafka_member.try_commit": ("20_bus/kafka_member.html#try_commit", "streamforge/bus/kafka_member.py"),
+        },
+        "streamforge.bus.kafka_reader": {
+            "streamforge.bus.kafka_reader.Reader": ("20_bus/kafka_reader.html#reader", "streamforge/bus/kafka_reader.py"),
+            "streamforge.bus.kafka_reader.Reader.__init__": (
+                "20_bus/kafka_reader.html#reader.__init__",
+                "streamforge/bus/kafka_reader.py",
+            ),
+            "streamforge.bus.kafka_reader.Reader._drop": (
+                "20_bus/kafka_reader.html#reader._drop",
+                "streamforge/bus/kafka_reader.py",
+            ),
+            "streamforge.bus.kafka_reader.Reader._read": (
+                "20_bus/kafka_reader.html#reader._read",
+                "streamforge/bus/kafka_reader.py",
+            ),
+            "streamforge.bus.kafka_reader.Reader.take": (
+                "20_bus/kafka_reader.html#reader.take",
+                "streamforge/bus/kafka_reader.py",
+            ),
+            "streamforge.bus.kafka_reader._Keys": ("20_bus/kafka_reader.html#_keys", "streamforge/bus/kafka_reader.py"),
+            "streamforge.bus.kafka_reader._Keys.__missing__": (
+                "20_bus/kafka_reader.html#_keys.__missing__",
+                "streamforge/bus/kafka_reader.py",
+            ),
+            "streamforge.bus.kafka_reader.decode": ("20_bus/kafka_reader.html#decode", "streamforge/bus/kafka_reader.py"),
+            "streamforge.bus.kafka_reader.end_consumer": (
+                "20_bus/kafka_reader.html#end_consumer",
+                "streamforge/bus/kafka_reader.py",
+            ),
+            "streamforge.bus.kafka_reader.high_water": ("20_bus/kafka_reader.html#high_water", "streamforge/bus/kafka_reader.py"),
+            "streamforge.bus.kafka_reader.key_text": ("20_bus/kafka_reader.html#key_text", "streamforge/bus/kafka_reader.py"),
+            "streamforge.bus.kafka_reader.move": ("20_bus/kafka_reader.html#move", "streamforge/bus/kafka_reader.py"),
+            "streamforge.bus.kafka_reader.new_consumer": (
+                "20_bus/kafka_reader.html#new_consumer",
+                "streamforge/bus/kafka_reader.py",
+            ),
+            "streamforge.bus.kafka_reader.wait_for_data": (
+                "20_bus/kafka_reader.html#wait_for_data",
+                "streamforge/bus/kafka_reader.py",
+            ),
+            "streamforge.bus.kafka_reader.wake": ("20_bus/kafka_reader.html#wake", "streamforge/bus/kafka_reader.py"),
+        },
+        "streamforge.bus.kafka_tenures": {
+            "streamforge.bus.kafka_tenures.Tenures": ("20_bus/kafka_tenures.html#tenures", "streamforge/bus/kafka_tenures.py"),
+            "streamforge.bus.kafka_tenures.Tenures.__init__": (
+                "20_bus/kafka_tenures.html#tenures.__init__",
+                "streamforge/bus/kafka_tenures.py",
+            ),
+            "streamforge.bus.kafka_tenures.Tenures._in_hand": (
+                "20_bus/kafka_tenures.html#tenures._in_hand",
+                "streamforge/bus/kafka_tenures.py",
+            ),
+            "streamforge.bus.kafka_tenures.Tenures.adopt": (
+                "20_bus/kafka_tenures.html#tenures.adopt",
+                "streamforge/bus/kafka_tenures.py",
+            ),
+            "streamforge.bus.kafka_tenures.Tenures.assign": (
+                "20_bus/kafka_tenures.html#tenures.assign",
+                "streamforge/bus/kafka_tenures.py",
+            ),
+            "streamforge.bus.kafka_tenures.Tenures.commit": (
+                "20_bus/kafka_tenures.html#tenures.commit",
+                "streamforge/bus/kafka_tenures.py",
+            ),
+            "streamforge.bus.kafka_tenures.Tenures.hand_out": (
+                "20_bus/kafka_tenures.html#tenures.hand_out",
+                "streamforge/bus/kafka_tenures.py",
+            ),
+            "streamforge.bus.kafka_tenures.Tenures.in_hand": (
+                "20_bus/kafka_tenures.html#tenures.in_hand",
+                "streamforge/bus/kafka_tenures.py",
+            ),
+            "streamforge.bus.kafka_tenures.Tenures.leave": (
+                "20_bus/kafka_tenures.html#tenures.leave",
+                "streamforge/bus/kafka_tenures.py",
+            ),
+            "streamforge.bus.kafka_tenures.Tenures.revoke": (
+                "20_bus/kafka_tenures.html#tenures.revoke",
+                "streamforge/bus/kafka_tenures.py",
+            ),
+            "streamforge.bus.kafka_tenures.Tenures.seek": (
+                "20_bus/kafka_tenures.html#tenures.seek",
+                "streamforge/bus/kafka_tenures.py",
+            ),
+            "streamforge.bus.kafka_tenures.check_tenures": (
+                "20_bus/kafka_tenures.html#check_tenures",
+                "streamforge/bus/kafka_tenures.py",
+            ),
+        },
+        "streamforge.bus.kafka_writer": {
+            "streamforge.bus.kafka_writer.Places": ("20_bus/kafka_writer.html#places", "streamforge/bus/kafka_writer.py"),
+            "streamforge.bus.kafka_writer.Places.__init__": (
+                "20_bus/kafka_writer.html#places.__init__",
+                "streamforge/bus/kafka_writer.py",
+            ),
+            "streamforge.bus.kafka_writer.Places.sort": (
+                "20_bus/kafka_writer.html#places.sort",
+                "streamforge/bus/kafka_writer.py",
+            ),
+            "streamforge.bus.kafka_writer.Producers": ("20_bus/kafka_writer.html#producers", "streamforge/bus/kafka_writer.py"),
+            "streamforge.bus.kafka_writer.Producers.__init__": (
+                "20_bus/kafka_writer.html#producers.__init__",
+                "streamforge/bus/kafka_writer.py",
+            ),
+            "streamforge.bus.kafka_writer.Producers.close": (
+                "20_bus/kafka_writer.html#producers.close",
+                "streamforge/bus/kafka_writer.py",
+            ),
+            "streamforge.bus.kafka_writer.Producers.current": (
+                "20_bus/kafka_writer.html#producers.current",
+                "streamforge/bus/kafka_writer.py",
+            ),
+            "streamforge.bus.kafka_writer.Producers.forget": (
+                "20_bus/kafka_writer.html#producers.forget",
+                "streamforge/bus/kafka_writer.py",
+            ),
+            "streamforge.bus.kafka_writer.Producers.partitions": (
+                "20_bus/kafka_writer.html#producers.partitions",
+                "streamforge/bus/kafka_writer.py",
+            ),
+            "streamforge.bus.kafka_writer.Producers.retire": (
+                "20_bus/kafka_writer.html#producers.retire",
+                "streamforge/bus/kafka_writer.py",
+            ),
+            "streamforge.bus.kafka_writer.Writer": ("20_bus/kafka_writer.html#writer", "streamforge/bus/kafka_writer.py"),
+            "streamforge.bus.kafka_writer.Writer.__init__": (
+                "20_bus/kafka_writer.html#writer.__init__",
+                "streamforge/bus/kafka_writer.py",
+            ),
+            "streamforge.bus.kafka_writer.Writer._still_there": (
+                "20_bus/kafka_writer.html#writer._still_there",
+                "streamforge/bus/kafka_writer.py",
+            ),
+            "streamforge.bus.kafka_writer.Writer.forget": (
+                "20_bus/kafka_writer.html#writer.forget",
+                "streamforge/bus/kafka_writer.py",
+            ),
+            "streamforge.bus.kafka_writer.Writer.publish": (
+                "20_bus/kafka_writer.html#writer.publish",
+                "streamforge/bus/kafka_writer.py",
+            ),
+            "streamforge.bus.kafka_writer._seen": ("20_bus/kafka_writer.html#_seen", "streamforge/bus/kafka_writer.py"),
+            "streamforge.bus.kafka_writer._send": ("20_bus/kafka_writer.html#_send", "streamforge/bus/kafka_writer.py"),
+            "streamforge.bus.kafka_writer.deliver": ("20_bus/kafka_writer.html#deliver", "streamforge/bus/kafka_writer.py"),
+            "streamforge.bus.kafka_writer.end_producer": (
+                "20_bus/kafka_writer.html#end_producer",
+                "streamforge/bus/kafka_writer.py",
+            ),
+            "streamforge.bus.kafka_writer.new_producer": (
+                "20_bus/kafka_writer.html#new_producer",
+                "streamforge/bus/kafka_writer.py",
+            ),
+            "streamforge.bus.kafka_writer.pack": ("20_bus/kafka_writer.html#pack", "streamforge/bus/kafka_writer.py"),
+            "streamforge.bus.kafka_writer.patiently": ("20_bus/kafka_writer.html#patiently", "streamforge/bus/kafka_writer.py"),
         },
         "streamforge.bus.locks": {
             "streamforge.bus.locks.FileLock": ("20_bus/locks.html#filelock", "streamforge/bus/locks.py"),
@@ -456,10 +1015,37 @@ d = {
             ),
             "streamforge.cli.backtest.run_backtest": ("80_cli/backtest.html#run_backtest", "streamforge/cli/backtest.py"),
         },
+        "streamforge.cli.data": {
+            "streamforge.cli.data._moment": ("80_cli/data.html#_moment", "streamforge/cli/data.py"),
+            "streamforge.cli.data._places": ("80_cli/data.html#_places", "streamforge/cli/data.py"),
+            "streamforge.cli.data._show": ("80_cli/data.html#_show", "streamforge/cli/data.py"),
+            "streamforge.cli.data.repair": ("80_cli/data.html#repair", "streamforge/cli/data.py"),
+            "streamforge.cli.data.repair_cells": ("80_cli/data.html#repair_cells", "streamforge/cli/data.py"),
+            "streamforge.cli.data.status": ("80_cli/data.html#status", "streamforge/cli/data.py"),
+            "streamforge.cli.data.status_cells": ("80_cli/data.html#status_cells", "streamforge/cli/data.py"),
+            "streamforge.cli.data.verify_cells": ("80_cli/data.html#verify_cells", "streamforge/cli/data.py"),
+            "streamforge.cli.data.verify_command": ("80_cli/data.html#verify_command", "streamforge/cli/data.py"),
+        },
+        "streamforge.cli.debug": {
+            "streamforge.cli.debug._ms": ("80_cli/debug.html#_ms", "streamforge/cli/debug.py"),
+            "streamforge.cli.debug._place": ("80_cli/debug.html#_place", "streamforge/cli/debug.py"),
+            "streamforge.cli.debug.dummy_env": ("80_cli/debug.html#dummy_env", "streamforge/cli/debug.py"),
+            "streamforge.cli.debug.dummy_service": ("80_cli/debug.html#dummy_service", "streamforge/cli/debug.py"),
+            "streamforge.cli.debug.ping_workers": ("80_cli/debug.html#ping_workers", "streamforge/cli/debug.py"),
+            "streamforge.cli.debug.start_dummy": ("80_cli/debug.html#start_dummy", "streamforge/cli/debug.py"),
+            "streamforge.cli.debug.stop_workflow": ("80_cli/debug.html#stop_workflow", "streamforge/cli/debug.py"),
+            "streamforge.cli.debug.worker_env": ("80_cli/debug.html#worker_env", "streamforge/cli/debug.py"),
+        },
         "streamforge.cli.demo": {
             "streamforge.cli.demo.DemoOptions": ("80_cli/demo.html#demooptions", "streamforge/cli/demo.py"),
             "streamforge.cli.demo.all_stages": ("80_cli/demo.html#all_stages", "streamforge/cli/demo.py"),
             "streamforge.cli.demo.run_demo": ("80_cli/demo.html#run_demo", "streamforge/cli/demo.py"),
+        },
+        "streamforge.cli.dlq": {
+            "streamforge.cli.dlq._age": ("80_cli/dlq.html#_age", "streamforge/cli/dlq.py"),
+            "streamforge.cli.dlq._bus_url": ("80_cli/dlq.html#_bus_url", "streamforge/cli/dlq.py"),
+            "streamforge.cli.dlq.list_letters": ("80_cli/dlq.html#list_letters", "streamforge/cli/dlq.py"),
+            "streamforge.cli.dlq.replay_letters": ("80_cli/dlq.html#replay_letters", "streamforge/cli/dlq.py"),
         },
         "streamforge.cli.main": {
             "streamforge.cli.main._compile_into": ("80_cli/main.html#_compile_into", "streamforge/cli/main.py"),
@@ -467,6 +1053,7 @@ d = {
             "streamforge.cli.main._program": ("80_cli/main.html#_program", "streamforge/cli/main.py"),
             "streamforge.cli.main._request_file": ("80_cli/main.html#_request_file", "streamforge/cli/main.py"),
             "streamforge.cli.main._run": ("80_cli/main.html#_run", "streamforge/cli/main.py"),
+            "streamforge.cli.main._told": ("80_cli/main.html#_told", "streamforge/cli/main.py"),
             "streamforge.cli.main.demo": ("80_cli/main.html#demo", "streamforge/cli/main.py"),
             "streamforge.cli.main.list_workflows": ("80_cli/main.html#list_workflows", "streamforge/cli/main.py"),
             "streamforge.cli.main.main": ("80_cli/main.html#main", "streamforge/cli/main.py"),
@@ -478,6 +1065,31 @@ d = {
             "streamforge.cli.main.up": ("80_cli/main.html#up", "streamforge/cli/main.py"),
             "streamforge.cli.main.walk_forward": ("80_cli/main.html#walk_forward", "streamforge/cli/main.py"),
             "streamforge.cli.main.worker": ("80_cli/main.html#worker", "streamforge/cli/main.py"),
+        },
+        "streamforge.cli.probe": {
+            "streamforge.cli.probe.Pinged": ("80_cli/probe.html#pinged", "streamforge/cli/probe.py"),
+            "streamforge.cli.probe.Pinged.quantile": ("80_cli/probe.html#pinged.quantile", "streamforge/cli/probe.py"),
+            "streamforge.cli.probe.Topics": ("80_cli/probe.html#topics", "streamforge/cli/probe.py"),
+            "streamforge.cli.probe._events": ("80_cli/probe.html#_events", "streamforge/cli/probe.py"),
+            "streamforge.cli.probe._said": ("80_cli/probe.html#_said", "streamforge/cli/probe.py"),
+            "streamforge.cli.probe._send": ("80_cli/probe.html#_send", "streamforge/cli/probe.py"),
+            "streamforge.cli.probe.living": ("80_cli/probe.html#living", "streamforge/cli/probe.py"),
+            "streamforge.cli.probe.ping": ("80_cli/probe.html#ping", "streamforge/cli/probe.py"),
+            "streamforge.cli.probe.start_here": ("80_cli/probe.html#start_here", "streamforge/cli/probe.py"),
+            "streamforge.cli.probe.start_through": ("80_cli/probe.html#start_through", "streamforge/cli/probe.py"),
+            "streamforge.cli.probe.stop_workers": ("80_cli/probe.html#stop_workers", "streamforge/cli/probe.py"),
+        },
+        "streamforge.cli.repair": {
+            "streamforge.cli.repair.Filter": ("80_cli/repair.html#filter", "streamforge/cli/repair.py"),
+            "streamforge.cli.repair.Filter.read": ("80_cli/repair.html#filter.read", "streamforge/cli/repair.py"),
+            "streamforge.cli.repair._ask_manager": ("80_cli/repair.html#_ask_manager", "streamforge/cli/repair.py"),
+            "streamforge.cli.repair.check": ("80_cli/repair.html#check", "streamforge/cli/repair.py"),
+            "streamforge.cli.repair.describe": ("80_cli/repair.html#describe", "streamforge/cli/repair.py"),
+            "streamforge.cli.repair.markets_of": ("80_cli/repair.html#markets_of", "streamforge/cli/repair.py"),
+            "streamforge.cli.repair.problems": ("80_cli/repair.html#problems", "streamforge/cli/repair.py"),
+            "streamforge.cli.repair.repair_all": ("80_cli/repair.html#repair_all", "streamforge/cli/repair.py"),
+            "streamforge.cli.repair.run_here": ("80_cli/repair.html#run_here", "streamforge/cli/repair.py"),
+            "streamforge.cli.repair.targets_of": ("80_cli/repair.html#targets_of", "streamforge/cli/repair.py"),
         },
         "streamforge.cli.services": {
             "streamforge.cli.services.Lab": ("80_cli/services.html#lab", "streamforge/cli/services.py"),
@@ -505,6 +1117,7 @@ d = {
             "streamforge.cli.stages.count": ("80_cli/stages.html#count", "streamforge/cli/stages.py"),
             "streamforge.cli.stages.data_figures": ("80_cli/stages.html#data_figures", "streamforge/cli/stages.py"),
             "streamforge.cli.stages.freeze_history": ("80_cli/stages.html#freeze_history", "streamforge/cli/stages.py"),
+            "streamforge.cli.stages.frozen_words": ("80_cli/stages.html#frozen_words", "streamforge/cli/stages.py"),
             "streamforge.cli.stages.gaps_of": ("80_cli/stages.html#gaps_of", "streamforge/cli/stages.py"),
             "streamforge.cli.stages.judge_agent": ("80_cli/stages.html#judge_agent", "streamforge/cli/stages.py"),
             "streamforge.cli.stages.load_history": ("80_cli/stages.html#load_history", "streamforge/cli/stages.py"),
@@ -516,6 +1129,11 @@ d = {
             "streamforge.cli.stages.train_agent": ("80_cli/stages.html#train_agent", "streamforge/cli/stages.py"),
             "streamforge.cli.stages.train_graph_model": ("80_cli/stages.html#train_graph_model", "streamforge/cli/stages.py"),
             "streamforge.cli.stages.until_agent": ("80_cli/stages.html#until_agent", "streamforge/cli/stages.py"),
+        },
+        "streamforge.cli.tables": {
+            "streamforge.cli.tables._narrowest": ("80_cli/tables.html#_narrowest", "streamforge/cli/tables.py"),
+            "streamforge.cli.tables.column_widths": ("80_cli/tables.html#column_widths", "streamforge/cli/tables.py"),
+            "streamforge.cli.tables.print_rows": ("80_cli/tables.html#print_rows", "streamforge/cli/tables.py"),
         },
         "streamforge.client.client": {
             "streamforge.client.client.Client": ("72_client/client.html#client", "streamforge/client/client.py"),
@@ -556,6 +1174,7 @@ d = {
             "streamforge.core.errors.NotEnoughData": ("00_core/errors.html#notenoughdata", "streamforge/core/errors.py"),
             "streamforge.core.errors.NotFound": ("00_core/errors.html#notfound", "streamforge/core/errors.py"),
             "streamforge.core.errors.NotOwner": ("00_core/errors.html#notowner", "streamforge/core/errors.py"),
+            "streamforge.core.errors.OutOfSequence": ("00_core/errors.html#outofsequence", "streamforge/core/errors.py"),
             "streamforge.core.errors.PortInUse": ("00_core/errors.html#portinuse", "streamforge/core/errors.py"),
             "streamforge.core.errors.Refused": ("00_core/errors.html#refused", "streamforge/core/errors.py"),
             "streamforge.core.errors.StoreError": ("00_core/errors.html#storeerror", "streamforge/core/errors.py"),
@@ -593,7 +1212,9 @@ d = {
             "streamforge.core.names.enriched_topic": ("00_core/names.html#enriched_topic", "streamforge/core/names.py"),
             "streamforge.core.names.interval_of": ("00_core/names.html#interval_of", "streamforge/core/names.py"),
             "streamforge.core.names.job_name": ("00_core/names.html#job_name", "streamforge/core/names.py"),
+            "streamforge.core.names.open_topic": ("00_core/names.html#open_topic", "streamforge/core/names.py"),
             "streamforge.core.names.queue_id": ("00_core/names.html#queue_id", "streamforge/core/names.py"),
+            "streamforge.core.names.revised_topic": ("00_core/names.html#revised_topic", "streamforge/core/names.py"),
             "streamforge.core.names.six": ("00_core/names.html#six", "streamforge/core/names.py"),
             "streamforge.core.names.telemetry_id": ("00_core/names.html#telemetry_id", "streamforge/core/names.py"),
         },
@@ -611,6 +1232,7 @@ d = {
                 "00_core/settings.html#workersettings.option",
                 "streamforge/core/settings.py",
             ),
+            "streamforge.core.settings._url": ("00_core/settings.html#_url", "streamforge/core/settings.py"),
             "streamforge.core.settings.read_places": ("00_core/settings.html#read_places", "streamforge/core/settings.py"),
             "streamforge.core.settings.read_secret": ("00_core/settings.html#read_secret", "streamforge/core/settings.py"),
             "streamforge.core.settings.read_settings": ("00_core/settings.html#read_settings", "streamforge/core/settings.py"),
@@ -634,6 +1256,15 @@ d = {
             "streamforge.core.times.now_ms": ("00_core/times.html#now_ms", "streamforge/core/times.py"),
             "streamforge.core.times.open_times": ("00_core/times.html#open_times", "streamforge/core/times.py"),
             "streamforge.core.times.to_ms": ("00_core/times.html#to_ms", "streamforge/core/times.py"),
+        },
+        "streamforge.core.urls": {
+            "streamforge.core.urls.Address": ("00_core/urls.html#address", "streamforge/core/urls.py"),
+            "streamforge.core.urls.Address.__repr__": ("00_core/urls.html#address.__repr__", "streamforge/core/urls.py"),
+            "streamforge.core.urls.Address.__str__": ("00_core/urls.html#address.__str__", "streamforge/core/urls.py"),
+            "streamforge.core.urls.Address.password": ("00_core/urls.html#address.password", "streamforge/core/urls.py"),
+            "streamforge.core.urls._port": ("00_core/urls.html#_port", "streamforge/core/urls.py"),
+            "streamforge.core.urls.parse_url": ("00_core/urls.html#parse_url", "streamforge/core/urls.py"),
+            "streamforge.core.urls.redact": ("00_core/urls.html#redact", "streamforge/core/urls.py"),
         },
         "streamforge.evaluation.agents": {
             "streamforge.evaluation.agents.replay_panel": (
@@ -746,19 +1377,232 @@ d = {
             ),
         },
         "streamforge.exchange.answers": {
+            "streamforge.exchange.answers.DepthSnapshot": (
+                "30_exchange/answers.html#depthsnapshot",
+                "streamforge/exchange/answers.py",
+            ),
             "streamforge.exchange.answers.ExchangeInfo": (
                 "30_exchange/answers.html#exchangeinfo",
                 "streamforge/exchange/answers.py",
             ),
+            "streamforge.exchange.answers.IdRange": ("30_exchange/answers.html#idrange", "streamforge/exchange/answers.py"),
+            "streamforge.exchange.answers.IdRange.__bool__": (
+                "30_exchange/answers.html#idrange.__bool__",
+                "streamforge/exchange/answers.py",
+            ),
+            "streamforge.exchange.answers.IdRange.__len__": (
+                "30_exchange/answers.html#idrange.__len__",
+                "streamforge/exchange/answers.py",
+            ),
+            "streamforge.exchange.answers.IdRange.__str__": (
+                "30_exchange/answers.html#idrange.__str__",
+                "streamforge/exchange/answers.py",
+            ),
             "streamforge.exchange.answers.Market": ("30_exchange/answers.html#market", "streamforge/exchange/answers.py"),
+            "streamforge.exchange.answers._AggTrade": ("30_exchange/answers.html#_aggtrade", "streamforge/exchange/answers.py"),
             "streamforge.exchange.answers._Body": ("30_exchange/answers.html#_body", "streamforge/exchange/answers.py"),
             "streamforge.exchange.answers.candles_from": (
                 "30_exchange/answers.html#candles_from",
                 "streamforge/exchange/answers.py",
             ),
+            "streamforge.exchange.answers.holes": ("30_exchange/answers.html#holes", "streamforge/exchange/answers.py"),
             "streamforge.exchange.answers.refusal": ("30_exchange/answers.html#refusal", "streamforge/exchange/answers.py"),
             "streamforge.exchange.answers.tidy": ("30_exchange/answers.html#tidy", "streamforge/exchange/answers.py"),
+            "streamforge.exchange.answers.trades_from": (
+                "30_exchange/answers.html#trades_from",
+                "streamforge/exchange/answers.py",
+            ),
             "streamforge.exchange.answers.windows": ("30_exchange/answers.html#windows", "streamforge/exchange/answers.py"),
+        },
+        "streamforge.exchange.archive": {
+            "streamforge.exchange.archive.Archive": ("30_exchange/archive.html#archive", "streamforge/exchange/archive.py"),
+            "streamforge.exchange.archive.Archive.__aenter__": (
+                "30_exchange/archive.html#archive.__aenter__",
+                "streamforge/exchange/archive.py",
+            ),
+            "streamforge.exchange.archive.Archive.__aexit__": (
+                "30_exchange/archive.html#archive.__aexit__",
+                "streamforge/exchange/archive.py",
+            ),
+            "streamforge.exchange.archive.Archive.__init__": (
+                "30_exchange/archive.html#archive.__init__",
+                "streamforge/exchange/archive.py",
+            ),
+            "streamforge.exchange.archive.Archive.agg_trades": (
+                "30_exchange/archive.html#archive.agg_trades",
+                "streamforge/exchange/archive.py",
+            ),
+            "streamforge.exchange.archive.Archive.get": (
+                "30_exchange/archive.html#archive.get",
+                "streamforge/exchange/archive.py",
+            ),
+            "streamforge.exchange.archive.Archive.klines": (
+                "30_exchange/archive.html#archive.klines",
+                "streamforge/exchange/archive.py",
+            ),
+            "streamforge.exchange.archive.ArchiveRead": (
+                "30_exchange/archive.html#archiveread",
+                "streamforge/exchange/archive.py",
+            ),
+            "streamforge.exchange.archive.ArchiveRead.__aiter__": (
+                "30_exchange/archive.html#archiveread.__aiter__",
+                "streamforge/exchange/archive.py",
+            ),
+            "streamforge.exchange.archive.ArchiveRead.__init__": (
+                "30_exchange/archive.html#archiveread.__init__",
+                "streamforge/exchange/archive.py",
+            ),
+            "streamforge.exchange.archive.ArchiveRead._get": (
+                "30_exchange/archive.html#archiveread._get",
+                "streamforge/exchange/archive.py",
+            ),
+            "streamforge.exchange.archive.ArchiveRead._miss": (
+                "30_exchange/archive.html#archiveread._miss",
+                "streamforge/exchange/archive.py",
+            ),
+            "streamforge.exchange.archive._download": ("30_exchange/archive.html#_download", "streamforge/exchange/archive.py"),
+            "streamforge.exchange.archive._fetched": ("30_exchange/archive.html#_fetched", "streamforge/exchange/archive.py"),
+            "streamforge.exchange.archive._read": ("30_exchange/archive.html#_read", "streamforge/exchange/archive.py"),
+            "streamforge.exchange.archive._sha256": ("30_exchange/archive.html#_sha256", "streamforge/exchange/archive.py"),
+            "streamforge.exchange.archive._to_file": ("30_exchange/archive.html#_to_file", "streamforge/exchange/archive.py"),
+        },
+        "streamforge.exchange.archive_files": {
+            "streamforge.exchange.archive_files.ArchiveFile": (
+                "30_exchange/archive_files.html#archivefile",
+                "streamforge/exchange/archive_files.py",
+            ),
+            "streamforge.exchange.archive_files.ArchiveFile.name": (
+                "30_exchange/archive_files.html#archivefile.name",
+                "streamforge/exchange/archive_files.py",
+            ),
+            "streamforge.exchange.archive_files.ArchiveFile.path": (
+                "30_exchange/archive_files.html#archivefile.path",
+                "streamforge/exchange/archive_files.py",
+            ),
+            "streamforge.exchange.archive_files.TradeTable": (
+                "30_exchange/archive_files.html#tradetable",
+                "streamforge/exchange/archive_files.py",
+            ),
+            "streamforge.exchange.archive_files.TradeTable.__len__": (
+                "30_exchange/archive_files.html#tradetable.__len__",
+                "streamforge/exchange/archive_files.py",
+            ),
+            "streamforge.exchange.archive_files._batches": (
+                "30_exchange/archive_files.html#_batches",
+                "streamforge/exchange/archive_files.py",
+            ),
+            "streamforge.exchange.archive_files._candles": (
+                "30_exchange/archive_files.html#_candles",
+                "streamforge/exchange/archive_files.py",
+            ),
+            "streamforge.exchange.archive_files._ends": (
+                "30_exchange/archive_files.html#_ends",
+                "streamforge/exchange/archive_files.py",
+            ),
+            "streamforge.exchange.archive_files._ms": (
+                "30_exchange/archive_files.html#_ms",
+                "streamforge/exchange/archive_files.py",
+            ),
+            "streamforge.exchange.archive_files._numbers": (
+                "30_exchange/archive_files.html#_numbers",
+                "streamforge/exchange/archive_files.py",
+            ),
+            "streamforge.exchange.archive_files._refuse": (
+                "30_exchange/archive_files.html#_refuse",
+                "streamforge/exchange/archive_files.py",
+            ),
+            "streamforge.exchange.archive_files._trades": (
+                "30_exchange/archive_files.html#_trades",
+                "streamforge/exchange/archive_files.py",
+            ),
+            "streamforge.exchange.archive_files.candle_records": (
+                "30_exchange/archive_files.html#candle_records",
+                "streamforge/exchange/archive_files.py",
+            ),
+            "streamforge.exchange.archive_files.files_of": (
+                "30_exchange/archive_files.html#files_of",
+                "streamforge/exchange/archive_files.py",
+            ),
+            "streamforge.exchange.archive_files.read_tables": (
+                "30_exchange/archive_files.html#read_tables",
+                "streamforge/exchange/archive_files.py",
+            ),
+            "streamforge.exchange.archive_files.trade_records": (
+                "30_exchange/archive_files.html#trade_records",
+                "streamforge/exchange/archive_files.py",
+            ),
+            "streamforge.exchange.archive_files.within": (
+                "30_exchange/archive_files.html#within",
+                "streamforge/exchange/archive_files.py",
+            ),
+        },
+        "streamforge.exchange.book": {
+            "streamforge.exchange.book.Applied": ("30_exchange/book.html#applied", "streamforge/exchange/book.py"),
+            "streamforge.exchange.book.OrderBook": ("30_exchange/book.html#orderbook", "streamforge/exchange/book.py"),
+            "streamforge.exchange.book.OrderBook.__init__": (
+                "30_exchange/book.html#orderbook.__init__",
+                "streamforge/exchange/book.py",
+            ),
+            "streamforge.exchange.book.OrderBook._lose": (
+                "30_exchange/book.html#orderbook._lose",
+                "streamforge/exchange/book.py",
+            ),
+            "streamforge.exchange.book.OrderBook.apply": (
+                "30_exchange/book.html#orderbook.apply",
+                "streamforge/exchange/book.py",
+            ),
+            "streamforge.exchange.book.OrderBook.crossed": (
+                "30_exchange/book.html#orderbook.crossed",
+                "streamforge/exchange/book.py",
+            ),
+            "streamforge.exchange.book.OrderBook.load": ("30_exchange/book.html#orderbook.load", "streamforge/exchange/book.py"),
+            "streamforge.exchange.book._Side": ("30_exchange/book.html#_side", "streamforge/exchange/book.py"),
+            "streamforge.exchange.book._Side.__init__": ("30_exchange/book.html#_side.__init__", "streamforge/exchange/book.py"),
+            "streamforge.exchange.book._Side._trim": ("30_exchange/book.html#_side._trim", "streamforge/exchange/book.py"),
+            "streamforge.exchange.book._Side.best": ("30_exchange/book.html#_side.best", "streamforge/exchange/book.py"),
+            "streamforge.exchange.book._Side.change": ("30_exchange/book.html#_side.change", "streamforge/exchange/book.py"),
+            "streamforge.exchange.book._Side.load": ("30_exchange/book.html#_side.load", "streamforge/exchange/book.py"),
+            "streamforge.exchange.book._changed": ("30_exchange/book.html#_changed", "streamforge/exchange/book.py"),
+            "streamforge.exchange.book.best_levels": ("30_exchange/book.html#best_levels", "streamforge/exchange/book.py"),
+            "streamforge.exchange.book.is_thin": ("30_exchange/book.html#is_thin", "streamforge/exchange/book.py"),
+            "streamforge.exchange.book.price_key": ("30_exchange/book.html#price_key", "streamforge/exchange/book.py"),
+            "streamforge.exchange.book.snapshot_of": ("30_exchange/book.html#snapshot_of", "streamforge/exchange/book.py"),
+        },
+        "streamforge.exchange.book_feed": {
+            "streamforge.exchange.book_feed.BookFeed": (
+                "30_exchange/book_feed.html#bookfeed",
+                "streamforge/exchange/book_feed.py",
+            ),
+            "streamforge.exchange.book_feed.BookFeed.__aiter__": (
+                "30_exchange/book_feed.html#bookfeed.__aiter__",
+                "streamforge/exchange/book_feed.py",
+            ),
+            "streamforge.exchange.book_feed.BookFeed.__init__": (
+                "30_exchange/book_feed.html#bookfeed.__init__",
+                "streamforge/exchange/book_feed.py",
+            ),
+            "streamforge.exchange.book_feed.BookOptions": (
+                "30_exchange/book_feed.html#bookoptions",
+                "streamforge/exchange/book_feed.py",
+            ),
+            "streamforge.exchange.book_feed._Market": ("30_exchange/book_feed.html#_market", "streamforge/exchange/book_feed.py"),
+            "streamforge.exchange.book_feed._Market.__init__": (
+                "30_exchange/book_feed.html#_market.__init__",
+                "streamforge/exchange/book_feed.py",
+            ),
+            "streamforge.exchange.book_feed._advance": (
+                "30_exchange/book_feed.html#_advance",
+                "streamforge/exchange/book_feed.py",
+            ),
+            "streamforge.exchange.book_feed._restart": (
+                "30_exchange/book_feed.html#_restart",
+                "streamforge/exchange/book_feed.py",
+            ),
+            "streamforge.exchange.book_feed._snapshot": (
+                "30_exchange/book_feed.html#_snapshot",
+                "streamforge/exchange/book_feed.py",
+            ),
+            "streamforge.exchange.book_feed._start": ("30_exchange/book_feed.html#_start", "streamforge/exchange/book_feed.py"),
         },
         "streamforge.exchange.candle_files": {
             "streamforge.exchange.candle_files.CandleTable": (
@@ -820,6 +1664,7 @@ d = {
         },
         "streamforge.exchange.faults": {
             "streamforge.exchange.faults.Fault": ("30_exchange/faults.html#fault", "streamforge/exchange/faults.py"),
+            "streamforge.exchange.faults.Fault.where": ("30_exchange/faults.html#fault.where", "streamforge/exchange/faults.py"),
             "streamforge.exchange.faults.Faults": ("30_exchange/faults.html#faults", "streamforge/exchange/faults.py"),
             "streamforge.exchange.faults.Faults.__init__": (
                 "30_exchange/faults.html#faults.__init__",
@@ -842,7 +1687,40 @@ d = {
             ),
             "streamforge.exchange.faults.Meter.close": ("30_exchange/faults.html#meter.close", "streamforge/exchange/faults.py"),
             "streamforge.exchange.faults.Meter.take": ("30_exchange/faults.html#meter.take", "streamforge/exchange/faults.py"),
+            "streamforge.exchange.faults.Struck": ("30_exchange/faults.html#struck", "streamforge/exchange/faults.py"),
+            "streamforge.exchange.faults._meets": ("30_exchange/faults.html#_meets", "streamforge/exchange/faults.py"),
             "streamforge.exchange.faults.spoil": ("30_exchange/faults.html#spoil", "streamforge/exchange/faults.py"),
+        },
+        "streamforge.exchange.follow": {
+            "streamforge.exchange.follow.CandleFollower": (
+                "30_exchange/follow.html#candlefollower",
+                "streamforge/exchange/follow.py",
+            ),
+            "streamforge.exchange.follow.CandleFollower.__init__": (
+                "30_exchange/follow.html#candlefollower.__init__",
+                "streamforge/exchange/follow.py",
+            ),
+            "streamforge.exchange.follow.CandleFollower.take": (
+                "30_exchange/follow.html#candlefollower.take",
+                "streamforge/exchange/follow.py",
+            ),
+            "streamforge.exchange.follow.CandleStep": ("30_exchange/follow.html#candlestep", "streamforge/exchange/follow.py"),
+            "streamforge.exchange.follow.TradeFollower": (
+                "30_exchange/follow.html#tradefollower",
+                "streamforge/exchange/follow.py",
+            ),
+            "streamforge.exchange.follow.TradeFollower.__init__": (
+                "30_exchange/follow.html#tradefollower.__init__",
+                "streamforge/exchange/follow.py",
+            ),
+            "streamforge.exchange.follow.TradeFollower.take": (
+                "30_exchange/follow.html#tradefollower.take",
+                "streamforge/exchange/follow.py",
+            ),
+            "streamforge.exchange.follow.TradeStep": ("30_exchange/follow.html#tradestep", "streamforge/exchange/follow.py"),
+            "streamforge.exchange.follow._Kline": ("30_exchange/follow.html#_kline", "streamforge/exchange/follow.py"),
+            "streamforge.exchange.follow._KlineEvent": ("30_exchange/follow.html#_klineevent", "streamforge/exchange/follow.py"),
+            "streamforge.exchange.follow._TradeEvent": ("30_exchange/follow.html#_tradeevent", "streamforge/exchange/follow.py"),
         },
         "streamforge.exchange.limits": {
             "streamforge.exchange.limits.Clock": ("30_exchange/limits.html#clock", "streamforge/exchange/limits.py"),
@@ -922,6 +1800,10 @@ d = {
                 "30_exchange/rest.html#binancerest.__init__",
                 "streamforge/exchange/rest.py",
             ),
+            "streamforge.exchange.rest.BinanceRest.depth": (
+                "30_exchange/rest.html#binancerest.depth",
+                "streamforge/exchange/rest.py",
+            ),
             "streamforge.exchange.rest.BinanceRest.exchange_info": (
                 "30_exchange/rest.html#binancerest.exchange_info",
                 "streamforge/exchange/rest.py",
@@ -953,41 +1835,456 @@ d = {
                 "streamforge/exchange/rest.py",
             ),
             "streamforge.exchange.rest._Requests._ask": ("30_exchange/rest.html#_requests._ask", "streamforge/exchange/rest.py"),
+            "streamforge.exchange.rest._Requests._hear": (
+                "30_exchange/rest.html#_requests._hear",
+                "streamforge/exchange/rest.py",
+            ),
             "streamforge.exchange.rest._Requests._last_look": (
                 "30_exchange/rest.html#_requests._last_look",
                 "streamforge/exchange/rest.py",
             ),
             "streamforge.exchange.rest._Requests.get": ("30_exchange/rest.html#_requests.get", "streamforge/exchange/rest.py"),
+            "streamforge.exchange.rest._Requests.pause": (
+                "30_exchange/rest.html#_requests.pause",
+                "streamforge/exchange/rest.py",
+            ),
             "streamforge.exchange.rest._Time": ("30_exchange/rest.html#_time", "streamforge/exchange/rest.py"),
             "streamforge.exchange.rest._decode": ("30_exchange/rest.html#_decode", "streamforge/exchange/rest.py"),
             "streamforge.exchange.rest._http": ("30_exchange/rest.html#_http", "streamforge/exchange/rest.py"),
             "streamforge.exchange.rest._note": ("30_exchange/rest.html#_note", "streamforge/exchange/rest.py"),
             "streamforge.exchange.rest._page": ("30_exchange/rest.html#_page", "streamforge/exchange/rest.py"),
             "streamforge.exchange.rest._read": ("30_exchange/rest.html#_read", "streamforge/exchange/rest.py"),
+            "streamforge.exchange.rest._run": ("30_exchange/rest.html#_run", "streamforge/exchange/rest.py"),
+            "streamforge.exchange.rest._weight": ("30_exchange/rest.html#_weight", "streamforge/exchange/rest.py"),
             "streamforge.exchange.rest._window": ("30_exchange/rest.html#_window", "streamforge/exchange/rest.py"),
+            "streamforge.exchange.rest.in_order": ("30_exchange/rest.html#in_order", "streamforge/exchange/rest.py"),
+        },
+        "streamforge.exchange.sim_archive": {
+            "streamforge.exchange.sim_archive.Archive": (
+                "30_exchange/sim_archive.html#archive",
+                "streamforge/exchange/sim_archive.py",
+            ),
+            "streamforge.exchange.sim_archive.Archive.__init__": (
+                "30_exchange/sim_archive.html#archive.__init__",
+                "streamforge/exchange/sim_archive.py",
+            ),
+            "streamforge.exchange.sim_archive.Archive._zip": (
+                "30_exchange/sim_archive.html#archive._zip",
+                "streamforge/exchange/sim_archive.py",
+            ),
+            "streamforge.exchange.sim_archive.Archive.answer": (
+                "30_exchange/sim_archive.html#archive.answer",
+                "streamforge/exchange/sim_archive.py",
+            ),
+            "streamforge.exchange.sim_archive.ArchiveName": (
+                "30_exchange/sim_archive.html#archivename",
+                "streamforge/exchange/sim_archive.py",
+            ),
+            "streamforge.exchange.sim_archive._kline_csv": (
+                "30_exchange/sim_archive.html#_kline_csv",
+                "streamforge/exchange/sim_archive.py",
+            ),
+            "streamforge.exchange.sim_archive._trade_csv": (
+                "30_exchange/sim_archive.html#_trade_csv",
+                "streamforge/exchange/sim_archive.py",
+            ),
+            "streamforge.exchange.sim_archive._zipped": (
+                "30_exchange/sim_archive.html#_zipped",
+                "streamforge/exchange/sim_archive.py",
+            ),
+            "streamforge.exchange.sim_archive.archive_name": (
+                "30_exchange/sim_archive.html#archive_name",
+                "streamforge/exchange/sim_archive.py",
+            ),
+            "streamforge.exchange.sim_archive.archive_rows": (
+                "30_exchange/sim_archive.html#archive_rows",
+                "streamforge/exchange/sim_archive.py",
+            ),
+        },
+        "streamforge.exchange.sim_book": {
+            "streamforge.exchange.sim_book.Book": ("30_exchange/sim_book.html#book", "streamforge/exchange/sim_book.py"),
+            "streamforge.exchange.sim_book.Book.__init__": (
+                "30_exchange/sim_book.html#book.__init__",
+                "streamforge/exchange/sim_book.py",
+            ),
+            "streamforge.exchange.sim_book.Book.last_id": (
+                "30_exchange/sim_book.html#book.last_id",
+                "streamforge/exchange/sim_book.py",
+            ),
+            "streamforge.exchange.sim_book.Book.middles": (
+                "30_exchange/sim_book.html#book.middles",
+                "streamforge/exchange/sim_book.py",
+            ),
+            "streamforge.exchange.sim_book.Book.quantity": (
+                "30_exchange/sim_book.html#book.quantity",
+                "streamforge/exchange/sim_book.py",
+            ),
+            "streamforge.exchange.sim_book.Book.tick_of": (
+                "30_exchange/sim_book.html#book.tick_of",
+                "streamforge/exchange/sim_book.py",
+            ),
+            "streamforge.exchange.sim_book.Market": ("30_exchange/sim_book.html#market", "streamforge/exchange/sim_book.py"),
+            "streamforge.exchange.sim_book.Market.__init__": (
+                "30_exchange/sim_book.html#market.__init__",
+                "streamforge/exchange/sim_book.py",
+            ),
+            "streamforge.exchange.sim_book.Market.book": (
+                "30_exchange/sim_book.html#market.book",
+                "streamforge/exchange/sim_book.py",
+            ),
+            "streamforge.exchange.sim_book.Market.pages": (
+                "30_exchange/sim_book.html#market.pages",
+                "streamforge/exchange/sim_book.py",
+            ),
+            "streamforge.exchange.sim_book.Market.table": (
+                "30_exchange/sim_book.html#market.table",
+                "streamforge/exchange/sim_book.py",
+            ),
+            "streamforge.exchange.sim_book.Market.trades": (
+                "30_exchange/sim_book.html#market.trades",
+                "streamforge/exchange/sim_book.py",
+            ),
+            "streamforge.exchange.sim_book._hash": ("30_exchange/sim_book.html#_hash", "streamforge/exchange/sim_book.py"),
+            "streamforge.exchange.sim_book._moved": ("30_exchange/sim_book.html#_moved", "streamforge/exchange/sim_book.py"),
+            "streamforge.exchange.sim_book._pairs": ("30_exchange/sim_book.html#_pairs", "streamforge/exchange/sim_book.py"),
+            "streamforge.exchange.sim_book.book_at": ("30_exchange/sim_book.html#book_at", "streamforge/exchange/sim_book.py"),
+            "streamforge.exchange.sim_book.book_changes": (
+                "30_exchange/sim_book.html#book_changes",
+                "streamforge/exchange/sim_book.py",
+            ),
+            "streamforge.exchange.sim_book.depth_events": (
+                "30_exchange/sim_book.html#depth_events",
+                "streamforge/exchange/sim_book.py",
+            ),
+            "streamforge.exchange.sim_book.depth_snapshot": (
+                "30_exchange/sim_book.html#depth_snapshot",
+                "streamforge/exchange/sim_book.py",
+            ),
+            "streamforge.exchange.sim_book.level_below": (
+                "30_exchange/sim_book.html#level_below",
+                "streamforge/exchange/sim_book.py",
+            ),
+            "streamforge.exchange.sim_book.level_price": (
+                "30_exchange/sim_book.html#level_price",
+                "streamforge/exchange/sim_book.py",
+            ),
+        },
+        "streamforge.exchange.sim_candles": {
+            "streamforge.exchange.sim_candles.Pages": (
+                "30_exchange/sim_candles.html#pages",
+                "streamforge/exchange/sim_candles.py",
+            ),
+            "streamforge.exchange.sim_candles.Pages.__init__": (
+                "30_exchange/sim_candles.html#pages.__init__",
+                "streamforge/exchange/sim_candles.py",
+            ),
+            "streamforge.exchange.sim_candles.Pages._render": (
+                "30_exchange/sim_candles.html#pages._render",
+                "streamforge/exchange/sim_candles.py",
+            ),
+            "streamforge.exchange.sim_candles.Pages.forming": (
+                "30_exchange/sim_candles.html#pages.forming",
+                "streamforge/exchange/sim_candles.py",
+            ),
+            "streamforge.exchange.sim_candles.Pages.rows": (
+                "30_exchange/sim_candles.html#pages.rows",
+                "streamforge/exchange/sim_candles.py",
+            ),
+            "streamforge.exchange.sim_candles.Pages.select": (
+                "30_exchange/sim_candles.html#pages.select",
+                "streamforge/exchange/sim_candles.py",
+            ),
+            "streamforge.exchange.sim_candles._added": (
+                "30_exchange/sim_candles.html#_added",
+                "streamforge/exchange/sim_candles.py",
+            ),
+            "streamforge.exchange.sim_candles._optional": (
+                "30_exchange/sim_candles.html#_optional",
+                "streamforge/exchange/sim_candles.py",
+            ),
+            "streamforge.exchange.sim_candles.decimals": (
+                "30_exchange/sim_candles.html#decimals",
+                "streamforge/exchange/sim_candles.py",
+            ),
+            "streamforge.exchange.sim_candles.places": (
+                "30_exchange/sim_candles.html#places",
+                "streamforge/exchange/sim_candles.py",
+            ),
+            "streamforge.exchange.sim_candles.resampled": (
+                "30_exchange/sim_candles.html#resampled",
+                "streamforge/exchange/sim_candles.py",
+            ),
+        },
+        "streamforge.exchange.sim_clock": {
+            "streamforge.exchange.sim_clock.MarketClock": (
+                "30_exchange/sim_clock.html#marketclock",
+                "streamforge/exchange/sim_clock.py",
+            ),
+            "streamforge.exchange.sim_clock.MarketClock.__init__": (
+                "30_exchange/sim_clock.html#marketclock.__init__",
+                "streamforge/exchange/sim_clock.py",
+            ),
+            "streamforge.exchange.sim_clock.MarketClock.ms": (
+                "30_exchange/sim_clock.html#marketclock.ms",
+                "streamforge/exchange/sim_clock.py",
+            ),
+            "streamforge.exchange.sim_clock.MarketClock.now": (
+                "30_exchange/sim_clock.html#marketclock.now",
+                "streamforge/exchange/sim_clock.py",
+            ),
+            "streamforge.exchange.sim_clock.MarketClock.runs": (
+                "30_exchange/sim_clock.html#marketclock.runs",
+                "streamforge/exchange/sim_clock.py",
+            ),
+            "streamforge.exchange.sim_clock.MarketClock.set": (
+                "30_exchange/sim_clock.html#marketclock.set",
+                "streamforge/exchange/sim_clock.py",
+            ),
+            "streamforge.exchange.sim_clock.MarketClock.wait": (
+                "30_exchange/sim_clock.html#marketclock.wait",
+                "streamforge/exchange/sim_clock.py",
+            ),
+        },
+        "streamforge.exchange.sim_events": {
+            "streamforge.exchange.sim_events._growing": (
+                "30_exchange/sim_events.html#_growing",
+                "streamforge/exchange/sim_events.py",
+            ),
+            "streamforge.exchange.sim_events._kline": (
+                "30_exchange/sim_events.html#_kline",
+                "streamforge/exchange/sim_events.py",
+            ),
+            "streamforge.exchange.sim_events.kline_events": (
+                "30_exchange/sim_events.html#kline_events",
+                "streamforge/exchange/sim_events.py",
+            ),
+            "streamforge.exchange.sim_events.stream_events": (
+                "30_exchange/sim_events.html#stream_events",
+                "streamforge/exchange/sim_events.py",
+            ),
+            "streamforge.exchange.sim_events.trade_events": (
+                "30_exchange/sim_events.html#trade_events",
+                "streamforge/exchange/sim_events.py",
+            ),
+        },
+        "streamforge.exchange.sim_rest": {
+            "streamforge.exchange.sim_rest.Answer": ("30_exchange/sim_rest.html#answer", "streamforge/exchange/sim_rest.py"),
+            "streamforge.exchange.sim_rest._span": ("30_exchange/sim_rest.html#_span", "streamforge/exchange/sim_rest.py"),
+            "streamforge.exchange.sim_rest.agg_trades": (
+                "30_exchange/sim_rest.html#agg_trades",
+                "streamforge/exchange/sim_rest.py",
+            ),
+            "streamforge.exchange.sim_rest.answered": ("30_exchange/sim_rest.html#answered", "streamforge/exchange/sim_rest.py"),
+            "streamforge.exchange.sim_rest.checked": ("30_exchange/sim_rest.html#checked", "streamforge/exchange/sim_rest.py"),
+            "streamforge.exchange.sim_rest.depth": ("30_exchange/sim_rest.html#depth", "streamforge/exchange/sim_rest.py"),
+            "streamforge.exchange.sim_rest.klines": ("30_exchange/sim_rest.html#klines", "streamforge/exchange/sim_rest.py"),
+            "streamforge.exchange.sim_rest.refused": ("30_exchange/sim_rest.html#refused", "streamforge/exchange/sim_rest.py"),
+            "streamforge.exchange.sim_rest.weight_of": (
+                "30_exchange/sim_rest.html#weight_of",
+                "streamforge/exchange/sim_rest.py",
+            ),
+        },
+        "streamforge.exchange.sim_streams": {
+            "streamforge.exchange.sim_streams.StreamRules": (
+                "30_exchange/sim_streams.html#streamrules",
+                "streamforge/exchange/sim_streams.py",
+            ),
+            "streamforge.exchange.sim_streams.Streams": (
+                "30_exchange/sim_streams.html#streams",
+                "streamforge/exchange/sim_streams.py",
+            ),
+            "streamforge.exchange.sim_streams.Streams.__call__": (
+                "30_exchange/sim_streams.html#streams.__call__",
+                "streamforge/exchange/sim_streams.py",
+            ),
+            "streamforge.exchange.sim_streams.Streams.__init__": (
+                "30_exchange/sim_streams.html#streams.__init__",
+                "streamforge/exchange/sim_streams.py",
+            ),
+            "streamforge.exchange.sim_streams._Connection": (
+                "30_exchange/sim_streams.html#_connection",
+                "streamforge/exchange/sim_streams.py",
+            ),
+            "streamforge.exchange.sim_streams._Connection.__init__": (
+                "30_exchange/sim_streams.html#_connection.__init__",
+                "streamforge/exchange/sim_streams.py",
+            ),
+            "streamforge.exchange.sim_streams._Connection._age": (
+                "30_exchange/sim_streams.html#_connection._age",
+                "streamforge/exchange/sim_streams.py",
+            ),
+            "streamforge.exchange.sim_streams._Connection._between": (
+                "30_exchange/sim_streams.html#_connection._between",
+                "streamforge/exchange/sim_streams.py",
+            ),
+            "streamforge.exchange.sim_streams._Connection._deliver": (
+                "30_exchange/sim_streams.html#_connection._deliver",
+                "streamforge/exchange/sim_streams.py",
+            ),
+            "streamforge.exchange.sim_streams._Connection._listen": (
+                "30_exchange/sim_streams.html#_connection._listen",
+                "streamforge/exchange/sim_streams.py",
+            ),
+            "streamforge.exchange.sim_streams._Connection._mute": (
+                "30_exchange/sim_streams.html#_connection._mute",
+                "streamforge/exchange/sim_streams.py",
+            ),
+            "streamforge.exchange.sim_streams._Connection._play": (
+                "30_exchange/sim_streams.html#_connection._play",
+                "streamforge/exchange/sim_streams.py",
+            ),
+            "streamforge.exchange.sim_streams._Connection._rest": (
+                "30_exchange/sim_streams.html#_connection._rest",
+                "streamforge/exchange/sim_streams.py",
+            ),
+            "streamforge.exchange.sim_streams._Connection._shutdown": (
+                "30_exchange/sim_streams.html#_connection._shutdown",
+                "streamforge/exchange/sim_streams.py",
+            ),
+            "streamforge.exchange.sim_streams._Connection._suffer": (
+                "30_exchange/sim_streams.html#_connection._suffer",
+                "streamforge/exchange/sim_streams.py",
+            ),
+            "streamforge.exchange.sim_streams._Connection._write": (
+                "30_exchange/sim_streams.html#_connection._write",
+                "streamforge/exchange/sim_streams.py",
+            ),
+            "streamforge.exchange.sim_streams._Connection.close": (
+                "30_exchange/sim_streams.html#_connection.close",
+                "streamforge/exchange/sim_streams.py",
+            ),
+            "streamforge.exchange.sim_streams._Connection.run": (
+                "30_exchange/sim_streams.html#_connection.run",
+                "streamforge/exchange/sim_streams.py",
+            ),
+            "streamforge.exchange.sim_streams._Ended": (
+                "30_exchange/sim_streams.html#_ended",
+                "streamforge/exchange/sim_streams.py",
+            ),
+            "streamforge.exchange.sim_streams._deny": (
+                "30_exchange/sim_streams.html#_deny",
+                "streamforge/exchange/sim_streams.py",
+            ),
+            "streamforge.exchange.sim_streams._wrapped": (
+                "30_exchange/sim_streams.html#_wrapped",
+                "streamforge/exchange/sim_streams.py",
+            ),
+        },
+        "streamforge.exchange.sim_trades": {
+            "streamforge.exchange.sim_trades.CandleTrades": (
+                "30_exchange/sim_trades.html#candletrades",
+                "streamforge/exchange/sim_trades.py",
+            ),
+            "streamforge.exchange.sim_trades.CandleTrades.__init__": (
+                "30_exchange/sim_trades.html#candletrades.__init__",
+                "streamforge/exchange/sim_trades.py",
+            ),
+            "streamforge.exchange.sim_trades.CandleTrades._buyers": (
+                "30_exchange/sim_trades.html#candletrades._buyers",
+                "streamforge/exchange/sim_trades.py",
+            ),
+            "streamforge.exchange.sim_trades.CandleTrades.columns": (
+                "30_exchange/sim_trades.html#candletrades.columns",
+                "streamforge/exchange/sim_trades.py",
+            ),
+            "streamforge.exchange.sim_trades.CandleTrades.index_at": (
+                "30_exchange/sim_trades.html#candletrades.index_at",
+                "streamforge/exchange/sim_trades.py",
+            ),
+            "streamforge.exchange.sim_trades.FileTrades": (
+                "30_exchange/sim_trades.html#filetrades",
+                "streamforge/exchange/sim_trades.py",
+            ),
+            "streamforge.exchange.sim_trades.FileTrades.__init__": (
+                "30_exchange/sim_trades.html#filetrades.__init__",
+                "streamforge/exchange/sim_trades.py",
+            ),
+            "streamforge.exchange.sim_trades.FileTrades.columns": (
+                "30_exchange/sim_trades.html#filetrades.columns",
+                "streamforge/exchange/sim_trades.py",
+            ),
+            "streamforge.exchange.sim_trades.FileTrades.index_at": (
+                "30_exchange/sim_trades.html#filetrades.index_at",
+                "streamforge/exchange/sim_trades.py",
+            ),
+            "streamforge.exchange.sim_trades.TradeColumns": (
+                "30_exchange/sim_trades.html#tradecolumns",
+                "streamforge/exchange/sim_trades.py",
+            ),
+            "streamforge.exchange.sim_trades.TradeColumns.__len__": (
+                "30_exchange/sim_trades.html#tradecolumns.__len__",
+                "streamforge/exchange/sim_trades.py",
+            ),
+            "streamforge.exchange.sim_trades.TradePages": (
+                "30_exchange/sim_trades.html#tradepages",
+                "streamforge/exchange/sim_trades.py",
+            ),
+            "streamforge.exchange.sim_trades.TradePages.__init__": (
+                "30_exchange/sim_trades.html#tradepages.__init__",
+                "streamforge/exchange/sim_trades.py",
+            ),
+            "streamforge.exchange.sim_trades.TradePages.block": (
+                "30_exchange/sim_trades.html#tradepages.block",
+                "streamforge/exchange/sim_trades.py",
+            ),
+            "streamforge.exchange.sim_trades.TradePages.columns": (
+                "30_exchange/sim_trades.html#tradepages.columns",
+                "streamforge/exchange/sim_trades.py",
+            ),
+            "streamforge.exchange.sim_trades.TradePages.rows": (
+                "30_exchange/sim_trades.html#tradepages.rows",
+                "streamforge/exchange/sim_trades.py",
+            ),
+            "streamforge.exchange.sim_trades.TradeSource": (
+                "30_exchange/sim_trades.html#tradesource",
+                "streamforge/exchange/sim_trades.py",
+            ),
+            "streamforge.exchange.sim_trades.TradeSource.columns": (
+                "30_exchange/sim_trades.html#tradesource.columns",
+                "streamforge/exchange/sim_trades.py",
+            ),
+            "streamforge.exchange.sim_trades.TradeSource.index_at": (
+                "30_exchange/sim_trades.html#tradesource.index_at",
+                "streamforge/exchange/sim_trades.py",
+            ),
+            "streamforge.exchange.sim_trades._mixed": (
+                "30_exchange/sim_trades.html#_mixed",
+                "streamforge/exchange/sim_trades.py",
+            ),
+            "streamforge.exchange.sim_trades._path": ("30_exchange/sim_trades.html#_path", "streamforge/exchange/sim_trades.py"),
+            "streamforge.exchange.sim_trades._split": (
+                "30_exchange/sim_trades.html#_split",
+                "streamforge/exchange/sim_trades.py",
+            ),
+            "streamforge.exchange.sim_trades.candles_from": (
+                "30_exchange/sim_trades.html#candles_from",
+                "streamforge/exchange/sim_trades.py",
+            ),
+            "streamforge.exchange.sim_trades.uniform": (
+                "30_exchange/sim_trades.html#uniform",
+                "streamforge/exchange/sim_trades.py",
+            ),
+        },
+        "streamforge.exchange.sim_wire": {
+            "streamforge.exchange.sim_wire.Wire": ("30_exchange/sim_wire.html#wire", "streamforge/exchange/sim_wire.py"),
+            "streamforge.exchange.sim_wire.Wire.handle_connect": (
+                "30_exchange/sim_wire.html#wire.handle_connect",
+                "streamforge/exchange/sim_wire.py",
+            ),
+            "streamforge.exchange.sim_wire.Wire.send": (
+                "30_exchange/sim_wire.html#wire.send",
+                "streamforge/exchange/sim_wire.py",
+            ),
+            "streamforge.exchange.sim_wire.stream_reply": (
+                "30_exchange/sim_wire.html#stream_reply",
+                "streamforge/exchange/sim_wire.py",
+            ),
+            "streamforge.exchange.sim_wire.text_frame": (
+                "30_exchange/sim_wire.html#text_frame",
+                "streamforge/exchange/sim_wire.py",
+            ),
         },
         "streamforge.exchange.simulator": {
-            "streamforge.exchange.simulator.Pages": ("30_exchange/simulator.html#pages", "streamforge/exchange/simulator.py"),
-            "streamforge.exchange.simulator.Pages.__init__": (
-                "30_exchange/simulator.html#pages.__init__",
-                "streamforge/exchange/simulator.py",
-            ),
-            "streamforge.exchange.simulator.Pages._render": (
-                "30_exchange/simulator.html#pages._render",
-                "streamforge/exchange/simulator.py",
-            ),
-            "streamforge.exchange.simulator.Pages.forming": (
-                "30_exchange/simulator.html#pages.forming",
-                "streamforge/exchange/simulator.py",
-            ),
-            "streamforge.exchange.simulator.Pages.rows": (
-                "30_exchange/simulator.html#pages.rows",
-                "streamforge/exchange/simulator.py",
-            ),
-            "streamforge.exchange.simulator.Pages.select": (
-                "30_exchange/simulator.html#pages.select",
-                "streamforge/exchange/simulator.py",
-            ),
             "streamforge.exchange.simulator.Simulator": (
                 "30_exchange/simulator.html#simulator",
                 "streamforge/exchange/simulator.py",
@@ -1000,34 +2297,30 @@ d = {
                 "30_exchange/simulator.html#simulator.__init__",
                 "streamforge/exchange/simulator.py",
             ),
-            "streamforge.exchange.simulator.Simulator._answer": (
-                "30_exchange/simulator.html#simulator._answer",
+            "streamforge.exchange.simulator.Simulator.market": (
+                "30_exchange/simulator.html#simulator.market",
+                "streamforge/exchange/simulator.py",
+            ),
+            "streamforge.exchange.simulator.Simulator.now": (
+                "30_exchange/simulator.html#simulator.now",
                 "streamforge/exchange/simulator.py",
             ),
             "streamforge.exchange.simulator.Simulator.open": (
                 "30_exchange/simulator.html#simulator.open",
                 "streamforge/exchange/simulator.py",
             ),
-            "streamforge.exchange.simulator._Answer": ("30_exchange/simulator.html#_answer", "streamforge/exchange/simulator.py"),
             "streamforge.exchange.simulator._Server": ("30_exchange/simulator.html#_server", "streamforge/exchange/simulator.py"),
             "streamforge.exchange.simulator._Server.running": (
                 "30_exchange/simulator.html#_server.running",
                 "streamforge/exchange/simulator.py",
             ),
-            "streamforge.exchange.simulator._checked": (
-                "30_exchange/simulator.html#_checked",
-                "streamforge/exchange/simulator.py",
-            ),
+            "streamforge.exchange.simulator._answer": ("30_exchange/simulator.html#_answer", "streamforge/exchange/simulator.py"),
             "streamforge.exchange.simulator._control": (
                 "30_exchange/simulator.html#_control",
                 "streamforge/exchange/simulator.py",
             ),
             "streamforge.exchange.simulator._cut_off": (
                 "30_exchange/simulator.html#_cut_off",
-                "streamforge/exchange/simulator.py",
-            ),
-            "streamforge.exchange.simulator._decimals": (
-                "30_exchange/simulator.html#_decimals",
                 "streamforge/exchange/simulator.py",
             ),
             "streamforge.exchange.simulator._endpoint": (
@@ -1039,19 +2332,121 @@ d = {
                 "30_exchange/simulator.html#_exchange_info",
                 "streamforge/exchange/simulator.py",
             ),
-            "streamforge.exchange.simulator._json": ("30_exchange/simulator.html#_json", "streamforge/exchange/simulator.py"),
-            "streamforge.exchange.simulator._klines": ("30_exchange/simulator.html#_klines", "streamforge/exchange/simulator.py"),
-            "streamforge.exchange.simulator._optional": (
-                "30_exchange/simulator.html#_optional",
+            "streamforge.exchange.simulator._holds_trades": (
+                "30_exchange/simulator.html#_holds_trades",
                 "streamforge/exchange/simulator.py",
             ),
-            "streamforge.exchange.simulator._refuse": ("30_exchange/simulator.html#_refuse", "streamforge/exchange/simulator.py"),
-            "streamforge.exchange.simulator._time": ("30_exchange/simulator.html#_time", "streamforge/exchange/simulator.py"),
+            "streamforge.exchange.simulator._serve_page": (
+                "30_exchange/simulator.html#_serve_page",
+                "streamforge/exchange/simulator.py",
+            ),
+            "streamforge.exchange.simulator._set_clock": (
+                "30_exchange/simulator.html#_set_clock",
+                "streamforge/exchange/simulator.py",
+            ),
+            "streamforge.exchange.simulator._shown": ("30_exchange/simulator.html#_shown", "streamforge/exchange/simulator.py"),
             "streamforge.exchange.simulator._too_much": (
                 "30_exchange/simulator.html#_too_much",
                 "streamforge/exchange/simulator.py",
             ),
             "streamforge.exchange.simulator.serve": ("30_exchange/simulator.html#serve", "streamforge/exchange/simulator.py"),
+        },
+        "streamforge.exchange.stream": {
+            "streamforge.exchange.stream.StreamEvent": ("30_exchange/stream.html#streamevent", "streamforge/exchange/stream.py"),
+            "streamforge.exchange.stream.StreamOptions": (
+                "30_exchange/stream.html#streamoptions",
+                "streamforge/exchange/stream.py",
+            ),
+            "streamforge.exchange.stream.Streams": ("30_exchange/stream.html#streams", "streamforge/exchange/stream.py"),
+            "streamforge.exchange.stream.Streams.__aenter__": (
+                "30_exchange/stream.html#streams.__aenter__",
+                "streamforge/exchange/stream.py",
+            ),
+            "streamforge.exchange.stream.Streams.__aexit__": (
+                "30_exchange/stream.html#streams.__aexit__",
+                "streamforge/exchange/stream.py",
+            ),
+            "streamforge.exchange.stream.Streams.__aiter__": (
+                "30_exchange/stream.html#streams.__aiter__",
+                "streamforge/exchange/stream.py",
+            ),
+            "streamforge.exchange.stream.Streams.__anext__": (
+                "30_exchange/stream.html#streams.__anext__",
+                "streamforge/exchange/stream.py",
+            ),
+            "streamforge.exchange.stream.Streams.__init__": (
+                "30_exchange/stream.html#streams.__init__",
+                "streamforge/exchange/stream.py",
+            ),
+            "streamforge.exchange.stream.Streams._guard": (
+                "30_exchange/stream.html#streams._guard",
+                "streamforge/exchange/stream.py",
+            ),
+            "streamforge.exchange.stream.Streams.next_epoch": (
+                "30_exchange/stream.html#streams.next_epoch",
+                "streamforge/exchange/stream.py",
+            ),
+            "streamforge.exchange.stream.Streams.put": ("30_exchange/stream.html#streams.put", "streamforge/exchange/stream.py"),
+            "streamforge.exchange.stream._Frame": ("30_exchange/stream.html#_frame", "streamforge/exchange/stream.py"),
+            "streamforge.exchange.stream._Identity": ("30_exchange/stream.html#_identity", "streamforge/exchange/stream.py"),
+            "streamforge.exchange.stream._Kline": ("30_exchange/stream.html#_kline", "streamforge/exchange/stream.py"),
+            "streamforge.exchange.stream._Line": ("30_exchange/stream.html#_line", "streamforge/exchange/stream.py"),
+            "streamforge.exchange.stream._Line.__init__": (
+                "30_exchange/stream.html#_line.__init__",
+                "streamforge/exchange/stream.py",
+            ),
+            "streamforge.exchange.stream._Line._status": (
+                "30_exchange/stream.html#_line._status",
+                "streamforge/exchange/stream.py",
+            ),
+            "streamforge.exchange.stream._Line.connect": (
+                "30_exchange/stream.html#_line.connect",
+                "streamforge/exchange/stream.py",
+            ),
+            "streamforge.exchange.stream._Line.hand_over": (
+                "30_exchange/stream.html#_line.hand_over",
+                "streamforge/exchange/stream.py",
+            ),
+            "streamforge.exchange.stream._Line.pump": ("30_exchange/stream.html#_line.pump", "streamforge/exchange/stream.py"),
+            "streamforge.exchange.stream._Line.run": ("30_exchange/stream.html#_line.run", "streamforge/exchange/stream.py"),
+            "streamforge.exchange.stream._Line.take_over": (
+                "30_exchange/stream.html#_line.take_over",
+                "streamforge/exchange/stream.py",
+            ),
+            "streamforge.exchange.stream._Silence": ("30_exchange/stream.html#_silence", "streamforge/exchange/stream.py"),
+            "streamforge.exchange.stream._Socket": ("30_exchange/stream.html#_socket", "streamforge/exchange/stream.py"),
+            "streamforge.exchange.stream._Socket.data_received": (
+                "30_exchange/stream.html#_socket.data_received",
+                "streamforge/exchange/stream.py",
+            ),
+            "streamforge.exchange.stream._acknowledged": (
+                "30_exchange/stream.html#_acknowledged",
+                "streamforge/exchange/stream.py",
+            ),
+            "streamforge.exchange.stream._open": ("30_exchange/stream.html#_open", "streamforge/exchange/stream.py"),
+            "streamforge.exchange.stream._receive": ("30_exchange/stream.html#_receive", "streamforge/exchange/stream.py"),
+            "streamforge.exchange.stream._set_aside": ("30_exchange/stream.html#_set_aside", "streamforge/exchange/stream.py"),
+            "streamforge.exchange.stream.identity": ("30_exchange/stream.html#identity", "streamforge/exchange/stream.py"),
+        },
+        "streamforge.exchange.trades": {
+            "streamforge.exchange.trades.AggTrades": ("30_exchange/trades.html#aggtrades", "streamforge/exchange/trades.py"),
+            "streamforge.exchange.trades.AggTrades.__aiter__": (
+                "30_exchange/trades.html#aggtrades.__aiter__",
+                "streamforge/exchange/trades.py",
+            ),
+            "streamforge.exchange.trades.AggTrades.__init__": (
+                "30_exchange/trades.html#aggtrades.__init__",
+                "streamforge/exchange/trades.py",
+            ),
+            "streamforge.exchange.trades._ask": ("30_exchange/trades.html#_ask", "streamforge/exchange/trades.py"),
+            "streamforge.exchange.trades._first_id": ("30_exchange/trades.html#_first_id", "streamforge/exchange/trades.py"),
+            "streamforge.exchange.trades._next_id": ("30_exchange/trades.html#_next_id", "streamforge/exchange/trades.py"),
+            "streamforge.exchange.trades._page": ("30_exchange/trades.html#_page", "streamforge/exchange/trades.py"),
+            "streamforge.exchange.trades._read": ("30_exchange/trades.html#_read", "streamforge/exchange/trades.py"),
+            "streamforge.exchange.trades._until_hole": ("30_exchange/trades.html#_until_hole", "streamforge/exchange/trades.py"),
+            "streamforge.exchange.trades.agg_trades": ("30_exchange/trades.html#agg_trades", "streamforge/exchange/trades.py"),
+            "streamforge.exchange.trades.fill_trades": ("30_exchange/trades.html#fill_trades", "streamforge/exchange/trades.py"),
+            "streamforge.exchange.trades.trade_ids": ("30_exchange/trades.html#trade_ids", "streamforge/exchange/trades.py"),
         },
         "streamforge.features.audit": {
             "streamforge.features.audit.Leak": ("40_features/audit.html#leak", "streamforge/features/audit.py"),
@@ -1063,6 +2458,30 @@ d = {
             "streamforge.features.audit._reordered": ("40_features/audit.html#_reordered", "streamforge/features/audit.py"),
             "streamforge.features.audit._rows": ("40_features/audit.html#_rows", "streamforge/features/audit.py"),
             "streamforge.features.audit.audit": ("40_features/audit.html#audit", "streamforge/features/audit.py"),
+        },
+        "streamforge.features.books": {
+            "streamforge.features.books._check": ("40_features/books.html#_check", "streamforge/features/books.py"),
+            "streamforge.features.books.imbalance": ("40_features/books.html#imbalance", "streamforge/features/books.py"),
+            "streamforge.features.books.liquidity": ("40_features/books.html#liquidity", "streamforge/features/books.py"),
+            "streamforge.features.books.microprice": ("40_features/books.html#microprice", "streamforge/features/books.py"),
+        },
+        "streamforge.features.decimals": {
+            "streamforge.features.decimals._units": ("40_features/decimals.html#_units", "streamforge/features/decimals.py"),
+            "streamforge.features.decimals.add_amounts": (
+                "40_features/decimals.html#add_amounts",
+                "streamforge/features/decimals.py",
+            ),
+            "streamforge.features.decimals.carry": ("40_features/decimals.html#carry", "streamforge/features/decimals.py"),
+            "streamforge.features.decimals.limbs": ("40_features/decimals.html#limbs", "streamforge/features/decimals.py"),
+            "streamforge.features.decimals.nearest": ("40_features/decimals.html#nearest", "streamforge/features/decimals.py"),
+            "streamforge.features.decimals.price_steps": (
+                "40_features/decimals.html#price_steps",
+                "streamforge/features/decimals.py",
+            ),
+            "streamforge.features.decimals.step_edges": (
+                "40_features/decimals.html#step_edges",
+                "streamforge/features/decimals.py",
+            ),
         },
         "streamforge.features.frame": {
             "streamforge.features.frame.Enricher": ("40_features/frame.html#enricher", "streamforge/features/frame.py"),
@@ -1191,6 +2610,95 @@ d = {
         "streamforge.features.program": {
             "streamforge.features.program._operation": ("40_features/program.html#_operation", "streamforge/features/program.py"),
             "streamforge.features.program.program": ("40_features/program.html#program", "streamforge/features/program.py"),
+        },
+        "streamforge.features.trades": {
+            "streamforge.features.trades.TradeCandles": (
+                "40_features/trades.html#tradecandles",
+                "streamforge/features/trades.py",
+            ),
+            "streamforge.features.trades.TradeCandles.__init__": (
+                "40_features/trades.html#tradecandles.__init__",
+                "streamforge/features/trades.py",
+            ),
+            "streamforge.features.trades.TradeCandles.forming": (
+                "40_features/trades.html#tradecandles.forming",
+                "streamforge/features/trades.py",
+            ),
+            "streamforge.features.trades.TradeCandles.restore": (
+                "40_features/trades.html#tradecandles.restore",
+                "streamforge/features/trades.py",
+            ),
+            "streamforge.features.trades.TradeCandles.state": (
+                "40_features/trades.html#tradecandles.state",
+                "streamforge/features/trades.py",
+            ),
+            "streamforge.features.trades.TradeCandles.until": (
+                "40_features/trades.html#tradecandles.until",
+                "streamforge/features/trades.py",
+            ),
+            "streamforge.features.trades.TradeCandles.update": (
+                "40_features/trades.html#tradecandles.update",
+                "streamforge/features/trades.py",
+            ),
+            "streamforge.features.trades._add_trade": ("40_features/trades.html#_add_trade", "streamforge/features/trades.py"),
+            "streamforge.features.trades._advance": ("40_features/trades.html#_advance", "streamforge/features/trades.py"),
+            "streamforge.features.trades._advance_all": (
+                "40_features/trades.html#_advance_all",
+                "streamforge/features/trades.py",
+            ),
+            "streamforge.features.trades._begin": ("40_features/trades.html#_begin", "streamforge/features/trades.py"),
+            "streamforge.features.trades._candles": ("40_features/trades.html#_candles", "streamforge/features/trades.py"),
+            "streamforge.features.trades._carry": ("40_features/trades.html#_carry", "streamforge/features/trades.py"),
+            "streamforge.features.trades._emit": ("40_features/trades.html#_emit", "streamforge/features/trades.py"),
+            "streamforge.features.trades._first_bad": ("40_features/trades.html#_first_bad", "streamforge/features/trades.py"),
+            "streamforge.features.trades._row": ("40_features/trades.html#_row", "streamforge/features/trades.py"),
+            "streamforge.features.trades.candles_of_trades": (
+                "40_features/trades.html#candles_of_trades",
+                "streamforge/features/trades.py",
+            ),
+            "streamforge.features.trades.open_times": ("40_features/trades.html#open_times", "streamforge/features/trades.py"),
+            "streamforge.features.trades.trade_columns": (
+                "40_features/trades.html#trade_columns",
+                "streamforge/features/trades.py",
+            ),
+        },
+        "streamforge.features.volume_by_price": {
+            "streamforge.features.volume_by_price.VolumeByPrice": (
+                "40_features/volume_by_price.html#volumebyprice",
+                "streamforge/features/volume_by_price.py",
+            ),
+            "streamforge.features.volume_by_price.VolumeByPrice.__init__": (
+                "40_features/volume_by_price.html#volumebyprice.__init__",
+                "streamforge/features/volume_by_price.py",
+            ),
+            "streamforge.features.volume_by_price.VolumeByPrice.restore": (
+                "40_features/volume_by_price.html#volumebyprice.restore",
+                "streamforge/features/volume_by_price.py",
+            ),
+            "streamforge.features.volume_by_price.VolumeByPrice.state": (
+                "40_features/volume_by_price.html#volumebyprice.state",
+                "streamforge/features/volume_by_price.py",
+            ),
+            "streamforge.features.volume_by_price.VolumeByPrice.update": (
+                "40_features/volume_by_price.html#volumebyprice.update",
+                "streamforge/features/volume_by_price.py",
+            ),
+            "streamforge.features.volume_by_price._cells": (
+                "40_features/volume_by_price.html#_cells",
+                "streamforge/features/volume_by_price.py",
+            ),
+            "streamforge.features.volume_by_price._gather": (
+                "40_features/volume_by_price.html#_gather",
+                "streamforge/features/volume_by_price.py",
+            ),
+            "streamforge.features.volume_by_price._price_rows": (
+                "40_features/volume_by_price.html#_price_rows",
+                "streamforge/features/volume_by_price.py",
+            ),
+            "streamforge.features.volume_by_price.volume_by_price": (
+                "40_features/volume_by_price.html#volume_by_price",
+                "streamforge/features/volume_by_price.py",
+            ),
         },
         "streamforge.graph.card": {
             "streamforge.graph.card.GnnConfig": ("41_graph/card.html#gnnconfig", "streamforge/graph/card.py"),
@@ -1360,6 +2868,69 @@ d = {
             "streamforge.jobs.process._try": ("23_jobs/process.html#_try", "streamforge/jobs/process.py"),
             "streamforge.jobs.process.environment": ("23_jobs/process.html#environment", "streamforge/jobs/process.py"),
         },
+        "streamforge.ledger.entries": {
+            "streamforge.ledger.entries.Answer": ("25_ledger/entries.html#answer", "streamforge/ledger/entries.py"),
+            "streamforge.ledger.entries.Entry": ("25_ledger/entries.html#entry", "streamforge/ledger/entries.py"),
+            "streamforge.ledger.entries.Entry.denied": ("25_ledger/entries.html#entry.denied", "streamforge/ledger/entries.py"),
+            "streamforge.ledger.entries.Entry.missing": ("25_ledger/entries.html#entry.missing", "streamforge/ledger/entries.py"),
+            "streamforge.ledger.entries.Entry.note": ("25_ledger/entries.html#entry.note", "streamforge/ledger/entries.py"),
+            "streamforge.ledger.entries.Entry.to_ask": ("25_ledger/entries.html#entry.to_ask", "streamforge/ledger/entries.py"),
+            "streamforge.ledger.entries.Entry.wanting": ("25_ledger/entries.html#entry.wanting", "streamforge/ledger/entries.py"),
+            "streamforge.ledger.entries.Market": ("25_ledger/entries.html#market", "streamforge/ledger/entries.py"),
+            "streamforge.ledger.entries.Market.id": ("25_ledger/entries.html#market.id", "streamforge/ledger/entries.py"),
+            "streamforge.ledger.entries.Market.named": ("25_ledger/entries.html#market.named", "streamforge/ledger/entries.py"),
+            "streamforge.ledger.entries.Market.step": ("25_ledger/entries.html#market.step", "streamforge/ledger/entries.py"),
+            "streamforge.ledger.entries.Notes": ("25_ledger/entries.html#notes", "streamforge/ledger/entries.py"),
+            "streamforge.ledger.entries.Notes.__init__": (
+                "25_ledger/entries.html#notes.__init__",
+                "streamforge/ledger/entries.py",
+            ),
+            "streamforge.ledger.entries.Notes.__len__": ("25_ledger/entries.html#notes.__len__", "streamforge/ledger/entries.py"),
+            "streamforge.ledger.entries.Notes.note": ("25_ledger/entries.html#notes.note", "streamforge/ledger/entries.py"),
+            "streamforge.ledger.entries.Notes.write": ("25_ledger/entries.html#notes.write", "streamforge/ledger/entries.py"),
+            "streamforge.ledger.entries._all": ("25_ledger/entries.html#_all", "streamforge/ledger/entries.py"),
+            "streamforge.ledger.entries._joined": ("25_ledger/entries.html#_joined", "streamforge/ledger/entries.py"),
+            "streamforge.ledger.entries._without": ("25_ledger/entries.html#_without", "streamforge/ledger/entries.py"),
+            "streamforge.ledger.entries.body_of": ("25_ledger/entries.html#body_of", "streamforge/ledger/entries.py"),
+            "streamforge.ledger.entries.entry_of": ("25_ledger/entries.html#entry_of", "streamforge/ledger/entries.py"),
+            "streamforge.ledger.entries.read_entry": ("25_ledger/entries.html#read_entry", "streamforge/ledger/entries.py"),
+            "streamforge.ledger.entries.read_ledger": ("25_ledger/entries.html#read_ledger", "streamforge/ledger/entries.py"),
+            "streamforge.ledger.entries.update_entry": ("25_ledger/entries.html#update_entry", "streamforge/ledger/entries.py"),
+        },
+        "streamforge.ledger.ranges": {
+            "streamforge.ledger.ranges.Ranges": ("25_ledger/ranges.html#ranges", "streamforge/ledger/ranges.py"),
+            "streamforge.ledger.ranges.Ranges.__and__": ("25_ledger/ranges.html#ranges.__and__", "streamforge/ledger/ranges.py"),
+            "streamforge.ledger.ranges.Ranges.__bool__": (
+                "25_ledger/ranges.html#ranges.__bool__",
+                "streamforge/ledger/ranges.py",
+            ),
+            "streamforge.ledger.ranges.Ranges.__iter__": (
+                "25_ledger/ranges.html#ranges.__iter__",
+                "streamforge/ledger/ranges.py",
+            ),
+            "streamforge.ledger.ranges.Ranges.__or__": ("25_ledger/ranges.html#ranges.__or__", "streamforge/ledger/ranges.py"),
+            "streamforge.ledger.ranges.Ranges.__sub__": ("25_ledger/ranges.html#ranges.__sub__", "streamforge/ledger/ranges.py"),
+            "streamforge.ledger.ranges.Ranges.hull": ("25_ledger/ranges.html#ranges.hull", "streamforge/ledger/ranges.py"),
+            "streamforge.ledger.ranges.Ranges.of": ("25_ledger/ranges.html#ranges.of", "streamforge/ledger/ranges.py"),
+            "streamforge.ledger.ranges.Ranges.size": ("25_ledger/ranges.html#ranges.size", "streamforge/ledger/ranges.py"),
+            "streamforge.ledger.ranges.covered": ("25_ledger/ranges.html#covered", "streamforge/ledger/ranges.py"),
+            "streamforge.ledger.ranges.steps_of": ("25_ledger/ranges.html#steps_of", "streamforge/ledger/ranges.py"),
+        },
+        "streamforge.ledger.verify": {
+            "streamforge.ledger.verify.Findings": ("25_ledger/verify.html#findings", "streamforge/ledger/verify.py"),
+            "streamforge.ledger.verify.Findings.holes": ("25_ledger/verify.html#findings.holes", "streamforge/ledger/verify.py"),
+            "streamforge.ledger.verify._time_of": ("25_ledger/verify.html#_time_of", "streamforge/ledger/verify.py"),
+            "streamforge.ledger.verify.array_of": ("25_ledger/verify.html#array_of", "streamforge/ledger/verify.py"),
+            "streamforge.ledger.verify.chunks_of": ("25_ledger/verify.html#chunks_of", "streamforge/ledger/verify.py"),
+            "streamforge.ledger.verify.inspect": ("25_ledger/verify.html#inspect", "streamforge/ledger/verify.py"),
+            "streamforge.ledger.verify.judge_candles": ("25_ledger/verify.html#judge_candles", "streamforge/ledger/verify.py"),
+            "streamforge.ledger.verify.known_markets": ("25_ledger/verify.html#known_markets", "streamforge/ledger/verify.py"),
+            "streamforge.ledger.verify.on_grid": ("25_ledger/verify.html#on_grid", "streamforge/ledger/verify.py"),
+            "streamforge.ledger.verify.verify": ("25_ledger/verify.html#verify", "streamforge/ledger/verify.py"),
+            "streamforge.ledger.verify.verify_loaded": ("25_ledger/verify.html#verify_loaded", "streamforge/ledger/verify.py"),
+            "streamforge.ledger.verify.verify_trades": ("25_ledger/verify.html#verify_trades", "streamforge/ledger/verify.py"),
+            "streamforge.ledger.verify.whole_span": ("25_ledger/verify.html#whole_span", "streamforge/ledger/verify.py"),
+        },
         "streamforge.manager.api": {
             "streamforge.manager.api._answer": ("70_manager/api.html#_answer", "streamforge/manager/api.py"),
             "streamforge.manager.api._body": ("70_manager/api.html#_body", "streamforge/manager/api.py"),
@@ -1440,6 +3011,11 @@ d = {
             "streamforge.manager.reconcile._end": ("70_manager/reconcile.html#_end", "streamforge/manager/reconcile.py"),
             "streamforge.manager.reconcile._event": ("70_manager/reconcile.html#_event", "streamforge/manager/reconcile.py"),
             "streamforge.manager.reconcile._forever": ("70_manager/reconcile.html#_forever", "streamforge/manager/reconcile.py"),
+            "streamforge.manager.reconcile._last_error": (
+                "70_manager/reconcile.html#_last_error",
+                "streamforge/manager/reconcile.py",
+            ),
+            "streamforge.manager.reconcile._pause": ("70_manager/reconcile.html#_pause", "streamforge/manager/reconcile.py"),
             "streamforge.manager.reconcile._read_cursor": (
                 "70_manager/reconcile.html#_read_cursor",
                 "streamforge/manager/reconcile.py",
@@ -1461,6 +3037,7 @@ d = {
                 "streamforge/manager/reconcile.py",
             ),
             "streamforge.manager.reconcile.step": ("70_manager/reconcile.html#step", "streamforge/manager/reconcile.py"),
+            "streamforge.manager.reconcile.sweep": ("70_manager/reconcile.html#sweep", "streamforge/manager/reconcile.py"),
         },
         "streamforge.manager.state": {
             "streamforge.manager.state.Board": ("70_manager/state.html#board", "streamforge/manager/state.py"),
@@ -1516,6 +3093,14 @@ d = {
             ),
         },
         "streamforge.messages.records": {
+            "streamforge.messages.records.BookSnapshot": (
+                "10_messages/records.html#booksnapshot",
+                "streamforge/messages/records.py",
+            ),
+            "streamforge.messages.records.BookSnapshot.numbers": (
+                "10_messages/records.html#booksnapshot.numbers",
+                "streamforge/messages/records.py",
+            ),
             "streamforge.messages.records.Candle": ("10_messages/records.html#candle", "streamforge/messages/records.py"),
             "streamforge.messages.records.Candle.numbers": (
                 "10_messages/records.html#candle.numbers",
@@ -1524,6 +3109,14 @@ d = {
             "streamforge.messages.records.Decision": ("10_messages/records.html#decision", "streamforge/messages/records.py"),
             "streamforge.messages.records.Decision.numbers": (
                 "10_messages/records.html#decision.numbers",
+                "streamforge/messages/records.py",
+            ),
+            "streamforge.messages.records.DepthUpdate": (
+                "10_messages/records.html#depthupdate",
+                "streamforge/messages/records.py",
+            ),
+            "streamforge.messages.records.DepthUpdate.numbers": (
+                "10_messages/records.html#depthupdate.numbers",
                 "streamforge/messages/records.py",
             ),
             "streamforge.messages.records.ModelEvent": ("10_messages/records.html#modelevent", "streamforge/messages/records.py"),
@@ -1677,6 +3270,10 @@ d = {
             ),
         },
         "streamforge.runs.datasets": {
+            "streamforge.runs.datasets._array": ("55_runs/datasets.html#_array", "streamforge/runs/datasets.py"),
+            "streamforge.runs.datasets._filled": ("55_runs/datasets.html#_filled", "streamforge/runs/datasets.py"),
+            "streamforge.runs.datasets._limits": ("55_runs/datasets.html#_limits", "streamforge/runs/datasets.py"),
+            "streamforge.runs.datasets.count_filled": ("55_runs/datasets.html#count_filled", "streamforge/runs/datasets.py"),
             "streamforge.runs.datasets.freeze": ("55_runs/datasets.html#freeze", "streamforge/runs/datasets.py"),
             "streamforge.runs.datasets.load_panel": ("55_runs/datasets.html#load_panel", "streamforge/runs/datasets.py"),
             "streamforge.runs.datasets.panel_files": ("55_runs/datasets.html#panel_files", "streamforge/runs/datasets.py"),
@@ -1750,6 +3347,189 @@ d = {
             "streamforge.runs.parity.check_agent": ("55_runs/parity.html#check_agent", "streamforge/runs/parity.py"),
             "streamforge.runs.parity.compare": ("55_runs/parity.html#compare", "streamforge/runs/parity.py"),
         },
+        "streamforge.store.arango": {
+            "streamforge.store.arango.ArangoStore": ("21_store/arango.html#arangostore", "streamforge/store/arango.py"),
+            "streamforge.store.arango.ArangoStore._look": (
+                "21_store/arango.html#arangostore._look",
+                "streamforge/store/arango.py",
+            ),
+            "streamforge.store.arango.ArangoStore.collections": (
+                "21_store/arango.html#arangostore.collections",
+                "streamforge/store/arango.py",
+            ),
+            "streamforge.store.arango.ArangoStore.count": (
+                "21_store/arango.html#arangostore.count",
+                "streamforge/store/arango.py",
+            ),
+            "streamforge.store.arango.ArangoStore.ensure": (
+                "21_store/arango.html#arangostore.ensure",
+                "streamforge/store/arango.py",
+            ),
+            "streamforge.store.arango.ArangoStore.read": ("21_store/arango.html#arangostore.read", "streamforge/store/arango.py"),
+            "streamforge.store.arango.ArangoStore.upsert": (
+                "21_store/arango.html#arangostore.upsert",
+                "streamforge/store/arango.py",
+            ),
+            "streamforge.store.arango._Documents": ("21_store/arango.html#_documents", "streamforge/store/arango.py"),
+            "streamforge.store.arango._Documents.__aenter__": (
+                "21_store/arango.html#_documents.__aenter__",
+                "streamforge/store/arango.py",
+            ),
+            "streamforge.store.arango._Documents.__aexit__": (
+                "21_store/arango.html#_documents.__aexit__",
+                "streamforge/store/arango.py",
+            ),
+            "streamforge.store.arango._Documents.__init__": (
+                "21_store/arango.html#_documents.__init__",
+                "streamforge/store/arango.py",
+            ),
+            "streamforge.store.arango._Documents.delete": (
+                "21_store/arango.html#_documents.delete",
+                "streamforge/store/arango.py",
+            ),
+            "streamforge.store.arango._Documents.get": ("21_store/arango.html#_documents.get", "streamforge/store/arango.py"),
+            "streamforge.store.arango._Documents.list": ("21_store/arango.html#_documents.list", "streamforge/store/arango.py"),
+            "streamforge.store.arango._Documents.put": ("21_store/arango.html#_documents.put", "streamforge/store/arango.py"),
+            "streamforge.store.arango._body": ("21_store/arango.html#_body", "streamforge/store/arango.py"),
+            "streamforge.store.arango._delete": ("21_store/arango.html#_delete", "streamforge/store/arango.py"),
+            "streamforge.store.arango._document": ("21_store/arango.html#_document", "streamforge/store/arango.py"),
+            "streamforge.store.arango._ensure": ("21_store/arango.html#_ensure", "streamforge/store/arango.py"),
+            "streamforge.store.arango._found_house": ("21_store/arango.html#_found_house", "streamforge/store/arango.py"),
+            "streamforge.store.arango._list": ("21_store/arango.html#_list", "streamforge/store/arango.py"),
+            "streamforge.store.arango._make": ("21_store/arango.html#_make", "streamforge/store/arango.py"),
+            "streamforge.store.arango._placed": ("21_store/arango.html#_placed", "streamforge/store/arango.py"),
+            "streamforge.store.arango._put": ("21_store/arango.html#_put", "streamforge/store/arango.py"),
+            "streamforge.store.arango._schemas": ("21_store/arango.html#_schemas", "streamforge/store/arango.py"),
+            "streamforge.store.arango._stale": ("21_store/arango.html#_stale", "streamforge/store/arango.py"),
+            "streamforge.store.arango._stored": ("21_store/arango.html#_stored", "streamforge/store/arango.py"),
+            "streamforge.store.arango._unless_there": ("21_store/arango.html#_unless_there", "streamforge/store/arango.py"),
+        },
+        "streamforge.store.arango_errors": {
+            "streamforge.store.arango_errors.named_error": (
+                "21_store/arango_errors.html#named_error",
+                "streamforge/store/arango_errors.py",
+            ),
+            "streamforge.store.arango_errors.number_of": (
+                "21_store/arango_errors.html#number_of",
+                "streamforge/store/arango_errors.py",
+            ),
+        },
+        "streamforge.store.arango_link": {
+            "streamforge.store.arango_link.Link": ("21_store/arango_link.html#link", "streamforge/store/arango_link.py"),
+            "streamforge.store.arango_link.Link.__init__": (
+                "21_store/arango_link.html#link.__init__",
+                "streamforge/store/arango_link.py",
+            ),
+            "streamforge.store.arango_link.Link._connection": (
+                "21_store/arango_link.html#link._connection",
+                "streamforge/store/arango_link.py",
+            ),
+            "streamforge.store.arango_link.Link._forget": (
+                "21_store/arango_link.html#link._forget",
+                "streamforge/store/arango_link.py",
+            ),
+            "streamforge.store.arango_link.Link.attempt": (
+                "21_store/arango_link.html#link.attempt",
+                "streamforge/store/arango_link.py",
+            ),
+            "streamforge.store.arango_link.Link.close": (
+                "21_store/arango_link.html#link.close",
+                "streamforge/store/arango_link.py",
+            ),
+            "streamforge.store.arango_link.Link.run": ("21_store/arango_link.html#link.run", "streamforge/store/arango_link.py"),
+            "streamforge.store.arango_link.Place": ("21_store/arango_link.html#place", "streamforge/store/arango_link.py"),
+            "streamforge.store.arango_link.Place.hosts": (
+                "21_store/arango_link.html#place.hosts",
+                "streamforge/store/arango_link.py",
+            ),
+            "streamforge.store.arango_link.Place.who": (
+                "21_store/arango_link.html#place.who",
+                "streamforge/store/arango_link.py",
+            ),
+            "streamforge.store.arango_link._connect": ("21_store/arango_link.html#_connect", "streamforge/store/arango_link.py"),
+            "streamforge.store.arango_link._decode": ("21_store/arango_link.html#_decode", "streamforge/store/arango_link.py"),
+            "streamforge.store.arango_link._encode": ("21_store/arango_link.html#_encode", "streamforge/store/arango_link.py"),
+            "streamforge.store.arango_link._http_client": (
+                "21_store/arango_link.html#_http_client",
+                "streamforge/store/arango_link.py",
+            ),
+            "streamforge.store.arango_link._tls_error": (
+                "21_store/arango_link.html#_tls_error",
+                "streamforge/store/arango_link.py",
+            ),
+            "streamforge.store.arango_link.read_place": (
+                "21_store/arango_link.html#read_place",
+                "streamforge/store/arango_link.py",
+            ),
+        },
+        "streamforge.store.arango_names": {
+            "streamforge.store.arango_names._column_parts": (
+                "21_store/arango_names.html#_column_parts",
+                "streamforge/store/arango_names.py",
+            ),
+            "streamforge.store.arango_names.attribute": (
+                "21_store/arango_names.html#attribute",
+                "streamforge/store/arango_names.py",
+            ),
+            "streamforge.store.arango_names.collection_name": (
+                "21_store/arango_names.html#collection_name",
+                "streamforge/store/arango_names.py",
+            ),
+            "streamforge.store.arango_names.escaped": ("21_store/arango_names.html#escaped", "streamforge/store/arango_names.py"),
+            "streamforge.store.arango_names.is_edges": (
+                "21_store/arango_names.html#is_edges",
+                "streamforge/store/arango_names.py",
+            ),
+            "streamforge.store.arango_names.key_of": ("21_store/arango_names.html#key_of", "streamforge/store/arango_names.py"),
+            "streamforge.store.arango_names.keys_of": ("21_store/arango_names.html#keys_of", "streamforge/store/arango_names.py"),
+        },
+        "streamforge.store.arango_rows": {
+            "streamforge.store.arango_rows.Known": ("21_store/arango_rows.html#known", "streamforge/store/arango_rows.py"),
+            "streamforge.store.arango_rows._abort": ("21_store/arango_rows.html#_abort", "streamforge/store/arango_rows.py"),
+            "streamforge.store.arango_rows._batch_of": (
+                "21_store/arango_rows.html#_batch_of",
+                "streamforge/store/arango_rows.py",
+            ),
+            "streamforge.store.arango_rows._range": ("21_store/arango_rows.html#_range", "streamforge/store/arango_rows.py"),
+            "streamforge.store.arango_rows._told": ("21_store/arango_rows.html#_told", "streamforge/store/arango_rows.py"),
+            "streamforge.store.arango_rows._variables": (
+                "21_store/arango_rows.html#_variables",
+                "streamforge/store/arango_rows.py",
+            ),
+            "streamforge.store.arango_rows.aql": ("21_store/arango_rows.html#aql", "streamforge/store/arango_rows.py"),
+            "streamforge.store.arango_rows.as_documents": (
+                "21_store/arango_rows.html#as_documents",
+                "streamforge/store/arango_rows.py",
+            ),
+            "streamforge.store.arango_rows.as_known": ("21_store/arango_rows.html#as_known", "streamforge/store/arango_rows.py"),
+            "streamforge.store.arango_rows.ask": ("21_store/arango_rows.html#ask", "streamforge/store/arango_rows.py"),
+            "streamforge.store.arango_rows.count_rows": (
+                "21_store/arango_rows.html#count_rows",
+                "streamforge/store/arango_rows.py",
+            ),
+            "streamforge.store.arango_rows.import_rows": (
+                "21_store/arango_rows.html#import_rows",
+                "streamforge/store/arango_rows.py",
+            ),
+            "streamforge.store.arango_rows.known": ("21_store/arango_rows.html#known", "streamforge/store/arango_rows.py"),
+            "streamforge.store.arango_rows.must_know": (
+                "21_store/arango_rows.html#must_know",
+                "streamforge/store/arango_rows.py",
+            ),
+            "streamforge.store.arango_rows.read_rows": (
+                "21_store/arango_rows.html#read_rows",
+                "streamforge/store/arango_rows.py",
+            ),
+            "streamforge.store.arango_rows.replace_revised": (
+                "21_store/arango_rows.html#replace_revised",
+                "streamforge/store/arango_rows.py",
+            ),
+            "streamforge.store.arango_rows.wanted": ("21_store/arango_rows.html#wanted", "streamforge/store/arango_rows.py"),
+            "streamforge.store.arango_rows.write_rows": (
+                "21_store/arango_rows.html#write_rows",
+                "streamforge/store/arango_rows.py",
+            ),
+        },
         "streamforge.store.base": {
             "streamforge.store.base.Document": ("21_store/base.html#document", "streamforge/store/base.py"),
             "streamforge.store.base.Documents": ("21_store/base.html#documents", "streamforge/store/base.py"),
@@ -1772,69 +3552,235 @@ d = {
             "streamforge.store.base.Store.__aenter__": ("21_store/base.html#store.__aenter__", "streamforge/store/base.py"),
             "streamforge.store.base.Store.__aexit__": ("21_store/base.html#store.__aexit__", "streamforge/store/base.py"),
             "streamforge.store.base.enriched_schema": ("21_store/base.html#enriched_schema", "streamforge/store/base.py"),
+            "streamforge.store.base.missing_columns": ("21_store/base.html#missing_columns", "streamforge/store/base.py"),
             "streamforge.store.base.open_store": ("21_store/base.html#open_store", "streamforge/store/base.py"),
         },
+        "streamforge.store.connections": {
+            "streamforge.store.connections.Connection": (
+                "21_store/connections.html#connection",
+                "streamforge/store/connections.py",
+            ),
+            "streamforge.store.connections.Connection.__init__": (
+                "21_store/connections.html#connection.__init__",
+                "streamforge/store/connections.py",
+            ),
+            "streamforge.store.connections.Connection._statement": (
+                "21_store/connections.html#connection._statement",
+                "streamforge/store/connections.py",
+            ),
+            "streamforge.store.connections.Connection.close": (
+                "21_store/connections.html#connection.close",
+                "streamforge/store/connections.py",
+            ),
+            "streamforge.store.connections.Connection.query": (
+                "21_store/connections.html#connection.query",
+                "streamforge/store/connections.py",
+            ),
+            "streamforge.store.connections.Connection.run": (
+                "21_store/connections.html#connection.run",
+                "streamforge/store/connections.py",
+            ),
+            "streamforge.store.connections.Database": ("21_store/connections.html#database", "streamforge/store/connections.py"),
+            "streamforge.store.connections.Database.begin": (
+                "21_store/connections.html#database.begin",
+                "streamforge/store/connections.py",
+            ),
+            "streamforge.store.connections.Database.busy": (
+                "21_store/connections.html#database.busy",
+                "streamforge/store/connections.py",
+            ),
+            "streamforge.store.connections.Database.connect": (
+                "21_store/connections.html#database.connect",
+                "streamforge/store/connections.py",
+            ),
+            "streamforge.store.connections.Database.fetch": (
+                "21_store/connections.html#database.fetch",
+                "streamforge/store/connections.py",
+            ),
+            "streamforge.store.connections.Database.lost": (
+                "21_store/connections.html#database.lost",
+                "streamforge/store/connections.py",
+            ),
+            "streamforge.store.connections.Database.named": (
+                "21_store/connections.html#database.named",
+                "streamforge/store/connections.py",
+            ),
+            "streamforge.store.connections.Database.write": (
+                "21_store/connections.html#database.write",
+                "streamforge/store/connections.py",
+            ),
+            "streamforge.store.connections.Lane": ("21_store/connections.html#lane", "streamforge/store/connections.py"),
+            "streamforge.store.connections.Lane.__init__": (
+                "21_store/connections.html#lane.__init__",
+                "streamforge/store/connections.py",
+            ),
+            "streamforge.store.connections.Lane._transaction": (
+                "21_store/connections.html#lane._transaction",
+                "streamforge/store/connections.py",
+            ),
+            "streamforge.store.connections.Lane.attempt": (
+                "21_store/connections.html#lane.attempt",
+                "streamforge/store/connections.py",
+            ),
+            "streamforge.store.connections.Lane.drop": (
+                "21_store/connections.html#lane.drop",
+                "streamforge/store/connections.py",
+            ),
+            "streamforge.store.connections.Lane.roll_back": (
+                "21_store/connections.html#lane.roll_back",
+                "streamforge/store/connections.py",
+            ),
+            "streamforge.store.connections.Lanes": ("21_store/connections.html#lanes", "streamforge/store/connections.py"),
+            "streamforge.store.connections.Lanes.__init__": (
+                "21_store/connections.html#lanes.__init__",
+                "streamforge/store/connections.py",
+            ),
+            "streamforge.store.connections.Lanes._give_up": (
+                "21_store/connections.html#lanes._give_up",
+                "streamforge/store/connections.py",
+            ),
+            "streamforge.store.connections.Lanes._serve": (
+                "21_store/connections.html#lanes._serve",
+                "streamforge/store/connections.py",
+            ),
+            "streamforge.store.connections.Lanes._start": (
+                "21_store/connections.html#lanes._start",
+                "streamforge/store/connections.py",
+            ),
+            "streamforge.store.connections.Lanes.close": (
+                "21_store/connections.html#lanes.close",
+                "streamforge/store/connections.py",
+            ),
+            "streamforge.store.connections.Lanes.run": (
+                "21_store/connections.html#lanes.run",
+                "streamforge/store/connections.py",
+            ),
+            "streamforge.store.connections._Task": ("21_store/connections.html#_task", "streamforge/store/connections.py"),
+            "streamforge.store.connections._driver_errors": (
+                "21_store/connections.html#_driver_errors",
+                "streamforge/store/connections.py",
+            ),
+            "streamforge.store.connections.values": ("21_store/connections.html#values", "streamforge/store/connections.py"),
+        },
+        "streamforge.store.postgresql": {
+            "streamforge.store.postgresql.Postgresql": ("21_store/postgresql.html#postgresql", "streamforge/store/postgresql.py"),
+            "streamforge.store.postgresql.Postgresql.__init__": (
+                "21_store/postgresql.html#postgresql.__init__",
+                "streamforge/store/postgresql.py",
+            ),
+            "streamforge.store.postgresql.Postgresql.begin": (
+                "21_store/postgresql.html#postgresql.begin",
+                "streamforge/store/postgresql.py",
+            ),
+            "streamforge.store.postgresql.Postgresql.busy": (
+                "21_store/postgresql.html#postgresql.busy",
+                "streamforge/store/postgresql.py",
+            ),
+            "streamforge.store.postgresql.Postgresql.connect": (
+                "21_store/postgresql.html#postgresql.connect",
+                "streamforge/store/postgresql.py",
+            ),
+            "streamforge.store.postgresql.Postgresql.fetch": (
+                "21_store/postgresql.html#postgresql.fetch",
+                "streamforge/store/postgresql.py",
+            ),
+            "streamforge.store.postgresql.Postgresql.lost": (
+                "21_store/postgresql.html#postgresql.lost",
+                "streamforge/store/postgresql.py",
+            ),
+            "streamforge.store.postgresql.Postgresql.named": (
+                "21_store/postgresql.html#postgresql.named",
+                "streamforge/store/postgresql.py",
+            ),
+            "streamforge.store.postgresql.Postgresql.write": (
+                "21_store/postgresql.html#postgresql.write",
+                "streamforge/store/postgresql.py",
+            ),
+            "streamforge.store.postgresql._as_lists": ("21_store/postgresql.html#_as_lists", "streamforge/store/postgresql.py"),
+            "streamforge.store.postgresql._code": ("21_store/postgresql.html#_code", "streamforge/store/postgresql.py"),
+            "streamforge.store.postgresql._distinct": ("21_store/postgresql.html#_distinct", "streamforge/store/postgresql.py"),
+            "streamforge.store.postgresql._settings": ("21_store/postgresql.html#_settings", "streamforge/store/postgresql.py"),
+            "streamforge.store.postgresql.named_error": (
+                "21_store/postgresql.html#named_error",
+                "streamforge/store/postgresql.py",
+            ),
+            "streamforge.store.postgresql.server_url": ("21_store/postgresql.html#server_url", "streamforge/store/postgresql.py"),
+        },
         "streamforge.store.rows": {
-            "streamforge.store.rows._chunks": ("21_store/rows.html#_chunks", "streamforge/store/rows.py"),
-            "streamforge.store.rows._clean": ("21_store/rows.html#_clean", "streamforge/store/rows.py"),
+            "streamforge.store.rows._batches": ("21_store/rows.html#_batches", "streamforge/store/rows.py"),
+            "streamforge.store.rows._cast": ("21_store/rows.html#_cast", "streamforge/store/rows.py"),
+            "streamforge.store.rows._column": ("21_store/rows.html#_column", "streamforge/store/rows.py"),
+            "streamforge.store.rows._doubtful": ("21_store/rows.html#_doubtful", "streamforge/store/rows.py"),
             "streamforge.store.rows._fits": ("21_store/rows.html#_fits", "streamforge/store/rows.py"),
+            "streamforge.store.rows._getter": ("21_store/rows.html#_getter", "streamforge/store/rows.py"),
+            "streamforge.store.rows._known_columns": ("21_store/rows.html#_known_columns", "streamforge/store/rows.py"),
             "streamforge.store.rows._pick": ("21_store/rows.html#_pick", "streamforge/store/rows.py"),
-            "streamforge.store.rows._plain": ("21_store/rows.html#_plain", "streamforge/store/rows.py"),
-            "streamforge.store.rows.flatten": ("21_store/rows.html#flatten", "streamforge/store/rows.py"),
+            "streamforge.store.rows._refuse": ("21_store/rows.html#_refuse", "streamforge/store/rows.py"),
+            "streamforge.store.rows._sound": ("21_store/rows.html#_sound", "streamforge/store/rows.py"),
+            "streamforge.store.rows.arrow_types": ("21_store/rows.html#arrow_types", "streamforge/store/rows.py"),
+            "streamforge.store.rows.as_arrow": ("21_store/rows.html#as_arrow", "streamforge/store/rows.py"),
         },
         "streamforge.store.sql": {
             "streamforge.store.sql.SqlStore": ("21_store/sql.html#sqlstore", "streamforge/store/sql.py"),
-            "streamforge.store.sql.SqlStore.__aenter__": ("21_store/sql.html#sqlstore.__aenter__", "streamforge/store/sql.py"),
-            "streamforge.store.sql.SqlStore.__aexit__": ("21_store/sql.html#sqlstore.__aexit__", "streamforge/store/sql.py"),
-            "streamforge.store.sql.SqlStore.__init__": ("21_store/sql.html#sqlstore.__init__", "streamforge/store/sql.py"),
+            "streamforge.store.sql.SqlStore._schema": ("21_store/sql.html#sqlstore._schema", "streamforge/store/sql.py"),
             "streamforge.store.sql.SqlStore.collections": ("21_store/sql.html#sqlstore.collections", "streamforge/store/sql.py"),
             "streamforge.store.sql.SqlStore.count": ("21_store/sql.html#sqlstore.count", "streamforge/store/sql.py"),
-            "streamforge.store.sql.SqlStore.delete": ("21_store/sql.html#sqlstore.delete", "streamforge/store/sql.py"),
             "streamforge.store.sql.SqlStore.ensure": ("21_store/sql.html#sqlstore.ensure", "streamforge/store/sql.py"),
-            "streamforge.store.sql.SqlStore.get": ("21_store/sql.html#sqlstore.get", "streamforge/store/sql.py"),
-            "streamforge.store.sql.SqlStore.list": ("21_store/sql.html#sqlstore.list", "streamforge/store/sql.py"),
-            "streamforge.store.sql.SqlStore.put": ("21_store/sql.html#sqlstore.put", "streamforge/store/sql.py"),
             "streamforge.store.sql.SqlStore.read": ("21_store/sql.html#sqlstore.read", "streamforge/store/sql.py"),
             "streamforge.store.sql.SqlStore.upsert": ("21_store/sql.html#sqlstore.upsert", "streamforge/store/sql.py"),
-            "streamforge.store.sql._Database": ("21_store/sql.html#_database", "streamforge/store/sql.py"),
-            "streamforge.store.sql._Database.__init__": ("21_store/sql.html#_database.__init__", "streamforge/store/sql.py"),
-            "streamforge.store.sql._Database._begin": ("21_store/sql.html#_database._begin", "streamforge/store/sql.py"),
-            "streamforge.store.sql._Database._prepare": ("21_store/sql.html#_database._prepare", "streamforge/store/sql.py"),
-            "streamforge.store.sql._Database.attempt": ("21_store/sql.html#_database.attempt", "streamforge/store/sql.py"),
-            "streamforge.store.sql._Database.close": ("21_store/sql.html#_database.close", "streamforge/store/sql.py"),
-            "streamforge.store.sql._Database.open": ("21_store/sql.html#_database.open", "streamforge/store/sql.py"),
-            "streamforge.store.sql._Database.read": ("21_store/sql.html#_database.read", "streamforge/store/sql.py"),
-            "streamforge.store.sql._Database.think": ("21_store/sql.html#_database.think", "streamforge/store/sql.py"),
-            "streamforge.store.sql._Database.write": ("21_store/sql.html#_database.write", "streamforge/store/sql.py"),
+            "streamforge.store.sql._Documents": ("21_store/sql.html#_documents", "streamforge/store/sql.py"),
+            "streamforge.store.sql._Documents.__aenter__": (
+                "21_store/sql.html#_documents.__aenter__",
+                "streamforge/store/sql.py",
+            ),
+            "streamforge.store.sql._Documents.__aexit__": ("21_store/sql.html#_documents.__aexit__", "streamforge/store/sql.py"),
+            "streamforge.store.sql._Documents.__init__": ("21_store/sql.html#_documents.__init__", "streamforge/store/sql.py"),
+            "streamforge.store.sql._Documents._found": ("21_store/sql.html#_documents._found", "streamforge/store/sql.py"),
+            "streamforge.store.sql._Documents.delete": ("21_store/sql.html#_documents.delete", "streamforge/store/sql.py"),
+            "streamforge.store.sql._Documents.get": ("21_store/sql.html#_documents.get", "streamforge/store/sql.py"),
+            "streamforge.store.sql._Documents.list": ("21_store/sql.html#_documents.list", "streamforge/store/sql.py"),
+            "streamforge.store.sql._Documents.put": ("21_store/sql.html#_documents.put", "streamforge/store/sql.py"),
             "streamforge.store.sql._all_schemas": ("21_store/sql.html#_all_schemas", "streamforge/store/sql.py"),
             "streamforge.store.sql._body": ("21_store/sql.html#_body", "streamforge/store/sql.py"),
-            "streamforge.store.sql._busy": ("21_store/sql.html#_busy", "streamforge/store/sql.py"),
             "streamforge.store.sql._count": ("21_store/sql.html#_count", "streamforge/store/sql.py"),
+            "streamforge.store.sql._database": ("21_store/sql.html#_database", "streamforge/store/sql.py"),
             "streamforge.store.sql._delete": ("21_store/sql.html#_delete", "streamforge/store/sql.py"),
             "streamforge.store.sql._ensure": ("21_store/sql.html#_ensure", "streamforge/store/sql.py"),
+            "streamforge.store.sql._first": ("21_store/sql.html#_first", "streamforge/store/sql.py"),
             "streamforge.store.sql._get": ("21_store/sql.html#_get", "streamforge/store/sql.py"),
             "streamforge.store.sql._known": ("21_store/sql.html#_known", "streamforge/store/sql.py"),
             "streamforge.store.sql._list": ("21_store/sql.html#_list", "streamforge/store/sql.py"),
-            "streamforge.store.sql._missing": ("21_store/sql.html#_missing", "streamforge/store/sql.py"),
             "streamforge.store.sql._must_know": ("21_store/sql.html#_must_know", "streamforge/store/sql.py"),
-            "streamforge.store.sql._named": ("21_store/sql.html#_named", "streamforge/store/sql.py"),
-            "streamforge.store.sql._parse": ("21_store/sql.html#_parse", "streamforge/store/sql.py"),
+            "streamforge.store.sql._own_tables": ("21_store/sql.html#_own_tables", "streamforge/store/sql.py"),
             "streamforge.store.sql._put": ("21_store/sql.html#_put", "streamforge/store/sql.py"),
             "streamforge.store.sql._read": ("21_store/sql.html#_read", "streamforge/store/sql.py"),
+            "streamforge.store.sql._wanted": ("21_store/sql.html#_wanted", "streamforge/store/sql.py"),
             "streamforge.store.sql._write_rows": ("21_store/sql.html#_write_rows", "streamforge/store/sql.py"),
         },
+        "streamforge.store.sqlite": {
+            "streamforge.store.sqlite.Sqlite": ("21_store/sqlite.html#sqlite", "streamforge/store/sqlite.py"),
+            "streamforge.store.sqlite.Sqlite.__init__": ("21_store/sqlite.html#sqlite.__init__", "streamforge/store/sqlite.py"),
+            "streamforge.store.sqlite.Sqlite.begin": ("21_store/sqlite.html#sqlite.begin", "streamforge/store/sqlite.py"),
+            "streamforge.store.sqlite.Sqlite.busy": ("21_store/sqlite.html#sqlite.busy", "streamforge/store/sqlite.py"),
+            "streamforge.store.sqlite.Sqlite.connect": ("21_store/sqlite.html#sqlite.connect", "streamforge/store/sqlite.py"),
+            "streamforge.store.sqlite.Sqlite.fetch": ("21_store/sqlite.html#sqlite.fetch", "streamforge/store/sqlite.py"),
+            "streamforge.store.sqlite.Sqlite.lost": ("21_store/sqlite.html#sqlite.lost", "streamforge/store/sqlite.py"),
+            "streamforge.store.sqlite.Sqlite.named": ("21_store/sqlite.html#sqlite.named", "streamforge/store/sqlite.py"),
+            "streamforge.store.sqlite.Sqlite.write": ("21_store/sqlite.html#sqlite.write", "streamforge/store/sqlite.py"),
+            "streamforge.store.sqlite._parse": ("21_store/sqlite.html#_parse", "streamforge/store/sqlite.py"),
+        },
         "streamforge.store.tables": {
+            "streamforge.store.tables.Dialect": ("21_store/tables.html#dialect", "streamforge/store/tables.py"),
             "streamforge.store.tables.Question": ("21_store/tables.html#question", "streamforge/store/tables.py"),
-            "streamforge.store.tables._arrow_column": ("21_store/tables.html#_arrow_column", "streamforge/store/tables.py"),
-            "streamforge.store.tables._select": ("21_store/tables.html#_select", "streamforge/store/tables.py"),
-            "streamforge.store.tables._upsert_text": ("21_store/tables.html#_upsert_text", "streamforge/store/tables.py"),
             "streamforge.store.tables.check_schema": ("21_store/tables.html#check_schema", "streamforge/store/tables.py"),
             "streamforge.store.tables.conditions": ("21_store/tables.html#conditions", "streamforge/store/tables.py"),
-            "streamforge.store.tables.fetch": ("21_store/tables.html#fetch", "streamforge/store/tables.py"),
+            "streamforge.store.tables.create_text": ("21_store/tables.html#create_text", "streamforge/store/tables.py"),
+            "streamforge.store.tables.literal": ("21_store/tables.html#literal", "streamforge/store/tables.py"),
             "streamforge.store.tables.physical_name": ("21_store/tables.html#physical_name", "streamforge/store/tables.py"),
-            "streamforge.store.tables.table_of": ("21_store/tables.html#table_of", "streamforge/store/tables.py"),
-            "streamforge.store.tables.upsert_statement": ("21_store/tables.html#upsert_statement", "streamforge/store/tables.py"),
-            "streamforge.store.tables.write": ("21_store/tables.html#write", "streamforge/store/tables.py"),
+            "streamforge.store.tables.quoted": ("21_store/tables.html#quoted", "streamforge/store/tables.py"),
+            "streamforge.store.tables.select_text": ("21_store/tables.html#select_text", "streamforge/store/tables.py"),
+            "streamforge.store.tables.upsert_text": ("21_store/tables.html#upsert_text", "streamforge/store/tables.py"),
+            "streamforge.store.tables.widen_text": ("21_store/tables.html#widen_text", "streamforge/store/tables.py"),
         },
         "streamforge.trading.account": {
             "streamforge.trading.account.buy": ("42_trading/account.html#buy", "streamforge/trading/account.py"),
@@ -1933,6 +3879,76 @@ d = {
             "streamforge.viz.charts.lines": ("50_viz/charts.html#lines", "streamforge/viz/charts.py"),
             "streamforge.viz.charts.relation_graph": ("50_viz/charts.html#relation_graph", "streamforge/viz/charts.py"),
         },
+        "streamforge.viz.heatmap": {
+            "streamforge.viz.heatmap._axis": ("50_viz/heatmap.html#_axis", "streamforge/viz/heatmap.py"),
+            "streamforge.viz.heatmap._columns": ("50_viz/heatmap.html#_columns", "streamforge/viz/heatmap.py"),
+            "streamforge.viz.heatmap._grid": ("50_viz/heatmap.html#_grid", "streamforge/viz/heatmap.py"),
+            "streamforge.viz.heatmap._spacing": ("50_viz/heatmap.html#_spacing", "streamforge/viz/heatmap.py"),
+            "streamforge.viz.heatmap.liquidity_map": ("50_viz/heatmap.html#liquidity_map", "streamforge/viz/heatmap.py"),
+            "streamforge.viz.heatmap.volume_profile": ("50_viz/heatmap.html#volume_profile", "streamforge/viz/heatmap.py"),
+        },
+        "streamforge.workers.archive_first": {
+            "streamforge.workers.archive_first.ArchivedCandles": (
+                "60_workers/archive_first.html#archivedcandles",
+                "streamforge/workers/archive_first.py",
+            ),
+            "streamforge.workers.archive_first.ArchivedCandles.__aiter__": (
+                "60_workers/archive_first.html#archivedcandles.__aiter__",
+                "streamforge/workers/archive_first.py",
+            ),
+            "streamforge.workers.archive_first.ArchivedCandles.__init__": (
+                "60_workers/archive_first.html#archivedcandles.__init__",
+                "streamforge/workers/archive_first.py",
+            ),
+            "streamforge.workers.archive_first.ArchivedCandles._ask": (
+                "60_workers/archive_first.html#archivedcandles._ask",
+                "streamforge/workers/archive_first.py",
+            ),
+            "streamforge.workers.archive_first.ArchivedTrades": (
+                "60_workers/archive_first.html#archivedtrades",
+                "streamforge/workers/archive_first.py",
+            ),
+            "streamforge.workers.archive_first.ArchivedTrades.__aiter__": (
+                "60_workers/archive_first.html#archivedtrades.__aiter__",
+                "streamforge/workers/archive_first.py",
+            ),
+            "streamforge.workers.archive_first.ArchivedTrades.__init__": (
+                "60_workers/archive_first.html#archivedtrades.__init__",
+                "streamforge/workers/archive_first.py",
+            ),
+            "streamforge.workers.archive_first.ArchivedTrades._ask": (
+                "60_workers/archive_first.html#archivedtrades._ask",
+                "streamforge/workers/archive_first.py",
+            ),
+            "streamforge.workers.archive_first._month": (
+                "60_workers/archive_first.html#_month",
+                "streamforge/workers/archive_first.py",
+            ),
+            "streamforge.workers.archive_first._nothing": (
+                "60_workers/archive_first.html#_nothing",
+                "streamforge/workers/archive_first.py",
+            ),
+            "streamforge.workers.archive_first._records": (
+                "60_workers/archive_first.html#_records",
+                "streamforge/workers/archive_first.py",
+            ),
+            "streamforge.workers.archive_first.archive_figures": (
+                "60_workers/archive_first.html#archive_figures",
+                "streamforge/workers/archive_first.py",
+            ),
+            "streamforge.workers.archive_first.open_archive": (
+                "60_workers/archive_first.html#open_archive",
+                "streamforge/workers/archive_first.py",
+            ),
+            "streamforge.workers.archive_first.stretch_of": (
+                "60_workers/archive_first.html#stretch_of",
+                "streamforge/workers/archive_first.py",
+            ),
+            "streamforge.workers.archive_first.woven": (
+                "60_workers/archive_first.html#woven",
+                "streamforge/workers/archive_first.py",
+            ),
+        },
         "streamforge.workers.backtest": {
             "streamforge.workers.backtest.Backtest": ("60_workers/backtest.html#backtest", "streamforge/workers/backtest.py"),
             "streamforge.workers.backtest.Backtest.run": (
@@ -1955,7 +3971,139 @@ d = {
             "streamforge.workers.base.run_worker": ("60_workers/base.html#run_worker", "streamforge/workers/base.py"),
             "streamforge.workers.base.serve": ("60_workers/base.html#serve", "streamforge/workers/base.py"),
         },
+        "streamforge.workers.book_rows": {
+            "streamforge.workers.book_rows.BookHandler": (
+                "60_workers/book_rows.html#bookhandler",
+                "streamforge/workers/book_rows.py",
+            ),
+            "streamforge.workers.book_rows.BookHandler.__init__": (
+                "60_workers/book_rows.html#bookhandler.__init__",
+                "streamforge/workers/book_rows.py",
+            ),
+            "streamforge.workers.book_rows.BookHandler._derive": (
+                "60_workers/book_rows.html#bookhandler._derive",
+                "streamforge/workers/book_rows.py",
+            ),
+            "streamforge.workers.book_rows.BookHandler.prepare": (
+                "60_workers/book_rows.html#bookhandler.prepare",
+                "streamforge/workers/book_rows.py",
+            ),
+            "streamforge.workers.book_rows.BookHandler.write": (
+                "60_workers/book_rows.html#bookhandler.write",
+                "streamforge/workers/book_rows.py",
+            ),
+            "streamforge.workers.book_rows.book_rows": (
+                "60_workers/book_rows.html#book_rows",
+                "streamforge/workers/book_rows.py",
+            ),
+            "streamforge.workers.book_rows.derived_rows": (
+                "60_workers/book_rows.html#derived_rows",
+                "streamforge/workers/book_rows.py",
+            ),
+        },
+        "streamforge.workers.candle_source": {
+            "streamforge.workers.candle_source.CandleSource": (
+                "60_workers/candle_source.html#candlesource",
+                "streamforge/workers/candle_source.py",
+            ),
+            "streamforge.workers.candle_source.CandleSource.__aenter__": (
+                "60_workers/candle_source.html#candlesource.__aenter__",
+                "streamforge/workers/candle_source.py",
+            ),
+            "streamforge.workers.candle_source.CandleSource.__aexit__": (
+                "60_workers/candle_source.html#candlesource.__aexit__",
+                "streamforge/workers/candle_source.py",
+            ),
+            "streamforge.workers.candle_source.CandleSource.__init__": (
+                "60_workers/candle_source.html#candlesource.__init__",
+                "streamforge/workers/candle_source.py",
+            ),
+            "streamforge.workers.candle_source.CandleSource._known": (
+                "60_workers/candle_source.html#candlesource._known",
+                "streamforge/workers/candle_source.py",
+            ),
+            "streamforge.workers.candle_source.CandleSource._part": (
+                "60_workers/candle_source.html#candlesource._part",
+                "streamforge/workers/candle_source.py",
+            ),
+            "streamforge.workers.candle_source.CandleSource.parts": (
+                "60_workers/candle_source.html#candlesource.parts",
+                "streamforge/workers/candle_source.py",
+            ),
+            "streamforge.workers.candle_source.CandleSource.summary": (
+                "60_workers/candle_source.html#candlesource.summary",
+                "streamforge/workers/candle_source.py",
+            ),
+            "streamforge.workers.candle_source.MarketPlan": (
+                "60_workers/candle_source.html#marketplan",
+                "streamforge/workers/candle_source.py",
+            ),
+            "streamforge.workers.candle_source.MarketStream": (
+                "60_workers/candle_source.html#marketstream",
+                "streamforge/workers/candle_source.py",
+            ),
+            "streamforge.workers.candle_source.MarketStream.__init__": (
+                "60_workers/candle_source.html#marketstream.__init__",
+                "streamforge/workers/candle_source.py",
+            ),
+            "streamforge.workers.candle_source.MarketStream.facts": (
+                "60_workers/candle_source.html#marketstream.facts",
+                "streamforge/workers/candle_source.py",
+            ),
+            "streamforge.workers.candle_source.MarketStream.holes": (
+                "60_workers/candle_source.html#marketstream.holes",
+                "streamforge/workers/candle_source.py",
+            ),
+            "streamforge.workers.candle_source.MarketStream.pages": (
+                "60_workers/candle_source.html#marketstream.pages",
+                "streamforge/workers/candle_source.py",
+            ),
+            "streamforge.workers.candle_source._asked": (
+                "60_workers/candle_source.html#_asked",
+                "streamforge/workers/candle_source.py",
+            ),
+            "streamforge.workers.candle_source._flat": (
+                "60_workers/candle_source.html#_flat",
+                "streamforge/workers/candle_source.py",
+            ),
+            "streamforge.workers.candle_source._inside": (
+                "60_workers/candle_source.html#_inside",
+                "streamforge/workers/candle_source.py",
+            ),
+            "streamforge.workers.candle_source._settled": (
+                "60_workers/candle_source.html#_settled",
+                "streamforge/workers/candle_source.py",
+            ),
+            "streamforge.workers.candle_source.flat_candles": (
+                "60_workers/candle_source.html#flat_candles",
+                "streamforge/workers/candle_source.py",
+            ),
+            "streamforge.workers.candle_source.last_close": (
+                "60_workers/candle_source.html#last_close",
+                "streamforge/workers/candle_source.py",
+            ),
+            "streamforge.workers.candle_source.plan_market": (
+                "60_workers/candle_source.html#plan_market",
+                "streamforge/workers/candle_source.py",
+            ),
+            "streamforge.workers.candle_source.stored_candles": (
+                "60_workers/candle_source.html#stored_candles",
+                "streamforge/workers/candle_source.py",
+            ),
+        },
         "streamforge.workers.connector": {
+            "streamforge.workers.connector.CandleHandler": (
+                "60_workers/connector.html#candlehandler",
+                "streamforge/workers/connector.py",
+            ),
+            "streamforge.workers.connector.CandleHandler.prepare": (
+                "60_workers/connector.html#candlehandler.prepare",
+                "streamforge/workers/connector.py",
+            ),
+            "streamforge.workers.connector.CandleHandler.shape": (
+                "60_workers/connector.html#candlehandler.shape",
+                "streamforge/workers/connector.py",
+            ),
             "streamforge.workers.connector.Connector": (
                 "60_workers/connector.html#connector",
                 "streamforge/workers/connector.py",
@@ -1964,30 +4112,97 @@ d = {
                 "60_workers/connector.html#connector.run",
                 "streamforge/workers/connector.py",
             ),
-            "streamforge.workers.connector.Line": ("60_workers/connector.html#line", "streamforge/workers/connector.py"),
-            "streamforge.workers.connector.Line.__init__": (
-                "60_workers/connector.html#line.__init__",
+            "streamforge.workers.connector.EnrichedHandler": (
+                "60_workers/connector.html#enrichedhandler",
                 "streamforge/workers/connector.py",
             ),
-            "streamforge.workers.connector.Line.take": (
-                "60_workers/connector.html#line.take",
+            "streamforge.workers.connector.EnrichedHandler.__init__": (
+                "60_workers/connector.html#enrichedhandler.__init__",
                 "streamforge/workers/connector.py",
             ),
-            "streamforge.workers.connector.Wiring": ("60_workers/connector.html#wiring", "streamforge/workers/connector.py"),
-            "streamforge.workers.connector.Wiring.enriched": (
-                "60_workers/connector.html#wiring.enriched",
+            "streamforge.workers.connector.EnrichedHandler.begin": (
+                "60_workers/connector.html#enrichedhandler.begin",
                 "streamforge/workers/connector.py",
             ),
-            "streamforge.workers.connector.deliver": ("60_workers/connector.html#deliver", "streamforge/workers/connector.py"),
-            "streamforge.workers.connector.prepare": ("60_workers/connector.html#prepare", "streamforge/workers/connector.py"),
+            "streamforge.workers.connector.EnrichedHandler.checkpoint": (
+                "60_workers/connector.html#enrichedhandler.checkpoint",
+                "streamforge/workers/connector.py",
+            ),
+            "streamforge.workers.connector.EnrichedHandler.committed": (
+                "60_workers/connector.html#enrichedhandler.committed",
+                "streamforge/workers/connector.py",
+            ),
+            "streamforge.workers.connector.EnrichedHandler.cut": (
+                "60_workers/connector.html#enrichedhandler.cut",
+                "streamforge/workers/connector.py",
+            ),
+            "streamforge.workers.connector.EnrichedHandler.end": (
+                "60_workers/connector.html#enrichedhandler.end",
+                "streamforge/workers/connector.py",
+            ),
+            "streamforge.workers.connector.EnrichedHandler.forget": (
+                "60_workers/connector.html#enrichedhandler.forget",
+                "streamforge/workers/connector.py",
+            ),
+            "streamforge.workers.connector.EnrichedHandler.prepare": (
+                "60_workers/connector.html#enrichedhandler.prepare",
+                "streamforge/workers/connector.py",
+            ),
+            "streamforge.workers.connector.EnrichedHandler.write": (
+                "60_workers/connector.html#enrichedhandler.write",
+                "streamforge/workers/connector.py",
+            ),
+            "streamforge.workers.connector.Revisions": (
+                "60_workers/connector.html#revisions",
+                "streamforge/workers/connector.py",
+            ),
+            "streamforge.workers.connector.Revisions.__init__": (
+                "60_workers/connector.html#revisions.__init__",
+                "streamforge/workers/connector.py",
+            ),
+            "streamforge.workers.connector.Revisions._revise": (
+                "60_workers/connector.html#revisions._revise",
+                "streamforge/workers/connector.py",
+            ),
+            "streamforge.workers.connector.Revisions.note": (
+                "60_workers/connector.html#revisions.note",
+                "streamforge/workers/connector.py",
+            ),
+            "streamforge.workers.connector.Revisions.settle": (
+                "60_workers/connector.html#revisions.settle",
+                "streamforge/workers/connector.py",
+            ),
+            "streamforge.workers.connector.Revisions.tell": (
+                "60_workers/connector.html#revisions.tell",
+                "streamforge/workers/connector.py",
+            ),
+            "streamforge.workers.connector._join": ("60_workers/connector.html#_join", "streamforge/workers/connector.py"),
+            "streamforge.workers.connector._look_around": (
+                "60_workers/connector.html#_look_around",
+                "streamforge/workers/connector.py",
+            ),
+            "streamforge.workers.connector._messages": (
+                "60_workers/connector.html#_messages",
+                "streamforge/workers/connector.py",
+            ),
+            "streamforge.workers.connector._publish": ("60_workers/connector.html#_publish", "streamforge/workers/connector.py"),
+            "streamforge.workers.connector._recall": ("60_workers/connector.html#_recall", "streamforge/workers/connector.py"),
+            "streamforge.workers.connector._save": ("60_workers/connector.html#_save", "streamforge/workers/connector.py"),
+            "streamforge.workers.connector._tell_others": (
+                "60_workers/connector.html#_tell_others",
+                "streamforge/workers/connector.py",
+            ),
+            "streamforge.workers.connector.candle_rows": (
+                "60_workers/connector.html#candle_rows",
+                "streamforge/workers/connector.py",
+            ),
+            "streamforge.workers.connector.handler_of": (
+                "60_workers/connector.html#handler_of",
+                "streamforge/workers/connector.py",
+            ),
             "streamforge.workers.connector.reached": ("60_workers/connector.html#reached", "streamforge/workers/connector.py"),
-            "streamforge.workers.connector.read_wiring": (
-                "60_workers/connector.html#read_wiring",
-                "streamforge/workers/connector.py",
-            ),
-            "streamforge.workers.connector.sort_out": ("60_workers/connector.html#sort_out", "streamforge/workers/connector.py"),
-            "streamforge.workers.connector.write_candles": (
-                "60_workers/connector.html#write_candles",
+            "streamforge.workers.connector.read_indicators": (
+                "60_workers/connector.html#read_indicators",
                 "streamforge/workers/connector.py",
             ),
         },
@@ -2045,6 +4260,103 @@ d = {
             ),
             "streamforge.workers.context.retrying": ("60_workers/context.html#retrying", "streamforge/workers/context.py"),
         },
+        "streamforge.workers.dead_letters": {
+            "streamforge.workers.dead_letters.Letter": (
+                "60_workers/dead_letters.html#letter",
+                "streamforge/workers/dead_letters.py",
+            ),
+            "streamforge.workers.dead_letters.Letter.mark": (
+                "60_workers/dead_letters.html#letter.mark",
+                "streamforge/workers/dead_letters.py",
+            ),
+            "streamforge.workers.dead_letters.Letter.original": (
+                "60_workers/dead_letters.html#letter.original",
+                "streamforge/workers/dead_letters.py",
+            ),
+            "streamforge.workers.dead_letters.by_error": (
+                "60_workers/dead_letters.html#by_error",
+                "streamforge/workers/dead_letters.py",
+            ),
+            "streamforge.workers.dead_letters.choose": (
+                "60_workers/dead_letters.html#choose",
+                "streamforge/workers/dead_letters.py",
+            ),
+            "streamforge.workers.dead_letters.dead_letters": (
+                "60_workers/dead_letters.html#dead_letters",
+                "streamforge/workers/dead_letters.py",
+            ),
+            "streamforge.workers.dead_letters.letters_topic": (
+                "60_workers/dead_letters.html#letters_topic",
+                "streamforge/workers/dead_letters.py",
+            ),
+            "streamforge.workers.dead_letters.progress_topic": (
+                "60_workers/dead_letters.html#progress_topic",
+                "streamforge/workers/dead_letters.py",
+            ),
+            "streamforge.workers.dead_letters.read_all": (
+                "60_workers/dead_letters.html#read_all",
+                "streamforge/workers/dead_letters.py",
+            ),
+            "streamforge.workers.dead_letters.read_letter": (
+                "60_workers/dead_letters.html#read_letter",
+                "streamforge/workers/dead_letters.py",
+            ),
+            "streamforge.workers.dead_letters.replay": (
+                "60_workers/dead_letters.html#replay",
+                "streamforge/workers/dead_letters.py",
+            ),
+            "streamforge.workers.dead_letters.sent_back": (
+                "60_workers/dead_letters.html#sent_back",
+                "streamforge/workers/dead_letters.py",
+            ),
+            "streamforge.workers.dead_letters.waits": (
+                "60_workers/dead_letters.html#waits",
+                "streamforge/workers/dead_letters.py",
+            ),
+        },
+        "streamforge.workers.decoding": {
+            "streamforge.workers.decoding.Kind": ("60_workers/decoding.html#kind", "streamforge/workers/decoding.py"),
+            "streamforge.workers.decoding.Sorted": ("60_workers/decoding.html#sorted", "streamforge/workers/decoding.py"),
+            "streamforge.workers.decoding.Sorted.columns": (
+                "60_workers/decoding.html#sorted.columns",
+                "streamforge/workers/decoding.py",
+            ),
+            "streamforge.workers.decoding.Sorted.part": (
+                "60_workers/decoding.html#sorted.part",
+                "streamforge/workers/decoding.py",
+            ),
+            "streamforge.workers.decoding.Sorted.without": (
+                "60_workers/decoding.html#sorted.without",
+                "streamforge/workers/decoding.py",
+            ),
+            "streamforge.workers.decoding._book_possible": (
+                "60_workers/decoding.html#_book_possible",
+                "streamforge/workers/decoding.py",
+            ),
+            "streamforge.workers.decoding._candles_possible": (
+                "60_workers/decoding.html#_candles_possible",
+                "streamforge/workers/decoding.py",
+            ),
+            "streamforge.workers.decoding._field": ("60_workers/decoding.html#_field", "streamforge/workers/decoding.py"),
+            "streamforge.workers.decoding._judge": ("60_workers/decoding.html#_judge", "streamforge/workers/decoding.py"),
+            "streamforge.workers.decoding._levels_possible": (
+                "60_workers/decoding.html#_levels_possible",
+                "streamforge/workers/decoding.py",
+            ),
+            "streamforge.workers.decoding._named": ("60_workers/decoding.html#_named", "streamforge/workers/decoding.py"),
+            "streamforge.workers.decoding._read_book": ("60_workers/decoding.html#_read_book", "streamforge/workers/decoding.py"),
+            "streamforge.workers.decoding._trades_possible": (
+                "60_workers/decoding.html#_trades_possible",
+                "streamforge/workers/decoding.py",
+            ),
+            "streamforge.workers.decoding._within": ("60_workers/decoding.html#_within", "streamforge/workers/decoding.py"),
+            "streamforge.workers.decoding.arrow_types": (
+                "60_workers/decoding.html#arrow_types",
+                "streamforge/workers/decoding.py",
+            ),
+            "streamforge.workers.decoding.columns_of": ("60_workers/decoding.html#columns_of", "streamforge/workers/decoding.py"),
+            "streamforge.workers.decoding.sort_out": ("60_workers/decoding.html#sort_out", "streamforge/workers/decoding.py"),
+        },
         "streamforge.workers.dummy": {
             "streamforge.workers.dummy.Dummy": ("60_workers/dummy.html#dummy", "streamforge/workers/dummy.py"),
             "streamforge.workers.dummy.Dummy.__init__": ("60_workers/dummy.html#dummy.__init__", "streamforge/workers/dummy.py"),
@@ -2052,17 +4364,35 @@ d = {
             "streamforge.workers.dummy.Dummy.run": ("60_workers/dummy.html#dummy.run", "streamforge/workers/dummy.py"),
             "streamforge.workers.dummy.failure_named": ("60_workers/dummy.html#failure_named", "streamforge/workers/dummy.py"),
         },
+        "streamforge.workers.enriched_rows": {
+            "streamforge.workers.enriched_rows._numbers": (
+                "60_workers/enriched_rows.html#_numbers",
+                "streamforge/workers/enriched_rows.py",
+            ),
+            "streamforge.workers.enriched_rows.differing": (
+                "60_workers/enriched_rows.html#differing",
+                "streamforge/workers/enriched_rows.py",
+            ),
+            "streamforge.workers.enriched_rows.enriched_table": (
+                "60_workers/enriched_rows.html#enriched_table",
+                "streamforge/workers/enriched_rows.py",
+            ),
+            "streamforge.workers.enriched_rows.revised_schema": (
+                "60_workers/enriched_rows.html#revised_schema",
+                "streamforge/workers/enriched_rows.py",
+            ),
+            "streamforge.workers.enriched_rows.row_type": (
+                "60_workers/enriched_rows.html#row_type",
+                "streamforge/workers/enriched_rows.py",
+            ),
+            "streamforge.workers.enriched_rows.rows_of": (
+                "60_workers/enriched_rows.html#rows_of",
+                "streamforge/workers/enriched_rows.py",
+            ),
+        },
         "streamforge.workers.enrichment": {
-            "streamforge.workers.enrichment.PartitionState": (
-                "60_workers/enrichment.html#partitionstate",
-                "streamforge/workers/enrichment.py",
-            ),
-            "streamforge.workers.enrichment.PartitionState.__init__": (
-                "60_workers/enrichment.html#partitionstate.__init__",
-                "streamforge/workers/enrichment.py",
-            ),
-            "streamforge.workers.enrichment.PartitionState.save": (
-                "60_workers/enrichment.html#partitionstate.save",
+            "streamforge.workers.enrichment.Advanced": (
+                "60_workers/enrichment.html#advanced",
                 "streamforge/workers/enrichment.py",
             ),
             "streamforge.workers.enrichment.States": ("60_workers/enrichment.html#states", "streamforge/workers/enrichment.py"),
@@ -2070,43 +4400,24 @@ d = {
                 "60_workers/enrichment.html#states.__init__",
                 "streamforge/workers/enrichment.py",
             ),
-            "streamforge.workers.enrichment.States._advance": (
-                "60_workers/enrichment.html#states._advance",
+            "streamforge.workers.enrichment.States.begin": (
+                "60_workers/enrichment.html#states.begin",
                 "streamforge/workers/enrichment.py",
             ),
-            "streamforge.workers.enrichment.States.advance": (
-                "60_workers/enrichment.html#states.advance",
+            "streamforge.workers.enrichment.States.enricher": (
+                "60_workers/enrichment.html#states.enricher",
                 "streamforge/workers/enrichment.py",
             ),
-            "streamforge.workers.enrichment.States.keep": (
-                "60_workers/enrichment.html#states.keep",
+            "streamforge.workers.enrichment._by_market": (
+                "60_workers/enrichment.html#_by_market",
                 "streamforge/workers/enrichment.py",
             ),
-            "streamforge.workers.enrichment.States.save": (
-                "60_workers/enrichment.html#states.save",
-                "streamforge/workers/enrichment.py",
-            ),
+            "streamforge.workers.enrichment._late": ("60_workers/enrichment.html#_late", "streamforge/workers/enrichment.py"),
+            "streamforge.workers.enrichment._new": ("60_workers/enrichment.html#_new", "streamforge/workers/enrichment.py"),
+            "streamforge.workers.enrichment._over": ("60_workers/enrichment.html#_over", "streamforge/workers/enrichment.py"),
+            "streamforge.workers.enrichment.advance": ("60_workers/enrichment.html#advance", "streamforge/workers/enrichment.py"),
+            "streamforge.workers.enrichment.cut": ("60_workers/enrichment.html#cut", "streamforge/workers/enrichment.py"),
             "streamforge.workers.enrichment.enrich": ("60_workers/enrichment.html#enrich", "streamforge/workers/enrichment.py"),
-            "streamforge.workers.enrichment.keep_state": (
-                "60_workers/enrichment.html#keep_state",
-                "streamforge/workers/enrichment.py",
-            ),
-            "streamforge.workers.enrichment.load_partition": (
-                "60_workers/enrichment.html#load_partition",
-                "streamforge/workers/enrichment.py",
-            ),
-            "streamforge.workers.enrichment.market_of": (
-                "60_workers/enrichment.html#market_of",
-                "streamforge/workers/enrichment.py",
-            ),
-            "streamforge.workers.enrichment.new_candles": (
-                "60_workers/enrichment.html#new_candles",
-                "streamforge/workers/enrichment.py",
-            ),
-            "streamforge.workers.enrichment.warm_enricher": (
-                "60_workers/enrichment.html#warm_enricher",
-                "streamforge/workers/enrichment.py",
-            ),
         },
         "streamforge.workers.gnn_trainer": {
             "streamforge.workers.gnn_trainer.Asked": ("60_workers/gnn_trainer.html#asked", "streamforge/workers/gnn_trainer.py"),
@@ -2150,17 +4461,171 @@ d = {
                 "streamforge/workers/graph_builder.py",
             ),
         },
+        "streamforge.workers.live": {
+            "streamforge.workers.live.Inbox": ("60_workers/live.html#inbox", "streamforge/workers/live.py"),
+            "streamforge.workers.live.Inbox.__aenter__": ("60_workers/live.html#inbox.__aenter__", "streamforge/workers/live.py"),
+            "streamforge.workers.live.Inbox.__aexit__": ("60_workers/live.html#inbox.__aexit__", "streamforge/workers/live.py"),
+            "streamforge.workers.live.Inbox.__init__": ("60_workers/live.html#inbox.__init__", "streamforge/workers/live.py"),
+            "streamforge.workers.live.Inbox.each": ("60_workers/live.html#inbox.each", "streamforge/workers/live.py"),
+            "streamforge.workers.live.Inbox.take": ("60_workers/live.html#inbox.take", "streamforge/workers/live.py"),
+            "streamforge.workers.live.Line": ("60_workers/live.html#line", "streamforge/workers/live.py"),
+            "streamforge.workers.live.Line.__aenter__": ("60_workers/live.html#line.__aenter__", "streamforge/workers/live.py"),
+            "streamforge.workers.live.Line.__aexit__": ("60_workers/live.html#line.__aexit__", "streamforge/workers/live.py"),
+            "streamforge.workers.live.Line.__init__": ("60_workers/live.html#line.__init__", "streamforge/workers/live.py"),
+            "streamforge.workers.live.Line._reconnected": (
+                "60_workers/live.html#line._reconnected",
+                "streamforge/workers/live.py",
+            ),
+            "streamforge.workers.live.Line.gap": ("60_workers/live.html#line.gap", "streamforge/workers/live.py"),
+            "streamforge.workers.live.Line.hole": ("60_workers/live.html#line.hole", "streamforge/workers/live.py"),
+            "streamforge.workers.live.Line.misread": ("60_workers/live.html#line.misread", "streamforge/workers/live.py"),
+            "streamforge.workers.live.Line.now": ("60_workers/live.html#line.now", "streamforge/workers/live.py"),
+            "streamforge.workers.live.Line.over": ("60_workers/live.html#line.over", "streamforge/workers/live.py"),
+            "streamforge.workers.live.Line.published": ("60_workers/live.html#line.published", "streamforge/workers/live.py"),
+            "streamforge.workers.live.Line.summary": ("60_workers/live.html#line.summary", "streamforge/workers/live.py"),
+            "streamforge.workers.live._Place": ("60_workers/live.html#_place", "streamforge/workers/live.py"),
+            "streamforge.workers.live._Place.numbers": ("60_workers/live.html#_place.numbers", "streamforge/workers/live.py"),
+            "streamforge.workers.live._look_up": ("60_workers/live.html#_look_up", "streamforge/workers/live.py"),
+            "streamforge.workers.live._put": ("60_workers/live.html#_put", "streamforge/workers/live.py"),
+            "streamforge.workers.live._reconnected": ("60_workers/live.html#_reconnected", "streamforge/workers/live.py"),
+            "streamforge.workers.live._run": ("60_workers/live.html#_run", "streamforge/workers/live.py"),
+            "streamforge.workers.live._say": ("60_workers/live.html#_say", "streamforge/workers/live.py"),
+            "streamforge.workers.live._window": ("60_workers/live.html#_window", "streamforge/workers/live.py"),
+            "streamforge.workers.live.last_written": ("60_workers/live.html#last_written", "streamforge/workers/live.py"),
+            "streamforge.workers.live.stream_options": ("60_workers/live.html#stream_options", "streamforge/workers/live.py"),
+        },
         "streamforge.workers.loader": {
             "streamforge.workers.loader.Loader": ("60_workers/loader.html#loader", "streamforge/workers/loader.py"),
             "streamforge.workers.loader.Loader.run": ("60_workers/loader.html#loader.run", "streamforge/workers/loader.py"),
-            "streamforge.workers.loader.Order": ("60_workers/loader.html#order", "streamforge/workers/loader.py"),
-            "streamforge.workers.loader._Seen": ("60_workers/loader.html#_seen", "streamforge/workers/loader.py"),
-            "streamforge.workers.loader._Seen.numbers": ("60_workers/loader.html#_seen.numbers", "streamforge/workers/loader.py"),
-            "streamforge.workers.loader.gaps_of": ("60_workers/loader.html#gaps_of", "streamforge/workers/loader.py"),
-            "streamforge.workers.loader.in_time_order": ("60_workers/loader.html#in_time_order", "streamforge/workers/loader.py"),
-            "streamforge.workers.loader.load": ("60_workers/loader.html#load", "streamforge/workers/loader.py"),
-            "streamforge.workers.loader.read_back": ("60_workers/loader.html#read_back", "streamforge/workers/loader.py"),
-            "streamforge.workers.loader.read_order": ("60_workers/loader.html#read_order", "streamforge/workers/loader.py"),
+            "streamforge.workers.loader._last_notes": ("60_workers/loader.html#_last_notes", "streamforge/workers/loader.py"),
+            "streamforge.workers.loader.before": ("60_workers/loader.html#before", "streamforge/workers/loader.py"),
+            "streamforge.workers.loader.deliver": ("60_workers/loader.html#deliver", "streamforge/workers/loader.py"),
+            "streamforge.workers.loader.key_of": ("60_workers/loader.html#key_of", "streamforge/workers/loader.py"),
+            "streamforge.workers.loader.report": ("60_workers/loader.html#report", "streamforge/workers/loader.py"),
+            "streamforge.workers.loader.writing": ("60_workers/loader.html#writing", "streamforge/workers/loader.py"),
+        },
+        "streamforge.workers.pipeline": {
+            "streamforge.workers.pipeline.Handler": ("60_workers/pipeline.html#handler", "streamforge/workers/pipeline.py"),
+            "streamforge.workers.pipeline.Handler.__init__": (
+                "60_workers/pipeline.html#handler.__init__",
+                "streamforge/workers/pipeline.py",
+            ),
+            "streamforge.workers.pipeline.Handler.begin": (
+                "60_workers/pipeline.html#handler.begin",
+                "streamforge/workers/pipeline.py",
+            ),
+            "streamforge.workers.pipeline.Handler.checkpoint": (
+                "60_workers/pipeline.html#handler.checkpoint",
+                "streamforge/workers/pipeline.py",
+            ),
+            "streamforge.workers.pipeline.Handler.committed": (
+                "60_workers/pipeline.html#handler.committed",
+                "streamforge/workers/pipeline.py",
+            ),
+            "streamforge.workers.pipeline.Handler.cut": (
+                "60_workers/pipeline.html#handler.cut",
+                "streamforge/workers/pipeline.py",
+            ),
+            "streamforge.workers.pipeline.Handler.end": (
+                "60_workers/pipeline.html#handler.end",
+                "streamforge/workers/pipeline.py",
+            ),
+            "streamforge.workers.pipeline.Handler.forget": (
+                "60_workers/pipeline.html#handler.forget",
+                "streamforge/workers/pipeline.py",
+            ),
+            "streamforge.workers.pipeline.Handler.prepare": (
+                "60_workers/pipeline.html#handler.prepare",
+                "streamforge/workers/pipeline.py",
+            ),
+            "streamforge.workers.pipeline.Handler.refused": (
+                "60_workers/pipeline.html#handler.refused",
+                "streamforge/workers/pipeline.py",
+            ),
+            "streamforge.workers.pipeline.Handler.shape": (
+                "60_workers/pipeline.html#handler.shape",
+                "streamforge/workers/pipeline.py",
+            ),
+            "streamforge.workers.pipeline.Handler.write": (
+                "60_workers/pipeline.html#handler.write",
+                "streamforge/workers/pipeline.py",
+            ),
+            "streamforge.workers.pipeline.Pipeline": ("60_workers/pipeline.html#pipeline", "streamforge/workers/pipeline.py"),
+            "streamforge.workers.pipeline.Pipeline.__init__": (
+                "60_workers/pipeline.html#pipeline.__init__",
+                "streamforge/workers/pipeline.py",
+            ),
+            "streamforge.workers.pipeline.Pipeline._go_back": (
+                "60_workers/pipeline.html#pipeline._go_back",
+                "streamforge/workers/pipeline.py",
+            ),
+            "streamforge.workers.pipeline.Pipeline._next": (
+                "60_workers/pipeline.html#pipeline._next",
+                "streamforge/workers/pipeline.py",
+            ),
+            "streamforge.workers.pipeline.Pipeline._settle": (
+                "60_workers/pipeline.html#pipeline._settle",
+                "streamforge/workers/pipeline.py",
+            ),
+            "streamforge.workers.pipeline.Pipeline.run": (
+                "60_workers/pipeline.html#pipeline.run",
+                "streamforge/workers/pipeline.py",
+            ),
+            "streamforge.workers.pipeline.Reader": ("60_workers/pipeline.html#reader", "streamforge/workers/pipeline.py"),
+            "streamforge.workers.pipeline.Reader.__init__": (
+                "60_workers/pipeline.html#reader.__init__",
+                "streamforge/workers/pipeline.py",
+            ),
+            "streamforge.workers.pipeline.Reader._gather": (
+                "60_workers/pipeline.html#reader._gather",
+                "streamforge/workers/pipeline.py",
+            ),
+            "streamforge.workers.pipeline.Reader._prepare": (
+                "60_workers/pipeline.html#reader._prepare",
+                "streamforge/workers/pipeline.py",
+            ),
+            "streamforge.workers.pipeline.Reader._watch": (
+                "60_workers/pipeline.html#reader._watch",
+                "streamforge/workers/pipeline.py",
+            ),
+            "streamforge.workers.pipeline.Reader.read": (
+                "60_workers/pipeline.html#reader.read",
+                "streamforge/workers/pipeline.py",
+            ),
+            "streamforge.workers.pipeline.Ready": ("60_workers/pipeline.html#ready", "streamforge/workers/pipeline.py"),
+            "streamforge.workers.pipeline.Settler": ("60_workers/pipeline.html#settler", "streamforge/workers/pipeline.py"),
+            "streamforge.workers.pipeline.Settler.__init__": (
+                "60_workers/pipeline.html#settler.__init__",
+                "streamforge/workers/pipeline.py",
+            ),
+            "streamforge.workers.pipeline.Settler._take": (
+                "60_workers/pipeline.html#settler._take",
+                "streamforge/workers/pipeline.py",
+            ),
+            "streamforge.workers.pipeline.Settler.settle": (
+                "60_workers/pipeline.html#settler.settle",
+                "streamforge/workers/pipeline.py",
+            ),
+            "streamforge.workers.pipeline.Wiring": ("60_workers/pipeline.html#wiring", "streamforge/workers/pipeline.py"),
+            "streamforge.workers.pipeline.Wiring.enriched": (
+                "60_workers/pipeline.html#wiring.enriched",
+                "streamforge/workers/pipeline.py",
+            ),
+            "streamforge.workers.pipeline._Patient": ("60_workers/pipeline.html#_patient", "streamforge/workers/pipeline.py"),
+            "streamforge.workers.pipeline._Patient.__getattr__": (
+                "60_workers/pipeline.html#_patient.__getattr__",
+                "streamforge/workers/pipeline.py",
+            ),
+            "streamforge.workers.pipeline._Patient.__init__": (
+                "60_workers/pipeline.html#_patient.__init__",
+                "streamforge/workers/pipeline.py",
+            ),
+            "streamforge.workers.pipeline.patient": ("60_workers/pipeline.html#patient", "streamforge/workers/pipeline.py"),
+            "streamforge.workers.pipeline.read_wiring": (
+                "60_workers/pipeline.html#read_wiring",
+                "streamforge/workers/pipeline.py",
+            ),
+            "streamforge.workers.pipeline.write_rows": ("60_workers/pipeline.html#write_rows", "streamforge/workers/pipeline.py"),
         },
         "streamforge.workers.ppo_trainer": {
             "streamforge.workers.ppo_trainer.PpoTrainer": (
@@ -2175,6 +4640,12 @@ d = {
                 "60_workers/ppo_trainer.html#graph_word",
                 "streamforge/workers/ppo_trainer.py",
             ),
+        },
+        "streamforge.workers.price_steps": {
+            "streamforge.workers.price_steps.price_step": (
+                "60_workers/price_steps.html#price_step",
+                "streamforge/workers/price_steps.py",
+            )
         },
         "streamforge.workers.probes": {
             "streamforge.workers.probes.Probes": ("60_workers/probes.html#probes", "streamforge/workers/probes.py"),
@@ -2199,6 +4670,14 @@ d = {
                 "60_workers/probes.html#watch_loop_lag",
                 "streamforge/workers/probes.py",
             ),
+        },
+        "streamforge.workers.revision": {
+            "streamforge.workers.revision.Pending": ("60_workers/revision.html#pending", "streamforge/workers/revision.py"),
+            "streamforge.workers.revision.Revised": ("60_workers/revision.html#revised", "streamforge/workers/revision.py"),
+            "streamforge.workers.revision._head": ("60_workers/revision.html#_head", "streamforge/workers/revision.py"),
+            "streamforge.workers.revision._stretch": ("60_workers/revision.html#_stretch", "streamforge/workers/revision.py"),
+            "streamforge.workers.revision._where": ("60_workers/revision.html#_where", "streamforge/workers/revision.py"),
+            "streamforge.workers.revision.revise": ("60_workers/revision.html#revise", "streamforge/workers/revision.py"),
         },
         "streamforge.workers.rl_agent": {
             "streamforge.workers.rl_agent.Barrier": ("60_workers/rl_agent.html#barrier", "streamforge/workers/rl_agent.py"),
@@ -2286,6 +4765,93 @@ d = {
             "streamforge.workers.rl_agent.remember": ("60_workers/rl_agent.html#remember", "streamforge/workers/rl_agent.py"),
             "streamforge.workers.rl_agent.warm_up": ("60_workers/rl_agent.html#warm_up", "streamforge/workers/rl_agent.py"),
         },
+        "streamforge.workers.sources": {
+            "streamforge.workers.sources.Fact": ("60_workers/sources.html#fact", "streamforge/workers/sources.py"),
+            "streamforge.workers.sources.Order": ("60_workers/sources.html#order", "streamforge/workers/sources.py"),
+            "streamforge.workers.sources.Order.market": (
+                "60_workers/sources.html#order.market",
+                "streamforge/workers/sources.py",
+            ),
+            "streamforge.workers.sources.Part": ("60_workers/sources.html#part", "streamforge/workers/sources.py"),
+            "streamforge.workers.sources.Seen": ("60_workers/sources.html#seen", "streamforge/workers/sources.py"),
+            "streamforge.workers.sources.Seen.__init__": (
+                "60_workers/sources.html#seen.__init__",
+                "streamforge/workers/sources.py",
+            ),
+            "streamforge.workers.sources.Seen.add": ("60_workers/sources.html#seen.add", "streamforge/workers/sources.py"),
+            "streamforge.workers.sources.Seen.flat": ("60_workers/sources.html#seen.flat", "streamforge/workers/sources.py"),
+            "streamforge.workers.sources.Seen.real": ("60_workers/sources.html#seen.real", "streamforge/workers/sources.py"),
+            "streamforge.workers.sources.Source": ("60_workers/sources.html#source", "streamforge/workers/sources.py"),
+            "streamforge.workers.sources.Source.__aenter__": (
+                "60_workers/sources.html#source.__aenter__",
+                "streamforge/workers/sources.py",
+            ),
+            "streamforge.workers.sources.Source.__aexit__": (
+                "60_workers/sources.html#source.__aexit__",
+                "streamforge/workers/sources.py",
+            ),
+            "streamforge.workers.sources.Source.parts": (
+                "60_workers/sources.html#source.parts",
+                "streamforge/workers/sources.py",
+            ),
+            "streamforge.workers.sources.Source.summary": (
+                "60_workers/sources.html#source.summary",
+                "streamforge/workers/sources.py",
+            ),
+            "streamforge.workers.sources._Place": ("60_workers/sources.html#_place", "streamforge/workers/sources.py"),
+            "streamforge.workers.sources._Place.numbers": (
+                "60_workers/sources.html#_place.numbers",
+                "streamforge/workers/sources.py",
+            ),
+            "streamforge.workers.sources._next": ("60_workers/sources.html#_next", "streamforge/workers/sources.py"),
+            "streamforge.workers.sources.in_time_order": (
+                "60_workers/sources.html#in_time_order",
+                "streamforge/workers/sources.py",
+            ),
+            "streamforge.workers.sources.open_source": ("60_workers/sources.html#open_source", "streamforge/workers/sources.py"),
+            "streamforge.workers.sources.read_back": ("60_workers/sources.html#read_back", "streamforge/workers/sources.py"),
+            "streamforge.workers.sources.read_order": ("60_workers/sources.html#read_order", "streamforge/workers/sources.py"),
+            "streamforge.workers.sources.side_by_side": (
+                "60_workers/sources.html#side_by_side",
+                "streamforge/workers/sources.py",
+            ),
+            "streamforge.workers.sources.until_stopped": (
+                "60_workers/sources.html#until_stopped",
+                "streamforge/workers/sources.py",
+            ),
+        },
+        "streamforge.workers.states": {
+            "streamforge.workers.states.PartitionState": (
+                "60_workers/states.html#partitionstate",
+                "streamforge/workers/states.py",
+            ),
+            "streamforge.workers.states.PartitionState.__init__": (
+                "60_workers/states.html#partitionstate.__init__",
+                "streamforge/workers/states.py",
+            ),
+            "streamforge.workers.states.PartitionState._entry": (
+                "60_workers/states.html#partitionstate._entry",
+                "streamforge/workers/states.py",
+            ),
+            "streamforge.workers.states.PartitionState.amend": (
+                "60_workers/states.html#partitionstate.amend",
+                "streamforge/workers/states.py",
+            ),
+            "streamforge.workers.states.PartitionState.save": (
+                "60_workers/states.html#partitionstate.save",
+                "streamforge/workers/states.py",
+            ),
+            "streamforge.workers.states._kept_id": ("60_workers/states.html#_kept_id", "streamforge/workers/states.py"),
+            "streamforge.workers.states.announce": ("60_workers/states.html#announce", "streamforge/workers/states.py"),
+            "streamforge.workers.states.keep_state": ("60_workers/states.html#keep_state", "streamforge/workers/states.py"),
+            "streamforge.workers.states.load_partition": (
+                "60_workers/states.html#load_partition",
+                "streamforge/workers/states.py",
+            ),
+            "streamforge.workers.states.market_of": ("60_workers/states.html#market_of", "streamforge/workers/states.py"),
+            "streamforge.workers.states.missed": ("60_workers/states.html#missed", "streamforge/workers/states.py"),
+            "streamforge.workers.states.warm_enricher": ("60_workers/states.html#warm_enricher", "streamforge/workers/states.py"),
+        },
         "streamforge.workers.telemetry": {
             "streamforge.workers.telemetry.Telemetry": (
                 "60_workers/telemetry.html#telemetry",
@@ -2352,6 +4918,246 @@ d = {
             "streamforge.workers.telemetry.upstream_ends": (
                 "60_workers/telemetry.html#upstream_ends",
                 "streamforge/workers/telemetry.py",
+            ),
+        },
+        "streamforge.workers.trade_rows": {
+            "streamforge.workers.trade_rows.TradeHandler": (
+                "60_workers/trade_rows.html#tradehandler",
+                "streamforge/workers/trade_rows.py",
+            ),
+            "streamforge.workers.trade_rows.TradeHandler.__init__": (
+                "60_workers/trade_rows.html#tradehandler.__init__",
+                "streamforge/workers/trade_rows.py",
+            ),
+            "streamforge.workers.trade_rows.TradeHandler._volume": (
+                "60_workers/trade_rows.html#tradehandler._volume",
+                "streamforge/workers/trade_rows.py",
+            ),
+            "streamforge.workers.trade_rows.TradeHandler.end": (
+                "60_workers/trade_rows.html#tradehandler.end",
+                "streamforge/workers/trade_rows.py",
+            ),
+            "streamforge.workers.trade_rows.TradeHandler.prepare": (
+                "60_workers/trade_rows.html#tradehandler.prepare",
+                "streamforge/workers/trade_rows.py",
+            ),
+            "streamforge.workers.trade_rows.TradeHandler.refused": (
+                "60_workers/trade_rows.html#tradehandler.refused",
+                "streamforge/workers/trade_rows.py",
+            ),
+            "streamforge.workers.trade_rows.TradeHandler.shape": (
+                "60_workers/trade_rows.html#tradehandler.shape",
+                "streamforge/workers/trade_rows.py",
+            ),
+            "streamforge.workers.trade_rows.TradeHandler.write": (
+                "60_workers/trade_rows.html#tradehandler.write",
+                "streamforge/workers/trade_rows.py",
+            ),
+            "streamforge.workers.trade_rows._aggregate": (
+                "60_workers/trade_rows.html#_aggregate",
+                "streamforge/workers/trade_rows.py",
+            ),
+            "streamforge.workers.trade_rows._counted": (
+                "60_workers/trade_rows.html#_counted",
+                "streamforge/workers/trade_rows.py",
+            ),
+            "streamforge.workers.trade_rows._interval": (
+                "60_workers/trade_rows.html#_interval",
+                "streamforge/workers/trade_rows.py",
+            ),
+            "streamforge.workers.trade_rows._table": ("60_workers/trade_rows.html#_table", "streamforge/workers/trade_rows.py"),
+            "streamforge.workers.trade_rows.fresh_candles": (
+                "60_workers/trade_rows.html#fresh_candles",
+                "streamforge/workers/trade_rows.py",
+            ),
+            "streamforge.workers.trade_rows.trades_around": (
+                "60_workers/trade_rows.html#trades_around",
+                "streamforge/workers/trade_rows.py",
+            ),
+            "streamforge.workers.trade_rows.volume_rows": (
+                "60_workers/trade_rows.html#volume_rows",
+                "streamforge/workers/trade_rows.py",
+            ),
+            "streamforge.workers.trade_rows.whole_candles": (
+                "60_workers/trade_rows.html#whole_candles",
+                "streamforge/workers/trade_rows.py",
+            ),
+        },
+        "streamforge.workers.trade_source": {
+            "streamforge.workers.trade_source.TradeSource": (
+                "60_workers/trade_source.html#tradesource",
+                "streamforge/workers/trade_source.py",
+            ),
+            "streamforge.workers.trade_source.TradeSource.__aenter__": (
+                "60_workers/trade_source.html#tradesource.__aenter__",
+                "streamforge/workers/trade_source.py",
+            ),
+            "streamforge.workers.trade_source.TradeSource.__aexit__": (
+                "60_workers/trade_source.html#tradesource.__aexit__",
+                "streamforge/workers/trade_source.py",
+            ),
+            "streamforge.workers.trade_source.TradeSource.__init__": (
+                "60_workers/trade_source.html#tradesource.__init__",
+                "streamforge/workers/trade_source.py",
+            ),
+            "streamforge.workers.trade_source.TradeSource._end": (
+                "60_workers/trade_source.html#tradesource._end",
+                "streamforge/workers/trade_source.py",
+            ),
+            "streamforge.workers.trade_source.TradeSource._part": (
+                "60_workers/trade_source.html#tradesource._part",
+                "streamforge/workers/trade_source.py",
+            ),
+            "streamforge.workers.trade_source.TradeSource.parts": (
+                "60_workers/trade_source.html#tradesource.parts",
+                "streamforge/workers/trade_source.py",
+            ),
+            "streamforge.workers.trade_source.TradeSource.summary": (
+                "60_workers/trade_source.html#tradesource.summary",
+                "streamforge/workers/trade_source.py",
+            ),
+            "streamforge.workers.trade_source.TradeStream": (
+                "60_workers/trade_source.html#tradestream",
+                "streamforge/workers/trade_source.py",
+            ),
+            "streamforge.workers.trade_source.TradeStream.__init__": (
+                "60_workers/trade_source.html#tradestream.__init__",
+                "streamforge/workers/trade_source.py",
+            ),
+            "streamforge.workers.trade_source.TradeStream._asked": (
+                "60_workers/trade_source.html#tradestream._asked",
+                "streamforge/workers/trade_source.py",
+            ),
+            "streamforge.workers.trade_source.TradeStream._known": (
+                "60_workers/trade_source.html#tradestream._known",
+                "streamforge/workers/trade_source.py",
+            ),
+            "streamforge.workers.trade_source.TradeStream.pages": (
+                "60_workers/trade_source.html#tradestream.pages",
+                "streamforge/workers/trade_source.py",
+            ),
+            "streamforge.workers.trade_source.TradeStream.plan": (
+                "60_workers/trade_source.html#tradestream.plan",
+                "streamforge/workers/trade_source.py",
+            ),
+            "streamforge.workers.trade_source.id_at": (
+                "60_workers/trade_source.html#id_at",
+                "streamforge/workers/trade_source.py",
+            ),
+        },
+        "streamforge.workers.ws_books": {
+            "streamforge.workers.ws_books.WsBooks": ("60_workers/ws_books.html#wsbooks", "streamforge/workers/ws_books.py"),
+            "streamforge.workers.ws_books.WsBooks.__aenter__": (
+                "60_workers/ws_books.html#wsbooks.__aenter__",
+                "streamforge/workers/ws_books.py",
+            ),
+            "streamforge.workers.ws_books.WsBooks.__aexit__": (
+                "60_workers/ws_books.html#wsbooks.__aexit__",
+                "streamforge/workers/ws_books.py",
+            ),
+            "streamforge.workers.ws_books.WsBooks.__init__": (
+                "60_workers/ws_books.html#wsbooks.__init__",
+                "streamforge/workers/ws_books.py",
+            ),
+            "streamforge.workers.ws_books.WsBooks._ask": (
+                "60_workers/ws_books.html#wsbooks._ask",
+                "streamforge/workers/ws_books.py",
+            ),
+            "streamforge.workers.ws_books.WsBooks._resync": (
+                "60_workers/ws_books.html#wsbooks._resync",
+                "streamforge/workers/ws_books.py",
+            ),
+            "streamforge.workers.ws_books.WsBooks.parts": (
+                "60_workers/ws_books.html#wsbooks.parts",
+                "streamforge/workers/ws_books.py",
+            ),
+            "streamforge.workers.ws_books.WsBooks.summary": (
+                "60_workers/ws_books.html#wsbooks.summary",
+                "streamforge/workers/ws_books.py",
+            ),
+            "streamforge.workers.ws_books._in_order": ("60_workers/ws_books.html#_in_order", "streamforge/workers/ws_books.py"),
+            "streamforge.workers.ws_books.book_options": (
+                "60_workers/ws_books.html#book_options",
+                "streamforge/workers/ws_books.py",
+            ),
+        },
+        "streamforge.workers.ws_candles": {
+            "streamforge.workers.ws_candles.WsCandles": (
+                "60_workers/ws_candles.html#wscandles",
+                "streamforge/workers/ws_candles.py",
+            ),
+            "streamforge.workers.ws_candles.WsCandles.__aenter__": (
+                "60_workers/ws_candles.html#wscandles.__aenter__",
+                "streamforge/workers/ws_candles.py",
+            ),
+            "streamforge.workers.ws_candles.WsCandles.__aexit__": (
+                "60_workers/ws_candles.html#wscandles.__aexit__",
+                "streamforge/workers/ws_candles.py",
+            ),
+            "streamforge.workers.ws_candles.WsCandles.__init__": (
+                "60_workers/ws_candles.html#wscandles.__init__",
+                "streamforge/workers/ws_candles.py",
+            ),
+            "streamforge.workers.ws_candles.WsCandles._complete": (
+                "60_workers/ws_candles.html#wscandles._complete",
+                "streamforge/workers/ws_candles.py",
+            ),
+            "streamforge.workers.ws_candles.WsCandles.parts": (
+                "60_workers/ws_candles.html#wscandles.parts",
+                "streamforge/workers/ws_candles.py",
+            ),
+            "streamforge.workers.ws_candles.WsCandles.summary": (
+                "60_workers/ws_candles.html#wscandles.summary",
+                "streamforge/workers/ws_candles.py",
+            ),
+            "streamforge.workers.ws_candles._due": ("60_workers/ws_candles.html#_due", "streamforge/workers/ws_candles.py"),
+            "streamforge.workers.ws_candles._follow": ("60_workers/ws_candles.html#_follow", "streamforge/workers/ws_candles.py"),
+            "streamforge.workers.ws_candles._history": (
+                "60_workers/ws_candles.html#_history",
+                "streamforge/workers/ws_candles.py",
+            ),
+            "streamforge.workers.ws_candles._hole": ("60_workers/ws_candles.html#_hole", "streamforge/workers/ws_candles.py"),
+            "streamforge.workers.ws_candles._loaded": ("60_workers/ws_candles.html#_loaded", "streamforge/workers/ws_candles.py"),
+            "streamforge.workers.ws_candles._pages": ("60_workers/ws_candles.html#_pages", "streamforge/workers/ws_candles.py"),
+            "streamforge.workers.ws_candles.closed_candles": (
+                "60_workers/ws_candles.html#closed_candles",
+                "streamforge/workers/ws_candles.py",
+            ),
+            "streamforge.workers.ws_candles.first_open": (
+                "60_workers/ws_candles.html#first_open",
+                "streamforge/workers/ws_candles.py",
+            ),
+        },
+        "streamforge.workers.ws_trades": {
+            "streamforge.workers.ws_trades.WsTrades": ("60_workers/ws_trades.html#wstrades", "streamforge/workers/ws_trades.py"),
+            "streamforge.workers.ws_trades.WsTrades.__aenter__": (
+                "60_workers/ws_trades.html#wstrades.__aenter__",
+                "streamforge/workers/ws_trades.py",
+            ),
+            "streamforge.workers.ws_trades.WsTrades.__aexit__": (
+                "60_workers/ws_trades.html#wstrades.__aexit__",
+                "streamforge/workers/ws_trades.py",
+            ),
+            "streamforge.workers.ws_trades.WsTrades.__init__": (
+                "60_workers/ws_trades.html#wstrades.__init__",
+                "streamforge/workers/ws_trades.py",
+            ),
+            "streamforge.workers.ws_trades.WsTrades.parts": (
+                "60_workers/ws_trades.html#wstrades.parts",
+                "streamforge/workers/ws_trades.py",
+            ),
+            "streamforge.workers.ws_trades.WsTrades.summary": (
+                "60_workers/ws_trades.html#wstrades.summary",
+                "streamforge/workers/ws_trades.py",
+            ),
+            "streamforge.workers.ws_trades._between": ("60_workers/ws_trades.html#_between", "streamforge/workers/ws_trades.py"),
+            "streamforge.workers.ws_trades._follow": ("60_workers/ws_trades.html#_follow", "streamforge/workers/ws_trades.py"),
+            "streamforge.workers.ws_trades._history": ("60_workers/ws_trades.html#_history", "streamforge/workers/ws_trades.py"),
+            "streamforge.workers.ws_trades._loaded": ("60_workers/ws_trades.html#_loaded", "streamforge/workers/ws_trades.py"),
+            "streamforge.workers.ws_trades._runs": ("60_workers/ws_trades.html#_runs", "streamforge/workers/ws_trades.py"),
+            "streamforge.workers.ws_trades.trades_of": (
+                "60_workers/ws_trades.html#trades_of",
+                "streamforge/workers/ws_trades.py",
             ),
         },
     },

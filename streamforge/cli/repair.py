@@ -141,7 +141,7 @@ def targets_of(
             "telemetry_id": telemetry_id("loader-producer"),
             "symbol": o.symbol,
             "time_range": str(TimeRange(*span.hull.parts[0])),
-            "parameters": {"ONLY_MISSING": "1", **wishes},
+            "parameters": {"ONLY_MISSING": "1", "SOURCE": "rest", **wishes},
         }
         for o, span in lacking
     ]

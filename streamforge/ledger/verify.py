@@ -194,8 +194,8 @@ async def verify(
 
     def seen(entry: Entry) -> Entry:
         entry = (
-            entry.note("asked", found.span) if market.kind == "trade_ids" else entry
-        )  # or what is lost at an edge would be forgotten
+            entry.note("asked", found.span) if market.kind == "trade_ids" or not entry.asked else entry
+        )  # or what is lost at an edge, or was never in a ledger, would be forgotten by the next look
         return (
             entry.note("absent", found.span - found.good - found.filled).note("filled", found.filled).note("verified", found.good)
         )

@@ -119,7 +119,7 @@ async def test_trades_from_files_and_rest_are_stored_complete_and_repaired(house
         sim.log.clear()
         code, repaired = await data(house, "repair", **urls)
         assert code == 0 and [(o["lacked"], o["stored"], o["still"]) for o in repaired] == [(53, 53, 0)]
-        assert 0 < asked(sim, "aggTrades") <= 20 and not asked(sim, ".zip")
+        assert 0 < asked(sim, "aggTrades") <= 20 and not asked(sim, ".zip"), list(sim.log)
         await _stored(house, trades)
         code, known = await data(house, "status")
         assert code == 0 and [(o["verified"], o["missing"]) for o in known if o["kind"] == "trade_ids"] == [(len(ids), 240)]
