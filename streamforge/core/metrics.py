@@ -24,6 +24,11 @@ CATALOGUE: dict[str, tuple[type, str, tuple[str, ...]]] = {  # name -> (kind, he
     "streamforge_batch_rows": (Histogram, "Rows of one upsert", ("store",)),
     "streamforge_end_to_end_latency_seconds": (Histogram, "From the exchange's time to stored or decided", ("stage",)),
     "streamforge_consumer_lag_records": (Gauge, "Records a group is behind", ("topic", "group")),
+    "streamforge_consumer_lag_seconds": (
+        Gauge,
+        "Age of the last record that a group has read, while there are more",
+        ("topic", "group"),
+    ),
     "streamforge_commit_failures_total": (Counter, "Refused commits", ("group",)),
     "streamforge_rebalances_total": (Counter, "Changes of a group's membership", ("group",)),
     "streamforge_retries_total": (Counter, "Second and later tries", ("dependency", "code")),

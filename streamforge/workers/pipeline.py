@@ -15,9 +15,10 @@ from typing import Any
 import msgspec
 
 from ..bus.base import Batch, Record, Subscription
-from ..core.errors import BadData, BadSetting, Conflict, NotOwner
+from ..core.errors import BadData, BadSetting, BusError, Conflict, NotOwner
 from ..core.names import collection_of, data_topic, enriched_collection, enriched_topic
 from ..core.settings import WorkerSettings
+from ..core.times import now_ms
 from .context import Context, is_own_topic
 from .decoding import Kind, Sorted, sort_out
 
@@ -189,6 +190,27 @@ class Ready(msgspec.Struct, frozen=True):
     generation: int  # how often we had gone back when it was read
 
 
+# %% ../../nbs/60_workers/05_pipeline.ipynb #05a97d80
+async def _tell_lag(
+    ctx: Context,
+    wiring: Wiring,
+    subscription: Subscription,
+    read: int,  # time of the last record that was read, ms
+) -> None:
+    "How far behind the group is, in records and seconds. A figure is not worth a worker's life: without an answer it stays as it was."
+    try:
+        last = await ctx.bus.end_offsets(wiring.topic)
+    except BusError as error:
+        ctx.log.info("cannot see how far behind", error=error)
+        return
+    lag, labels = sum(max(last[partition] - offset, 0) for (_, partition), offset in subscription.positions().items()), {
+        "topic": wiring.topic,
+        "group": wiring.group,
+    }
+    ctx.metrics("streamforge_consumer_lag_records", **labels).set(lag)
+    ctx.metrics("streamforge_consumer_lag_seconds", **labels).set(max(now_ms() - read, 0) / 1000 if lag and read else 0.0)
+
+
 # %% ../../nbs/60_workers/05_pipeline.ipynb #98579cbe
 class Reader:
     "Reads batches ahead, and decodes and shapes them."
@@ -198,7 +220,7 @@ class Reader:
         self.rows, self.seconds = int(ctx.settings.number("BATCH_ROWS", 10_000)), ctx.settings.number("BATCH_SECONDS", 0)
         self.ready: asyncio.Queue[Ready] = asyncio.Queue(1)
         self.turn, self.generation = asyncio.Lock(), 0
-        self._owned, self._looked = subscription.assignment(), 0.0
+        self._owned, self._looked, self._read = subscription.assignment(), 0.0, 0  # _read: time of the last record, ms
 
     async def read(self) -> None:
         "Read ahead until asked to stop."
@@ -207,6 +229,7 @@ class Reader:
             while not self.ctx.stopping.is_set():
                 async with self.turn:
                     generation, batch = self.generation, await self._gather()
+                    self._read = batch.records[-1].timestamp if batch.records else self._read
                 if before:
                     await asyncio.wait({before})  # one at a time: they would only take each other's processor
                 before = asyncio.ensure_future(self._prepare(batch))
@@ -246,9 +269,8 @@ class Reader:
             self._owned = self.subscription.assignment()
             self.ctx.metrics("streamforge_rebalances_total", group=group).inc()
         if time.monotonic() - self._looked > 1.0:
-            self._looked, last = time.monotonic(), await self.ctx.bus.end_offsets(self.wiring.topic)
-            lag = sum(max(last[partition] - offset, 0) for (_, partition), offset in self.subscription.positions().items())
-            self.ctx.metrics("streamforge_consumer_lag_records", topic=self.wiring.topic, group=group).set(lag)
+            self._looked = time.monotonic()
+            await _tell_lag(self.ctx, self.wiring, self.subscription, self._read)
 
 
 # %% ../../nbs/60_workers/05_pipeline.ipynb #0ac001f8
