@@ -1,0 +1,49 @@
+"""What a connector survives when its broker dies."""
+
+import asyncio
+import os
+import subprocess
+import time
+from pathlib import Path
+
+from drill import CONNECT, Lab, drill
+from toxiproxy import free_port
+from worker_lab import until
+
+SCRIPT = Path(__file__).parents[2] / "deploy" / "dev" / "servers" / "kafka.sh"
+CACHE = Path(os.environ.get("STREAMFORGE_SERVERS_CACHE", Path.home() / ".cache/streamforge/servers"))
+
+
+def kafka_sh(home: Path, port: int, verb: str) -> None:
+    "A broker of our own: starting, stopping and killing it disturbs nobody else."
+    env = os.environ | {"KAFKA_HOME": str(home), "KAFKA_LIBS": str(CACHE / "kafka"), "KAFKA_PORT": str(port), "KAFKA_HEAP": "256m"}
+    subprocess.run(["bash", str(SCRIPT), verb], env=env, capture_output=True, text=True, timeout=120, check=True)
+
+
+@drill("broker killed and restarted", on=("kafka+postgresql",), runs=4, short=1)
+async def broker_killed(lab: Lab, runs: int) -> None:
+    "No worker ends, and the first enriched candle comes within 15 s of its return."
+    expected, port = await lab.expected(), free_port()
+    home = lab.folder / "kafka"
+    home.mkdir(parents=True, exist_ok=True)
+    await asyncio.to_thread(kafka_sh, home, port, "start")
+    try:
+        for n in range(runs):
+            async with lab.house(STREAMFORGE_BUS_URL=f"kafka://127.0.0.1:{port}") as house:
+                await house.fill(await lab.stream())
+                worker = await house.start("arango-connector", **CONNECT | {"BATCH_ROWS": "20"})
+                await until(lambda: house.length(f"{house.data}-enriched"))
+                os.kill(int((home / f"plain-{port}" / "pid").read_text()), 9)
+                await asyncio.sleep(1 + 5 * n)  # away for as long
+                await asyncio.to_thread(kafka_sh, home, port, "start")
+                began, before = time.monotonic(), await house.length(f"{house.data}-enriched")
+
+                async def goes_on(house=house, before=before, worker=worker) -> bool:
+                    return worker.returncode is not None or await house.length(f"{house.data}-enriched") > before
+
+                await until(goes_on, 60)
+                back, code = time.monotonic() - began, await asyncio.wait_for(worker.wait(), 120)
+                lab.outcome.judge(expected, await house.contents(), f"run {n}")
+                lab.outcome.check(code == 0 and back < 15 and not await house.events("error"), f"run {n}: code {code}, went on after {back:.1f} s")
+    finally:
+        await asyncio.to_thread(kafka_sh, home, port, "stop")
