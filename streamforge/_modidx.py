@@ -4620,6 +4620,7 @@ d = {
                 "60_workers/pipeline.html#_patient.__init__",
                 "streamforge/workers/pipeline.py",
             ),
+            "streamforge.workers.pipeline._tell_lag": ("60_workers/pipeline.html#_tell_lag", "streamforge/workers/pipeline.py"),
             "streamforge.workers.pipeline.patient": ("60_workers/pipeline.html#patient", "streamforge/workers/pipeline.py"),
             "streamforge.workers.pipeline.read_wiring": (
                 "60_workers/pipeline.html#read_wiring",
