@@ -178,6 +178,8 @@ class _Line:
     def __init__(self, streams: "Streams", names: list[str]) -> None:
         self.streams, self.names, self.options, self.epoch = streams, names, streams.options, 0
         self.random = random.Random()
+        self.recent: deque[StreamEvent] = deque(maxlen=5_000)  # handed over last
+        self.known, self.known_until = frozenset[tuple](), 0.0  # what a new connection may repeat
 
     async def run(self) -> None:
         clock = asyncio.get_running_loop().time
@@ -253,7 +255,7 @@ class _Line:
             await self.hand_over(raw, seen)
         return "lifetime"
 
-    async def hand_over(self, raw: bytes, seen: deque | None = None, known: frozenset = frozenset()) -> None:
+    async def hand_over(self, raw: bytes, seen: deque | None = None) -> None:
         "Queue one frame's event, unless it is known."
         try:
             frame = _FRAME.decode(raw)
@@ -262,11 +264,19 @@ class _Line:
         if not frame.stream or b'"serverShutdown"' in raw:
             return
         event = StreamEvent(frame.stream, frame.data, self.epoch)
-        if known and identity(event) in known:
+        if self.known and self._repeats(event):
             return
         await self.streams.put(event)
-        if seen is not None:
+        if seen is None:
+            self.recent.append(event)
+        else:
             seen.append(identity(event))
+
+    def _repeats(self, event: StreamEvent) -> bool:
+        "Did the connection before bring this one?"
+        if asyncio.get_running_loop().time() > self.known_until:
+            self.known = frozenset()
+        return identity(event) in self.known
 
     async def take_over(self, old: ClientConnection) -> tuple[ClientConnection, list[bytes]]:
         "Change to a second connection without a hole; raises what `connect` raises, or what broke the new one."
@@ -295,10 +305,11 @@ class _Line:
             old.transport.abort()
         if broken:
             self.epoch = self.streams.next_epoch()
-        known = frozenset(seen)
+        self.known = frozenset([*seen, *map(identity, self.recent)])
+        self.known_until = asyncio.get_running_loop().time() + max(self.options.overlap, 1.0)
         try:
             for raw in aside:
-                await self.hand_over(raw, known=known)
+                await self.hand_over(raw)
         except BaseException:
             new.transport.abort()
             raise

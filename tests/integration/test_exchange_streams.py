@@ -124,8 +124,8 @@ async def test_no_trade_is_lost_or_doubled(tables, mishap):
 
 
 async def test_the_daily_cut_is_taken_over_without_a_hole(tables):
-    async with lab(tables, life=1.5, notice=0.0) as (sim, rest, url):
-        options = StreamOptions(silence=0.5, overlap=0.2, lifetime=0.7)
+    async with lab(tables, life=5.0, notice=0.0) as (sim, rest, url):
+        options = StreamOptions(silence=5.0, overlap=0.2, lifetime=0.7)
         events, epochs, ids = Watched(url, ["btcusdt@aggTrade"], options), set(), []
         async for event in events:
             ids.append(TradeFollower().take(event.data).trade.trade_id)
