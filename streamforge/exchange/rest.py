@@ -11,7 +11,7 @@ import random
 import re
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -52,7 +52,8 @@ _Part = TypeVar("_Part")
 _Result = TypeVar("_Result")
 
 
-def _http(base_url: str, concurrency: int, timeout: float, transport: httpx.AsyncBaseTransport | None) -> httpx.AsyncClient:
+def _http(base_url: str, concurrency: int, timeout: float, transport: httpx.AsyncBaseTransport | None) -> list[httpx.AsyncClient]:
+    "One client per place: a shared pool looks at the sockets of all its connections before each request and after it."
     parts = urlsplit(base_url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise BadUrl(
@@ -61,10 +62,14 @@ def _http(base_url: str, concurrency: int, timeout: float, transport: httpx.Asyn
             field="BINANCE_API_URL",
         )
     local = re.fullmatch(r"localhost|127(\.\d+){3}|::1", parts.hostname)
-    pool = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
-    return httpx.AsyncClient(
-        base_url=base_url, transport=transport, trust_env=not local, limits=pool, timeout=httpx.Timeout(timeout, pool=None)
-    )
+    trusted = httpx.create_ssl_context(trust_env=not local)
+    options: dict[str, Any] = {
+        "transport": transport,
+        "verify": trusted,
+        "trust_env": not local,
+        "timeout": httpx.Timeout(timeout, pool=None),
+    }
+    return [httpx.AsyncClient(base_url=base_url, limits=httpx.Limits(max_connections=1), **options) for _ in range(concurrency)]
 
 
 def _decode(body: bytes, type_: type[_Result]) -> _Result:
@@ -89,12 +94,12 @@ class _Time(msgspec.Struct, rename="camel"):
 class _Requests:
     "Requests that are limited, tried again and counted."
 
-    def __init__(
-        self, client: httpx.AsyncClient, concurrency: int, retry: Retry, limiter: Limiter, metrics: Metrics | None
-    ) -> None:
-        self.client, self.retry, self.limiter = client, retry, limiter
-        self._metrics, self._random, self._places = metrics, random.Random(), asyncio.Semaphore(concurrency)
-        client.event_hooks = {"response": [self._hear]}
+    def __init__(self, clients: list[httpx.AsyncClient], retry: Retry, limiter: Limiter, metrics: Metrics | None) -> None:
+        self.clients, self.retry, self.limiter = clients, retry, limiter
+        self._metrics, self._random, self._places = metrics, random.Random(), asyncio.Semaphore(len(clients))
+        self._free = [*clients]
+        for client in clients:
+            client.event_hooks = {"response": [self._hear]}
 
     def pause(self, failures: int) -> float:
         return self.retry.pause(failures, self._random.random())
@@ -117,15 +122,15 @@ class _Requests:
                 bans += 1
             elif (failures := failures + 1) < self.retry.attempts:
                 await self.limiter.clock.sleep(self.pause(failures))
-        what = f"{endpoint} {query} from {self.client.base_url.host}, found after {failures + bans} tries: {code} {body[:200].decode(errors='replace')}"
+        what = f"{endpoint} {query} from {self.clients[0].base_url.host}, found after {failures + bans} tries: {code} {body[:200].decode(errors='replace')}"
         raise ExchangeError(f"expected {what}", "see whether the exchange can be reached from here, and try again later")
 
     async def _ask(self, endpoint: str, query: dict[str, Any]) -> tuple[str, bytes]:
         "One try: (HTTP status or name of the fault, body or reason)."
-        async with self._places:
+        async with self._place() as client:
             await self.limiter.acquire(_weight(endpoint, query))
             try:
-                answer = await self.client.get(f"/api/v3/{endpoint}", params=query, extensions={"trace": self._last_look})
+                answer = await client.get(f"/api/v3/{endpoint}", params=query, extensions={"trace": self._last_look})
             except httpx.RequestError as error:
                 code, body = type(error).__name__, str(error).encode()
             else:
@@ -134,6 +139,16 @@ class _Requests:
             self._metrics("streamforge_exchange_requests_total", endpoint=endpoint, code=code).inc()
             self._metrics("streamforge_exchange_weight_used").set(self.limiter.used())
         return code, body
+
+    @asynccontextmanager
+    async def _place(self) -> AsyncIterator[httpx.AsyncClient]:
+        "The client that was used last and is free: its connection is the warmest."
+        async with self._places:
+            client = self._free.pop()
+            try:
+                yield client
+            finally:
+                self._free.append(client)
 
     async def _hear(self, answer: httpx.Response) -> None:
         "As soon as its head is read, whatever becomes of the body."
@@ -265,14 +280,14 @@ class BinanceRest:
         transport: httpx.AsyncBaseTransport | None = None,  # for tests without a socket
     ) -> None:
         self.base_url, self.concurrency, self.limiter = base_url, concurrency, limiter or Limiter()
-        self.requests = _Requests(_http(base_url, concurrency, timeout, transport), concurrency, retry, self.limiter, metrics)
+        self.requests = _Requests(_http(base_url, concurrency, timeout, transport), retry, self.limiter, metrics)
         self.known: set[str] = set()  # symbols that exchangeInfo has shown
 
     async def __aenter__(self) -> "BinanceRest":
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        await self.requests.client.aclose()
+        await asyncio.gather(*(o.aclose() for o in self.requests.clients))
 
     async def server_time(self) -> int:  # ms UTC
         "The exchange's clock."

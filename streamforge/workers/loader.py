@@ -14,7 +14,7 @@ from typing import Any, cast
 from ..bus.base import Message
 from ..core.errors import StoreError, StreamForgeError
 from ..ledger.entries import Notes, read_ledger
-from ..messages.records import encode
+from ..messages.records import encode_all
 from .base import Context, Worker
 from .context import is_own_topic
 from .live import last_written
@@ -115,8 +115,8 @@ async def deliver(
     if part.records:
         filled = part.filled
         messages = [
-            Message(encode(o), key_of(o), flat if filled and (key_of(o), getattr(o, "open_time", 0)) in filled else headers)
-            for o in part.records
+            Message(value, key := key_of(o), flat if filled and (key, getattr(o, "open_time", 0)) in filled else headers)
+            for o, value in zip(part.records, encode_all(part.records), strict=True)
         ]
         places = await ctx.publish(part.topic or order.topic, messages)
         if not part.topic:

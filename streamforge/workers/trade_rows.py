@@ -19,7 +19,7 @@ from ..core.settings import WorkerSettings
 from ..core.times import INTERVALS, interval_ms
 from ..features.trades import candles_of_trades
 from ..features.volume_by_price import volume_by_price
-from ..messages.records import Candle, encode
+from ..messages.records import Candle, encode_all
 from ..store.base import CANDLES, TRADES, VOLUME_BY_PRICE, Store
 from .context import Context
 from .decoding import TRADE, Sorted
@@ -225,7 +225,7 @@ async def _aggregate(handler: TradeHandler, symbol: str, span: tuple[int, int]) 
     if fresh := await ctx.retry(
         "store", lambda: fresh_candles(ctx.store, source, handler.candles, handler.aggregate, symbol, span)
     ):
-        await ctx.publish(handler.candle_topic, [Message(encode(o), symbol, ctx.headers) for o in fresh])
+        await ctx.publish(handler.candle_topic, [Message(o, symbol, ctx.headers) for o in encode_all(fresh)])
         ctx.failpoint("after-candles")
         await ctx.retry("store", lambda: ctx.store.upsert(handler.candles, fresh))
         handler.figures["candles"] += len(fresh)

@@ -12,7 +12,7 @@ from pydantic import create_model
 
 from streamforge.core.errors import BadRecord
 from streamforge.core.samples import candles
-from streamforge.messages.records import Candle, candles_of, decode, encode
+from streamforge.messages.records import Candle, candles_of, decode, encode, encode_all
 
 
 def best(work: Callable[[], object], size: int, rounds: int = 9) -> float:
@@ -40,9 +40,11 @@ def main() -> list[dict]:
     fields = {o.name: (o.type, None if o.name in optional else ...) for o in msgspec.structs.fields(Candle)}
     peer = create_model("PeerCandle", **fields)
     same, values = [peer(**msgspec.to_builtins(o)) for o in rows], [encode(o) for o in rows]
+    assert encode_all(rows) == values and refused(lambda: encode_all([msgspec.structs.replace(rows[0], close=float("nan"))]))
     assert refused(lambda: encode(msgspec.structs.replace(rows[0], close=float("nan")))) and refused(lambda: decode(Candle, values[0].replace(b'"volume":', b'"volume":NaN,"was":')))
     work = {
-        "candle to bytes": (lambda: [encode(o) for o in rows], lambda: [o.model_dump_json().encode() for o in same]),
+        "candles to bytes, 1,000 at a time as a loader writes them": (lambda: [encode_all(rows[n : n + 1_000]) for n in range(0, len(rows), 1_000)], lambda: [o.model_dump_json().encode() for o in same]),
+        "candle to bytes, one by one": (lambda: [encode(o) for o in rows], lambda: [o.model_dump_json().encode() for o in same]),
         "bytes to candle": (lambda: [decode(Candle, o) for o in values], lambda: [peer.model_validate_json(o) for o in values]),
     }
     rates = {name: (best(ours, len(rows)), best(theirs, len(rows))) for name, (ours, theirs) in work.items()}
