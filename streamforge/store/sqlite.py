@@ -31,7 +31,7 @@ _HINTS = {  # SQLite's messages are constants of its library (sqlite3_errstr)
 }
 _OPTIONS = {"timeout", "synchronous"}
 _BATCH_ROWS = "adbc.sqlite.query.batch_rows"
-_PRAGMAS = ("secure_delete=OFF", "cache_size=-64000", "wal_autocheckpoint=4000")  # kB; pages
+_PRAGMAS = ("secure_delete=OFF", "cache_size=-64000", "wal_autocheckpoint=16000")  # kB; pages, 64 MB of log
 _INFERRED = 16_384  # rows from which the driver finds out a column's type
 
 
