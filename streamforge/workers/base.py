@@ -163,7 +163,12 @@ async def _live(worker: Worker, ctx: Context, begun: Callable[[Context], None] |
         )
         probes.started = probes.ready = True
         ctx.log.info("started", port=probes.port, pid=os.getpid())
-        await ctx.telemetry.send("started", extra={"metrics_port": probes.port, "pid": os.getpid(), "version": __version__})
+        await ctx.retry(
+            "bus",
+            lambda: ctx.telemetry.send(
+                "started", extra={"metrics_port": probes.port, "pid": os.getpid(), "version": __version__}
+            ),
+        )
         around = [
             asyncio.create_task(o)
             for o in (ctx.telemetry.keep_reporting(), watch_loop_lag(ctx.metrics, ctx.target), _obey(ctx, start))
@@ -174,7 +179,7 @@ async def _live(worker: Worker, ctx: Context, begun: Callable[[Context], None] |
             for task in around:
                 task.cancel()
             await asyncio.gather(*around, return_exceptions=True)
-        await ctx.telemetry.flush()
+        await ctx.retry("bus", ctx.telemetry.flush)
         return await _end(ctx, failure)
 
 
@@ -182,7 +187,7 @@ async def _obey(ctx: Context, start: Mapping[int, int]) -> None:
     "Answer pings and stop on command; a bus that is away for a while makes nobody deaf for good."
     while True:
         try:
-            async for command in commands(ctx.bus, ctx.settings, start):
+            async for command in commands(ctx.bare_bus, ctx.settings, start):
                 if command.command == "ping":
                     await ctx.telemetry.send("pong", extra={"ping": command.timestamp})
                 else:
@@ -222,7 +227,7 @@ async def _end(ctx: Context, failure: BaseException | None) -> int:
         return await _last_words(ctx, failure if isinstance(failure, Exception) else RuntimeError(str(failure)))
     if not reason:
         ctx.log.info("finished", rows=ctx.telemetry.records_written)
-        await ctx.telemetry.send("finished")
+        await ctx.retry("bus", lambda: ctx.telemetry.send("finished"))
         return 0
     ctx.log.info("interrupted", reason=reason)
     await ctx.telemetry.send("interrupted", f"stopped by {reason}", finished=reason == "stop", extra={"reason": reason})

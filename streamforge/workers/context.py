@@ -12,7 +12,8 @@ import random
 import signal
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, TypeVar, cast
 
 from ..artifacts.base import Artifacts
 from ..bus.base import Bus, Message, Record, TopicSpec
@@ -104,6 +105,21 @@ class Failpoints:
                 self.kill()
 
 
+# %% ../../nbs/60_workers/03_context.ipynb #4c3a9d10
+_QUESTIONS = ("topics", "create_topic", "begin_offsets", "end_offsets", "committed")
+
+
+class _PatientBus:
+    "A bus whose questions are asked again until the context's patience ends."
+
+    def __init__(self, ctx: "Context"):
+        self._ctx = ctx
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(self._ctx.bare_bus, name)
+        return (lambda *args, **options: self._ctx.retry("bus", partial(call, *args, **options))) if name in _QUESTIONS else call
+
+
 # %% ../../nbs/60_workers/03_context.ipynb #fc57dd53
 class Context:
     "What a worker's `run` works with."
@@ -112,7 +128,8 @@ class Context:
     artifacts: Artifacts  # the same
 
     def __init__(self, target: str, settings: WorkerSettings, bus: Bus, telemetry: Telemetry):
-        self.target, self.settings, self.bus, self.telemetry, self.metrics = target, settings, bus, telemetry, Metrics()
+        self.target, self.settings, self.telemetry, self.metrics = target, settings, telemetry, Metrics()
+        self.bare_bus, self.bus = bus, cast(Bus, _PatientBus(self))
         self.log, self.failpoint = get_logger(f"workers.{target}"), Failpoints(settings.option("FAILPOINT"))
         self.stopping = asyncio.Event()  # set: come to a good end now
         self.stop_reason = ""  # `stop`, `SIGTERM`, ...
@@ -138,7 +155,7 @@ class Context:
 
     async def upstream_ends(self) -> dict[str, dict[int, int]]:
         "Wait until all workers named in UPSTREAM are done: topic -> partition -> where what they wrote ends. Raises `UpstreamFailed`."
-        return await upstream_ends(self.bus, self.settings)
+        return await self.retry("bus", lambda: upstream_ends(self.bus, self.settings))
 
     async def retry(self, dependency: str, call: Callable[[], Awaitable[T]]) -> T:
         "`retrying` for RETRY_SECONDS (900: a database that is away for ten minutes ends nothing), with log lines and `streamforge_retries_total`."

@@ -199,7 +199,7 @@ async def _tell_lag(
 ) -> None:
     "How far behind the group is, in records and seconds. A figure is not worth a worker's life: without an answer it stays as it was."
     try:
-        last = await ctx.bus.end_offsets(wiring.topic)
+        last = await ctx.bare_bus.end_offsets(wiring.topic)
     except BusError as error:
         ctx.log.info("cannot see how far behind", error=error)
         return

@@ -15,7 +15,7 @@ from contextlib import aclosing
 from typing import Any, Literal, cast
 
 from ..bus.base import Batch, Bus, Message, Record, TopicSpec
-from ..core.errors import BadRecord, BadSetting, Conflict, UpstreamFailed
+from ..core.errors import BadRecord, BadSetting, Conflict, TryAgain, UpstreamFailed
 from ..core.logs import get_logger
 from ..core.settings import WorkerSettings
 from ..messages.control import Command, Event, decode_command, decode_event, encode_control
@@ -54,8 +54,7 @@ class Telemetry:
         heard: Callable[[Status], None] | None = None,  # called with each status that was sent
     ):
         self.bus, self.settings, self.heard = bus, settings, heard
-        self.instance, self.seq = uuid.uuid4().hex, 0
-        self.records_written = 0
+        self.instance, self.seq, self.records_written = uuid.uuid4().hex, 0, 0
         self.end_offsets: dict[str, dict[int, int]] = {}  # topic -> partition -> next offset: where what this worker wrote ends
         self.extra: dict[str, Any] = {}  # latest figures of the work: epoch, loss, gaps
         self._message, self._changed = "", asyncio.Event()
@@ -71,9 +70,16 @@ class Telemetry:
                 "symbol": told.symbol,
                 "type": told.type,
             }
-            about |= {"instance": self.instance, "seq": self.seq, "timestamp": time.time(), "status": status, "message": message}
-            about |= {"records_written": self.records_written, "finished": finished or status == "finished"}
             about |= {
+                "instance": self.instance,
+                "seq": self.seq,
+                "timestamp": time.time(),
+                "status": status,
+                "message": message,
+                "records_written": self.records_written,
+            }
+            about |= {
+                "finished": finished or status == "finished",
                 "end_offsets": self.end_offsets if status in own else {},
                 "extra": {**(self.extra if status in own | {"loading"} else {}), **extra},
             }
@@ -101,10 +107,13 @@ class Telemetry:
             await self.send("loading", self._message)
 
     async def keep_reporting(self) -> None:
-        "Publish progress at most every TELEMETRY_INTERVAL seconds; runs until cancelled."
-        while True:
-            await self._changed.wait()
-            await self.flush()
+        "Publish progress at most every TELEMETRY_INTERVAL seconds; runs until cancelled. A bus that is away delays it, and ends nothing."
+        while await self._changed.wait():
+            try:
+                await self.flush()
+            except TryAgain as error:
+                log.warning("progress cannot be told now", error=error)
+                self._changed.set()
             await asyncio.sleep(self.settings.telemetry_interval)
 
 

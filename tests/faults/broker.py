@@ -17,10 +17,12 @@ CACHE = Path(os.environ.get("STREAMFORGE_SERVERS_CACHE", Path.home() / ".cache/s
 def kafka_sh(home: Path, port: int, verb: str) -> None:
     "A broker of our own: starting, stopping and killing it disturbs nobody else."
     env = os.environ | {"KAFKA_HOME": str(home), "KAFKA_LIBS": str(CACHE / "kafka"), "KAFKA_PORT": str(port), "KAFKA_HEAP": "256m"}
-    subprocess.run(["bash", str(SCRIPT), verb], env=env, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(["bash", str(SCRIPT), verb], env=env, capture_output=True, text=True, timeout=120)
+    if done.returncode:
+        raise RuntimeError(f"kafka.sh {verb} ended with {done.returncode}: {done.stdout[-500:]} {done.stderr[-1500:]}")
 
 
-@drill("broker killed and restarted", on=("kafka+postgresql",), runs=4, short=1)
+@drill("broker killed and restarted", on=("kafka+postgresql",), runs=6, short=1)
 async def broker_killed(lab: Lab, runs: int) -> None:
     "No worker ends, and the first enriched candle comes within 15 s of its return."
     expected, port = await lab.expected(), free_port()
@@ -34,7 +36,7 @@ async def broker_killed(lab: Lab, runs: int) -> None:
                 worker = await house.start("arango-connector", **CONNECT | {"BATCH_ROWS": "20"})
                 await until(lambda: house.length(f"{house.data}-enriched"))
                 os.kill(int((home / f"plain-{port}" / "pid").read_text()), 9)
-                await asyncio.sleep(1 + 5 * n)  # away for as long
+                await asyncio.sleep(1 + 12 * n)  # away for as long
                 await asyncio.to_thread(kafka_sh, home, port, "start")
                 began, before = time.monotonic(), await house.length(f"{house.data}-enriched")
 

@@ -32,6 +32,7 @@ class Outcome:
     duplicated: int = 0
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
+    _spoilt = 0  # the last run that was not exact
 
     def judge(self, expected: Contents, found: Contents, what: str = "") -> None:
         "Add one run."
@@ -41,13 +42,14 @@ class Outcome:
         self.runs, self.exact = self.runs + 1, self.exact + (lost + wrong + more == 0)
         self.lost, self.wrong, self.duplicated = self.lost + lost, self.wrong + wrong, self.duplicated + more
         if lost + wrong + more:
+            self._spoilt = self.runs
             self.notes.append(f"{what}: lost {lost}, wrong {wrong}, doubled {more}")
 
     def check(self, holds: bool, what: str) -> None:
         "Add a condition that the fault's row asks for beside the rows; one that fails makes the last run inexact."
         if not holds:
             self.notes.append(what)
-            self.exact = max(self.exact - 1, 0)
+            self.exact, self._spoilt = self.exact - (self._spoilt != self.runs), self.runs
 
     def told(self) -> dict[str, Any]:
         return asdict(self) | {"seconds": round(self.seconds, 1)}
