@@ -94,6 +94,7 @@ def move(
     "Move records from an answer to the caller, and the partition's position with them."
     source, state = result._partition_records, result._assignment.state_value(result._topic_partition)
     topic, partition = result._topic_partition
+    source._records_iterator = None  # never used, and its generator would keep a megabyte alive until cycles are looked for
     while (rows or source._records.has_next()) and len(records) < limit:
         if not rows:
             batch = source._records.next_batch()
