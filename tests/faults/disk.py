@@ -32,7 +32,7 @@ async def full(lab: Lab, runs: int) -> None:
     expected = await lab.expected()
     for n in range(runs):
         async with lab.house() as house:
-            with small_disk(house.home / "store", f"{600 + 300 * n}k") as enlarge:
+            with small_disk(house.home / "store", f"{600 + 100 * n}k") as enlarge:
                 env = CONNECT | {"STREAMFORGE_STORE_URL": f"sqlite:///{house.home}/store/store.db", "RETRY_SECONDS": "3"}
                 house.places = type(house.places)(**{o: getattr(house.places, o) for o in ("home", "bus_url", "artifacts_url")}, store_url=env["STREAMFORGE_STORE_URL"])
                 await house.fill(await lab.stream())
