@@ -1843,6 +1843,10 @@ d = {
                 "30_exchange/rest.html#_requests._last_look",
                 "streamforge/exchange/rest.py",
             ),
+            "streamforge.exchange.rest._Requests._place": (
+                "30_exchange/rest.html#_requests._place",
+                "streamforge/exchange/rest.py",
+            ),
             "streamforge.exchange.rest._Requests.get": ("30_exchange/rest.html#_requests.get", "streamforge/exchange/rest.py"),
             "streamforge.exchange.rest._Requests.pause": (
                 "30_exchange/rest.html#_requests.pause",
@@ -2393,6 +2397,10 @@ d = {
             "streamforge.exchange.stream._Line": ("30_exchange/stream.html#_line", "streamforge/exchange/stream.py"),
             "streamforge.exchange.stream._Line.__init__": (
                 "30_exchange/stream.html#_line.__init__",
+                "streamforge/exchange/stream.py",
+            ),
+            "streamforge.exchange.stream._Line._repeats": (
+                "30_exchange/stream.html#_line._repeats",
                 "streamforge/exchange/stream.py",
             ),
             "streamforge.exchange.stream._Line._status": (
@@ -3139,6 +3147,7 @@ d = {
             "streamforge.messages.records.candles_of": ("10_messages/records.html#candles_of", "streamforge/messages/records.py"),
             "streamforge.messages.records.decode": ("10_messages/records.html#decode", "streamforge/messages/records.py"),
             "streamforge.messages.records.encode": ("10_messages/records.html#encode", "streamforge/messages/records.py"),
+            "streamforge.messages.records.encode_all": ("10_messages/records.html#encode_all", "streamforge/messages/records.py"),
             "streamforge.messages.records.enriched_type": (
                 "10_messages/records.html#enriched_type",
                 "streamforge/messages/records.py",
@@ -4251,6 +4260,15 @@ d = {
             ),
             "streamforge.workers.context.Failpoints.__init__": (
                 "60_workers/context.html#failpoints.__init__",
+                "streamforge/workers/context.py",
+            ),
+            "streamforge.workers.context._PatientBus": ("60_workers/context.html#_patientbus", "streamforge/workers/context.py"),
+            "streamforge.workers.context._PatientBus.__getattr__": (
+                "60_workers/context.html#_patientbus.__getattr__",
+                "streamforge/workers/context.py",
+            ),
+            "streamforge.workers.context._PatientBus.__init__": (
+                "60_workers/context.html#_patientbus.__init__",
                 "streamforge/workers/context.py",
             ),
             "streamforge.workers.context.dead_letter": ("60_workers/context.html#dead_letter", "streamforge/workers/context.py"),
