@@ -1,4 +1,4 @@
-"""Memory of one connector over millions of records: `python tests/bench/soak.py [--records N] [--bus URL] [--json FILE] [--png FILE]`.
+"""Memory of one connector over millions of records: `python tests/bench/soak.py [--records N] [--bus URL] [--json FILE] [--plot FILE]`.
 
 Candles of 24 markets are published a little ahead of a real worker process that stores them (INDICATORS as given, `none` by default); its resident memory is looked at every second. Warm-up is the first fifth. Writes the curve and {records, seconds, rate, rss_warm_mib, rss_end_mib, slope_mib_per_million}.
 """
@@ -80,12 +80,12 @@ def summary(curve: list[tuple[float, int, float]], records: int) -> dict:
 
 
 def picture(curve: list[tuple[float, int, float]], path: Path) -> None:
-    import matplotlib.pyplot as plt
+    "The curve, as a page or a picture (a picture takes kaleido and a Chromium)."
+    import plotly.graph_objects as go
 
-    figure, axes = plt.subplots(figsize=(8, 4))
-    axes.plot([done / 1e6 for _, done, _ in curve], [mib for _, _, mib in curve])
-    axes.set(xlabel="million records", ylabel="resident memory, MiB", ylim=(0, None), title="One connector")
-    figure.savefig(path, dpi=100)
+    figure = go.Figure(go.Scatter(x=[done / 1e6 for _, done, _ in curve], y=[mib for _, _, mib in curve], mode="lines"))
+    figure.update_layout(title="One connector", xaxis_title="million records", yaxis_title="resident memory, MiB", yaxis_rangemode="tozero", width=900, height=420, template="plotly_white")
+    figure.write_html(path) if path.suffix == ".html" else figure.write_image(path)
 
 
 if __name__ == "__main__":
@@ -94,7 +94,7 @@ if __name__ == "__main__":
     parser.add_argument("--bus", default="")
     parser.add_argument("--indicators", default="none")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--png", type=Path)
+    parser.add_argument("--plot", type=Path, help="a picture (.png, .svg) or page (.html) of the curve")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
         curve = asyncio.run(soak(asked.records, asked.bus or f"embedded://{home}/bus", home, asked.indicators))
@@ -102,5 +102,5 @@ if __name__ == "__main__":
     sys.stdout.write(json.dumps(said) + "\n")
     if asked.json:
         asked.json.write_text(json.dumps(said | {"curve": curve}))
-    if asked.png:
-        picture(curve, asked.png)
+    if asked.plot:
+        picture(curve, asked.plot)
