@@ -1,6 +1,5 @@
 """PostgreSQL behind TLS: a server of our own that takes nothing else, with a certificate of its own authority."""
 
-import glob
 import os
 import shutil
 import subprocess
@@ -51,7 +50,7 @@ def certificate(folder: Path, ca: Path) -> None:
 def secured():
     "(URL without options, the right authority, another one)."
     need("postgresql")
-    found = [Path(o).parent for o in (shutil.which("initdb"), *sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"))) if o]
+    found = [Path(o).parent for o in (shutil.which("initdb"), *sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))) if o]
     if not found or not shutil.which("openssl"):
         pytest.skip("initdb or openssl is not installed: no server of our own can be made")
     folder, port = Path(tempfile.mkdtemp(prefix="sf-tls-")), free_port()
