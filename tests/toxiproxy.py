@@ -1,18 +1,12 @@
 """Faults between two real servers: a proxy that cuts, slows and stalls (https://github.com/Shopify/toxiproxy)."""
 
 import secrets
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+from servers import free_port
 
 
 class Proxy:

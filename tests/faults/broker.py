@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from drill import CONNECT, Lab, drill
-from toxiproxy import free_port
+from servers import free_port
 from worker_lab import until
 
 SCRIPT = Path(__file__).parents[2] / "deploy" / "dev" / "servers" / "kafka.sh"

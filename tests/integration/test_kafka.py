@@ -3,7 +3,6 @@
 import asyncio
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import time
@@ -13,7 +12,7 @@ import pytest
 from aiokafka import errors as kafka_errors
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from servers import need  # noqa: E402
+from servers import free_port, need  # noqa: E402
 
 from streamforge.bus.base import Message, TopicSpec, open_bus  # noqa: E402
 from streamforge.bus.kafka_access import read_access  # noqa: E402
@@ -281,19 +280,6 @@ async def test_a_topic_deleted_by_somebody_else(bus, topic):
 
 
 # -- a broker that goes and comes back
-
-
-def free_port() -> int:
-    "Two in a row: the controller takes the second."
-    while True:
-        with socket.socket() as a, socket.socket() as b:
-            a.bind(("127.0.0.1", 0))
-            port = a.getsockname()[1]
-            try:
-                b.bind(("127.0.0.1", port + 1))
-                return port
-            except OSError:
-                continue
 
 
 @pytest.fixture

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from servers import need  # noqa: E402
-from toxiproxy import free_port  # noqa: E402
+from servers import free_port, need  # noqa: E402
 
 from streamforge.core.errors import Refused  # noqa: E402
 from streamforge.store.base import EDGES, open_store  # noqa: E402
