@@ -15,7 +15,7 @@ demo: env  ## from nothing to a walk-forward report on real candles (ARGS="--see
 lab: env  ## JupyterLab on the executed tour
 	$(BIN)/jupyter lab nbs/index.ipynb
 
-test: env  ## every test: notebooks, contracts, integration, house (under 10 minutes on two cores)
+test: env  ## every test: notebooks, contracts, integration, house (some 20 minutes on two cores with all servers up)
 	$(BIN)/pytest -n 2 --dist loadfile nbs pipelines tests $(ARGS)
 
 fast: env  ## what to run while editing (under a minute)

@@ -50,11 +50,9 @@ class Waker:
         self.closed = False
         self.patience = LOOK_OFTEN  # how long to wait for an event before looking anyway
         self._fd = -1
-        try:
+        with contextlib.suppress(AttributeError, OSError):  # another system has no such call: said below
             self._libc = ctypes.CDLL(None, use_errno=True)
             self._fd = self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-        except (AttributeError, OSError):
-            pass  # another system: looking often is all there is
         if self._fd >= 0:
             self.patience = LOOK_ANYWAY
             asyncio.get_running_loop().add_reader(self._fd, self._read)

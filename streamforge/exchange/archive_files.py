@@ -131,9 +131,8 @@ def _batches(path: Path, file: ArchiveFile, most: int) -> Iterator[pa.RecordBatc
         pa.ArrowException,
         EOFError,
         RuntimeError,
-        NotImplementedError,
         ValueError,
-    ) as error:
+    ) as error:  # RuntimeError: encrypted, or packed in a way that zipfile does not know
         raise DamagedArtifact(
             f"expected the rows of {file.name}.csv in '{file.path}', found something else ({str(error).splitlines()[0][:200]})",
             "see whether the archive has issued it anew",

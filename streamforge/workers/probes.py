@@ -11,7 +11,11 @@ import errno
 import time
 
 from ..core.errors import PortInUse
+from ..core.logs import get_logger
 from ..core.metrics import Metrics
+
+# %% ../../nbs/60_workers/01_probes.ipynb #f01d6c83
+log = get_logger("workers.probes")
 
 
 # %% ../../nbs/60_workers/01_probes.ipynb #019f3b18
@@ -58,8 +62,8 @@ class Probes:
                 + body
             )
             await asyncio.wait_for(writer.drain(), 5)
-        except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass  # the client is gone or speaks something else: nobody is left to tell
+        except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+            log.debug("a client went, or speaks something else", error=error)
         finally:
             writer.close()
 

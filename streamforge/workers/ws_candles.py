@@ -176,7 +176,7 @@ class WsCandles:
 
     async def __aenter__(self) -> "WsCandles":
         if self.topic:
-            await self.ctx.retry("bus", lambda: ensure_topic(self.ctx.bus, self.topic, KEPT))
+            await ensure_topic(self.ctx.bus, self.topic, KEPT)
         await self.line.__aenter__()
         return self
 

@@ -68,6 +68,14 @@ async def _between(source: "WsTrades", symbol: str, ids: IdRange) -> AsyncIterat
         source.follower.last[symbol] = max(part.end - 1, source.follower.last.get(symbol, -1))
 
 
+def _runs(rows: Sequence[Trade]) -> list[tuple[int, int]]:
+    "Ranges of ids of some trades in order."
+    runs: list[tuple[int, int]] = []
+    for o in rows:
+        runs.append((runs.pop()[0] if runs and runs[-1][1] == o.trade_id else o.trade_id, o.trade_id + 1))
+    return runs
+
+
 def _loaded(source: "WsTrades", records: Sequence[Trade]) -> list[Fact]:
     facts, by_symbol = list[Fact](), dict[str, list[Trade]]()
     for o in records:
@@ -178,12 +186,3 @@ class WsTrades:
     def summary(self) -> dict[str, Any]:
         "The holes of all markets, in ids, and what the line has been through."
         return self.line.summary() | {"repeated": self.follower.repeated}
-
-
-# %% ../../nbs/60_workers/07_ws_trades.ipynb #7d8ed095
-def _runs(rows: Sequence[Trade]) -> list[tuple[int, int]]:
-    "Ranges of ids of some trades in order."
-    runs: list[tuple[int, int]] = []
-    for o in rows:
-        runs.append((runs.pop()[0] if runs and runs[-1][1] == o.trade_id else o.trade_id, o.trade_id + 1))
-    return runs
