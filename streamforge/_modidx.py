@@ -483,15 +483,6 @@ d = {
                 "20_bus/kafka_access.html#freshclient._ssl_context",
                 "streamforge/bus/kafka_access.py",
             ),
-            "streamforge.bus.kafka_access.Once": ("20_bus/kafka_access.html#once", "streamforge/bus/kafka_access.py"),
-            "streamforge.bus.kafka_access.Once.__init__": (
-                "20_bus/kafka_access.html#once.__init__",
-                "streamforge/bus/kafka_access.py",
-            ),
-            "streamforge.bus.kafka_access.Once.filter": (
-                "20_bus/kafka_access.html#once.filter",
-                "streamforge/bus/kafka_access.py",
-            ),
             "streamforge.bus.kafka_access._number": ("20_bus/kafka_access.html#_number", "streamforge/bus/kafka_access.py"),
             "streamforge.bus.kafka_access._other_way": ("20_bus/kafka_access.html#_other_way", "streamforge/bus/kafka_access.py"),
             "streamforge.bus.kafka_access.client_settings": (
@@ -504,12 +495,10 @@ d = {
                 "20_bus/kafka_access.html#missing_right",
                 "streamforge/bus/kafka_access.py",
             ),
-            "streamforge.bus.kafka_access.quieten": ("20_bus/kafka_access.html#quieten", "streamforge/bus/kafka_access.py"),
             "streamforge.bus.kafka_access.read_access": (
                 "20_bus/kafka_access.html#read_access",
                 "streamforge/bus/kafka_access.py",
             ),
-            "streamforge.bus.kafka_access.silently": ("20_bus/kafka_access.html#silently", "streamforge/bus/kafka_access.py"),
             "streamforge.bus.kafka_access.speaks_plain": (
                 "20_bus/kafka_access.html#speaks_plain",
                 "streamforge/bus/kafka_access.py",
@@ -569,6 +558,13 @@ d = {
             "streamforge.bus.kafka_admin.raise_code": ("20_bus/kafka_admin.html#raise_code", "streamforge/bus/kafka_admin.py"),
             "streamforge.bus.kafka_admin.to_config": ("20_bus/kafka_admin.html#to_config", "streamforge/bus/kafka_admin.py"),
             "streamforge.bus.kafka_admin.to_spec": ("20_bus/kafka_admin.html#to_spec", "streamforge/bus/kafka_admin.py"),
+        },
+        "streamforge.bus.kafka_logs": {
+            "streamforge.bus.kafka_logs.Once": ("20_bus/kafka_logs.html#once", "streamforge/bus/kafka_logs.py"),
+            "streamforge.bus.kafka_logs.Once.__init__": ("20_bus/kafka_logs.html#once.__init__", "streamforge/bus/kafka_logs.py"),
+            "streamforge.bus.kafka_logs.Once.filter": ("20_bus/kafka_logs.html#once.filter", "streamforge/bus/kafka_logs.py"),
+            "streamforge.bus.kafka_logs.quieten": ("20_bus/kafka_logs.html#quieten", "streamforge/bus/kafka_logs.py"),
+            "streamforge.bus.kafka_logs.silently": ("20_bus/kafka_logs.html#silently", "streamforge/bus/kafka_logs.py"),
         },
         "streamforge.bus.kafka_member": {
             "streamforge.bus.kafka_member.KafkaMember": (
@@ -3721,13 +3717,13 @@ d = {
             "streamforge.store.rows._column": ("21_store/rows.html#_column", "streamforge/store/rows.py"),
             "streamforge.store.rows._doubtful": ("21_store/rows.html#_doubtful", "streamforge/store/rows.py"),
             "streamforge.store.rows._fits": ("21_store/rows.html#_fits", "streamforge/store/rows.py"),
-            "streamforge.store.rows._getter": ("21_store/rows.html#_getter", "streamforge/store/rows.py"),
             "streamforge.store.rows._known_columns": ("21_store/rows.html#_known_columns", "streamforge/store/rows.py"),
             "streamforge.store.rows._pick": ("21_store/rows.html#_pick", "streamforge/store/rows.py"),
             "streamforge.store.rows._refuse": ("21_store/rows.html#_refuse", "streamforge/store/rows.py"),
             "streamforge.store.rows._sound": ("21_store/rows.html#_sound", "streamforge/store/rows.py"),
             "streamforge.store.rows.arrow_types": ("21_store/rows.html#arrow_types", "streamforge/store/rows.py"),
             "streamforge.store.rows.as_arrow": ("21_store/rows.html#as_arrow", "streamforge/store/rows.py"),
+            "streamforge.store.rows.field_getter": ("21_store/rows.html#field_getter", "streamforge/store/rows.py"),
         },
         "streamforge.store.sql": {
             "streamforge.store.sql.SqlStore": ("21_store/sql.html#sqlstore", "streamforge/store/sql.py"),
@@ -4355,7 +4351,6 @@ d = {
                 "60_workers/decoding.html#_candles_possible",
                 "streamforge/workers/decoding.py",
             ),
-            "streamforge.workers.decoding._field": ("60_workers/decoding.html#_field", "streamforge/workers/decoding.py"),
             "streamforge.workers.decoding._judge": ("60_workers/decoding.html#_judge", "streamforge/workers/decoding.py"),
             "streamforge.workers.decoding._levels_possible": (
                 "60_workers/decoding.html#_levels_possible",
@@ -4368,10 +4363,6 @@ d = {
                 "streamforge/workers/decoding.py",
             ),
             "streamforge.workers.decoding._within": ("60_workers/decoding.html#_within", "streamforge/workers/decoding.py"),
-            "streamforge.workers.decoding.arrow_types": (
-                "60_workers/decoding.html#arrow_types",
-                "streamforge/workers/decoding.py",
-            ),
             "streamforge.workers.decoding.columns_of": ("60_workers/decoding.html#columns_of", "streamforge/workers/decoding.py"),
             "streamforge.workers.decoding.sort_out": ("60_workers/decoding.html#sort_out", "streamforge/workers/decoding.py"),
         },

@@ -16,8 +16,9 @@ from weakref import WeakSet
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from .base import Batch, Message, TopicSpec
-from .kafka_access import Access, quieten, read_access, unknown_topic
+from .kafka_access import Access, read_access, unknown_topic
 from .kafka_admin import EARLIEST, LATEST, Broker, committed_by, create_topic, delete_topic, leaders_of, list_topics, offsets_of
+from .kafka_logs import quieten
 from .kafka_member import KafkaMember
 from .kafka_reader import Reader, end_consumer, new_consumer, wait_for_data
 from .kafka_writer import Writer

@@ -22,19 +22,13 @@ __all__ = [
     "speaks_plain",
     "diagnose",
     "explain",
-    "Once",
-    "quieten",
-    "silently",
 ]
 
 # %% ../../nbs/20_bus/11_kafka_access.ipynb #ef58bdae
 import asyncio
-import logging
 import os
 import ssl
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -355,52 +349,3 @@ async def _other_way(access: Access, host: str, port: int, error: BaseException)
             "name a user: kafka://user@host, KAFKA_USER and KAFKA_PASSWORD",
         )
     return BusError(f"expected a broker at {place}, found: {error or type(error).__name__}", "is it up? check host and port")
-
-
-# %% ../../nbs/20_bus/11_kafka_access.ipynb #8694093b
-class Once(logging.Filter):
-    "Lets a message of a logger pass once in some seconds."
-
-    def __init__(self, seconds: float = 10.0):
-        super().__init__()
-        self.seconds, self._last = seconds, dict[tuple[str, int], float]()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        "Was the same place in the code silent for long enough?"
-        place, now = (record.pathname, record.lineno), time.monotonic()
-        if now - self._last.get(place, -1e9) < self.seconds:
-            return False
-        self._last[place] = now
-        return True
-
-
-def quieten() -> None:
-    "Put the filter on aiokafka's loggers, once per process."
-    for name in (
-        "",
-        ".conn",
-        ".cluster",
-        ".consumer.fetcher",
-        ".consumer.group_coordinator",
-        ".producer.sender",
-        ".producer.producer",
-    ):
-        logger = logging.getLogger(f"aiokafka{name}")
-        if not any(isinstance(o, Once) for o in logger.filters):
-            logger.addFilter(Once())
-
-
-# %% ../../nbs/20_bus/11_kafka_access.ipynb #b9c9cf8f
-@contextmanager
-def silently() -> Iterator[None]:
-    "Keep back aiokafka's own words while somebody else is about to explain."
-
-    def no(record: logging.LogRecord) -> bool:
-        return False
-
-    logger = logging.getLogger("aiokafka")
-    logger.addFilter(no)
-    try:
-        yield
-    finally:
-        logger.removeFilter(no)

@@ -35,7 +35,8 @@ from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.offset import OffsetRequest
 
 from .base import TopicSpec
-from .kafka_access import Access, client_settings, explain, missing_right, translate, unknown_topic, with_eyes, silently
+from .kafka_access import Access, client_settings, explain, missing_right, translate, unknown_topic, with_eyes
+from .kafka_logs import silently
 from ..core.errors import BadSetting, BusError, Conflict, StreamForgeError
 from ..core.names import check_name
 
