@@ -3311,20 +3311,13 @@ d = {
         "streamforge.runs.folds": {
             "streamforge.runs.folds.FoldParameters": ("55_runs/folds.html#foldparameters", "streamforge/runs/folds.py"),
             "streamforge.runs.folds.WalkForward": ("55_runs/folds.html#walkforward", "streamforge/runs/folds.py"),
-            "streamforge.runs.folds.WalkForwardRun": ("55_runs/folds.html#walkforwardrun", "streamforge/runs/folds.py"),
-            "streamforge.runs.folds._all": ("55_runs/folds.html#_all", "streamforge/runs/folds.py"),
-            "streamforge.runs.folds._fold_error": ("55_runs/folds.html#_fold_error", "streamforge/runs/folds.py"),
-            "streamforge.runs.folds._watch": ("55_runs/folds.html#_watch", "streamforge/runs/folds.py"),
             "streamforge.runs.folds.code_sha256": ("55_runs/folds.html#code_sha256", "streamforge/runs/folds.py"),
             "streamforge.runs.folds.fold_folder": ("55_runs/folds.html#fold_folder", "streamforge/runs/folds.py"),
-            "streamforge.runs.folds.fold_job": ("55_runs/folds.html#fold_job", "streamforge/runs/folds.py"),
             "streamforge.runs.folds.fold_key": ("55_runs/folds.html#fold_key", "streamforge/runs/folds.py"),
             "streamforge.runs.folds.plan": ("55_runs/folds.html#plan", "streamforge/runs/folds.py"),
             "streamforge.runs.folds.read_parameters": ("55_runs/folds.html#read_parameters", "streamforge/runs/folds.py"),
             "streamforge.runs.folds.read_result": ("55_runs/folds.html#read_result", "streamforge/runs/folds.py"),
             "streamforge.runs.folds.run_fold": ("55_runs/folds.html#run_fold", "streamforge/runs/folds.py"),
-            "streamforge.runs.folds.walk_forward": ("55_runs/folds.html#walk_forward", "streamforge/runs/folds.py"),
-            "streamforge.runs.folds.write_report": ("55_runs/folds.html#write_report", "streamforge/runs/folds.py"),
             "streamforge.runs.folds.write_result": ("55_runs/folds.html#write_result", "streamforge/runs/folds.py"),
         },
         "streamforge.runs.models": {
@@ -3351,6 +3344,27 @@ d = {
             "streamforge.runs.parity._replays": ("55_runs/parity.html#_replays", "streamforge/runs/parity.py"),
             "streamforge.runs.parity.check_agent": ("55_runs/parity.html#check_agent", "streamforge/runs/parity.py"),
             "streamforge.runs.parity.compare": ("55_runs/parity.html#compare", "streamforge/runs/parity.py"),
+        },
+        "streamforge.runs.walk_forward": {
+            "streamforge.runs.walk_forward.WalkForwardRun": (
+                "55_runs/walk_forward.html#walkforwardrun",
+                "streamforge/runs/walk_forward.py",
+            ),
+            "streamforge.runs.walk_forward._all": ("55_runs/walk_forward.html#_all", "streamforge/runs/walk_forward.py"),
+            "streamforge.runs.walk_forward._fold_error": (
+                "55_runs/walk_forward.html#_fold_error",
+                "streamforge/runs/walk_forward.py",
+            ),
+            "streamforge.runs.walk_forward._watch": ("55_runs/walk_forward.html#_watch", "streamforge/runs/walk_forward.py"),
+            "streamforge.runs.walk_forward.fold_job": ("55_runs/walk_forward.html#fold_job", "streamforge/runs/walk_forward.py"),
+            "streamforge.runs.walk_forward.walk_forward": (
+                "55_runs/walk_forward.html#walk_forward",
+                "streamforge/runs/walk_forward.py",
+            ),
+            "streamforge.runs.walk_forward.write_report": (
+                "55_runs/walk_forward.html#write_report",
+                "streamforge/runs/walk_forward.py",
+            ),
         },
         "streamforge.store.arango": {
             "streamforge.store.arango.ArangoStore": ("21_store/arango.html#arangostore", "streamforge/store/arango.py"),

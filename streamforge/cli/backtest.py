@@ -21,7 +21,8 @@ from ..core.settings import read_places
 from ..core.times import TimeRange, interval_ms
 from ..jobs.base import open_jobs
 from ..runs.datasets import count_filled, freeze, read_panel
-from ..runs.folds import WalkForward, WalkForwardRun, walk_forward
+from ..runs.folds import WalkForward
+from ..runs.walk_forward import WalkForwardRun, walk_forward
 from ..store.base import open_store
 
 

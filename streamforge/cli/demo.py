@@ -30,7 +30,8 @@ from .stages import (
 )
 from ..client.client import Client
 from ..core.settings import read_places
-from ..runs.folds import WalkForward, WalkForwardRun
+from ..runs.folds import WalkForward
+from ..runs.walk_forward import WalkForwardRun
 
 
 # %% ../../nbs/80_cli/05_demo.ipynb #2e951c2b

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from ..evaluation.report import COLUMNS, beaten, combine, table
-from ..runs.folds import WalkForwardRun
+from ..runs.walk_forward import WalkForwardRun
 
 
 # %% ../../nbs/80_cli/03_show.ipynb #16a72fe3

@@ -40,7 +40,8 @@ from ..core.names import dlq, enriched_collection, six
 from ..core.times import TimeRange, interval_ms
 from ..evaluation.report import combine
 from ..runs.datasets import count_filled, freeze, read_panel
-from ..runs.folds import WalkForward, WalkForwardRun, walk_forward
+from ..runs.folds import WalkForward
+from ..runs.walk_forward import WalkForwardRun, walk_forward
 from ..runs.parity import check_agent
 
 

@@ -17,7 +17,8 @@ from streamforge.features.frame import panel_of
 from streamforge.jobs.base import open_jobs
 from streamforge.runs.datasets import freeze
 from streamforge.runs.experiments import experiments
-from streamforge.runs.folds import ERROR, EXECUTED, RESULT, WalkForward, fold_folder, fold_job, plan, walk_forward
+from streamforge.runs.folds import ERROR, EXECUTED, RESULT, WalkForward, fold_folder, plan
+from streamforge.runs.walk_forward import fold_job, walk_forward
 from streamforge.store.base import open_store
 
 pytestmark = pytest.mark.slow
