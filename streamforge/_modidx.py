@@ -2161,6 +2161,22 @@ d = {
                 "30_exchange/sim_streams.html#_ended",
                 "streamforge/exchange/sim_streams.py",
             ),
+            "streamforge.exchange.sim_streams._Mischief": (
+                "30_exchange/sim_streams.html#_mischief",
+                "streamforge/exchange/sim_streams.py",
+            ),
+            "streamforge.exchange.sim_streams._Mischief.__init__": (
+                "30_exchange/sim_streams.html#_mischief.__init__",
+                "streamforge/exchange/sim_streams.py",
+            ),
+            "streamforge.exchange.sim_streams._Mischief.none": (
+                "30_exchange/sim_streams.html#_mischief.none",
+                "streamforge/exchange/sim_streams.py",
+            ),
+            "streamforge.exchange.sim_streams._Mischief.strike": (
+                "30_exchange/sim_streams.html#_mischief.strike",
+                "streamforge/exchange/sim_streams.py",
+            ),
             "streamforge.exchange.sim_streams._deny": (
                 "30_exchange/sim_streams.html#_deny",
                 "streamforge/exchange/sim_streams.py",
@@ -2351,12 +2367,33 @@ d = {
             ),
             "streamforge.exchange.simulator.serve": ("30_exchange/simulator.html#serve", "streamforge/exchange/simulator.py"),
         },
-        "streamforge.exchange.stream": {
-            "streamforge.exchange.stream.StreamEvent": ("30_exchange/stream.html#streamevent", "streamforge/exchange/stream.py"),
-            "streamforge.exchange.stream.StreamOptions": (
-                "30_exchange/stream.html#streamoptions",
-                "streamforge/exchange/stream.py",
+        "streamforge.exchange.socket": {
+            "streamforge.exchange.socket.Frame": ("30_exchange/socket.html#frame", "streamforge/exchange/socket.py"),
+            "streamforge.exchange.socket.Silence": ("30_exchange/socket.html#silence", "streamforge/exchange/socket.py"),
+            "streamforge.exchange.socket.StreamEvent": ("30_exchange/socket.html#streamevent", "streamforge/exchange/socket.py"),
+            "streamforge.exchange.socket.StreamOptions": (
+                "30_exchange/socket.html#streamoptions",
+                "streamforge/exchange/socket.py",
             ),
+            "streamforge.exchange.socket._Identity": ("30_exchange/socket.html#_identity", "streamforge/exchange/socket.py"),
+            "streamforge.exchange.socket._Kline": ("30_exchange/socket.html#_kline", "streamforge/exchange/socket.py"),
+            "streamforge.exchange.socket._Socket": ("30_exchange/socket.html#_socket", "streamforge/exchange/socket.py"),
+            "streamforge.exchange.socket._Socket.data_received": (
+                "30_exchange/socket.html#_socket.data_received",
+                "streamforge/exchange/socket.py",
+            ),
+            "streamforge.exchange.socket._acknowledged": (
+                "30_exchange/socket.html#_acknowledged",
+                "streamforge/exchange/socket.py",
+            ),
+            "streamforge.exchange.socket.identity": ("30_exchange/socket.html#identity", "streamforge/exchange/socket.py"),
+            "streamforge.exchange.socket.open_socket": ("30_exchange/socket.html#open_socket", "streamforge/exchange/socket.py"),
+            "streamforge.exchange.socket.reach": ("30_exchange/socket.html#reach", "streamforge/exchange/socket.py"),
+            "streamforge.exchange.socket.read_frame": ("30_exchange/socket.html#read_frame", "streamforge/exchange/socket.py"),
+            "streamforge.exchange.socket.receive": ("30_exchange/socket.html#receive", "streamforge/exchange/socket.py"),
+            "streamforge.exchange.socket.stay_away": ("30_exchange/socket.html#stay_away", "streamforge/exchange/socket.py"),
+        },
+        "streamforge.exchange.stream": {
             "streamforge.exchange.stream.Streams": ("30_exchange/stream.html#streams", "streamforge/exchange/stream.py"),
             "streamforge.exchange.stream.Streams.__aenter__": (
                 "30_exchange/stream.html#streams.__aenter__",
@@ -2387,24 +2424,9 @@ d = {
                 "streamforge/exchange/stream.py",
             ),
             "streamforge.exchange.stream.Streams.put": ("30_exchange/stream.html#streams.put", "streamforge/exchange/stream.py"),
-            "streamforge.exchange.stream._Frame": ("30_exchange/stream.html#_frame", "streamforge/exchange/stream.py"),
-            "streamforge.exchange.stream._Identity": ("30_exchange/stream.html#_identity", "streamforge/exchange/stream.py"),
-            "streamforge.exchange.stream._Kline": ("30_exchange/stream.html#_kline", "streamforge/exchange/stream.py"),
             "streamforge.exchange.stream._Line": ("30_exchange/stream.html#_line", "streamforge/exchange/stream.py"),
             "streamforge.exchange.stream._Line.__init__": (
                 "30_exchange/stream.html#_line.__init__",
-                "streamforge/exchange/stream.py",
-            ),
-            "streamforge.exchange.stream._Line._repeats": (
-                "30_exchange/stream.html#_line._repeats",
-                "streamforge/exchange/stream.py",
-            ),
-            "streamforge.exchange.stream._Line._status": (
-                "30_exchange/stream.html#_line._status",
-                "streamforge/exchange/stream.py",
-            ),
-            "streamforge.exchange.stream._Line.connect": (
-                "30_exchange/stream.html#_line.connect",
                 "streamforge/exchange/stream.py",
             ),
             "streamforge.exchange.stream._Line.hand_over": (
@@ -2412,25 +2434,26 @@ d = {
                 "streamforge/exchange/stream.py",
             ),
             "streamforge.exchange.stream._Line.pump": ("30_exchange/stream.html#_line.pump", "streamforge/exchange/stream.py"),
+            "streamforge.exchange.stream._Line.reach": ("30_exchange/stream.html#_line.reach", "streamforge/exchange/stream.py"),
             "streamforge.exchange.stream._Line.run": ("30_exchange/stream.html#_line.run", "streamforge/exchange/stream.py"),
             "streamforge.exchange.stream._Line.take_over": (
                 "30_exchange/stream.html#_line.take_over",
                 "streamforge/exchange/stream.py",
             ),
-            "streamforge.exchange.stream._Silence": ("30_exchange/stream.html#_silence", "streamforge/exchange/stream.py"),
-            "streamforge.exchange.stream._Socket": ("30_exchange/stream.html#_socket", "streamforge/exchange/stream.py"),
-            "streamforge.exchange.stream._Socket.data_received": (
-                "30_exchange/stream.html#_socket.data_received",
+            "streamforge.exchange.stream._Memory": ("30_exchange/stream.html#_memory", "streamforge/exchange/stream.py"),
+            "streamforge.exchange.stream._Memory.__init__": (
+                "30_exchange/stream.html#_memory.__init__",
                 "streamforge/exchange/stream.py",
             ),
-            "streamforge.exchange.stream._acknowledged": (
-                "30_exchange/stream.html#_acknowledged",
+            "streamforge.exchange.stream._Memory.repeats": (
+                "30_exchange/stream.html#_memory.repeats",
                 "streamforge/exchange/stream.py",
             ),
-            "streamforge.exchange.stream._open": ("30_exchange/stream.html#_open", "streamforge/exchange/stream.py"),
-            "streamforge.exchange.stream._receive": ("30_exchange/stream.html#_receive", "streamforge/exchange/stream.py"),
+            "streamforge.exchange.stream._Memory.taken_over": (
+                "30_exchange/stream.html#_memory.taken_over",
+                "streamforge/exchange/stream.py",
+            ),
             "streamforge.exchange.stream._set_aside": ("30_exchange/stream.html#_set_aside", "streamforge/exchange/stream.py"),
-            "streamforge.exchange.stream.identity": ("30_exchange/stream.html#identity", "streamforge/exchange/stream.py"),
         },
         "streamforge.exchange.trades": {
             "streamforge.exchange.trades.AggTrades": ("30_exchange/trades.html#aggtrades", "streamforge/exchange/trades.py"),

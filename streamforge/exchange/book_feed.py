@@ -16,7 +16,7 @@ import msgspec
 from ..core.errors import BadRecord, OutOfSequence
 from .answers import DepthSnapshot, IdRange
 from .book import Applied, OrderBook, is_thin, snapshot_of
-from .stream import StreamEvent
+from .socket import StreamEvent
 from ..messages.records import BookSnapshot, DepthUpdate, decode
 
 

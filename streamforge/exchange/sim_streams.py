@@ -37,6 +37,38 @@ class StreamRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     streams: int = 1_024  # per connection
 
 
+# %% ../../nbs/30_exchange/09_sim_streams.ipynb #31227038
+class _Mischief:
+    "What faults make of the events of one connection."
+
+    def __init__(self, faults: Faults) -> None:
+        self.faults = faults
+        self.held: bytes | None = None  # waits until the next event has gone before it
+
+    def none(self) -> bool:
+        "Is there nothing to be expected?"
+        return self.held is None and not self.faults.left()
+
+    def strike(self, name: str, when: int, text: bytes) -> tuple[Fault | None, list[bytes]]:
+        "What happens to the connection before an event, and what is written in its place."
+        symbol, _, what = name.partition("@")
+        fault = self.faults.strike(f"/ws@{what}", symbol.upper(), when)
+        held, self.held = self.held, None
+        after = [] if held is None else [held]
+        match fault.kind if fault else "":
+            case "gap":
+                self.held = held
+                return None, []
+            case "duplicates":
+                return None, [text, text, *after]
+            case "reversed":
+                self.held = text
+                return None, after
+            case "nan":
+                return None, [re.sub(rb'"[0-9.]+"', b'"NaN"', text, count=1), *after]
+        return fault, [text, *after]
+
+
 # %% ../../nbs/30_exchange/09_sim_streams.ipynb #09825b18
 def _wrapped(name: str, text: bytes, combined: bool) -> bytes:
     return b'{"stream":"%s","data":%s}' % (name.encode(), text) if combined else text
@@ -55,7 +87,7 @@ class _Connection:
         self.hub, self._receive, self._send, self.wire, self.names, self.combined = hub, receive, send, wire, names, combined
         self.place = self.born = hub.clock.ms()
         self.started, self.warned, self.end, self.silent = time.monotonic(), False, float("inf"), asyncio.Event()
-        self._held: bytes | None = None
+        self.mischief = _Mischief(hub.faults)
         self._window = 60_000  # ms of market time that are fetched at once: some thousand events
         self.silent.set()
 
@@ -156,29 +188,17 @@ class _Connection:
             await self._send({"type": "streamforge.frames", "data": b"".join(piece)})
 
     async def _deliver(self, events: list[tuple[int, str, bytes]]) -> None:
-        if not self.hub.faults.left() and self._held is None:
+        if self.mischief.none():
             return await self._write([_wrapped(name, text, self.combined) for _, name, text in events])
         ready: list[bytes] = []
         for when, name, event in events:
-            symbol, _, what = name.partition("@")
             text = _wrapped(name, event, self.combined)
-            fault = self.hub.faults.strike(f"/ws@{what}", symbol.upper(), when)
-            if fault and fault.kind not in ("gap", "duplicates", "reversed", "nan"):
+            fault, texts = self.mischief.strike(name, when, text)
+            if fault:
                 await self._write(ready)
                 ready = []
                 await self._suffer(fault, text)
-            ready += (
-                []
-                if fault and fault.kind in ("gap", "reversed")
-                else [re.sub(rb'"[0-9.]+"', b'"NaN"', text, count=1)] if fault and fault.kind == "nan" else [text]
-            )
-            if fault and fault.kind == "duplicates":
-                ready.append(text)
-            if self._held is not None and not (fault and fault.kind == "gap"):
-                ready.append(self._held)
-                self._held = None
-            if fault and fault.kind == "reversed":
-                self._held = text
+            ready += texts
         await self._write(ready)
 
     async def _suffer(self, fault: Fault, text: bytes) -> None:

@@ -20,7 +20,8 @@ from ..core.errors import BadRecord, UnknownSymbol
 from ..core.settings import WorkerSettings
 from ..core.times import interval_ms
 from ..exchange.rest import DATA_API, BinanceRest
-from ..exchange.stream import DATA_STREAM, Streams, StreamOptions
+from ..exchange.socket import DATA_STREAM, StreamOptions
+from ..exchange.stream import Streams
 from ..messages.records import decode
 from .context import Context
 from .sources import PRODUCER, Order, Seen

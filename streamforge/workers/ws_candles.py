@@ -17,7 +17,7 @@ from ..core.errors import BadRecord
 from ..core.names import open_topic
 from ..core.times import Gap, TimeRange, find_gaps, interval_ms, open_times
 from ..exchange.follow import CandleFollower
-from ..exchange.stream import StreamEvent
+from ..exchange.socket import StreamEvent
 from ..ledger.ranges import Ranges
 from ..messages.records import Candle
 from .context import Context

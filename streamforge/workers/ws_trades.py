@@ -15,7 +15,7 @@ from ..core.errors import BadRecord
 from ..core.times import TimeRange
 from ..exchange.answers import IdRange
 from ..exchange.follow import TradeFollower
-from ..exchange.stream import StreamEvent
+from ..exchange.socket import StreamEvent
 from ..exchange.trades import agg_trades, trade_ids
 from ..ledger.ranges import Ranges
 from ..messages.records import Trade

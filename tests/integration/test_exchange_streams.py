@@ -20,7 +20,8 @@ from streamforge.exchange.follow import CandleFollower, TradeFollower
 from streamforge.exchange.rest import BinanceRest, Retry
 from streamforge.exchange.sim_streams import StreamRules
 from streamforge.exchange.simulator import Simulator, serve
-from streamforge.exchange.stream import StreamOptions, Streams
+from streamforge.exchange.socket import StreamOptions
+from streamforge.exchange.stream import Streams
 from streamforge.exchange.trades import agg_trades, fill_trades
 from streamforge.messages.records import BookSnapshot, DepthUpdate
 
