@@ -9,6 +9,7 @@ __all__ = ["Topics", "living", "Pinged", "ping", "stop_workers", "start_here", "
 import asyncio
 import math
 import os
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -182,30 +183,20 @@ async def start_here(
         "QUEUE_EVENTS_TOPIC": topics.events,
     }
     await _send(bus, topics, "start", queue_id, target="dummy-service", telemetry_id=name)
-    with log.open("ab") as file:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "streamforge.cli.main",
-            "worker",
-            "dummy-service",
-            env={**os.environ, "NOOP": "1", **env, **places},
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=file,
-            stderr=file,
-            start_new_session=True,
+    environment = {**os.environ, "NOOP": "1", **env, **places}
+    words = [sys.executable, "-m", "streamforge.cli.main", "worker", "dummy-service"]
+    with log.open("ab") as file:  # not asyncio's subprocess: an event loop that ends takes its processes with it
+        process = await asyncio.to_thread(
+            subprocess.Popen, words, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
         )
     async with aclosing(cast(Any, bus.tail(topics.events, start, max_wait=0.1))) as batches:
-        while time.perf_counter() - began < timeout and process.returncode is None:
+        while time.perf_counter() - began < timeout and process.poll() is None:
             for event, _ in _events((await anext(batches)).records, queue_id):
                 if event.producer == name and event.status == "started":
                     return name, process.pid, 1_000 * (time.perf_counter() - began)
-    if process.returncode is None:
-        process.kill()
-    raise TryAgain(
-        f"expected {name} to say `started` within {timeout:g} s, found {'nothing' if process.returncode is None else f'exit code {process.returncode}'}",
-        f"see {log}",
-    )
+    found = "nothing" if process.poll() is None else f"exit code {process.returncode}"
+    process.kill()
+    raise TryAgain(f"expected {name} to say `started` within {timeout:g} s, found {found}", f"see {log}")
 
 
 async def start_through(
