@@ -89,6 +89,7 @@ def _tls_error(error: Exception, place: Place) -> Exception:
     return StoreError(f"expected an encrypted connection to {place.address}, {found}", "see whether the server is up")
 
 
+# %% ../../nbs/21_store/10_arango_link.ipynb #e1f17d81
 def _http_client(place: Place) -> Any:
     "An HTTP client for the driver."
     import requests

@@ -121,6 +121,7 @@ def _settings(patience: float) -> str:
     return "SELECT " + ", ".join(f"set_config('{name}', '{value}', false) AS {name}" for name, value in told.items())
 
 
+# %% ../../nbs/21_store/06_postgresql.ipynb #eef265ba
 def _distinct(batch: "pa.Table", key: tuple[str, ...]) -> "pa.Table":
     "Sorted by key, the last row of each."
     import pyarrow as pa

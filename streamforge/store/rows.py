@@ -74,6 +74,7 @@ def _doubtful(values: Sequence[Any], name: str, kind: str, key: bool, first: int
     return pa.array([None if o is None else _PLAIN[kind](o) for o in plain], arrow_types()[kind])
 
 
+# %% ../../nbs/21_store/02_rows.ipynb #b5f53890
 def _sound(column: "pa.Array", kind: str, key: bool) -> bool:
     "Is a typed column certainly right? Asked of its buffers."
     import pyarrow.compute as pc
@@ -134,6 +135,7 @@ def _pick(rows: Sequence[Any], names: Sequence[str]) -> tuple[list[str], _Column
     return present, lambda part: [[row.get(o) for row in part] for o in present]
 
 
+# %% ../../nbs/21_store/02_rows.ipynb #b46c288d
 def _cast(column: "pa.ChunkedArray", name: str, kind: str, key: bool) -> "pa.ChunkedArray":
     "A column of somebody's Arrow table as ours."
     import pyarrow as pa
@@ -164,6 +166,7 @@ def _cast(column: "pa.ChunkedArray", name: str, kind: str, key: bool) -> "pa.Chu
     return made
 
 
+# %% ../../nbs/21_store/02_rows.ipynb #a112a073
 def _batches(rows: Sequence[Any], present: list[str], pick: _Columns, schema: Schema) -> "Iterator[pa.RecordBatch]":
     "Columns of `CHUNK` rows at a time."
     import pyarrow as pa

@@ -163,54 +163,39 @@ def _edge_lines(place: np.ndarray, pairs: dict[tuple[int, int], float]) -> list[
     return traces
 
 
-# %% ../../nbs/50_viz/01_charts.ipynb #e4ee6c08
-def relation_graph(
-    symbols: Sequence[str],  # (N,) nodes
-    edges: Any,  # (2, E) node indices; an edge and its reverse are drawn once
-    weights: Any,  # (E,) e.g. correlations
-    values: Any = None,  # (N,) colour of nodes, e.g. probability_up; 0.5 is grey
-    title: str = "",
-) -> "Figure":
-    "A graph of markets; raises `BadData` if an edge names no node."
-    from plotly.graph_objects import Figure, Scatter
-
+# %% ../../nbs/50_viz/01_charts.ipynb #c05618f9
+def _undirected(count: int, edges: Any, weights: Any) -> dict[tuple[int, int], float]:
+    "Each pair of different nodes once; raises `BadData`."
     index = np.asarray(edges, np.int64).reshape(2, -1)
-    if index.size and (index.min() < 0 or index.max() >= len(symbols)):
+    if index.size and (index.min() < 0 or index.max() >= count):
         raise BadData(
-            f"expected edges between nodes 0 to {len(symbols) - 1}, found {index.min()} to {index.max()}",
-            "pass indices into symbols",
+            f"expected edges between nodes 0 to {count - 1}, found {index.min()} to {index.max()}", "pass indices into symbols"
         )
     strengths = _numbers(weights, index.shape[1], "weights")
-    pairs = {(int(min(a, b)), int(max(a, b))): float(w) for (a, b), w in zip(index.T, strengths, strict=True) if a != b}
-    angle = 2 * np.pi * np.arange(len(symbols)) / max(len(symbols), 1)
-    place = np.stack([np.sin(angle), np.cos(angle)], 1)
+    return {(int(min(a, b)), int(max(a, b))): float(w) for (a, b), w in zip(index.T, strengths, strict=True) if a != b}
+
+
+def _nodes(symbols: Sequence[str], place: np.ndarray, pairs: dict[tuple[int, int], float], values: Any) -> Any:
+    "The trace of the nodes."
+    from plotly.graph_objects import Scatter
+
     reach = np.array([sum(abs(w) for pair, w in pairs.items() if n in pair) for n in range(len(symbols))])
-    colours = (
-        {}
-        if values is None
-        else {
-            "color": _numbers(values, len(symbols), "values"),
-            "cmin": 0,
-            "cmax": 1,
-            "colorscale": [_DOWN, "#d8dade", _UP],
-            "showscale": True,
-        }
-    )
-    marker = {
+    marker: dict[str, Any] = {
         "size": 14 + 22 * reach / (reach.max(initial=0) or 1),
         "color": _INK,
         "opacity": 1,
         "line": {"width": 1, "color": "white"},
-    } | colours
+    }
+    hover = [f"{s}: strength {r:.2f}" for s, r in zip(symbols, reach, strict=True)]
+    if values is not None:
+        told = _numbers(values, len(symbols), "values")
+        marker |= {"color": told, "cmin": 0, "cmax": 1, "colorscale": [_DOWN, "#d8dade", _UP], "showscale": True}
+        hover = [f"{text}, value {v:.3f}" for text, v in zip(hover, told, strict=True)]
     sides = [
         f"{'top' if y > 0.3 else 'bottom' if y < -0.3 else 'middle'} {'right' if x > 0.3 else 'left' if x < -0.3 else 'center'}"
         for x, y in place
     ]
-    hover = [
-        f"{s}: strength {r:.2f}" + ("" if values is None else f", value {v:.3f}")
-        for s, r, v in zip(symbols, reach, reach if values is None else values, strict=True)
-    ]
-    nodes = Scatter(
+    return Scatter(
         x=place[:, 0],
         y=place[:, 1],
         mode="markers+text",
@@ -221,7 +206,23 @@ def relation_graph(
         hoverinfo="text",
         showlegend=False,
     )
-    figure = _styled(Figure([*_edge_lines(place, pairs), nodes]), 480, title)
+
+
+# %% ../../nbs/50_viz/01_charts.ipynb #e4ee6c08
+def relation_graph(
+    symbols: Sequence[str],  # (N,) nodes
+    edges: Any,  # (2, E) node indices; an edge and its reverse are drawn once
+    weights: Any,  # (E,) e.g. correlations
+    values: Any = None,  # (N,) colour of nodes, e.g. probability_up; 0.5 is grey
+    title: str = "",
+) -> "Figure":
+    "A graph of markets; raises `BadData` if an edge names no node."
+    from plotly.graph_objects import Figure
+
+    pairs = _undirected(len(symbols), edges, weights)
+    angle = 2 * np.pi * np.arange(len(symbols)) / max(len(symbols), 1)
+    place = np.stack([np.sin(angle), np.cos(angle)], 1)
+    figure = _styled(Figure([*_edge_lines(place, pairs), _nodes(symbols, place, pairs, values)]), 480, title)
     figure.update_xaxes(visible=False, range=(-1.6, 1.6)).update_yaxes(visible=False, range=(-1.3, 1.3), scaleanchor="x")
     return figure.update_layout(hovermode="closest")
 

@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
@@ -38,16 +39,16 @@ GRACE = 7.0  # seconds that work gets to come to a good end after SIGTERM or `st
 
 
 # %% ../../nbs/60_workers/04_base.ipynb #8350ca0e
-class Worker:
+class Worker(ABC):
     "One job. `run` returns when it is done, or soon after `ctx.stopping` is set; what it raises decides the exit code."
 
     uses: tuple[str, ...] = ()  # of `store`, `artifacts`: opened before `run`, closed after it
 
+    @abstractmethod
     async def run(self, ctx: Context) -> None:
         "The work."
-        raise NotImplementedError(f"{type(self).__name__} has no run method")
 
-    def heard(self, ctx: Context, status: Status) -> None:
+    def heard(self, ctx: Context, status: Status) -> None:  # noqa: B027 - most workers need not listen
         "Called with the status of each event that this worker sent (`pong`: it was pinged)."
 
 

@@ -66,6 +66,7 @@ class Sorted(msgspec.Struct, frozen=True):
         return columns_of(self.items, schema) if self.table is None else self.table
 
 
+# %% ../../nbs/60_workers/04_decoding.ipynb #a63c22ed
 class Kind(msgspec.Struct, frozen=True):
     "How the records of one kind are read."
 
