@@ -111,6 +111,7 @@ d = {
                 "22_artifacts/bucket.html#_source.read",
                 "streamforge/artifacts/bucket.py",
             ),
+            "streamforge.artifacts.bucket._answered": ("22_artifacts/bucket.html#_answered", "streamforge/artifacts/bucket.py"),
             "streamforge.artifacts.bucket._asking": ("22_artifacts/bucket.html#_asking", "streamforge/artifacts/bucket.py"),
             "streamforge.artifacts.bucket._create": ("22_artifacts/bucket.html#_create", "streamforge/artifacts/bucket.py"),
             "streamforge.artifacts.bucket._no_signatures": (
@@ -1079,6 +1080,8 @@ d = {
             "streamforge.cli.repair.Filter": ("80_cli/repair.html#filter", "streamforge/cli/repair.py"),
             "streamforge.cli.repair.Filter.read": ("80_cli/repair.html#filter.read", "streamforge/cli/repair.py"),
             "streamforge.cli.repair._ask_manager": ("80_cli/repair.html#_ask_manager", "streamforge/cli/repair.py"),
+            "streamforge.cli.repair._figures": ("80_cli/repair.html#_figures", "streamforge/cli/repair.py"),
+            "streamforge.cli.repair._lacking": ("80_cli/repair.html#_lacking", "streamforge/cli/repair.py"),
             "streamforge.cli.repair.check": ("80_cli/repair.html#check", "streamforge/cli/repair.py"),
             "streamforge.cli.repair.describe": ("80_cli/repair.html#describe", "streamforge/cli/repair.py"),
             "streamforge.cli.repair.markets_of": ("80_cli/repair.html#markets_of", "streamforge/cli/repair.py"),

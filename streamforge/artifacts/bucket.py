@@ -142,27 +142,32 @@ _REFUSED = (
 _TRANSFER = (urllib3.exceptions.ProtocolError, urllib3.exceptions.TimeoutError, OSError)
 
 
+def _answered(error: S3Error, place: Place) -> StreamForgeError:
+    "What a server that understood us says, by its code."
+    if error.code == "NoSuchBucket":
+        return BadUrl(
+            f"expected bucket '{place.name}' at {place.address.hosts[0]}, found none",
+            f"make it (`mc mb NAME/{place.name}`), or correct STREAMFORGE_ARTIFACTS_URL",
+            field="STREAMFORGE_ARTIFACTS_URL",
+        )
+    if error.code == "NoSuchKey":
+        return NotFound(f"expected {place.uri(error.object_name or '')}, found nothing there", "see which versions there are")
+    if error.code in _REFUSED:
+        return Refused(
+            f"expected to work with {place.address}, found {error.code}",
+            "check MINIO_ACCESS_KEY, MINIO_SECRET_KEY and what its owner may do in the bucket",
+        )
+    if error.code == "RequestTimeTooSkewed":
+        return StoreError(
+            f"expected the clock of {place.address}, found ours more than 15 minutes apart from it", "set the clock"
+        )
+    return StoreError(f"expected {place.address} to do it, found {error.code}: {error.message}", "see the server's log")
+
+
 def _translated(error: Exception, place: Place) -> StreamForgeError:
-    "What a client's error means to us."
+    "What a client's error means to us: an answer, or something on the way to it."
     if isinstance(error, S3Error):
-        if error.code == "NoSuchBucket":
-            return BadUrl(
-                f"expected bucket '{place.name}' at {place.address.hosts[0]}, found none",
-                f"make it (`mc mb NAME/{place.name}`), or correct STREAMFORGE_ARTIFACTS_URL",
-                field="STREAMFORGE_ARTIFACTS_URL",
-            )
-        if error.code == "NoSuchKey":
-            return NotFound(f"expected {place.uri(error.object_name or '')}, found nothing there", "see which versions there are")
-        if error.code in _REFUSED:
-            return Refused(
-                f"expected to work with {place.address}, found {error.code}",
-                "check MINIO_ACCESS_KEY, MINIO_SECRET_KEY and what its owner may do in the bucket",
-            )
-        if error.code == "RequestTimeTooSkewed":
-            return StoreError(
-                f"expected the clock of {place.address}, found ours more than 15 minutes apart from it", "set the clock"
-            )
-        return StoreError(f"expected {place.address} to do it, found {error.code}: {error.message}", "see the server's log")
+        return _answered(error, place)
     reason = getattr(error, "reason", None) or error
     told = f"{reason} {error.__cause__ or ''}" if isinstance(reason, urllib3.exceptions.SSLError) else ""
     if (

@@ -190,6 +190,36 @@ async def run_here(
         )
 
 
+# %% ../../nbs/80_cli/05_repair.ipynb #9dc8b88f
+async def _lacking(store: Store, wanted: Filter, again: bool, fill: bool) -> list[tuple[Market, Findings, Ranges]]:
+    "What to ask for, market by market, and note it as asked."
+    lacking = []
+    for market, found, entry in await check(store, wanted):
+        todo = found.holes(entry)
+        if again:
+            todo |= entry.missing & found.span
+        if fill and market.interval:
+            todo |= (entry.denied & found.span) - found.filled
+        if todo:
+            lacking.append((market, found, todo))
+            if market.interval:
+                await update_entry(store, market, lambda entry, todo=todo: entry.note("asked", todo))  # type: ignore[misc]
+    return lacking
+
+
+def _figures(market: Market, todo: Ranges, before: Findings, after: Findings, entry: Entry) -> dict[str, Any]:
+    "What became of a market, in rows."
+    counts = {
+        "lacked": todo,
+        "stored": (after.good - before.good) & todo,
+        "filled": (after.filled - before.filled) & todo,
+        "missing": entry.missing & todo,
+        "still": after.holes(entry),
+    }
+    named = {"collection": market.collection, "symbol": market.symbol, "interval": market.interval}
+    return named | {name: ranges.size // market.step for name, ranges in counts.items()}
+
+
 # %% ../../nbs/80_cli/05_repair.ipynb #15bbd123
 async def repair_all(
     places: Places,
@@ -201,18 +231,7 @@ async def repair_all(
 ) -> list[dict[str, Any]]:  # one per market that lacked something
     "Verify, get what is missing, verify again; raises the errors of its workers."
     async with open_store(places.store_url) as store:
-        before = await check(store, wanted)
-        lacking = []
-        for market, found, entry in before:
-            todo = (
-                found.holes(entry)
-                | ((entry.missing & found.span) - Ranges() if again else Ranges())
-                | ((entry.denied & found.span) - found.filled if fill and market.interval else Ranges())
-            )
-            if todo:
-                lacking.append((market, found, todo))
-                if market.interval:
-                    await update_entry(store, market, lambda entry, todo=todo: entry.note("asked", todo))  # type: ignore[misc]
+        lacking = await _lacking(store, wanted, again, fill)
         ledger = await read_ledger(store)
     groups: dict[tuple[str, str, str], list[tuple[Market, Ranges]]] = {}
     for market, _, todo in lacking:
@@ -225,23 +244,7 @@ async def repair_all(
         await (_ask_manager(url, queue, targets) if url else run_here(targets, places, queue))
     async with open_store(places.store_url) as store:
         after = {market: (found, entry) for market, found, entry in await check(store, wanted)} if lacking else {}
-    return [
-        {
-            "collection": market.collection,
-            "symbol": market.symbol,
-            "interval": market.interval,
-            "lacked": todo.size // market.step,
-        }
-        | {
-            "stored": ((after[market][0].good - found.good) & todo).size // market.step,
-            "filled": ((after[market][0].filled - found.filled) & todo).size // market.step,
-        }
-        | {
-            "missing": (after[market][1].missing & todo).size // market.step,
-            "still": after[market][0].holes(after[market][1]).size // market.step,
-        }
-        for market, found, todo in lacking
-    ]
+    return [_figures(market, todo, before, *after[market]) for market, before, todo in lacking]
 
 
 async def _ask_manager(url: str, queue: str, targets: list[dict[str, Any]]) -> None:
