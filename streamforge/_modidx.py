@@ -5092,8 +5092,16 @@ d = {
                 "60_workers/trade_source.html#tradestream.plan",
                 "streamforge/workers/trade_source.py",
             ),
-            "streamforge.workers.trade_source.id_at": (
-                "60_workers/trade_source.html#id_at",
+            "streamforge.workers.trade_source._ids_of": (
+                "60_workers/trade_source.html#_ids_of",
+                "streamforge/workers/trade_source.py",
+            ),
+            "streamforge.workers.trade_source.ids_between": (
+                "60_workers/trade_source.html#ids_between",
+                "streamforge/workers/trade_source.py",
+            ),
+            "streamforge.workers.trade_source.nth_id": (
+                "60_workers/trade_source.html#nth_id",
                 "streamforge/workers/trade_source.py",
             ),
         },

@@ -63,6 +63,7 @@ class Loader(Worker):
                 if writer.done():
                     await writer
             await ctx.retry("store", notes.write)
+            ctx.failpoint("before-finished")
             if ctx.stopping.is_set():
                 return ctx.result(
                     {order.topic: ends}, **(source.summary() if order.kind in ENDLESS else {})

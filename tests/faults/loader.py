@@ -128,17 +128,17 @@ async def holes(lab: Lab, runs: int) -> None:
     await side_by_side([lambda n=n: life(n) for n in range(runs)])
 
 
-@drill("loader killed (-9)", runs=20, short=2)
+@drill("loader killed (-9)", runs=21, short=3)
 async def loader_killed(lab: Lab, runs: int) -> None:
-    "After a publish, or at any moment; started again, the topic holds every candle."
+    "After a publish, with everything published and noted but nothing stored, or at any moment; started again, the topic holds every candle."
     expected = await undisturbed(lab)
 
     async def life(n: int) -> None:
         chance = random.Random(n)
         async with lab.house() as house, exchange() as (simulator, url):
             simulator.faults.add(Fault(kind="slow", seconds=0.05, times=0))
-            if n % 2 == 0:
-                code = await house.run("loader-producer", FAILPOINT=f"after-publish:{1 + n // 2 % 5}", BINANCE_API_URL=url, **LOAD)
+            if n % 3 < 2:
+                code = await house.run("loader-producer", FAILPOINT="before-finished:1" if n % 3 else f"after-publish:{1 + n // 3 % 5}", BINANCE_API_URL=url, **LOAD)
             else:
                 worker, upto = await house.start("loader-producer", BINANCE_API_URL=url, **LOAD), chance.randrange(1, len(expected["stream"]))
 

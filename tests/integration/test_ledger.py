@@ -148,7 +148,7 @@ async def test_a_running_manager_repairs_on_request(house):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("point", ["before-publish:3", "after-publish:2", "after-ledger:2"])
+@pytest.mark.parametrize("point", ["before-publish:3", "after-publish:2", "after-ledger:2", "before-finished:1"])
 async def test_a_killed_loader_leaves_the_same_topic_and_the_same_ledger(house, point):
     exchange = simulator.Simulator.open()
     async with simulator.serve(exchange) as url:
