@@ -226,13 +226,13 @@ async def test_loopback_ignores_the_proxy_of_the_environment(btc, monkeypatch):
 
 async def test_who_leaves_early_leaves_nothing_behind(btc):
     sim = Simulator({"BTCUSDT": btc})
-    sim.faults.add(Fault(kind="slow", after=3, times=0, seconds=1.5))
+    sim.faults.add(Fault(kind="slow", after=3, times=0, seconds=6))
     async with serve(sim) as url, BinanceRest(url) as rest:
         before, pages = asyncio.all_tasks(), aiter(rest.klines("BTCUSDT", "1h", WHOLE))
         assert len(await anext(pages)) > 900
         began = time.monotonic()
         await pages.aclose()
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 5
         ours = {o for o in asyncio.all_tasks() - before if "_window" in repr(o)}
         assert not ours
 
