@@ -804,6 +804,7 @@ d = {
                 "20_bus/kafka_writer.html#writer.publish",
                 "streamforge/bus/kafka_writer.py",
             ),
+            "streamforge.bus.kafka_writer._Dropped": ("20_bus/kafka_writer.html#_dropped", "streamforge/bus/kafka_writer.py"),
             "streamforge.bus.kafka_writer._seen": ("20_bus/kafka_writer.html#_seen", "streamforge/bus/kafka_writer.py"),
             "streamforge.bus.kafka_writer._send": ("20_bus/kafka_writer.html#_send", "streamforge/bus/kafka_writer.py"),
             "streamforge.bus.kafka_writer.deliver": ("20_bus/kafka_writer.html#deliver", "streamforge/bus/kafka_writer.py"),

@@ -25,7 +25,7 @@ __all__ = [
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaProducer
 from aiokafka import errors as kafka_errors
@@ -166,6 +166,7 @@ async def end_producer(
     except TimeoutError:
         log.warning("records were not acknowledged in time and are dropped; their publishers know", seconds=patience)
     finally:
+        accumulator._pending_batches = _Dropped(accumulator._pending_batches)
         accumulator.fail_all(kafka_errors.ProducerClosed())
         await producer.client.close()  # what waits for an answer fails now
         try:
@@ -173,6 +174,12 @@ async def end_producer(
                 await producer.stop()
         except TimeoutError:
             log.warning("a producer's background task did not end in time")
+
+
+class _Dropped(set[object]):
+    "Batches under way, of which one may be taken out twice: aiokafka puts back what the closed line interrupted, and finds it failed."
+
+    remove = set.discard
 
 
 # %% ../../nbs/20_bus/13_kafka_writer.ipynb #5eb52751
@@ -222,7 +229,7 @@ class Producers:
 
 
 # %% ../../nbs/20_bus/13_kafka_writer.ipynb #ed8b6af7
-def _seen(future: asyncio.Future[object]) -> None:
+def _seen(future: asyncio.Future[Any]) -> None:
     "A failure that nobody asks for is no news."
     if not future.cancelled():
         future.exception()
@@ -270,6 +277,7 @@ async def patiently(
             await still_there()
     finally:
         sending.cancel()
+        sending.add_done_callback(_seen)
 
 
 async def deliver(

@@ -1,8 +1,10 @@
 "What only a real broker can show: refusals, a rotated password, rebalances in the middle of a batch, slow callers, restarts."
 
 import asyncio
+import gc
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +16,7 @@ from aiokafka import errors as kafka_errors
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from servers import free_port, need  # noqa: E402
 
+from streamforge.bus import kafka_writer  # noqa: E402
 from streamforge.bus.base import Message, TopicSpec, open_bus  # noqa: E402
 from streamforge.bus.kafka_access import read_access  # noqa: E402
 from streamforge.core.errors import BadRecord, BusError, NotOwner, Refused, UnknownTopic  # noqa: E402
@@ -292,9 +295,10 @@ def own_broker(tmp_path):
 
 
 @pytest.mark.slow
-async def test_a_broker_that_is_killed_and_comes_back(own_broker, fresh):
+async def test_a_broker_that_is_killed_and_comes_back(own_broker, fresh, monkeypatch):
     "Publishing waits it out, polls are empty meanwhile, closing is quick, and the first commit comes within 15 s of its return."
     home, port = own_broker
+    monkeypatch.setattr(kafka_writer, "PUBLISH_SECONDS", 120.0)  # on a busy machine a broker may need longer than 30 s to start
     async with open_bus(f"kafka://127.0.0.1:{port}?timeout=5") as bus:
         await bus.create_topic(fresh, TopicSpec(partitions=4))
         await bus.publish(fresh, numbered(200))
@@ -329,3 +333,30 @@ async def test_a_broker_that_is_killed_and_comes_back(own_broker, fresh):
             os.kill(int((home / f"plain-{port}" / "pid").read_text()), 9)
         began = time.monotonic()
     assert time.monotonic() - began < 15, "closing does not wait for a broker that is away"
+
+
+@pytest.mark.slow
+async def test_a_broker_that_hangs_and_goes_on(own_broker, fresh, monkeypatch):
+    "A publish that was not acknowledged in time is an error, its producer is dropped without noise, and the next one goes through a new one."
+    home, port = own_broker
+    pid, noise = int((home / f"plain-{port}" / "pid").read_text()), list[str]()
+    asyncio.get_running_loop().set_exception_handler(lambda _, told: noise.append(str(told)))
+    monkeypatch.setattr(kafka_writer, "PUBLISH_SECONDS", 2.0)
+    async with open_bus(f"kafka://127.0.0.1:{port}?timeout=5") as bus:
+        await bus.create_topic(fresh, TopicSpec(partitions=4))
+        await bus.publish(fresh, numbered(20))
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(BusError, match="acknowledge records"):
+                await bus.publish(fresh, numbered(100, start=20))
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        monkeypatch.undo()
+        assert len(await bus.publish(fresh, numbered(100, start=20))) == 100
+        async with bus.subscribe([fresh], fresh) as member:
+            records = await drain(member, 120)  # what was given up may be there as well
+            while {int(o.value) for o in records} != set(range(120)):
+                records += await drain(member, 1)
+            await member.commit(ends_of(records))
+    gc.collect()
+    assert not noise, noise
