@@ -560,6 +560,18 @@ d = {
             "streamforge.bus.kafka_admin.to_config": ("20_bus/kafka_admin.html#to_config", "streamforge/bus/kafka_admin.py"),
             "streamforge.bus.kafka_admin.to_spec": ("20_bus/kafka_admin.html#to_spec", "streamforge/bus/kafka_admin.py"),
         },
+        "streamforge.bus.kafka_batches": {
+            "streamforge.bus.kafka_batches.Places": ("20_bus/kafka_batches.html#places", "streamforge/bus/kafka_batches.py"),
+            "streamforge.bus.kafka_batches.Places.__init__": (
+                "20_bus/kafka_batches.html#places.__init__",
+                "streamforge/bus/kafka_batches.py",
+            ),
+            "streamforge.bus.kafka_batches.Places.sort": (
+                "20_bus/kafka_batches.html#places.sort",
+                "streamforge/bus/kafka_batches.py",
+            ),
+            "streamforge.bus.kafka_batches.pack": ("20_bus/kafka_batches.html#pack", "streamforge/bus/kafka_batches.py"),
+        },
         "streamforge.bus.kafka_logs": {
             "streamforge.bus.kafka_logs.Once": ("20_bus/kafka_logs.html#once", "streamforge/bus/kafka_logs.py"),
             "streamforge.bus.kafka_logs.Once.__init__": ("20_bus/kafka_logs.html#once.__init__", "streamforge/bus/kafka_logs.py"),
@@ -753,15 +765,6 @@ d = {
             ),
         },
         "streamforge.bus.kafka_writer": {
-            "streamforge.bus.kafka_writer.Places": ("20_bus/kafka_writer.html#places", "streamforge/bus/kafka_writer.py"),
-            "streamforge.bus.kafka_writer.Places.__init__": (
-                "20_bus/kafka_writer.html#places.__init__",
-                "streamforge/bus/kafka_writer.py",
-            ),
-            "streamforge.bus.kafka_writer.Places.sort": (
-                "20_bus/kafka_writer.html#places.sort",
-                "streamforge/bus/kafka_writer.py",
-            ),
             "streamforge.bus.kafka_writer.Producers": ("20_bus/kafka_writer.html#producers", "streamforge/bus/kafka_writer.py"),
             "streamforge.bus.kafka_writer.Producers.__init__": (
                 "20_bus/kafka_writer.html#producers.__init__",
@@ -816,7 +819,6 @@ d = {
                 "20_bus/kafka_writer.html#new_producer",
                 "streamforge/bus/kafka_writer.py",
             ),
-            "streamforge.bus.kafka_writer.pack": ("20_bus/kafka_writer.html#pack", "streamforge/bus/kafka_writer.py"),
             "streamforge.bus.kafka_writer.patiently": ("20_bus/kafka_writer.html#patiently", "streamforge/bus/kafka_writer.py"),
         },
         "streamforge.bus.locks": {
