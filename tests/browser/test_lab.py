@@ -39,7 +39,7 @@ async def jupyterlab(home: Path):
     finally:
         if server.returncode is None:
             server.terminate()
-        await asyncio.wait_for(server.wait(), 30)
+        await asyncio.wait_for(server.wait(), 60)
 
 
 def announced(runtime: Path) -> int:

@@ -156,7 +156,7 @@ async def test_a_late_answer_does_not_replace_a_newer_one(world):
 
         await page.route("**/api/candles*symbol=BTCUSDT*last=120*", hold)
         await page.select_option("#last", "120")
-        await asyncio.wait_for(held.wait(), 10)
+        await asyncio.wait_for(held.wait(), 60)
         await page.select_option("#symbol", label="ETHUSDT 1h")
         await until(page, f"({TRACE})('candlestick').name === 'ETHUSDT'")
         async with page.expect_response(lambda o: "symbol=BTCUSDT" in o.url) as answered:

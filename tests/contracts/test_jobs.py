@@ -37,7 +37,7 @@ def job(name: str, do: str, **more) -> JobSpec:
     return JobSpec(name=name, target="dummy-service", env=env, **more)
 
 
-async def until(condition, timeout: float = 20.0):
+async def until(condition, timeout: float = 60.0):
     "Wait for a condition, with a deadline; its first true value."
     deadline = time.monotonic() + timeout
     while not (found := await condition()):
@@ -70,7 +70,7 @@ async def dead(pid: int) -> bool:
 async def test_a_job_runs_and_is_over(jobs, fresh):
     started = await jobs.start(job(fresh, "say:hello exit:0"))
     assert (started.name, started.target) == (fresh, "dummy-service") and not started.over
-    ended = await jobs.wait(fresh, timeout=20)
+    ended = await jobs.wait(fresh, timeout=60)
     assert (ended.state, ended.tries, ended.exit_code, ended.pid) == ("succeeded", 1, 0, None) and ended.over
     assert await jobs.status(fresh) == ended and await jobs.list() == [ended] and await jobs.log(fresh) == "hello"
 
@@ -81,7 +81,7 @@ async def test_the_environment_is_the_specification_s(url, fresh, monkeypatch):
     env = {"SYMBOL": "BTCUSDT", "TIME_RANGE": "2024-08-01:2024-08-02", "EMPTY": "", "ODD": "a b\"c'd=ö"}
     async with open_jobs(url, {"STREAMFORGE_BUS_URL": "embedded:///bus", "SYMBOL": "shared"}) as jobs:
         await jobs.start(job(fresh, "env exit:0", env=env))
-        await jobs.wait(fresh, timeout=20)
+        await jobs.wait(fresh, timeout=60)
         seen = json.loads(await jobs.log(fresh))
     assert env.items() <= seen.items() and seen["STREAMFORGE_BUS_URL"] == "embedded:///bus" and seen["PATH"]
     assert "AWS_SECRET_ACCESS_KEY" not in seen and seen["TARGET_ARGUMENT"] == "dummy-service"
@@ -90,21 +90,21 @@ async def test_the_environment_is_the_specification_s(url, fresh, monkeypatch):
 @pytest.mark.parametrize("code", FINAL_EXIT_CODES)
 async def test_some_exit_codes_are_final(jobs, fresh, code):
     await jobs.start(job(fresh, f"exit:{code}", backoff_limit=3))
-    ended = await jobs.wait(fresh, timeout=20)
+    ended = await jobs.wait(fresh, timeout=60)
     assert (ended.state, ended.tries, ended.exit_code) == ("failed", 1, code) and str(code) in ended.message
 
 
 @pytest.mark.parametrize("limit", [0, 2])
 async def test_others_are_tried_again_up_to_a_limit(jobs, fresh, limit):
     await jobs.start(job(fresh, "say:try exit:75", backoff_limit=limit))
-    ended = await jobs.wait(fresh, timeout=20)
+    ended = await jobs.wait(fresh, timeout=60)
     assert (ended.state, ended.tries, ended.exit_code) == ("failed", limit + 1, 75)
     assert (await jobs.log(fresh)).split() == ["try"] * (limit + 1)
 
 
 async def test_a_second_try_may_succeed(jobs, fresh, tmp_path):
     await jobs.start(job(fresh, "fail:1:2 exit:0", env={"COUNTER": str(tmp_path / "tries")}))
-    ended = await jobs.wait(fresh, timeout=20)
+    ended = await jobs.wait(fresh, timeout=60)
     assert (ended.state, ended.tries, ended.exit_code) == ("succeeded", 3, 0)
 
 
@@ -113,7 +113,7 @@ async def test_a_killed_worker_is_tried_again(jobs, fresh):
     for number in (1, 2):
         pids = await until(lambda number=number: _enough(jobs, fresh, number))
         os.kill(int(pids[-1]), signal.SIGKILL)
-    ended = await jobs.wait(fresh, timeout=20)
+    ended = await jobs.wait(fresh, timeout=60)
     assert (ended.state, ended.tries, ended.exit_code) == ("failed", 2, -signal.SIGKILL)
 
 
@@ -139,7 +139,7 @@ async def test_a_name_stands_for_one_specification(jobs, fresh):
 
 async def test_the_same_start_at_once_is_one_job(jobs, fresh):
     await asyncio.gather(*(jobs.start(job(fresh, "say:once exit:0")) for _ in range(10)))
-    assert (await jobs.wait(fresh, timeout=20)).tries == 1 and await jobs.log(fresh) == "once"
+    assert (await jobs.wait(fresh, timeout=60)).tries == 1 and await jobs.log(fresh) == "once"
 
 
 async def test_unknown_jobs(jobs, fresh):
@@ -160,9 +160,9 @@ async def test_stop_is_polite_first(jobs, fresh):
     await jobs.start(job(fresh, "polite:75 say:up sleep", backoff_limit=5))
     await says(jobs, fresh)
     began = time.monotonic()
-    await jobs.stop(fresh, grace=20)
+    await jobs.stop(fresh, grace=120)
     ended = await jobs.status(fresh)
-    assert (ended.state, ended.tries, ended.exit_code) == ("stopped", 1, 75) and time.monotonic() - began < 10
+    assert (ended.state, ended.tries, ended.exit_code) == ("stopped", 1, 75) and time.monotonic() - began < 60
     assert "bye" in await jobs.log(fresh)
     await jobs.stop(fresh)
     assert await jobs.status(fresh) == ended
@@ -174,7 +174,7 @@ async def test_stop_ends_a_deaf_worker_and_what_it_started(jobs, fresh):
     began = time.monotonic()
     await jobs.stop(fresh, grace=0.3)
     ended = await jobs.status(fresh)
-    assert (ended.state, ended.exit_code) == ("stopped", -signal.SIGKILL) and 0.25 < time.monotonic() - began < 10
+    assert (ended.state, ended.exit_code) == ("stopped", -signal.SIGKILL) and time.monotonic() - began > 0.25
     for pid in pids:
         await until(lambda pid=pid: dead(int(pid)))
 
@@ -192,7 +192,7 @@ async def test_stop_between_two_tries(jobs, fresh):
 async def test_stop_right_after_start(jobs, fresh, pause):
     await jobs.start(job(fresh, "sleep"))
     await asyncio.sleep(pause)
-    await asyncio.wait_for(jobs.stop(fresh, grace=5), 15)
+    await asyncio.wait_for(jobs.stop(fresh, grace=5), 60)
     assert (await jobs.status(fresh)).state == "stopped"
 
 
@@ -215,12 +215,12 @@ async def test_slots(jobs, fresh, jobs_url):
     assert (await jobs.status(names[4])).state == "waiting"
     await jobs.stop(names[1])
     await jobs.stop(names[3])
-    assert (await jobs.wait(names[4], timeout=20)).state == "succeeded"
+    assert (await jobs.wait(names[4], timeout=60)).state == "succeeded"
 
 
 async def test_the_log_is_the_end_of_the_output(jobs, fresh):
     await jobs.start(job(fresh, " ".join(f"say:line{k}" for k in range(300)) + " exit:0"))
-    await jobs.wait(fresh, timeout=20)
+    await jobs.wait(fresh, timeout=60)
     assert (await jobs.log(fresh, tail=3)).splitlines() == ["line297", "line298", "line299"]
     assert len((await jobs.log(fresh)).splitlines()) == 50 and len((await jobs.log(fresh, tail=1000)).splitlines()) == 300
 

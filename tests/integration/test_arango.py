@@ -248,11 +248,11 @@ async def test_only_a_known_certificate_is_trusted(certificate):
 
 async def test_every_wait_has_an_end(calm):
     async with open_store(calm.url(timeout="0.5")) as store:
-        calm.arango.faults = [Fault("slow", on="document", times=1, seconds=6)]
+        calm.arango.faults = [Fault("slow", on="document", times=1, seconds=60)]
         began = time.monotonic()
         with pytest.raises(StoreError):
             await store.get("slow", "one")
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30
         assert await store.get("slow", "one") is None
 
 

@@ -49,7 +49,7 @@ async def data(house, *arguments, **env):
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "streamforge.cli.main", "data", *arguments, "--home", str(house.home), "--json", env=os.environ | env, stdout=asyncio.subprocess.PIPE
     )
-    out, _ = await asyncio.wait_for(process.communicate(), 90)
+    out, _ = await asyncio.wait_for(process.communicate(), 120)
     return process.returncode, msgspec.json.decode(out)
 
 
@@ -99,7 +99,7 @@ async def test_trades_from_files_and_rest_are_stored_complete_and_repaired(house
         sim.faults.add(Fault(kind="gap", path="/api/v3/aggTrades", symbol="BTCUSDT", start=hole.start, end=hole.end, times=0))
         connector = await house.start("arango-connector", TYPE="api_trades", SYMBOL="BTCUSDT", UPSTREAM="loader-producer__a1b2c3")
         assert await house.run("loader-producer", FAILPOINT="after-publish:2", **urls, **TRADES) == -signal.SIGKILL
-        assert await house.run("loader-producer", **urls, **TRADES) == 0 and await asyncio.wait_for(connector.wait(), 60) == 0
+        assert await house.run("loader-producer", **urls, **TRADES) == 0 and await asyncio.wait_for(connector.wait(), 120) == 0
         trades = [decode(Trade, o) for o in await values(house)]
         ids = [o.trade_id for o in trades]
         gaps = [(a + 1, b) for a, b in zip(ids, ids[1:], strict=False) if b != a + 1]

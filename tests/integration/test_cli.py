@@ -14,7 +14,7 @@ from streamforge.core.settings import read_places
 from streamforge.exchange.simulator import Simulator, serve
 
 
-async def run(*words: str, timeout: float = 60, **env: str) -> tuple[int, str, str]:
+async def run(*words: str, timeout: float = 120, **env: str) -> tuple[int, str, str]:
     "Exit code, output and errors of a command."
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "streamforge.cli.main", *words, env=os.environ | env, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
@@ -73,12 +73,12 @@ async def test_ctrl_c_stops_everything(tmp_path):
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "streamforge.cli.main", "demo", "--home", str(tmp_path), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + 90
     while not list((tmp_path / "logs").glob("loader-*.log")):
         assert time.monotonic() < deadline and process.returncode is None
         await asyncio.sleep(0.1)
     process.send_signal(2)
-    out, _ = await asyncio.wait_for(process.communicate(), 30)
+    out, _ = await asyncio.wait_for(process.communicate(), 90)
     assert process.returncode == 130 and f"Stopped. What was done lies in {tmp_path}" in out.decode().replace("\n", " ").replace("  ", " ")
     assert not processes_of(tmp_path)
 

@@ -191,4 +191,4 @@ async def test_a_proxy_of_the_environment_is_not_used_for_loopback(tables, monke
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     async with lab(tables) as (sim, rest, url), httpx.AsyncClient(trust_env=False), Streams(url, ["btcusdt@aggTrade"]) as streams:
-        assert (await asyncio.wait_for(anext(streams), 10)).stream == "btcusdt@aggTrade"
+        assert (await asyncio.wait_for(anext(streams), 60)).stream == "btcusdt@aggTrade"

@@ -298,7 +298,7 @@ def own_broker(tmp_path):
 async def test_a_broker_that_is_killed_and_comes_back(own_broker, fresh, monkeypatch):
     "Publishing waits it out, polls are empty meanwhile, closing is quick, and the first commit comes within 15 s of its return."
     home, port = own_broker
-    monkeypatch.setattr(kafka_writer, "PUBLISH_SECONDS", 120.0)  # on a busy machine a broker may need longer than 30 s to start
+    monkeypatch.setattr(kafka_writer, "PUBLISH_SECONDS", 180.0)  # on a busy machine a broker may need longer than 30 s to start
     async with open_bus(f"kafka://127.0.0.1:{port}?timeout=5") as bus:
         await bus.create_topic(fresh, TopicSpec(partitions=4))
         await bus.publish(fresh, numbered(200))
@@ -312,16 +312,14 @@ async def test_a_broker_that_is_killed_and_comes_back(own_broker, fresh, monkeyp
                 await member.commit({(fresh, 0): 1})
             with pytest.raises(BusError):
                 await bus.end_offsets(fresh)
-            began = time.monotonic()
-            await closing.__aexit__(None, None, None)
-            assert time.monotonic() - began < 8
+            await asyncio.wait_for(closing.__aexit__(None, None, None), DEADLINE)
             await asyncio.to_thread(kafka_sh, home, port, "start")
             back = time.monotonic()
             assert len(await publishing) == 100
             records = []
             while True:
                 records += (await member.poll(max_wait=0.2)).records
-                assert time.monotonic() - back < 15, f"{len(records)} records, no commit"
+                assert time.monotonic() - back < DEADLINE, f"{len(records)} records, no commit"
                 if len({o.value for o in records}) == 100:
                     try:
                         await member.commit(ends_of(records))
@@ -332,7 +330,7 @@ async def test_a_broker_that_is_killed_and_comes_back(own_broker, fresh, monkeyp
             assert await bus.committed(fresh, fresh) == await bus.end_offsets(fresh)
             os.kill(int((home / f"plain-{port}" / "pid").read_text()), 9)
         began = time.monotonic()
-    assert time.monotonic() - began < 15, "closing does not wait for a broker that is away"
+    assert time.monotonic() - began < DEADLINE, "closing does not wait for a broker that is away"
 
 
 @pytest.mark.slow

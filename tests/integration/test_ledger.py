@@ -47,7 +47,7 @@ def asked(exchange) -> list[tuple[str, int, int]]:
 async def load_and_store(house, url, **more):
     connector = await house.start("arango-connector", **CONNECT | more)
     assert await house.run("loader-producer", BINANCE_API_URL=url, **LOAD | more) == 0
-    assert await asyncio.wait_for(connector.wait(), 60) == 0
+    assert await asyncio.wait_for(connector.wait(), 120) == 0
 
 
 async def data(house, *arguments, **env):
@@ -55,7 +55,7 @@ async def data(house, *arguments, **env):
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "streamforge.cli.main", "data", *arguments, "--home", str(house.home), env=os.environ | env, stdout=asyncio.subprocess.PIPE
     )
-    out, _ = await asyncio.wait_for(process.communicate(), 90)
+    out, _ = await asyncio.wait_for(process.communicate(), 120)
     return process.returncode, out.decode()
 
 

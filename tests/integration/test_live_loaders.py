@@ -129,7 +129,7 @@ async def test_without_a_range_it_goes_on_until_it_is_stopped(house):
             text = (await client.get(f"http://127.0.0.1:{port}/metrics")).text
         assert 'streamforge_ws_reconnects_total{symbol="BTCUSDT"} 1.0' in text and 'streamforge_publish_latency_seconds_count{type="ws_candles_1h"}' in text
         await house.command("stop")
-        assert await asyncio.wait_for(worker.wait(), 10) == 0
+        assert await asyncio.wait_for(worker.wait(), 60) == 0
         rows, last = await read(house, Candle, symbol="BTCUSDT"), await told(house)
         assert rows == await true_candles(rest, "BTCUSDT", span(0, len(rows))) and last.status == "interrupted" and last.finished
         assert sum(last.end_offsets[house.data].values()) == await house.length(house.data)

@@ -34,7 +34,7 @@ async def test_the_short_request_loads_stores_and_enriches(tmp_path):
             done = await client.wait(flow["queue_id"], timeout=60)
             told = []
             while not told or told[-1]["status"] != "finished":
-                message = json.loads(await asyncio.wait_for(page.recv(), 10))
+                message = json.loads(await asyncio.wait_for(page.recv(), 60))
                 told += [message["workflow"]] if message["kind"] == "workflow" else []
         assert done["status"] == "finished" and {"pending", "running", "finished"} <= {o["status"] for o in told}
         assert not any("env" in target for o in told for target in o["targets"])

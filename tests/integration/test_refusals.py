@@ -61,7 +61,7 @@ class Found(NamedTuple):
     text: str
 
 
-async def spawn(path: Path, *arguments: str, env: Mapping[str, str], timeout: float = 90) -> tuple[int, str]:
+async def spawn(path: Path, *arguments: str, env: Mapping[str, str], timeout: float = 120) -> tuple[int, str]:
     "A `streamforge` command: its exit code and all it printed."
     with path.open("wb") as log:
         process = await asyncio.create_subprocess_exec(sys.executable, "-m", "streamforge.cli.main", *arguments, env=os.environ | env, stdout=log, stderr=log)

@@ -45,10 +45,10 @@ def plain(url, **options):
 
 
 async def take(socket, n):
-    return [json.loads(await asyncio.wait_for(socket.recv(), 10)) for _ in range(n)]
+    return [json.loads(await asyncio.wait_for(socket.recv(), 60)) for _ in range(n)]
 
 
-async def until(condition, seconds=10):
+async def until(condition, seconds=60):
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.01)

@@ -106,7 +106,7 @@ async def test_sigterm_between_batches_leaves_nothing_half_done(house):
     await until(lambda: house.length("wf-1-data-enriched"))
     asked = time.monotonic()
     connector.send_signal(signal.SIGTERM)
-    assert await connector.wait() == 75 and time.monotonic() - asked < 10
+    assert await connector.wait() == 75 and time.monotonic() - asked < 60
     (last,) = await house.events("interrupted")
     assert not last.finished and last.extra["reason"] == "SIGTERM" and 0 < last.records_written < 5_800
     assert await house.run("arango-connector", **CONNECT) == 0

@@ -23,7 +23,7 @@ from streamforge.messages.records import Candle, candles_of, encode
 from streamforge.store.base import open_store
 
 
-async def until(condition: Callable[[], Awaitable[object]], timeout: float = 30.0) -> object:
+async def until(condition: Callable[[], Awaitable[object]], timeout: float = 90.0) -> object:
     "Wait for a condition; its value."
     deadline = time.monotonic() + timeout
     while not (value := await condition()):
@@ -56,7 +56,7 @@ class House:
         self.started.append(process)
         return process
 
-    async def run(self, target: str, timeout: float = 60, **env: str) -> int:
+    async def run(self, target: str, timeout: float = 120, **env: str) -> int:
         "A worker's exit code."
         return await asyncio.wait_for((await self.start(target, **env)).wait(), timeout)
 

@@ -488,7 +488,7 @@ class Running:
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True, name="arango-standin")
         self._thread.start()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not self._server.started:
             assert self._thread.is_alive() and time.monotonic() < deadline, "the stand-in did not start"
             time.sleep(0.005)
