@@ -9,6 +9,7 @@ __all__ = ["dead_letter", "retrying", "is_own_topic", "Failpoints", "Context"]
 import asyncio
 import os
 import random
+import re
 import signal
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -18,7 +19,7 @@ from typing import Any, TypeVar, cast
 from ..artifacts.base import Artifacts
 from ..bus.base import Bus, Message, Record, TopicSpec
 from ..bus.frames import MAX_RECORD_BYTES
-from ..core.errors import Conflict, NotOwner, TryAgain
+from ..core.errors import BadSetting, Conflict, NotOwner, TryAgain
 from ..core.logs import get_logger
 from ..core.metrics import Metrics
 from ..core.names import dlq
@@ -87,22 +88,24 @@ def is_own_topic(
 
 # %% ../../nbs/60_workers/03_context.ipynb #5a8a51f4
 class Failpoints:
-    "FAILPOINT=name kills this process at the place of that name, FAILPOINT=name:3 at the third pass."
+    "FAILPOINT=name kills this process at the place of that name, name:3 at the third pass, name:3:stop freezes it there."
 
     def __init__(
         self,
-        wanted: str,  # `name`, `name:3` or empty
-        kill: Callable[[], None] = lambda: os.kill(os.getpid(), signal.SIGKILL),
+        wanted: str,  # `name`, `name:3`, `name:3:stop` or empty; raises `BadSetting`
+        kill: Callable[[int], None] = lambda number: os.kill(os.getpid(), number),
     ):
-        self.name, _, times = wanted.partition(":")
-        self.left, self.kill = int(times or 1), kill
+        if not (told := re.fullmatch(r"([a-z-]*)(?::(\d{1,9}))?(:stop)?", wanted)):
+            raise BadSetting(f"expected a place such as after-write:3, found '{wanted}'", "correct FAILPOINT", field="FAILPOINT")
+        self.name, self.left, self.kill = told[1], int(told[2] or 1), kill
+        self.signal = signal.SIGSTOP if told[3] else signal.SIGKILL
 
     def __call__(self, name: str) -> None:
         "This is the place called `name`."
         if self.name == name:
             self.left -= 1
             if self.left == 0:
-                self.kill()
+                self.kill(self.signal)
 
 
 # %% ../../nbs/60_workers/03_context.ipynb #4c3a9d10

@@ -19,7 +19,7 @@ from streamforge.messages.records import BookSnapshot, Candle, DepthUpdate, Trad
 
 NOON, HOUR = to_ms("2021-05-19T12:00"), 3_600_000
 MARKETS = ("BTCUSDT", "ETHUSDT")
-QUICK = {"SYMBOL": ",".join(MARKETS), "WS_SILENCE_SECONDS": "0.5", "WS_OVERLAP_SECONDS": "0.2"}
+QUICK = {"SYMBOL": ",".join(MARKETS), "WS_SILENCE_SECONDS": "20", "WS_OVERLAP_SECONDS": "0.2"}
 _tables: dict = {}
 
 
@@ -28,7 +28,7 @@ def mishaps(path: str) -> dict[str, tuple]:
     return {
         "nothing": ((), {}, {}),
         "cut in a frame": ((Fault(kind="truncated", path=path, after=10), Fault(kind="truncated", path=path, after=40)), {}, {}),
-        "silence": ((Fault(kind="silence", path=path, after=15, seconds=5.0),), {}, {}),
+        "silence": ((Fault(kind="silence", path=path, after=15, seconds=60.0),), {}, {"WS_SILENCE_SECONDS": "0.5"}),
         "closed and refused": ((Fault(kind="close", path=path, after=12), Fault(kind="refuse", times=2, after=2, seconds=0.3)), {}, {}),
         "serverShutdown": ((Fault(kind="shutdown", path=path, after=20, seconds=1.0),), {}, {}),
         "24 h cut": ((), {"life": 1.0, "notice": 0.0}, {}),

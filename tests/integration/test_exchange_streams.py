@@ -27,13 +27,13 @@ from streamforge.messages.records import BookSnapshot, DepthUpdate
 
 NOON, HOUR = to_ms("2021-05-19T12:00"), 3_600_000
 MARKETS = ("BTCUSDT", "ETHUSDT")
-QUICK = StreamOptions(silence=0.5, overlap=0.2)
+QUICK = StreamOptions(silence=20.0, overlap=0.2)
 MISHAPS = {
     "none": (),
     "cut in a frame": (Fault(kind="truncated", after=20), Fault(kind="truncated", after=60)),
-    "silence": (Fault(kind="silence", after=30, seconds=5.0),),
+    "silence": (Fault(kind="silence", after=30, seconds=60.0),),
     "closed": (Fault(kind="close", after=25), Fault(kind="refuse", times=2, seconds=0.5)),
-    "announced end": (Fault(kind="shutdown", after=40, seconds=1.0),),
+    "announced end": (Fault(kind="shutdown", after=40, seconds=30.0),),
     "skipped": (Fault(kind="gap", after=10, times=5),),
     "doubled": (Fault(kind="duplicates", after=10, times=20),),
     "exchanged": (Fault(kind="reversed", after=10, times=5),),
@@ -60,7 +60,9 @@ async def lab(tables, mishap=(), speed=54_000.0, **rules):
 class Watched:
     "Streams whose events are read, and the longest wait between two of them."
 
-    def __init__(self, url, names, options):
+    def __init__(self, url, names, options, mishap=""):
+        if mishap == "silence":  # else a machine under load could pass for a silent exchange
+            options = structs.replace(options, silence=0.5)
         self.reasons, self.longest = [], 0.0
         self.streams = Streams(url, names, options=options, on_reconnect=self.reasons.append)
 
@@ -93,13 +95,13 @@ async def candles_live(rest, events, end):
 @pytest.mark.parametrize("mishap", MISHAPS)
 async def test_no_candle_is_lost_or_doubled(tables, mishap):
     async with lab(tables, MISHAPS[mishap]) as (sim, rest, url):
-        events = Watched(url, [f"{o.lower()}@kline_1h" for o in MARKETS], QUICK)
+        events = Watched(url, [f"{o.lower()}@kline_1h" for o in MARKETS], QUICK, mishap)
         live = await candles_live(rest, events, NOON + 40 * HOUR)
         for symbol in MARKETS:
             whole = [o async for page in rest.klines(symbol, "1h", TimeRange(NOON, NOON + 41 * HOUR)) for o in page]
             assert [o.open_time for o in live[symbol]] == [o.open_time for o in whole] and len(whole) == 41
             assert live[symbol] == whole
-        assert events.longest < 5, events.longest
+        assert events.longest < 15, events.longest
         assert bool(events.reasons) == (mishap in ("cut in a frame", "silence", "closed", "announced end")), events.reasons
 
 
@@ -108,7 +110,7 @@ async def test_no_trade_is_lost_or_doubled(tables, mishap):
     async with lab(tables, MISHAPS[mishap]) as (sim, rest, url):
         before = agg_trades(rest, "BTCUSDT", TimeRange(NOON - HOUR, NOON + 1))
         last = [o async for page in before for o in page][-1].trade_id
-        follower, record, events = TradeFollower({"BTCUSDT": last}), [], Watched(url, ["btcusdt@aggTrade"], QUICK)
+        follower, record, events = TradeFollower({"BTCUSDT": last}), [], Watched(url, ["btcusdt@aggTrade"], QUICK, mishap)
         async for event in events:
             try:
                 step = follower.take(event.data)
@@ -119,14 +121,14 @@ async def test_no_trade_is_lost_or_doubled(tables, mishap):
             record += [step.trade] if step.trade else []
             if len(record) >= 400:
                 break
-        whole = agg_trades(rest, "BTCUSDT", TimeRange(NOON + 1, NOON + 60 * HOUR))
+        whole = agg_trades(rest, "BTCUSDT", TimeRange(NOON + 1, sim.clock.ms()))
         assert record == [o async for page in whole for o in page][: len(record)] and whole.gaps == []
-        assert record[0].trade_id == last + 1 and events.longest < 5
+        assert record[0].trade_id == last + 1 and events.longest < 15
 
 
 async def test_the_daily_cut_is_taken_over_without_a_hole(tables):
-    async with lab(tables, life=5.0, notice=0.0) as (sim, rest, url):
-        options = StreamOptions(silence=5.0, overlap=0.2, lifetime=0.7)
+    async with lab(tables, life=30.0, notice=0.0) as (sim, rest, url):
+        options = StreamOptions(silence=20.0, overlap=0.2, lifetime=0.7)
         events, epochs, ids = Watched(url, ["btcusdt@aggTrade"], options), set(), []
         async for event in events:
             ids.append(TradeFollower().take(event.data).trade.trade_id)
@@ -142,7 +144,7 @@ async def test_the_book_is_the_exchange_s_own(tables, mishap):
         structs.replace(o, after=o.after + 600 * (o.kind != "refuse")) for o in MISHAPS[mishap]
     ]  # the book is in sequence by then
     async with lab(tables, later, speed=20.0) as (sim, rest, url):
-        resyncs, events = [], Watched(url, [f"{o.lower()}@depth@100ms" for o in MARKETS], QUICK)
+        resyncs, events = [], Watched(url, [f"{o.lower()}@depth@100ms" for o in MARKETS], QUICK, mishap)
         options = BookOptions(levels=10, every_ms=1_000, pause=0.1)
         feed, updates, books = (
             BookFeed(aiter(events), rest.depth, options=options, on_resync=lambda *o: resyncs.append(o)),

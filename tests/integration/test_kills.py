@@ -94,9 +94,8 @@ async def test_a_frozen_member_comes_back_to_find_its_work_done(new_house, undis
     house = new_house("frozen")
     await house.fill(stream())
     house.env["STREAMFORGE_BUS_URL"] = f"{house.places.bus_url}?session_timeout=2"  # so long is a silent member waited for
-    frozen = await house.start("arango-connector", **CONNECT | {"BATCH_ROWS": "20"})
+    frozen = await house.start("arango-connector", FAILPOINT="after-publish:1:stop", **CONNECT | {"BATCH_ROWS": "20"})  # where it holds no lock
     await until(lambda: house.length("wf-1-data-enriched"))
-    frozen.send_signal(signal.SIGSTOP)
     assert await house.run("arango-connector", timeout=120, **CONNECT | {"TELEMETRY_PRODUCER_ID": "arango-connector__b"}) == 0
     frozen.send_signal(signal.SIGCONT)
     assert await asyncio.wait_for(frozen.wait(), 60) == 0
