@@ -76,7 +76,7 @@ async def terminated(lab: Lab, runs: int) -> None:
     await side_by_side([lambda n=n: life(n) for n in range(runs)])
 
 
-@drill("SIGSTOP, then CONT (a zombie)", runs=3, short=0)
+@drill("SIGSTOP, then CONT (a zombie)", runs=4, short=0)
 async def frozen(lab: Lab, runs: int) -> None:
     "Frozen for longer than its group waits, while another works; a late commit is refused. Between two locks, and at random, where the other may have to wait for one."
     expected = await lab.expected()
