@@ -458,6 +458,7 @@ d = {
             "streamforge.bus.kafka.Parts.close": ("20_bus/kafka.html#parts.close", "streamforge/bus/kafka.py"),
             "streamforge.bus.kafka.Parts.new_tail": ("20_bus/kafka.html#parts.new_tail", "streamforge/bus/kafka.py"),
             "streamforge.bus.kafka.Parts.partitions": ("20_bus/kafka.html#parts.partitions", "streamforge/bus/kafka.py"),
+            "streamforge.bus.kafka.last_seen": ("20_bus/kafka.html#last_seen", "streamforge/bus/kafka.py"),
             "streamforge.bus.kafka.open_parts": ("20_bus/kafka.html#open_parts", "streamforge/bus/kafka.py"),
             "streamforge.bus.kafka.starts": ("20_bus/kafka.html#starts", "streamforge/bus/kafka.py"),
             "streamforge.bus.kafka.tail": ("20_bus/kafka.html#tail", "streamforge/bus/kafka.py"),

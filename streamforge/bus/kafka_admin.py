@@ -263,7 +263,7 @@ async def offsets_of(
         for leader, asked in by_leader.items():
             ((_, parts),) = (await broker.send(OffsetRequest(-1, 0, [(topic, asked)]), leader)).topics
             for partition, code, _, offset in parts:
-                raise_code(code, unknown=unknown_topic(topic))
+                raise_code(code)
                 found[partition] = offset
         return dict(sorted(found.items()))
 
@@ -272,17 +272,17 @@ async def offsets_of(
 
 async def committed_by(broker: Broker, group: str, topic: str) -> dict[int, int]:
     "What a group has committed, per partition; raises `UnknownTopic`, `Refused`."
-    wanted = [(topic, sorted(await leaders_of(broker, topic)))]
     check_name(group, "group")
 
     async def question() -> dict[int, int]:
+        wanted = [(topic, sorted(await leaders_of(broker, topic)))]
         answer = await broker.send(OffsetFetchRequest(group, wanted), await broker.coordinator(group))
         raise_code(getattr(answer, "error_code", 0))
         parts = [part for _, found in answer.topics for part in found]
         for part in parts:
             if kafka_errors.for_code(part[3]) is kafka_errors.TopicAuthorizationFailedError:
                 raise missing_right(broker.access, "describe", topic)
-            raise_code(part[3], unknown=unknown_topic(topic))
+            raise_code(part[3])
         return {part[0]: part[1] for part in parts if part[1] >= 0}
 
     return await broker.ask(question, f"look up what group {group} has committed", "group", group)

@@ -12,7 +12,7 @@ import re
 import socket
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ from .sim_trades import FileTrades, TradeSource, candles_from
 from .sim_wire import Wire
 
 # %% ../../nbs/30_exchange/10_simulator.ipynb #34f7a3d5
+_Asked = tuple[float, str, str, int]  # when, path, query, status
 _QUOTES = ("USDT", "FDUSD", "USDC", "BUSD", "TUSD", "BTC", "ETH", "BNB", "EUR", "TRY")
 _PATHS = {
     "/api/v3/klines": (klines, ("symbol", "interval", "startTime", "endTime", "limit")),
@@ -116,11 +117,11 @@ class Simulator:
         timer: Clock | None = None,  # of weights and slowness; the wall clock unless told
         trades: Mapping[str, TradeSource] | None = None,  # real ones, by symbol; others are made from the candles
         per_candle: int = 12,  # trades made per candle
+        pace: Callable[[], float] = time.monotonic,  # seconds: what moves the market
     ) -> None:
         self.markets = {symbol: Pages(table) for symbol, table in markets.items()}
-        self.clock, self.faults, self._sleep = MarketClock(now), Faults(), timer.sleep if timer else asyncio.sleep
-        self.meter = Meter(weight_limit, now=timer.now if timer else time.time)
-        self.log: deque[tuple[float, str, str, int]] = deque(maxlen=100_000)  # (when, path, query, status)
+        self.clock, self.faults, self._sleep = MarketClock(now, timer=pace), Faults(), timer.sleep if timer else asyncio.sleep
+        self.meter, self.log = Meter(weight_limit, now=timer.now if timer else time.time), deque[_Asked](maxlen=100_000)
         self.streams, self._archive = Streams(self.market, self.clock, self.faults), Archive(self.market)
         self._known = {
             symbol: Market(pages, (trades or {}).get(symbol), per_candle=per_candle) for symbol, pages in self.markets.items()

@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import asynccontextmanager
 
+from steady import Steady
 from worker_lab import House, until
 
 from streamforge.core.samples import SAMPLES
@@ -42,7 +43,7 @@ async def market(*faults: Fault, speed: float = 36_000.0, connections: int = 1, 
     "The stand-in at noon; its time begins when so many clients have connected. Gives it, its REST client, and the variables of a worker."
     for symbol in MARKETS:
         _tables.setdefault(symbol, read_file(SAMPLES / f"{symbol}.parquet"))
-    sim = Simulator(_tables, now=NOON)
+    sim = Simulator(_tables, now=NOON, pace=Steady())
     sim.streams.rules = StreamRules(ping=0.2, **rules)
     sim.faults.add(*faults)
 

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 from msgspec import structs
+from steady import Steady
 
 from streamforge.core.errors import BadRecord
 from streamforge.core.samples import SAMPLES
@@ -49,7 +50,7 @@ def tables():
 @asynccontextmanager
 async def lab(tables, mishap=(), speed=54_000.0, **rules):
     "A running market, its REST client and the address of its streams."
-    sim = Simulator(tables, now=NOON)
+    sim = Simulator(tables, now=NOON, pace=Steady())
     sim.streams.rules = StreamRules(ping=0.2, **rules)
     sim.faults.add(*(structs.replace(o, path="/ws") for o in mishap))
     async with serve(sim) as url, BinanceRest(url, retry=Retry(first=0.02)) as rest:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from aiokafka import errors as kafka_errors
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from servers import free_port, need  # noqa: E402
 
-from streamforge.bus import kafka_writer  # noqa: E402
+from streamforge.bus import kafka, kafka_writer  # noqa: E402
 from streamforge.bus.base import Message, TopicSpec, open_bus  # noqa: E402
 from streamforge.bus.kafka_access import read_access  # noqa: E402
 from streamforge.core.errors import BadRecord, BusError, NotOwner, Refused, UnknownTopic  # noqa: E402
@@ -280,6 +281,18 @@ async def test_a_topic_deleted_by_somebody_else(bus, topic):
         async with asyncio.timeout(DEADLINE):
             async for _ in view:
                 pass
+
+
+async def test_a_consumer_that_does_not_know_its_topic_yet_asks_the_broker(bus, topic, monkeypatch):
+    "As after a machine slept between making a topic and reading it."
+    monkeypatch.setattr(kafka, "GONE_SECONDS", 0.0)
+    await bus.publish(topic, numbered(10))
+    for _ in range(5):
+        found = []
+        async with asyncio.timeout(DEADLINE), aclosing(bus.tail(topic)) as view:
+            while len(found) < 10:
+                found += (await anext(view)).records
+        assert sorted(int(o.value) for o in found) == list(range(10))
 
 
 # -- a broker that goes and comes back
