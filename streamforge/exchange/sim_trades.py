@@ -84,7 +84,8 @@ class CandleTrades:
         self.symbol, self.table, self.per_candle, self.first_id = table.symbol, table, max(per_candle, 4), 1
         self.step, self.seed = interval_ms(table.interval), zlib.crc32(table.symbol.encode())
         smallest = table.volume[table.volume > 0].min(initial=np.inf)
-        digits = places(table.volume)
+        told = table.extra.get("taker_buy_base_asset_volume", np.zeros(0))
+        digits = max(places(table.volume), places(told[~np.isnan(told)]))
         while digits < 8 and smallest * 10**digits < 10 * self.per_candle:
             digits += 1
         self.lots_per_unit, self.tick_digits = 10.0**digits, max(
