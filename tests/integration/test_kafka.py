@@ -309,7 +309,9 @@ def own_broker(tmp_path):
     port = free_port()
     kafka_sh(tmp_path, port, "start")
     yield tmp_path, port
+    process = Path("/proc") / (tmp_path / f"plain-{port}" / "pid").read_text().strip() / "cmdline"
     kafka_sh(tmp_path, port, "stop")
+    assert not process.exists() or b"kafka.Kafka" not in process.read_bytes()
 
 
 @pytest.mark.slow

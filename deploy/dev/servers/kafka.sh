@@ -92,7 +92,7 @@ kjava() {  # kjava JVM-flags-and-class args…: short-lived tools; only warnings
 
 running() {  # the recorded pid lives and is our broker (a reused pid of another program is not)
     local pid; pid=$(cat "$PIDFILE" 2>/dev/null) || return 1
-    case "$(ps -p "$pid" -o args= 2>/dev/null)" in *kafka.Kafka*"$PROPS"*) return 0 ;; *) return 1 ;; esac
+    case "$(ps -ww -p "$pid" -o args= 2>/dev/null)" in *kafka.Kafka*"$PROPS"*) return 0 ;; *) return 1 ;; esac
 }
 
 answers() {  # does the broker answer a metadata request and name at least one broker?

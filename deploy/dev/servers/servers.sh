@@ -30,7 +30,7 @@ secret() { # a random password, made once
 }
 open_port() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 ours() { # does the recorded pid live and run this program?
-  local pid; pid=$(cat "$RUN/$1/pid" 2>/dev/null) && case "$(ps -p "$pid" -o args= 2>/dev/null)" in *"$2"*) return 0 ;; esac; return 1
+  local pid; pid=$(cat "$RUN/$1/pid" 2>/dev/null) && case "$(ps -ww -p "$pid" -o args= 2>/dev/null)" in *"$2"*) return 0 ;; esac; return 1
 }
 await() { # name, seconds, command ...
   local name=$1 end=$((SECONDS + $2)); shift 2
