@@ -19,7 +19,7 @@ test: env  ## every test: notebooks, contracts, integration, house (some 20 minu
 	$(BIN)/pytest -n 2 --dist loadfile nbs pipelines tests $(ARGS)
 
 fast: env  ## what to run while editing (under a minute)
-	$(BIN)/pytest -n 2 -m "not slow" nbs/00_core nbs/10_messages nbs/40_features nbs/42_trading nbs/44_evaluation tests/house $(ARGS)
+	$(BIN)/pytest -n 2 -m "not slow" nbs/00_core nbs/10_messages nbs/40_features nbs/42_trading nbs/45_evaluation tests/house $(ARGS)
 
 env:  ## make or renew .venv from requirements.lock
 	@bash deploy/dev/env.sh

@@ -10,7 +10,10 @@ d = {
     },
     "syms": {
         "streamforge.artifacts.base": {
-            "streamforge.artifacts.base.Artifacts": ("22_artifacts/base.html#artifacts", "streamforge/artifacts/base.py"),
+            "streamforge.artifacts.base.Artifacts": (
+                "22_artifacts/base.html#artifacts",
+                "streamforge/artifacts/base.py",
+            ),
             "streamforge.artifacts.base.Artifacts.__aenter__": (
                 "22_artifacts/base.html#artifacts.__aenter__",
                 "streamforge/artifacts/base.py",
@@ -19,7 +22,10 @@ d = {
                 "22_artifacts/base.html#artifacts.__aexit__",
                 "streamforge/artifacts/base.py",
             ),
-            "streamforge.artifacts.base.Artifacts.get": ("22_artifacts/base.html#artifacts.get", "streamforge/artifacts/base.py"),
+            "streamforge.artifacts.base.Artifacts.get": (
+                "22_artifacts/base.html#artifacts.get",
+                "streamforge/artifacts/base.py",
+            ),
             "streamforge.artifacts.base.Artifacts.manifest": (
                 "22_artifacts/base.html#artifacts.manifest",
                 "streamforge/artifacts/base.py",
@@ -28,7 +34,10 @@ d = {
                 "22_artifacts/base.html#artifacts.names",
                 "streamforge/artifacts/base.py",
             ),
-            "streamforge.artifacts.base.Artifacts.put": ("22_artifacts/base.html#artifacts.put", "streamforge/artifacts/base.py"),
+            "streamforge.artifacts.base.Artifacts.put": (
+                "22_artifacts/base.html#artifacts.put",
+                "streamforge/artifacts/base.py",
+            ),
             "streamforge.artifacts.base.Artifacts.versions": (
                 "22_artifacts/base.html#artifacts.versions",
                 "streamforge/artifacts/base.py",
@@ -38,14 +47,20 @@ d = {
                 "22_artifacts/base.html#open_artifacts",
                 "streamforge/artifacts/base.py",
             ),
-            "streamforge.artifacts.base.version_of": ("22_artifacts/base.html#version_of", "streamforge/artifacts/base.py"),
+            "streamforge.artifacts.base.version_of": (
+                "22_artifacts/base.html#version_of",
+                "streamforge/artifacts/base.py",
+            ),
             "streamforge.artifacts.base.version_of_sums": (
                 "22_artifacts/base.html#version_of_sums",
                 "streamforge/artifacts/base.py",
             ),
         },
         "streamforge.artifacts.bucket": {
-            "streamforge.artifacts.bucket.Bucket": ("22_artifacts/bucket.html#bucket", "streamforge/artifacts/bucket.py"),
+            "streamforge.artifacts.bucket.Bucket": (
+                "22_artifacts/bucket.html#bucket",
+                "streamforge/artifacts/bucket.py",
+            ),
             "streamforge.artifacts.bucket.Bucket.__init__": (
                 "22_artifacts/bucket.html#bucket.__init__",
                 "streamforge/artifacts/bucket.py",
@@ -83,7 +98,10 @@ d = {
                 "22_artifacts/bucket.html#place.parse",
                 "streamforge/artifacts/bucket.py",
             ),
-            "streamforge.artifacts.bucket.Place.uri": ("22_artifacts/bucket.html#place.uri", "streamforge/artifacts/bucket.py"),
+            "streamforge.artifacts.bucket.Place.uri": (
+                "22_artifacts/bucket.html#place.uri",
+                "streamforge/artifacts/bucket.py",
+            ),
             "streamforge.artifacts.bucket._Http": ("22_artifacts/bucket.html#_http", "streamforge/artifacts/bucket.py"),
             "streamforge.artifacts.bucket._Http.__init__": (
                 "22_artifacts/bucket.html#_http.__init__",
@@ -102,7 +120,10 @@ d = {
                 "22_artifacts/bucket.html#_keys.retrieve",
                 "streamforge/artifacts/bucket.py",
             ),
-            "streamforge.artifacts.bucket._Source": ("22_artifacts/bucket.html#_source", "streamforge/artifacts/bucket.py"),
+            "streamforge.artifacts.bucket._Source": (
+                "22_artifacts/bucket.html#_source",
+                "streamforge/artifacts/bucket.py",
+            ),
             "streamforge.artifacts.bucket._Source.__init__": (
                 "22_artifacts/bucket.html#_source.__init__",
                 "streamforge/artifacts/bucket.py",
@@ -111,9 +132,18 @@ d = {
                 "22_artifacts/bucket.html#_source.read",
                 "streamforge/artifacts/bucket.py",
             ),
-            "streamforge.artifacts.bucket._answered": ("22_artifacts/bucket.html#_answered", "streamforge/artifacts/bucket.py"),
-            "streamforge.artifacts.bucket._asking": ("22_artifacts/bucket.html#_asking", "streamforge/artifacts/bucket.py"),
-            "streamforge.artifacts.bucket._create": ("22_artifacts/bucket.html#_create", "streamforge/artifacts/bucket.py"),
+            "streamforge.artifacts.bucket._answered": (
+                "22_artifacts/bucket.html#_answered",
+                "streamforge/artifacts/bucket.py",
+            ),
+            "streamforge.artifacts.bucket._asking": (
+                "22_artifacts/bucket.html#_asking",
+                "streamforge/artifacts/bucket.py",
+            ),
+            "streamforge.artifacts.bucket._create": (
+                "22_artifacts/bucket.html#_create",
+                "streamforge/artifacts/bucket.py",
+            ),
             "streamforge.artifacts.bucket._no_signatures": (
                 "22_artifacts/bucket.html#_no_signatures",
                 "streamforge/artifacts/bucket.py",
@@ -164,10 +194,19 @@ d = {
             ),
             "streamforge.artifacts.files._build": ("22_artifacts/files.html#_build", "streamforge/artifacts/files.py"),
             "streamforge.artifacts.files._disk": ("22_artifacts/files.html#_disk", "streamforge/artifacts/files.py"),
-            "streamforge.artifacts.files._folder": ("22_artifacts/files.html#_folder", "streamforge/artifacts/files.py"),
+            "streamforge.artifacts.files._folder": (
+                "22_artifacts/files.html#_folder",
+                "streamforge/artifacts/files.py",
+            ),
             "streamforge.artifacts.files._get": ("22_artifacts/files.html#_get", "streamforge/artifacts/files.py"),
-            "streamforge.artifacts.files._incoming": ("22_artifacts/files.html#_incoming", "streamforge/artifacts/files.py"),
-            "streamforge.artifacts.files._manifest": ("22_artifacts/files.html#_manifest", "streamforge/artifacts/files.py"),
+            "streamforge.artifacts.files._incoming": (
+                "22_artifacts/files.html#_incoming",
+                "streamforge/artifacts/files.py",
+            ),
+            "streamforge.artifacts.files._manifest": (
+                "22_artifacts/files.html#_manifest",
+                "streamforge/artifacts/files.py",
+            ),
             "streamforge.artifacts.files._name": ("22_artifacts/files.html#_name", "streamforge/artifacts/files.py"),
             "streamforge.artifacts.files._names": ("22_artifacts/files.html#_names", "streamforge/artifacts/files.py"),
             "streamforge.artifacts.files._put": ("22_artifacts/files.html#_put", "streamforge/artifacts/files.py"),
@@ -180,17 +219,32 @@ d = {
                 "22_artifacts/files.html#_sync_folder",
                 "streamforge/artifacts/files.py",
             ),
-            "streamforge.artifacts.files._versions": ("22_artifacts/files.html#_versions", "streamforge/artifacts/files.py"),
+            "streamforge.artifacts.files._versions": (
+                "22_artifacts/files.html#_versions",
+                "streamforge/artifacts/files.py",
+            ),
             "streamforge.artifacts.files._whole": ("22_artifacts/files.html#_whole", "streamforge/artifacts/files.py"),
             "streamforge.artifacts.files._write": ("22_artifacts/files.html#_write", "streamforge/artifacts/files.py"),
-            "streamforge.artifacts.files.check_path": ("22_artifacts/files.html#check_path", "streamforge/artifacts/files.py"),
-            "streamforge.artifacts.files.check_paths": ("22_artifacts/files.html#check_paths", "streamforge/artifacts/files.py"),
-            "streamforge.artifacts.files.checked": ("22_artifacts/files.html#checked", "streamforge/artifacts/files.py"),
+            "streamforge.artifacts.files.check_path": (
+                "22_artifacts/files.html#check_path",
+                "streamforge/artifacts/files.py",
+            ),
+            "streamforge.artifacts.files.check_paths": (
+                "22_artifacts/files.html#check_paths",
+                "streamforge/artifacts/files.py",
+            ),
+            "streamforge.artifacts.files.checked": (
+                "22_artifacts/files.html#checked",
+                "streamforge/artifacts/files.py",
+            ),
             "streamforge.artifacts.files.decode_manifest": (
                 "22_artifacts/files.html#decode_manifest",
                 "streamforge/artifacts/files.py",
             ),
-            "streamforge.artifacts.files.plain_json": ("22_artifacts/files.html#plain_json", "streamforge/artifacts/files.py"),
+            "streamforge.artifacts.files.plain_json": (
+                "22_artifacts/files.html#plain_json",
+                "streamforge/artifacts/files.py",
+            ),
         },
         "streamforge.artifacts.minio": {
             "streamforge.artifacts.minio.MinioArtifacts": (
@@ -237,8 +291,14 @@ d = {
                 "22_artifacts/minio.html#minioartifacts.versions",
                 "streamforge/artifacts/minio.py",
             ),
-            "streamforge.artifacts.minio._Created": ("22_artifacts/minio.html#_created", "streamforge/artifacts/minio.py"),
-            "streamforge.artifacts.minio._Objects": ("22_artifacts/minio.html#_objects", "streamforge/artifacts/minio.py"),
+            "streamforge.artifacts.minio._Created": (
+                "22_artifacts/minio.html#_created",
+                "streamforge/artifacts/minio.py",
+            ),
+            "streamforge.artifacts.minio._Objects": (
+                "22_artifacts/minio.html#_objects",
+                "streamforge/artifacts/minio.py",
+            ),
             "streamforge.artifacts.minio._Objects.__init__": (
                 "22_artifacts/minio.html#_objects.__init__",
                 "streamforge/artifacts/minio.py",
@@ -255,12 +315,18 @@ d = {
                 "22_artifacts/minio.html#_objects.put",
                 "streamforge/artifacts/minio.py",
             ),
-            "streamforge.artifacts.minio._Reader": ("22_artifacts/minio.html#_reader", "streamforge/artifacts/minio.py"),
+            "streamforge.artifacts.minio._Reader": (
+                "22_artifacts/minio.html#_reader",
+                "streamforge/artifacts/minio.py",
+            ),
             "streamforge.artifacts.minio._Reader._manifests": (
                 "22_artifacts/minio.html#_reader._manifests",
                 "streamforge/artifacts/minio.py",
             ),
-            "streamforge.artifacts.minio._Reader.get": ("22_artifacts/minio.html#_reader.get", "streamforge/artifacts/minio.py"),
+            "streamforge.artifacts.minio._Reader.get": (
+                "22_artifacts/minio.html#_reader.get",
+                "streamforge/artifacts/minio.py",
+            ),
             "streamforge.artifacts.minio._Reader.names": (
                 "22_artifacts/minio.html#_reader.names",
                 "streamforge/artifacts/minio.py",
@@ -298,714 +364,1278 @@ d = {
                 "20_bus/base.html#subscription.__aenter__",
                 "streamforge/bus/base.py",
             ),
-            "streamforge.bus.base.Subscription.__aexit__": ("20_bus/base.html#subscription.__aexit__", "streamforge/bus/base.py"),
+            "streamforge.bus.base.Subscription.__aexit__": (
+                "20_bus/base.html#subscription.__aexit__",
+                "streamforge/bus/base.py",
+            ),
             "streamforge.bus.base.Subscription.assignment": (
                 "20_bus/base.html#subscription.assignment",
                 "streamforge/bus/base.py",
             ),
-            "streamforge.bus.base.Subscription.batches": ("20_bus/base.html#subscription.batches", "streamforge/bus/base.py"),
-            "streamforge.bus.base.Subscription.commit": ("20_bus/base.html#subscription.commit", "streamforge/bus/base.py"),
+            "streamforge.bus.base.Subscription.batches": (
+                "20_bus/base.html#subscription.batches",
+                "streamforge/bus/base.py",
+            ),
+            "streamforge.bus.base.Subscription.commit": (
+                "20_bus/base.html#subscription.commit",
+                "streamforge/bus/base.py",
+            ),
             "streamforge.bus.base.Subscription.poll": ("20_bus/base.html#subscription.poll", "streamforge/bus/base.py"),
-            "streamforge.bus.base.Subscription.positions": ("20_bus/base.html#subscription.positions", "streamforge/bus/base.py"),
+            "streamforge.bus.base.Subscription.positions": (
+                "20_bus/base.html#subscription.positions",
+                "streamforge/bus/base.py",
+            ),
             "streamforge.bus.base.Subscription.seek": ("20_bus/base.html#subscription.seek", "streamforge/bus/base.py"),
             "streamforge.bus.base.TopicSpec": ("20_bus/base.html#topicspec", "streamforge/bus/base.py"),
             "streamforge.bus.base.open_bus": ("20_bus/base.html#open_bus", "streamforge/bus/base.py"),
         },
-        "streamforge.bus.compaction": {
-            "streamforge.bus.compaction._records": ("20_bus/compaction.html#_records", "streamforge/bus/compaction.py"),
-            "streamforge.bus.compaction._rewrite": ("20_bus/compaction.html#_rewrite", "streamforge/bus/compaction.py"),
-            "streamforge.bus.compaction.compact": ("20_bus/compaction.html#compact", "streamforge/bus/compaction.py"),
+        "streamforge.bus.embedded.bus": {
+            "streamforge.bus.embedded.bus.EmbeddedBus": (
+                "20_bus/embedded/bus.html#embeddedbus",
+                "streamforge/bus/embedded/bus.py",
+            ),
+            "streamforge.bus.embedded.bus.EmbeddedBus.__aenter__": (
+                "20_bus/embedded/bus.html#embeddedbus.__aenter__",
+                "streamforge/bus/embedded/bus.py",
+            ),
+            "streamforge.bus.embedded.bus.EmbeddedBus.__aexit__": (
+                "20_bus/embedded/bus.html#embeddedbus.__aexit__",
+                "streamforge/bus/embedded/bus.py",
+            ),
+            "streamforge.bus.embedded.bus.EmbeddedBus.__init__": (
+                "20_bus/embedded/bus.html#embeddedbus.__init__",
+                "streamforge/bus/embedded/bus.py",
+            ),
+            "streamforge.bus.embedded.bus.EmbeddedBus._open": (
+                "20_bus/embedded/bus.html#embeddedbus._open",
+                "streamforge/bus/embedded/bus.py",
+            ),
+            "streamforge.bus.embedded.bus.EmbeddedBus.begin_offsets": (
+                "20_bus/embedded/bus.html#embeddedbus.begin_offsets",
+                "streamforge/bus/embedded/bus.py",
+            ),
+            "streamforge.bus.embedded.bus.EmbeddedBus.committed": (
+                "20_bus/embedded/bus.html#embeddedbus.committed",
+                "streamforge/bus/embedded/bus.py",
+            ),
+            "streamforge.bus.embedded.bus.EmbeddedBus.create_topic": (
+                "20_bus/embedded/bus.html#embeddedbus.create_topic",
+                "streamforge/bus/embedded/bus.py",
+            ),
+            "streamforge.bus.embedded.bus.EmbeddedBus.delete_topic": (
+                "20_bus/embedded/bus.html#embeddedbus.delete_topic",
+                "streamforge/bus/embedded/bus.py",
+            ),
+            "streamforge.bus.embedded.bus.EmbeddedBus.end_offsets": (
+                "20_bus/embedded/bus.html#embeddedbus.end_offsets",
+                "streamforge/bus/embedded/bus.py",
+            ),
+            "streamforge.bus.embedded.bus.EmbeddedBus.publish": (
+                "20_bus/embedded/bus.html#embeddedbus.publish",
+                "streamforge/bus/embedded/bus.py",
+            ),
+            "streamforge.bus.embedded.bus.EmbeddedBus.subscribe": (
+                "20_bus/embedded/bus.html#embeddedbus.subscribe",
+                "streamforge/bus/embedded/bus.py",
+            ),
+            "streamforge.bus.embedded.bus.EmbeddedBus.tail": (
+                "20_bus/embedded/bus.html#embeddedbus.tail",
+                "streamforge/bus/embedded/bus.py",
+            ),
+            "streamforge.bus.embedded.bus.EmbeddedBus.topics": (
+                "20_bus/embedded/bus.html#embeddedbus.topics",
+                "streamforge/bus/embedded/bus.py",
+            ),
+            "streamforge.bus.embedded.bus.Writers": (
+                "20_bus/embedded/bus.html#writers",
+                "streamforge/bus/embedded/bus.py",
+            ),
+            "streamforge.bus.embedded.bus.Writers.__getitem__": (
+                "20_bus/embedded/bus.html#writers.__getitem__",
+                "streamforge/bus/embedded/bus.py",
+            ),
+            "streamforge.bus.embedded.bus.Writers.__init__": (
+                "20_bus/embedded/bus.html#writers.__init__",
+                "streamforge/bus/embedded/bus.py",
+            ),
+            "streamforge.bus.embedded.bus.Writers.begins": (
+                "20_bus/embedded/bus.html#writers.begins",
+                "streamforge/bus/embedded/bus.py",
+            ),
+            "streamforge.bus.embedded.bus.Writers.close": (
+                "20_bus/embedded/bus.html#writers.close",
+                "streamforge/bus/embedded/bus.py",
+            ),
+            "streamforge.bus.embedded.bus.Writers.publish": (
+                "20_bus/embedded/bus.html#writers.publish",
+                "streamforge/bus/embedded/bus.py",
+            ),
+            "streamforge.bus.embedded.bus.forget_offsets": (
+                "20_bus/embedded/bus.html#forget_offsets",
+                "streamforge/bus/embedded/bus.py",
+            ),
+            "streamforge.bus.embedded.bus.make_home": (
+                "20_bus/embedded/bus.html#make_home",
+                "streamforge/bus/embedded/bus.py",
+            ),
+            "streamforge.bus.embedded.bus.read_url": (
+                "20_bus/embedded/bus.html#read_url",
+                "streamforge/bus/embedded/bus.py",
+            ),
+            "streamforge.bus.embedded.bus.starts": (
+                "20_bus/embedded/bus.html#starts",
+                "streamforge/bus/embedded/bus.py",
+            ),
+            "streamforge.bus.embedded.bus.tail": ("20_bus/embedded/bus.html#tail", "streamforge/bus/embedded/bus.py"),
         },
-        "streamforge.bus.embedded": {
-            "streamforge.bus.embedded.EmbeddedBus": ("20_bus/embedded.html#embeddedbus", "streamforge/bus/embedded.py"),
-            "streamforge.bus.embedded.EmbeddedBus.__aenter__": (
-                "20_bus/embedded.html#embeddedbus.__aenter__",
-                "streamforge/bus/embedded.py",
-            ),
-            "streamforge.bus.embedded.EmbeddedBus.__aexit__": (
-                "20_bus/embedded.html#embeddedbus.__aexit__",
-                "streamforge/bus/embedded.py",
-            ),
-            "streamforge.bus.embedded.EmbeddedBus.__init__": (
-                "20_bus/embedded.html#embeddedbus.__init__",
-                "streamforge/bus/embedded.py",
-            ),
-            "streamforge.bus.embedded.EmbeddedBus._open": (
-                "20_bus/embedded.html#embeddedbus._open",
-                "streamforge/bus/embedded.py",
-            ),
-            "streamforge.bus.embedded.EmbeddedBus.begin_offsets": (
-                "20_bus/embedded.html#embeddedbus.begin_offsets",
-                "streamforge/bus/embedded.py",
-            ),
-            "streamforge.bus.embedded.EmbeddedBus.committed": (
-                "20_bus/embedded.html#embeddedbus.committed",
-                "streamforge/bus/embedded.py",
-            ),
-            "streamforge.bus.embedded.EmbeddedBus.create_topic": (
-                "20_bus/embedded.html#embeddedbus.create_topic",
-                "streamforge/bus/embedded.py",
-            ),
-            "streamforge.bus.embedded.EmbeddedBus.delete_topic": (
-                "20_bus/embedded.html#embeddedbus.delete_topic",
-                "streamforge/bus/embedded.py",
-            ),
-            "streamforge.bus.embedded.EmbeddedBus.end_offsets": (
-                "20_bus/embedded.html#embeddedbus.end_offsets",
-                "streamforge/bus/embedded.py",
-            ),
-            "streamforge.bus.embedded.EmbeddedBus.publish": (
-                "20_bus/embedded.html#embeddedbus.publish",
-                "streamforge/bus/embedded.py",
-            ),
-            "streamforge.bus.embedded.EmbeddedBus.subscribe": (
-                "20_bus/embedded.html#embeddedbus.subscribe",
-                "streamforge/bus/embedded.py",
-            ),
-            "streamforge.bus.embedded.EmbeddedBus.tail": ("20_bus/embedded.html#embeddedbus.tail", "streamforge/bus/embedded.py"),
-            "streamforge.bus.embedded.EmbeddedBus.topics": (
-                "20_bus/embedded.html#embeddedbus.topics",
-                "streamforge/bus/embedded.py",
-            ),
-            "streamforge.bus.embedded.Writers": ("20_bus/embedded.html#writers", "streamforge/bus/embedded.py"),
-            "streamforge.bus.embedded.Writers.__getitem__": (
-                "20_bus/embedded.html#writers.__getitem__",
-                "streamforge/bus/embedded.py",
-            ),
-            "streamforge.bus.embedded.Writers.__init__": ("20_bus/embedded.html#writers.__init__", "streamforge/bus/embedded.py"),
-            "streamforge.bus.embedded.Writers.begins": ("20_bus/embedded.html#writers.begins", "streamforge/bus/embedded.py"),
-            "streamforge.bus.embedded.Writers.close": ("20_bus/embedded.html#writers.close", "streamforge/bus/embedded.py"),
-            "streamforge.bus.embedded.Writers.publish": ("20_bus/embedded.html#writers.publish", "streamforge/bus/embedded.py"),
-            "streamforge.bus.embedded.forget_offsets": ("20_bus/embedded.html#forget_offsets", "streamforge/bus/embedded.py"),
-            "streamforge.bus.embedded.make_home": ("20_bus/embedded.html#make_home", "streamforge/bus/embedded.py"),
-            "streamforge.bus.embedded.read_url": ("20_bus/embedded.html#read_url", "streamforge/bus/embedded.py"),
-            "streamforge.bus.embedded.starts": ("20_bus/embedded.html#starts", "streamforge/bus/embedded.py"),
-            "streamforge.bus.embedded.tail": ("20_bus/embedded.html#tail", "streamforge/bus/embedded.py"),
-        },
-        "streamforge.bus.frames": {
-            "streamforge.bus.frames.Frame": ("20_bus/frames.html#frame", "streamforge/bus/frames.py"),
-            "streamforge.bus.frames.Frame.next_offset": ("20_bus/frames.html#frame.next_offset", "streamforge/bus/frames.py"),
-            "streamforge.bus.frames.Payload": ("20_bus/frames.html#payload", "streamforge/bus/frames.py"),
-            "streamforge.bus.frames.Payload.at": ("20_bus/frames.html#payload.at", "streamforge/bus/frames.py"),
-            "streamforge.bus.frames.check": ("20_bus/frames.html#check", "streamforge/bus/frames.py"),
-            "streamforge.bus.frames.decode": ("20_bus/frames.html#decode", "streamforge/bus/frames.py"),
-            "streamforge.bus.frames.encode": ("20_bus/frames.html#encode", "streamforge/bus/frames.py"),
-            "streamforge.bus.frames.end_frame": ("20_bus/frames.html#end_frame", "streamforge/bus/frames.py"),
-            "streamforge.bus.frames.frames": ("20_bus/frames.html#frames", "streamforge/bus/frames.py"),
-            "streamforge.bus.frames.murmur2": ("20_bus/frames.html#murmur2", "streamforge/bus/frames.py"),
-            "streamforge.bus.frames.partition_of": ("20_bus/frames.html#partition_of", "streamforge/bus/frames.py"),
-        },
-        "streamforge.bus.group": {
-            "streamforge.bus.group.GroupFiles": ("20_bus/group.html#groupfiles", "streamforge/bus/group.py"),
-            "streamforge.bus.group.GroupFiles.__init__": ("20_bus/group.html#groupfiles.__init__", "streamforge/bus/group.py"),
-            "streamforge.bus.group.GroupFiles.close": ("20_bus/group.html#groupfiles.close", "streamforge/bus/group.py"),
-            "streamforge.bus.group.GroupFiles.save": ("20_bus/group.html#groupfiles.save", "streamforge/bus/group.py"),
-            "streamforge.bus.group.GroupFiles.settle": ("20_bus/group.html#groupfiles.settle", "streamforge/bus/group.py"),
-            "streamforge.bus.group.GroupFiles.sign": ("20_bus/group.html#groupfiles.sign", "streamforge/bus/group.py"),
-            "streamforge.bus.group.GroupFiles.state": ("20_bus/group.html#groupfiles.state", "streamforge/bus/group.py"),
-            "streamforge.bus.group.GroupOffsets": ("20_bus/group.html#groupoffsets", "streamforge/bus/group.py"),
-            "streamforge.bus.group.GroupOffsets.__init__": (
-                "20_bus/group.html#groupoffsets.__init__",
-                "streamforge/bus/group.py",
-            ),
-            "streamforge.bus.group.GroupOffsets._read": ("20_bus/group.html#groupoffsets._read", "streamforge/bus/group.py"),
-            "streamforge.bus.group.GroupOffsets.commit": ("20_bus/group.html#groupoffsets.commit", "streamforge/bus/group.py"),
-            "streamforge.bus.group.GroupOffsets.committed": (
-                "20_bus/group.html#groupoffsets.committed",
-                "streamforge/bus/group.py",
-            ),
-            "streamforge.bus.group.GroupOffsets.forget": ("20_bus/group.html#groupoffsets.forget", "streamforge/bus/group.py"),
-            "streamforge.bus.group.GroupState": ("20_bus/group.html#groupstate", "streamforge/bus/group.py"),
-            "streamforge.bus.group.Member": ("20_bus/group.html#member", "streamforge/bus/group.py"),
-            "streamforge.bus.group.Sign": ("20_bus/group.html#sign", "streamforge/bus/group.py"),
-            "streamforge.bus.group.Sign.__init__": ("20_bus/group.html#sign.__init__", "streamforge/bus/group.py"),
-            "streamforge.bus.group.Sign.beat": ("20_bus/group.html#sign.beat", "streamforge/bus/group.py"),
-            "streamforge.bus.group.Sign.close": ("20_bus/group.html#sign.close", "streamforge/bus/group.py"),
-            "streamforge.bus.group.Tenure": ("20_bus/group.html#tenure", "streamforge/bus/group.py"),
-            "streamforge.bus.group._is_free": ("20_bus/group.html#_is_free", "streamforge/bus/group.py"),
-            "streamforge.bus.group._replace": ("20_bus/group.html#_replace", "streamforge/bus/group.py"),
-            "streamforge.bus.group.check_tenures": ("20_bus/group.html#check_tenures", "streamforge/bus/group.py"),
-            "streamforge.bus.group.hand_over": ("20_bus/group.html#hand_over", "streamforge/bus/group.py"),
-            "streamforge.bus.group.is_dead": ("20_bus/group.html#is_dead", "streamforge/bus/group.py"),
-            "streamforge.bus.group.next_state": ("20_bus/group.html#next_state", "streamforge/bus/group.py"),
-            "streamforge.bus.group.share": ("20_bus/group.html#share", "streamforge/bus/group.py"),
-        },
-        "streamforge.bus.kafka": {
-            "streamforge.bus.kafka.KafkaBus": ("20_bus/kafka.html#kafkabus", "streamforge/bus/kafka.py"),
-            "streamforge.bus.kafka.KafkaBus.__aenter__": ("20_bus/kafka.html#kafkabus.__aenter__", "streamforge/bus/kafka.py"),
-            "streamforge.bus.kafka.KafkaBus.__aexit__": ("20_bus/kafka.html#kafkabus.__aexit__", "streamforge/bus/kafka.py"),
-            "streamforge.bus.kafka.KafkaBus.__init__": ("20_bus/kafka.html#kafkabus.__init__", "streamforge/bus/kafka.py"),
-            "streamforge.bus.kafka.KafkaBus._open": ("20_bus/kafka.html#kafkabus._open", "streamforge/bus/kafka.py"),
-            "streamforge.bus.kafka.KafkaBus.begin_offsets": (
-                "20_bus/kafka.html#kafkabus.begin_offsets",
-                "streamforge/bus/kafka.py",
-            ),
-            "streamforge.bus.kafka.KafkaBus.committed": ("20_bus/kafka.html#kafkabus.committed", "streamforge/bus/kafka.py"),
-            "streamforge.bus.kafka.KafkaBus.create_topic": (
-                "20_bus/kafka.html#kafkabus.create_topic",
-                "streamforge/bus/kafka.py",
-            ),
-            "streamforge.bus.kafka.KafkaBus.delete_topic": (
-                "20_bus/kafka.html#kafkabus.delete_topic",
-                "streamforge/bus/kafka.py",
-            ),
-            "streamforge.bus.kafka.KafkaBus.end_offsets": ("20_bus/kafka.html#kafkabus.end_offsets", "streamforge/bus/kafka.py"),
-            "streamforge.bus.kafka.KafkaBus.publish": ("20_bus/kafka.html#kafkabus.publish", "streamforge/bus/kafka.py"),
-            "streamforge.bus.kafka.KafkaBus.subscribe": ("20_bus/kafka.html#kafkabus.subscribe", "streamforge/bus/kafka.py"),
-            "streamforge.bus.kafka.KafkaBus.tail": ("20_bus/kafka.html#kafkabus.tail", "streamforge/bus/kafka.py"),
-            "streamforge.bus.kafka.KafkaBus.topics": ("20_bus/kafka.html#kafkabus.topics", "streamforge/bus/kafka.py"),
-            "streamforge.bus.kafka.Parts": ("20_bus/kafka.html#parts", "streamforge/bus/kafka.py"),
-            "streamforge.bus.kafka.Parts.close": ("20_bus/kafka.html#parts.close", "streamforge/bus/kafka.py"),
-            "streamforge.bus.kafka.Parts.new_tail": ("20_bus/kafka.html#parts.new_tail", "streamforge/bus/kafka.py"),
-            "streamforge.bus.kafka.Parts.partitions": ("20_bus/kafka.html#parts.partitions", "streamforge/bus/kafka.py"),
-            "streamforge.bus.kafka.last_seen": ("20_bus/kafka.html#last_seen", "streamforge/bus/kafka.py"),
-            "streamforge.bus.kafka.open_parts": ("20_bus/kafka.html#open_parts", "streamforge/bus/kafka.py"),
-            "streamforge.bus.kafka.starts": ("20_bus/kafka.html#starts", "streamforge/bus/kafka.py"),
-            "streamforge.bus.kafka.tail": ("20_bus/kafka.html#tail", "streamforge/bus/kafka.py"),
-        },
-        "streamforge.bus.kafka_access": {
-            "streamforge.bus.kafka_access.Access": ("20_bus/kafka_access.html#access", "streamforge/bus/kafka_access.py"),
-            "streamforge.bus.kafka_access.Access.__repr__": (
-                "20_bus/kafka_access.html#access.__repr__",
-                "streamforge/bus/kafka_access.py",
-            ),
-            "streamforge.bus.kafka_access.Access.password": (
-                "20_bus/kafka_access.html#access.password",
-                "streamforge/bus/kafka_access.py",
-            ),
-            "streamforge.bus.kafka_access.FreshClient": (
-                "20_bus/kafka_access.html#freshclient",
-                "streamforge/bus/kafka_access.py",
-            ),
-            "streamforge.bus.kafka_access.FreshClient._sasl_plain_password": (
-                "20_bus/kafka_access.html#freshclient._sasl_plain_password",
-                "streamforge/bus/kafka_access.py",
-            ),
-            "streamforge.bus.kafka_access.FreshClient._ssl_context": (
-                "20_bus/kafka_access.html#freshclient._ssl_context",
-                "streamforge/bus/kafka_access.py",
-            ),
-            "streamforge.bus.kafka_access._number": ("20_bus/kafka_access.html#_number", "streamforge/bus/kafka_access.py"),
-            "streamforge.bus.kafka_access._other_way": ("20_bus/kafka_access.html#_other_way", "streamforge/bus/kafka_access.py"),
-            "streamforge.bus.kafka_access.client_settings": (
-                "20_bus/kafka_access.html#client_settings",
-                "streamforge/bus/kafka_access.py",
-            ),
-            "streamforge.bus.kafka_access.diagnose": ("20_bus/kafka_access.html#diagnose", "streamforge/bus/kafka_access.py"),
-            "streamforge.bus.kafka_access.explain": ("20_bus/kafka_access.html#explain", "streamforge/bus/kafka_access.py"),
-            "streamforge.bus.kafka_access.missing_right": (
-                "20_bus/kafka_access.html#missing_right",
-                "streamforge/bus/kafka_access.py",
-            ),
-            "streamforge.bus.kafka_access.read_access": (
-                "20_bus/kafka_access.html#read_access",
-                "streamforge/bus/kafka_access.py",
-            ),
-            "streamforge.bus.kafka_access.speaks_plain": (
-                "20_bus/kafka_access.html#speaks_plain",
-                "streamforge/bus/kafka_access.py",
-            ),
-            "streamforge.bus.kafka_access.speaks_tls": ("20_bus/kafka_access.html#speaks_tls", "streamforge/bus/kafka_access.py"),
-            "streamforge.bus.kafka_access.tls_context": (
-                "20_bus/kafka_access.html#tls_context",
-                "streamforge/bus/kafka_access.py",
-            ),
-            "streamforge.bus.kafka_access.translate": ("20_bus/kafka_access.html#translate", "streamforge/bus/kafka_access.py"),
-            "streamforge.bus.kafka_access.unknown_topic": (
-                "20_bus/kafka_access.html#unknown_topic",
-                "streamforge/bus/kafka_access.py",
-            ),
-            "streamforge.bus.kafka_access.with_eyes": ("20_bus/kafka_access.html#with_eyes", "streamforge/bus/kafka_access.py"),
-        },
-        "streamforge.bus.kafka_admin": {
-            "streamforge.bus.kafka_admin.Broker": ("20_bus/kafka_admin.html#broker", "streamforge/bus/kafka_admin.py"),
-            "streamforge.bus.kafka_admin.Broker.__init__": (
-                "20_bus/kafka_admin.html#broker.__init__",
-                "streamforge/bus/kafka_admin.py",
-            ),
-            "streamforge.bus.kafka_admin.Broker.ask": ("20_bus/kafka_admin.html#broker.ask", "streamforge/bus/kafka_admin.py"),
-            "streamforge.bus.kafka_admin.Broker.close": (
-                "20_bus/kafka_admin.html#broker.close",
-                "streamforge/bus/kafka_admin.py",
-            ),
-            "streamforge.bus.kafka_admin.Broker.coordinator": (
-                "20_bus/kafka_admin.html#broker.coordinator",
-                "streamforge/bus/kafka_admin.py",
-            ),
-            "streamforge.bus.kafka_admin.Broker.nodes": (
-                "20_bus/kafka_admin.html#broker.nodes",
-                "streamforge/bus/kafka_admin.py",
-            ),
-            "streamforge.bus.kafka_admin.Broker.send": ("20_bus/kafka_admin.html#broker.send", "streamforge/bus/kafka_admin.py"),
-            "streamforge.bus.kafka_admin.Broker.start": (
-                "20_bus/kafka_admin.html#broker.start",
-                "streamforge/bus/kafka_admin.py",
-            ),
-            "streamforge.bus.kafka_admin._until": ("20_bus/kafka_admin.html#_until", "streamforge/bus/kafka_admin.py"),
-            "streamforge.bus.kafka_admin.committed_by": (
-                "20_bus/kafka_admin.html#committed_by",
-                "streamforge/bus/kafka_admin.py",
-            ),
-            "streamforge.bus.kafka_admin.create_topic": (
-                "20_bus/kafka_admin.html#create_topic",
-                "streamforge/bus/kafka_admin.py",
-            ),
-            "streamforge.bus.kafka_admin.delete_topic": (
-                "20_bus/kafka_admin.html#delete_topic",
-                "streamforge/bus/kafka_admin.py",
-            ),
-            "streamforge.bus.kafka_admin.leaders_of": ("20_bus/kafka_admin.html#leaders_of", "streamforge/bus/kafka_admin.py"),
-            "streamforge.bus.kafka_admin.list_topics": ("20_bus/kafka_admin.html#list_topics", "streamforge/bus/kafka_admin.py"),
-            "streamforge.bus.kafka_admin.offsets_of": ("20_bus/kafka_admin.html#offsets_of", "streamforge/bus/kafka_admin.py"),
-            "streamforge.bus.kafka_admin.raise_code": ("20_bus/kafka_admin.html#raise_code", "streamforge/bus/kafka_admin.py"),
-            "streamforge.bus.kafka_admin.to_config": ("20_bus/kafka_admin.html#to_config", "streamforge/bus/kafka_admin.py"),
-            "streamforge.bus.kafka_admin.to_spec": ("20_bus/kafka_admin.html#to_spec", "streamforge/bus/kafka_admin.py"),
-        },
-        "streamforge.bus.kafka_batches": {
-            "streamforge.bus.kafka_batches.Places": ("20_bus/kafka_batches.html#places", "streamforge/bus/kafka_batches.py"),
-            "streamforge.bus.kafka_batches.Places.__init__": (
-                "20_bus/kafka_batches.html#places.__init__",
-                "streamforge/bus/kafka_batches.py",
-            ),
-            "streamforge.bus.kafka_batches.Places.sort": (
-                "20_bus/kafka_batches.html#places.sort",
-                "streamforge/bus/kafka_batches.py",
-            ),
-            "streamforge.bus.kafka_batches.pack": ("20_bus/kafka_batches.html#pack", "streamforge/bus/kafka_batches.py"),
-        },
-        "streamforge.bus.kafka_logs": {
-            "streamforge.bus.kafka_logs.Once": ("20_bus/kafka_logs.html#once", "streamforge/bus/kafka_logs.py"),
-            "streamforge.bus.kafka_logs.Once.__init__": ("20_bus/kafka_logs.html#once.__init__", "streamforge/bus/kafka_logs.py"),
-            "streamforge.bus.kafka_logs.Once.filter": ("20_bus/kafka_logs.html#once.filter", "streamforge/bus/kafka_logs.py"),
-            "streamforge.bus.kafka_logs.quieten": ("20_bus/kafka_logs.html#quieten", "streamforge/bus/kafka_logs.py"),
-            "streamforge.bus.kafka_logs.silently": ("20_bus/kafka_logs.html#silently", "streamforge/bus/kafka_logs.py"),
-        },
-        "streamforge.bus.kafka_member": {
-            "streamforge.bus.kafka_member.KafkaMember": (
-                "20_bus/kafka_member.html#kafkamember",
-                "streamforge/bus/kafka_member.py",
-            ),
-            "streamforge.bus.kafka_member.KafkaMember.__aenter__": (
-                "20_bus/kafka_member.html#kafkamember.__aenter__",
-                "streamforge/bus/kafka_member.py",
-            ),
-            "streamforge.bus.kafka_member.KafkaMember.__aexit__": (
-                "20_bus/kafka_member.html#kafkamember.__aexit__",
-                "streamforge/bus/kafka_member.py",
-            ),
-            "streamforge.bus.kafka_member.KafkaMember.__init__": (
-                "20_bus/kafka_member.html#kafkamember.__init__",
-                "streamforge/bus/kafka_member.py",
-            ),
-            "streamforge.bus.kafka_member.KafkaMember.assignment": (
-                "20_bus/kafka_member.html#kafkamember.assignment",
-                "streamforge/bus/kafka_member.py",
-            ),
-            "streamforge.bus.kafka_member.KafkaMember.batches": (
-                "20_bus/kafka_member.html#kafkamember.batches",
-                "streamforge/bus/kafka_member.py",
-            ),
-            "streamforge.bus.kafka_member.KafkaMember.commit": (
-                "20_bus/kafka_member.html#kafkamember.commit",
-                "streamforge/bus/kafka_member.py",
-            ),
-            "streamforge.bus.kafka_member.KafkaMember.ends": (
-                "20_bus/kafka_member.html#kafkamember.ends",
-                "streamforge/bus/kafka_member.py",
-            ),
-            "streamforge.bus.kafka_member.KafkaMember.poll": (
-                "20_bus/kafka_member.html#kafkamember.poll",
-                "streamforge/bus/kafka_member.py",
-            ),
-            "streamforge.bus.kafka_member.KafkaMember.positions": (
-                "20_bus/kafka_member.html#kafkamember.positions",
-                "streamforge/bus/kafka_member.py",
-            ),
-            "streamforge.bus.kafka_member.KafkaMember.seek": (
-                "20_bus/kafka_member.html#kafkamember.seek",
-                "streamforge/bus/kafka_member.py",
-            ),
-            "streamforge.bus.kafka_member.Rebalance": ("20_bus/kafka_member.html#rebalance", "streamforge/bus/kafka_member.py"),
-            "streamforge.bus.kafka_member.Rebalance.__init__": (
-                "20_bus/kafka_member.html#rebalance.__init__",
-                "streamforge/bus/kafka_member.py",
-            ),
-            "streamforge.bus.kafka_member.Rebalance.finish": (
-                "20_bus/kafka_member.html#rebalance.finish",
-                "streamforge/bus/kafka_member.py",
-            ),
-            "streamforge.bus.kafka_member.Rebalance.generation": (
-                "20_bus/kafka_member.html#rebalance.generation",
-                "streamforge/bus/kafka_member.py",
-            ),
-            "streamforge.bus.kafka_member.Rebalance.on_partitions_assigned": (
-                "20_bus/kafka_member.html#rebalance.on_partitions_assigned",
-                "streamforge/bus/kafka_member.py",
-            ),
-            "streamforge.bus.kafka_member.Rebalance.on_partitions_revoked": (
-                "20_bus/kafka_member.html#rebalance.on_partitions_revoked",
-                "streamforge/bus/kafka_member.py",
-            ),
-            "streamforge.bus.kafka_member.Seat": ("20_bus/kafka_member.html#seat", "streamforge/bus/kafka_member.py"),
-            "streamforge.bus.kafka_member.Seat.__init__": (
-                "20_bus/kafka_member.html#seat.__init__",
-                "streamforge/bus/kafka_member.py",
-            ),
-            "streamforge.bus.kafka_member.Seat.consumer": (
-                "20_bus/kafka_member.html#seat.consumer",
-                "streamforge/bus/kafka_member.py",
-            ),
-            "streamforge.bus.kafka_member.Seat.enter": ("20_bus/kafka_member.html#seat.enter", "streamforge/bus/kafka_member.py"),
-            "streamforge.bus.kafka_member.Seat.leave": ("20_bus/kafka_member.html#seat.leave", "streamforge/bus/kafka_member.py"),
-            "streamforge.bus.kafka_member.Seat.settle": (
-                "20_bus/kafka_member.html#seat.settle",
-                "streamforge/bus/kafka_member.py",
-            ),
-            "streamforge.bus.kafka_member.Seat.take": ("20_bus/kafka_member.html#seat.take", "streamforge/bus/kafka_member.py"),
-            "streamforge.bus.kafka_member.Seat.take_again": (
-                "20_bus/kafka_member.html#seat.take_again",
-                "streamforge/bus/kafka_member.py",
-            ),
-            "streamforge.bus.kafka_member._refusal": ("20_bus/kafka_member.html#_refusal", "streamforge/bus/kafka_member.py"),
-            "streamforge.bus.kafka_member.commit": ("20_bus/kafka_member.html#commit", "streamforge/bus/kafka_member.py"),
-            "streamforge.bus.kafka_member.commit_request": (
-                "20_bus/kafka_member.html#commit_request",
-                "streamforge/bus/kafka_member.py",
-            ),
-            "streamforge.bus.kafka_member.has_died": ("20_bus/kafka_member.html#has_died", "streamforge/bus/kafka_member.py"),
-            "streamforge.bus.kafka_member.look": ("20_bus/kafka_member.html#look", "streamforge/bus/kafka_member.py"),
-            "streamforge.bus.kafka_member.seek": ("20_bus/kafka_member.html#seek", "streamforge/bus/kafka_member.py"),
-            "streamforge.bus.kafka_member.try_commit": ("20_bus/kafka_member.html#try_commit", "streamforge/bus/kafka_member.py"),
-        },
-        "streamforge.bus.kafka_reader": {
-            "streamforge.bus.kafka_reader.Reader": ("20_bus/kafka_reader.html#reader", "streamforge/bus/kafka_reader.py"),
-            "streamforge.bus.kafka_reader.Reader.__init__": (
-                "20_bus/kafka_reader.html#reader.__init__",
-                "streamforge/bus/kafka_reader.py",
-            ),
-            "streamforge.bus.kafka_reader.Reader._drop": (
-                "20_bus/kafka_reader.html#reader._drop",
-                "streamforge/bus/kafka_reader.py",
-            ),
-            "streamforge.bus.kafka_reader.Reader._read": (
-                "20_bus/kafka_reader.html#reader._read",
-                "streamforge/bus/kafka_reader.py",
-            ),
-            "streamforge.bus.kafka_reader.Reader.take": (
-                "20_bus/kafka_reader.html#reader.take",
-                "streamforge/bus/kafka_reader.py",
-            ),
-            "streamforge.bus.kafka_reader._Keys": ("20_bus/kafka_reader.html#_keys", "streamforge/bus/kafka_reader.py"),
-            "streamforge.bus.kafka_reader._Keys.__missing__": (
-                "20_bus/kafka_reader.html#_keys.__missing__",
-                "streamforge/bus/kafka_reader.py",
-            ),
-            "streamforge.bus.kafka_reader.decode": ("20_bus/kafka_reader.html#decode", "streamforge/bus/kafka_reader.py"),
-            "streamforge.bus.kafka_reader.end_consumer": (
-                "20_bus/kafka_reader.html#end_consumer",
-                "streamforge/bus/kafka_reader.py",
-            ),
-            "streamforge.bus.kafka_reader.high_water": ("20_bus/kafka_reader.html#high_water", "streamforge/bus/kafka_reader.py"),
-            "streamforge.bus.kafka_reader.key_text": ("20_bus/kafka_reader.html#key_text", "streamforge/bus/kafka_reader.py"),
-            "streamforge.bus.kafka_reader.move": ("20_bus/kafka_reader.html#move", "streamforge/bus/kafka_reader.py"),
-            "streamforge.bus.kafka_reader.new_consumer": (
-                "20_bus/kafka_reader.html#new_consumer",
-                "streamforge/bus/kafka_reader.py",
-            ),
-            "streamforge.bus.kafka_reader.wait_for_data": (
-                "20_bus/kafka_reader.html#wait_for_data",
-                "streamforge/bus/kafka_reader.py",
-            ),
-            "streamforge.bus.kafka_reader.wake": ("20_bus/kafka_reader.html#wake", "streamforge/bus/kafka_reader.py"),
-        },
-        "streamforge.bus.kafka_tenures": {
-            "streamforge.bus.kafka_tenures.Tenures": ("20_bus/kafka_tenures.html#tenures", "streamforge/bus/kafka_tenures.py"),
-            "streamforge.bus.kafka_tenures.Tenures.__init__": (
-                "20_bus/kafka_tenures.html#tenures.__init__",
-                "streamforge/bus/kafka_tenures.py",
-            ),
-            "streamforge.bus.kafka_tenures.Tenures._in_hand": (
-                "20_bus/kafka_tenures.html#tenures._in_hand",
-                "streamforge/bus/kafka_tenures.py",
-            ),
-            "streamforge.bus.kafka_tenures.Tenures.adopt": (
-                "20_bus/kafka_tenures.html#tenures.adopt",
-                "streamforge/bus/kafka_tenures.py",
-            ),
-            "streamforge.bus.kafka_tenures.Tenures.assign": (
-                "20_bus/kafka_tenures.html#tenures.assign",
-                "streamforge/bus/kafka_tenures.py",
-            ),
-            "streamforge.bus.kafka_tenures.Tenures.commit": (
-                "20_bus/kafka_tenures.html#tenures.commit",
-                "streamforge/bus/kafka_tenures.py",
-            ),
-            "streamforge.bus.kafka_tenures.Tenures.hand_out": (
-                "20_bus/kafka_tenures.html#tenures.hand_out",
-                "streamforge/bus/kafka_tenures.py",
-            ),
-            "streamforge.bus.kafka_tenures.Tenures.in_hand": (
-                "20_bus/kafka_tenures.html#tenures.in_hand",
-                "streamforge/bus/kafka_tenures.py",
-            ),
-            "streamforge.bus.kafka_tenures.Tenures.leave": (
-                "20_bus/kafka_tenures.html#tenures.leave",
-                "streamforge/bus/kafka_tenures.py",
-            ),
-            "streamforge.bus.kafka_tenures.Tenures.revoke": (
-                "20_bus/kafka_tenures.html#tenures.revoke",
-                "streamforge/bus/kafka_tenures.py",
-            ),
-            "streamforge.bus.kafka_tenures.Tenures.seek": (
-                "20_bus/kafka_tenures.html#tenures.seek",
-                "streamforge/bus/kafka_tenures.py",
-            ),
-            "streamforge.bus.kafka_tenures.check_tenures": (
-                "20_bus/kafka_tenures.html#check_tenures",
-                "streamforge/bus/kafka_tenures.py",
+        "streamforge.bus.embedded.compaction": {
+            "streamforge.bus.embedded.compaction._records": (
+                "20_bus/embedded/compaction.html#_records",
+                "streamforge/bus/embedded/compaction.py",
+            ),
+            "streamforge.bus.embedded.compaction._rewrite": (
+                "20_bus/embedded/compaction.html#_rewrite",
+                "streamforge/bus/embedded/compaction.py",
+            ),
+            "streamforge.bus.embedded.compaction.compact": (
+                "20_bus/embedded/compaction.html#compact",
+                "streamforge/bus/embedded/compaction.py",
             ),
         },
-        "streamforge.bus.kafka_writer": {
-            "streamforge.bus.kafka_writer.Producers": ("20_bus/kafka_writer.html#producers", "streamforge/bus/kafka_writer.py"),
-            "streamforge.bus.kafka_writer.Producers.__init__": (
-                "20_bus/kafka_writer.html#producers.__init__",
-                "streamforge/bus/kafka_writer.py",
+        "streamforge.bus.embedded.consumer": {
+            "streamforge.bus.embedded.consumer.Assignment": (
+                "20_bus/embedded/consumer.html#assignment",
+                "streamforge/bus/embedded/consumer.py",
             ),
-            "streamforge.bus.kafka_writer.Producers.close": (
-                "20_bus/kafka_writer.html#producers.close",
-                "streamforge/bus/kafka_writer.py",
+            "streamforge.bus.embedded.consumer.Assignment.__init__": (
+                "20_bus/embedded/consumer.html#assignment.__init__",
+                "streamforge/bus/embedded/consumer.py",
             ),
-            "streamforge.bus.kafka_writer.Producers.current": (
-                "20_bus/kafka_writer.html#producers.current",
-                "streamforge/bus/kafka_writer.py",
+            "streamforge.bus.embedded.consumer.Assignment._close": (
+                "20_bus/embedded/consumer.html#assignment._close",
+                "streamforge/bus/embedded/consumer.py",
             ),
-            "streamforge.bus.kafka_writer.Producers.forget": (
-                "20_bus/kafka_writer.html#producers.forget",
-                "streamforge/bus/kafka_writer.py",
+            "streamforge.bus.embedded.consumer.Assignment._open": (
+                "20_bus/embedded/consumer.html#assignment._open",
+                "streamforge/bus/embedded/consumer.py",
             ),
-            "streamforge.bus.kafka_writer.Producers.partitions": (
-                "20_bus/kafka_writer.html#producers.partitions",
-                "streamforge/bus/kafka_writer.py",
+            "streamforge.bus.embedded.consumer.Assignment.adopt": (
+                "20_bus/embedded/consumer.html#assignment.adopt",
+                "streamforge/bus/embedded/consumer.py",
             ),
-            "streamforge.bus.kafka_writer.Producers.retire": (
-                "20_bus/kafka_writer.html#producers.retire",
-                "streamforge/bus/kafka_writer.py",
+            "streamforge.bus.embedded.consumer.Assignment.close": (
+                "20_bus/embedded/consumer.html#assignment.close",
+                "streamforge/bus/embedded/consumer.py",
             ),
-            "streamforge.bus.kafka_writer.Writer": ("20_bus/kafka_writer.html#writer", "streamforge/bus/kafka_writer.py"),
-            "streamforge.bus.kafka_writer.Writer.__init__": (
-                "20_bus/kafka_writer.html#writer.__init__",
-                "streamforge/bus/kafka_writer.py",
+            "streamforge.bus.embedded.consumer.Assignment.commit": (
+                "20_bus/embedded/consumer.html#assignment.commit",
+                "streamforge/bus/embedded/consumer.py",
             ),
-            "streamforge.bus.kafka_writer.Writer._still_there": (
-                "20_bus/kafka_writer.html#writer._still_there",
-                "streamforge/bus/kafka_writer.py",
+            "streamforge.bus.embedded.consumer.Assignment.read": (
+                "20_bus/embedded/consumer.html#assignment.read",
+                "streamforge/bus/embedded/consumer.py",
             ),
-            "streamforge.bus.kafka_writer.Writer.forget": (
-                "20_bus/kafka_writer.html#writer.forget",
-                "streamforge/bus/kafka_writer.py",
+            "streamforge.bus.embedded.consumer.Assignment.seek": (
+                "20_bus/embedded/consumer.html#assignment.seek",
+                "streamforge/bus/embedded/consumer.py",
             ),
-            "streamforge.bus.kafka_writer.Writer.publish": (
-                "20_bus/kafka_writer.html#writer.publish",
-                "streamforge/bus/kafka_writer.py",
+            "streamforge.bus.embedded.consumer.EmbeddedSubscription": (
+                "20_bus/embedded/consumer.html#embeddedsubscription",
+                "streamforge/bus/embedded/consumer.py",
             ),
-            "streamforge.bus.kafka_writer._Dropped": ("20_bus/kafka_writer.html#_dropped", "streamforge/bus/kafka_writer.py"),
-            "streamforge.bus.kafka_writer._seen": ("20_bus/kafka_writer.html#_seen", "streamforge/bus/kafka_writer.py"),
-            "streamforge.bus.kafka_writer._send": ("20_bus/kafka_writer.html#_send", "streamforge/bus/kafka_writer.py"),
-            "streamforge.bus.kafka_writer.deliver": ("20_bus/kafka_writer.html#deliver", "streamforge/bus/kafka_writer.py"),
-            "streamforge.bus.kafka_writer.end_producer": (
-                "20_bus/kafka_writer.html#end_producer",
-                "streamforge/bus/kafka_writer.py",
+            "streamforge.bus.embedded.consumer.EmbeddedSubscription.__aenter__": (
+                "20_bus/embedded/consumer.html#embeddedsubscription.__aenter__",
+                "streamforge/bus/embedded/consumer.py",
             ),
-            "streamforge.bus.kafka_writer.new_producer": (
-                "20_bus/kafka_writer.html#new_producer",
-                "streamforge/bus/kafka_writer.py",
+            "streamforge.bus.embedded.consumer.EmbeddedSubscription.__aexit__": (
+                "20_bus/embedded/consumer.html#embeddedsubscription.__aexit__",
+                "streamforge/bus/embedded/consumer.py",
             ),
-            "streamforge.bus.kafka_writer.patiently": ("20_bus/kafka_writer.html#patiently", "streamforge/bus/kafka_writer.py"),
-        },
-        "streamforge.bus.locks": {
-            "streamforge.bus.locks.FileLock": ("20_bus/locks.html#filelock", "streamforge/bus/locks.py"),
-            "streamforge.bus.locks.FileLock.__init__": ("20_bus/locks.html#filelock.__init__", "streamforge/bus/locks.py"),
-            "streamforge.bus.locks.FileLock.close": ("20_bus/locks.html#filelock.close", "streamforge/bus/locks.py"),
-            "streamforge.bus.locks.FileLock.gone": ("20_bus/locks.html#filelock.gone", "streamforge/bus/locks.py"),
-            "streamforge.bus.locks.FileLock.try_lock": ("20_bus/locks.html#filelock.try_lock", "streamforge/bus/locks.py"),
-            "streamforge.bus.locks.FileLock.unlock": ("20_bus/locks.html#filelock.unlock", "streamforge/bus/locks.py"),
-            "streamforge.bus.locks.held": ("20_bus/locks.html#held", "streamforge/bus/locks.py"),
-        },
-        "streamforge.bus.log": {
-            "streamforge.bus.log.LogEnd": ("20_bus/log.html#logend", "streamforge/bus/log.py"),
-            "streamforge.bus.log.LogEnd.__init__": ("20_bus/log.html#logend.__init__", "streamforge/bus/log.py"),
-            "streamforge.bus.log.LogEnd._next_segment": ("20_bus/log.html#logend._next_segment", "streamforge/bus/log.py"),
-            "streamforge.bus.log.LogEnd._open": ("20_bus/log.html#logend._open", "streamforge/bus/log.py"),
-            "streamforge.bus.log.LogEnd._scan": ("20_bus/log.html#logend._scan", "streamforge/bus/log.py"),
-            "streamforge.bus.log.LogEnd.catch_up": ("20_bus/log.html#logend.catch_up", "streamforge/bus/log.py"),
-            "streamforge.bus.log.LogEnd.close": ("20_bus/log.html#logend.close", "streamforge/bus/log.py"),
-            "streamforge.bus.log.LogEnd.end": ("20_bus/log.html#logend.end", "streamforge/bus/log.py"),
-            "streamforge.bus.log.PartitionLog": ("20_bus/log.html#partitionlog", "streamforge/bus/log.py"),
-            "streamforge.bus.log.PartitionLog.__init__": ("20_bus/log.html#partitionlog.__init__", "streamforge/bus/log.py"),
-            "streamforge.bus.log.PartitionLog._aged": ("20_bus/log.html#partitionlog._aged", "streamforge/bus/log.py"),
-            "streamforge.bus.log.PartitionLog._begin": ("20_bus/log.html#partitionlog._begin", "streamforge/bus/log.py"),
-            "streamforge.bus.log.PartitionLog._open": ("20_bus/log.html#partitionlog._open", "streamforge/bus/log.py"),
-            "streamforge.bus.log.PartitionLog.append": ("20_bus/log.html#partitionlog.append", "streamforge/bus/log.py"),
-            "streamforge.bus.log.PartitionLog.mend": ("20_bus/log.html#partitionlog.mend", "streamforge/bus/log.py"),
-            "streamforge.bus.log.PartitionLog.roll": ("20_bus/log.html#partitionlog.roll", "streamforge/bus/log.py"),
-            "streamforge.bus.log._note": ("20_bus/log.html#_note", "streamforge/bus/log.py"),
-            "streamforge.bus.log._write": ("20_bus/log.html#_write", "streamforge/bus/log.py"),
-            "streamforge.bus.log.expire": ("20_bus/log.html#expire", "streamforge/bus/log.py"),
-            "streamforge.bus.log.find_position": ("20_bus/log.html#find_position", "streamforge/bus/log.py"),
-            "streamforge.bus.log.index_entries": ("20_bus/log.html#index_entries", "streamforge/bus/log.py"),
-            "streamforge.bus.log.newest_of": ("20_bus/log.html#newest_of", "streamforge/bus/log.py"),
-            "streamforge.bus.log.segment_path": ("20_bus/log.html#segment_path", "streamforge/bus/log.py"),
-            "streamforge.bus.log.segments": ("20_bus/log.html#segments", "streamforge/bus/log.py"),
-        },
-        "streamforge.bus.member": {
-            "streamforge.bus.member.Assignment": ("20_bus/member.html#assignment", "streamforge/bus/member.py"),
-            "streamforge.bus.member.Assignment.__init__": ("20_bus/member.html#assignment.__init__", "streamforge/bus/member.py"),
-            "streamforge.bus.member.Assignment._close": ("20_bus/member.html#assignment._close", "streamforge/bus/member.py"),
-            "streamforge.bus.member.Assignment._open": ("20_bus/member.html#assignment._open", "streamforge/bus/member.py"),
-            "streamforge.bus.member.Assignment.adopt": ("20_bus/member.html#assignment.adopt", "streamforge/bus/member.py"),
-            "streamforge.bus.member.Assignment.close": ("20_bus/member.html#assignment.close", "streamforge/bus/member.py"),
-            "streamforge.bus.member.Assignment.commit": ("20_bus/member.html#assignment.commit", "streamforge/bus/member.py"),
-            "streamforge.bus.member.Assignment.read": ("20_bus/member.html#assignment.read", "streamforge/bus/member.py"),
-            "streamforge.bus.member.Assignment.seek": ("20_bus/member.html#assignment.seek", "streamforge/bus/member.py"),
-            "streamforge.bus.member.EmbeddedSubscription": (
-                "20_bus/member.html#embeddedsubscription",
-                "streamforge/bus/member.py",
+            "streamforge.bus.embedded.consumer.EmbeddedSubscription.__init__": (
+                "20_bus/embedded/consumer.html#embeddedsubscription.__init__",
+                "streamforge/bus/embedded/consumer.py",
             ),
-            "streamforge.bus.member.EmbeddedSubscription.__aenter__": (
-                "20_bus/member.html#embeddedsubscription.__aenter__",
-                "streamforge/bus/member.py",
+            "streamforge.bus.embedded.consumer.EmbeddedSubscription._opened": (
+                "20_bus/embedded/consumer.html#embeddedsubscription._opened",
+                "streamforge/bus/embedded/consumer.py",
             ),
-            "streamforge.bus.member.EmbeddedSubscription.__aexit__": (
-                "20_bus/member.html#embeddedsubscription.__aexit__",
-                "streamforge/bus/member.py",
+            "streamforge.bus.embedded.consumer.EmbeddedSubscription.assignment": (
+                "20_bus/embedded/consumer.html#embeddedsubscription.assignment",
+                "streamforge/bus/embedded/consumer.py",
             ),
-            "streamforge.bus.member.EmbeddedSubscription.__init__": (
-                "20_bus/member.html#embeddedsubscription.__init__",
-                "streamforge/bus/member.py",
+            "streamforge.bus.embedded.consumer.EmbeddedSubscription.batches": (
+                "20_bus/embedded/consumer.html#embeddedsubscription.batches",
+                "streamforge/bus/embedded/consumer.py",
             ),
-            "streamforge.bus.member.EmbeddedSubscription._opened": (
-                "20_bus/member.html#embeddedsubscription._opened",
-                "streamforge/bus/member.py",
+            "streamforge.bus.embedded.consumer.EmbeddedSubscription.commit": (
+                "20_bus/embedded/consumer.html#embeddedsubscription.commit",
+                "streamforge/bus/embedded/consumer.py",
             ),
-            "streamforge.bus.member.EmbeddedSubscription.assignment": (
-                "20_bus/member.html#embeddedsubscription.assignment",
-                "streamforge/bus/member.py",
+            "streamforge.bus.embedded.consumer.EmbeddedSubscription.poll": (
+                "20_bus/embedded/consumer.html#embeddedsubscription.poll",
+                "streamforge/bus/embedded/consumer.py",
             ),
-            "streamforge.bus.member.EmbeddedSubscription.batches": (
-                "20_bus/member.html#embeddedsubscription.batches",
-                "streamforge/bus/member.py",
+            "streamforge.bus.embedded.consumer.EmbeddedSubscription.positions": (
+                "20_bus/embedded/consumer.html#embeddedsubscription.positions",
+                "streamforge/bus/embedded/consumer.py",
             ),
-            "streamforge.bus.member.EmbeddedSubscription.commit": (
-                "20_bus/member.html#embeddedsubscription.commit",
-                "streamforge/bus/member.py",
+            "streamforge.bus.embedded.consumer.EmbeddedSubscription.seek": (
+                "20_bus/embedded/consumer.html#embeddedsubscription.seek",
+                "streamforge/bus/embedded/consumer.py",
             ),
-            "streamforge.bus.member.EmbeddedSubscription.poll": (
-                "20_bus/member.html#embeddedsubscription.poll",
-                "streamforge/bus/member.py",
+            "streamforge.bus.embedded.consumer.Membership": (
+                "20_bus/embedded/consumer.html#membership",
+                "streamforge/bus/embedded/consumer.py",
             ),
-            "streamforge.bus.member.EmbeddedSubscription.positions": (
-                "20_bus/member.html#embeddedsubscription.positions",
-                "streamforge/bus/member.py",
+            "streamforge.bus.embedded.consumer.Membership.__init__": (
+                "20_bus/embedded/consumer.html#membership.__init__",
+                "streamforge/bus/embedded/consumer.py",
             ),
-            "streamforge.bus.member.EmbeddedSubscription.seek": (
-                "20_bus/member.html#embeddedsubscription.seek",
-                "streamforge/bus/member.py",
+            "streamforge.bus.embedded.consumer.Membership._beat": (
+                "20_bus/embedded/consumer.html#membership._beat",
+                "streamforge/bus/embedded/consumer.py",
             ),
-            "streamforge.bus.member.Membership": ("20_bus/member.html#membership", "streamforge/bus/member.py"),
-            "streamforge.bus.member.Membership.__init__": ("20_bus/member.html#membership.__init__", "streamforge/bus/member.py"),
-            "streamforge.bus.member.Membership._beat": ("20_bus/member.html#membership._beat", "streamforge/bus/member.py"),
-            "streamforge.bus.member.Membership._settle": ("20_bus/member.html#membership._settle", "streamforge/bus/member.py"),
-            "streamforge.bus.member.Membership.join": ("20_bus/member.html#membership.join", "streamforge/bus/member.py"),
-            "streamforge.bus.member.Membership.keep_up": ("20_bus/member.html#membership.keep_up", "streamforge/bus/member.py"),
-            "streamforge.bus.member.Membership.leave": ("20_bus/member.html#membership.leave", "streamforge/bus/member.py"),
-            "streamforge.bus.member._new_sign": ("20_bus/member.html#_new_sign", "streamforge/bus/member.py"),
-            "streamforge.bus.member._pair": ("20_bus/member.html#_pair", "streamforge/bus/member.py"),
-            "streamforge.bus.member._unsettled": ("20_bus/member.html#_unsettled", "streamforge/bus/member.py"),
-            "streamforge.bus.member.shared_partitions": ("20_bus/member.html#shared_partitions", "streamforge/bus/member.py"),
-        },
-        "streamforge.bus.reader": {
-            "streamforge.bus.reader.PartitionReader": ("20_bus/reader.html#partitionreader", "streamforge/bus/reader.py"),
-            "streamforge.bus.reader.PartitionReader.__init__": (
-                "20_bus/reader.html#partitionreader.__init__",
-                "streamforge/bus/reader.py",
+            "streamforge.bus.embedded.consumer.Membership._settle": (
+                "20_bus/embedded/consumer.html#membership._settle",
+                "streamforge/bus/embedded/consumer.py",
             ),
-            "streamforge.bus.reader.PartitionReader._enter": (
-                "20_bus/reader.html#partitionreader._enter",
-                "streamforge/bus/reader.py",
+            "streamforge.bus.embedded.consumer.Membership.join": (
+                "20_bus/embedded/consumer.html#membership.join",
+                "streamforge/bus/embedded/consumer.py",
             ),
-            "streamforge.bus.reader.PartitionReader._find": (
-                "20_bus/reader.html#partitionreader._find",
-                "streamforge/bus/reader.py",
+            "streamforge.bus.embedded.consumer.Membership.keep_up": (
+                "20_bus/embedded/consumer.html#membership.keep_up",
+                "streamforge/bus/embedded/consumer.py",
             ),
-            "streamforge.bus.reader.PartitionReader._next_frame": (
-                "20_bus/reader.html#partitionreader._next_frame",
-                "streamforge/bus/reader.py",
+            "streamforge.bus.embedded.consumer.Membership.leave": (
+                "20_bus/embedded/consumer.html#membership.leave",
+                "streamforge/bus/embedded/consumer.py",
             ),
-            "streamforge.bus.reader.PartitionReader.close": (
-                "20_bus/reader.html#partitionreader.close",
-                "streamforge/bus/reader.py",
+            "streamforge.bus.embedded.consumer._new_sign": (
+                "20_bus/embedded/consumer.html#_new_sign",
+                "streamforge/bus/embedded/consumer.py",
             ),
-            "streamforge.bus.reader.PartitionReader.read": (
-                "20_bus/reader.html#partitionreader.read",
-                "streamforge/bus/reader.py",
+            "streamforge.bus.embedded.consumer._pair": (
+                "20_bus/embedded/consumer.html#_pair",
+                "streamforge/bus/embedded/consumer.py",
             ),
-            "streamforge.bus.reader.PartitionReader.seek": (
-                "20_bus/reader.html#partitionreader.seek",
-                "streamforge/bus/reader.py",
+            "streamforge.bus.embedded.consumer._unsettled": (
+                "20_bus/embedded/consumer.html#_unsettled",
+                "streamforge/bus/embedded/consumer.py",
             ),
-            "streamforge.bus.reader.SegmentCursor": ("20_bus/reader.html#segmentcursor", "streamforge/bus/reader.py"),
-            "streamforge.bus.reader.SegmentCursor.__init__": (
-                "20_bus/reader.html#segmentcursor.__init__",
-                "streamforge/bus/reader.py",
-            ),
-            "streamforge.bus.reader.SegmentCursor._refill": (
-                "20_bus/reader.html#segmentcursor._refill",
-                "streamforge/bus/reader.py",
-            ),
-            "streamforge.bus.reader.SegmentCursor._wonder": (
-                "20_bus/reader.html#segmentcursor._wonder",
-                "streamforge/bus/reader.py",
-            ),
-            "streamforge.bus.reader.SegmentCursor.close": ("20_bus/reader.html#segmentcursor.close", "streamforge/bus/reader.py"),
-            "streamforge.bus.reader.SegmentCursor.gone": ("20_bus/reader.html#segmentcursor.gone", "streamforge/bus/reader.py"),
-            "streamforge.bus.reader.SegmentCursor.next_frame": (
-                "20_bus/reader.html#segmentcursor.next_frame",
-                "streamforge/bus/reader.py",
+            "streamforge.bus.embedded.consumer.shared_partitions": (
+                "20_bus/embedded/consumer.html#shared_partitions",
+                "streamforge/bus/embedded/consumer.py",
             ),
         },
-        "streamforge.bus.topics": {
-            "streamforge.bus.topics.Topic": ("20_bus/topics.html#topic", "streamforge/bus/topics.py"),
-            "streamforge.bus.topics.TopicWriter": ("20_bus/topics.html#topicwriter", "streamforge/bus/topics.py"),
-            "streamforge.bus.topics.TopicWriter.__init__": (
-                "20_bus/topics.html#topicwriter.__init__",
-                "streamforge/bus/topics.py",
+        "streamforge.bus.embedded.frames": {
+            "streamforge.bus.embedded.frames.Frame": (
+                "20_bus/embedded/frames.html#frame",
+                "streamforge/bus/embedded/frames.py",
             ),
-            "streamforge.bus.topics.TopicWriter.append": ("20_bus/topics.html#topicwriter.append", "streamforge/bus/topics.py"),
-            "streamforge.bus.topics.TopicWriter.close": ("20_bus/topics.html#topicwriter.close", "streamforge/bus/topics.py"),
-            "streamforge.bus.topics.TopicWriter.expire": ("20_bus/topics.html#topicwriter.expire", "streamforge/bus/topics.py"),
-            "streamforge.bus.topics.TopicWriter.gone": ("20_bus/topics.html#topicwriter.gone", "streamforge/bus/topics.py"),
-            "streamforge.bus.topics.TopicWriter.partition": (
-                "20_bus/topics.html#topicwriter.partition",
-                "streamforge/bus/topics.py",
+            "streamforge.bus.embedded.frames.Frame.next_offset": (
+                "20_bus/embedded/frames.html#frame.next_offset",
+                "streamforge/bus/embedded/frames.py",
             ),
-            "streamforge.bus.topics.create_topic": ("20_bus/topics.html#create_topic", "streamforge/bus/topics.py"),
-            "streamforge.bus.topics.delete_topic": ("20_bus/topics.html#delete_topic", "streamforge/bus/topics.py"),
-            "streamforge.bus.topics.packed": ("20_bus/topics.html#packed", "streamforge/bus/topics.py"),
-            "streamforge.bus.topics.place": ("20_bus/topics.html#place", "streamforge/bus/topics.py"),
-            "streamforge.bus.topics.read_topic": ("20_bus/topics.html#read_topic", "streamforge/bus/topics.py"),
+            "streamforge.bus.embedded.frames.Payload": (
+                "20_bus/embedded/frames.html#payload",
+                "streamforge/bus/embedded/frames.py",
+            ),
+            "streamforge.bus.embedded.frames.Payload.at": (
+                "20_bus/embedded/frames.html#payload.at",
+                "streamforge/bus/embedded/frames.py",
+            ),
+            "streamforge.bus.embedded.frames.check": (
+                "20_bus/embedded/frames.html#check",
+                "streamforge/bus/embedded/frames.py",
+            ),
+            "streamforge.bus.embedded.frames.decode": (
+                "20_bus/embedded/frames.html#decode",
+                "streamforge/bus/embedded/frames.py",
+            ),
+            "streamforge.bus.embedded.frames.encode": (
+                "20_bus/embedded/frames.html#encode",
+                "streamforge/bus/embedded/frames.py",
+            ),
+            "streamforge.bus.embedded.frames.end_frame": (
+                "20_bus/embedded/frames.html#end_frame",
+                "streamforge/bus/embedded/frames.py",
+            ),
+            "streamforge.bus.embedded.frames.frames": (
+                "20_bus/embedded/frames.html#frames",
+                "streamforge/bus/embedded/frames.py",
+            ),
+            "streamforge.bus.embedded.frames.murmur2": (
+                "20_bus/embedded/frames.html#murmur2",
+                "streamforge/bus/embedded/frames.py",
+            ),
+            "streamforge.bus.embedded.frames.partition_of": (
+                "20_bus/embedded/frames.html#partition_of",
+                "streamforge/bus/embedded/frames.py",
+            ),
         },
-        "streamforge.bus.waker": {
-            "streamforge.bus.waker.Waker": ("20_bus/waker.html#waker", "streamforge/bus/waker.py"),
-            "streamforge.bus.waker.Waker.__init__": ("20_bus/waker.html#waker.__init__", "streamforge/bus/waker.py"),
-            "streamforge.bus.waker.Waker._read": ("20_bus/waker.html#waker._read", "streamforge/bus/waker.py"),
-            "streamforge.bus.waker.Waker.close": ("20_bus/waker.html#waker.close", "streamforge/bus/waker.py"),
-            "streamforge.bus.waker.Waker.unwatch": ("20_bus/waker.html#waker.unwatch", "streamforge/bus/waker.py"),
-            "streamforge.bus.waker.Waker.watch": ("20_bus/waker.html#waker.watch", "streamforge/bus/waker.py"),
-            "streamforge.bus.waker._changed": ("20_bus/waker.html#_changed", "streamforge/bus/waker.py"),
-            "streamforge.bus.waker.wait": ("20_bus/waker.html#wait", "streamforge/bus/waker.py"),
+        "streamforge.bus.embedded.group": {
+            "streamforge.bus.embedded.group.GroupFiles": (
+                "20_bus/embedded/group.html#groupfiles",
+                "streamforge/bus/embedded/group.py",
+            ),
+            "streamforge.bus.embedded.group.GroupFiles.__init__": (
+                "20_bus/embedded/group.html#groupfiles.__init__",
+                "streamforge/bus/embedded/group.py",
+            ),
+            "streamforge.bus.embedded.group.GroupFiles.close": (
+                "20_bus/embedded/group.html#groupfiles.close",
+                "streamforge/bus/embedded/group.py",
+            ),
+            "streamforge.bus.embedded.group.GroupFiles.save": (
+                "20_bus/embedded/group.html#groupfiles.save",
+                "streamforge/bus/embedded/group.py",
+            ),
+            "streamforge.bus.embedded.group.GroupFiles.settle": (
+                "20_bus/embedded/group.html#groupfiles.settle",
+                "streamforge/bus/embedded/group.py",
+            ),
+            "streamforge.bus.embedded.group.GroupFiles.sign": (
+                "20_bus/embedded/group.html#groupfiles.sign",
+                "streamforge/bus/embedded/group.py",
+            ),
+            "streamforge.bus.embedded.group.GroupFiles.state": (
+                "20_bus/embedded/group.html#groupfiles.state",
+                "streamforge/bus/embedded/group.py",
+            ),
+            "streamforge.bus.embedded.group.GroupOffsets": (
+                "20_bus/embedded/group.html#groupoffsets",
+                "streamforge/bus/embedded/group.py",
+            ),
+            "streamforge.bus.embedded.group.GroupOffsets.__init__": (
+                "20_bus/embedded/group.html#groupoffsets.__init__",
+                "streamforge/bus/embedded/group.py",
+            ),
+            "streamforge.bus.embedded.group.GroupOffsets._read": (
+                "20_bus/embedded/group.html#groupoffsets._read",
+                "streamforge/bus/embedded/group.py",
+            ),
+            "streamforge.bus.embedded.group.GroupOffsets.commit": (
+                "20_bus/embedded/group.html#groupoffsets.commit",
+                "streamforge/bus/embedded/group.py",
+            ),
+            "streamforge.bus.embedded.group.GroupOffsets.committed": (
+                "20_bus/embedded/group.html#groupoffsets.committed",
+                "streamforge/bus/embedded/group.py",
+            ),
+            "streamforge.bus.embedded.group.GroupOffsets.forget": (
+                "20_bus/embedded/group.html#groupoffsets.forget",
+                "streamforge/bus/embedded/group.py",
+            ),
+            "streamforge.bus.embedded.group.GroupState": (
+                "20_bus/embedded/group.html#groupstate",
+                "streamforge/bus/embedded/group.py",
+            ),
+            "streamforge.bus.embedded.group.Member": (
+                "20_bus/embedded/group.html#member",
+                "streamforge/bus/embedded/group.py",
+            ),
+            "streamforge.bus.embedded.group.Sign": (
+                "20_bus/embedded/group.html#sign",
+                "streamforge/bus/embedded/group.py",
+            ),
+            "streamforge.bus.embedded.group.Sign.__init__": (
+                "20_bus/embedded/group.html#sign.__init__",
+                "streamforge/bus/embedded/group.py",
+            ),
+            "streamforge.bus.embedded.group.Sign.beat": (
+                "20_bus/embedded/group.html#sign.beat",
+                "streamforge/bus/embedded/group.py",
+            ),
+            "streamforge.bus.embedded.group.Sign.close": (
+                "20_bus/embedded/group.html#sign.close",
+                "streamforge/bus/embedded/group.py",
+            ),
+            "streamforge.bus.embedded.group.Tenure": (
+                "20_bus/embedded/group.html#tenure",
+                "streamforge/bus/embedded/group.py",
+            ),
+            "streamforge.bus.embedded.group._is_free": (
+                "20_bus/embedded/group.html#_is_free",
+                "streamforge/bus/embedded/group.py",
+            ),
+            "streamforge.bus.embedded.group._replace": (
+                "20_bus/embedded/group.html#_replace",
+                "streamforge/bus/embedded/group.py",
+            ),
+            "streamforge.bus.embedded.group.check_tenures": (
+                "20_bus/embedded/group.html#check_tenures",
+                "streamforge/bus/embedded/group.py",
+            ),
+            "streamforge.bus.embedded.group.hand_over": (
+                "20_bus/embedded/group.html#hand_over",
+                "streamforge/bus/embedded/group.py",
+            ),
+            "streamforge.bus.embedded.group.is_dead": (
+                "20_bus/embedded/group.html#is_dead",
+                "streamforge/bus/embedded/group.py",
+            ),
+            "streamforge.bus.embedded.group.next_state": (
+                "20_bus/embedded/group.html#next_state",
+                "streamforge/bus/embedded/group.py",
+            ),
+            "streamforge.bus.embedded.group.share": (
+                "20_bus/embedded/group.html#share",
+                "streamforge/bus/embedded/group.py",
+            ),
+        },
+        "streamforge.bus.embedded.inotify": {
+            "streamforge.bus.embedded.inotify.Waker": (
+                "20_bus/embedded/inotify.html#waker",
+                "streamforge/bus/embedded/inotify.py",
+            ),
+            "streamforge.bus.embedded.inotify.Waker.__init__": (
+                "20_bus/embedded/inotify.html#waker.__init__",
+                "streamforge/bus/embedded/inotify.py",
+            ),
+            "streamforge.bus.embedded.inotify.Waker._read": (
+                "20_bus/embedded/inotify.html#waker._read",
+                "streamforge/bus/embedded/inotify.py",
+            ),
+            "streamforge.bus.embedded.inotify.Waker.close": (
+                "20_bus/embedded/inotify.html#waker.close",
+                "streamforge/bus/embedded/inotify.py",
+            ),
+            "streamforge.bus.embedded.inotify.Waker.unwatch": (
+                "20_bus/embedded/inotify.html#waker.unwatch",
+                "streamforge/bus/embedded/inotify.py",
+            ),
+            "streamforge.bus.embedded.inotify.Waker.watch": (
+                "20_bus/embedded/inotify.html#waker.watch",
+                "streamforge/bus/embedded/inotify.py",
+            ),
+            "streamforge.bus.embedded.inotify._changed": (
+                "20_bus/embedded/inotify.html#_changed",
+                "streamforge/bus/embedded/inotify.py",
+            ),
+            "streamforge.bus.embedded.inotify.wait": (
+                "20_bus/embedded/inotify.html#wait",
+                "streamforge/bus/embedded/inotify.py",
+            ),
+        },
+        "streamforge.bus.embedded.locks": {
+            "streamforge.bus.embedded.locks.FileLock": (
+                "20_bus/embedded/locks.html#filelock",
+                "streamforge/bus/embedded/locks.py",
+            ),
+            "streamforge.bus.embedded.locks.FileLock.__init__": (
+                "20_bus/embedded/locks.html#filelock.__init__",
+                "streamforge/bus/embedded/locks.py",
+            ),
+            "streamforge.bus.embedded.locks.FileLock.close": (
+                "20_bus/embedded/locks.html#filelock.close",
+                "streamforge/bus/embedded/locks.py",
+            ),
+            "streamforge.bus.embedded.locks.FileLock.gone": (
+                "20_bus/embedded/locks.html#filelock.gone",
+                "streamforge/bus/embedded/locks.py",
+            ),
+            "streamforge.bus.embedded.locks.FileLock.try_lock": (
+                "20_bus/embedded/locks.html#filelock.try_lock",
+                "streamforge/bus/embedded/locks.py",
+            ),
+            "streamforge.bus.embedded.locks.FileLock.unlock": (
+                "20_bus/embedded/locks.html#filelock.unlock",
+                "streamforge/bus/embedded/locks.py",
+            ),
+            "streamforge.bus.embedded.locks.held": (
+                "20_bus/embedded/locks.html#held",
+                "streamforge/bus/embedded/locks.py",
+            ),
+        },
+        "streamforge.bus.embedded.log": {
+            "streamforge.bus.embedded.log.LogEnd": (
+                "20_bus/embedded/log.html#logend",
+                "streamforge/bus/embedded/log.py",
+            ),
+            "streamforge.bus.embedded.log.LogEnd.__init__": (
+                "20_bus/embedded/log.html#logend.__init__",
+                "streamforge/bus/embedded/log.py",
+            ),
+            "streamforge.bus.embedded.log.LogEnd._next_segment": (
+                "20_bus/embedded/log.html#logend._next_segment",
+                "streamforge/bus/embedded/log.py",
+            ),
+            "streamforge.bus.embedded.log.LogEnd._open": (
+                "20_bus/embedded/log.html#logend._open",
+                "streamforge/bus/embedded/log.py",
+            ),
+            "streamforge.bus.embedded.log.LogEnd._scan": (
+                "20_bus/embedded/log.html#logend._scan",
+                "streamforge/bus/embedded/log.py",
+            ),
+            "streamforge.bus.embedded.log.LogEnd.catch_up": (
+                "20_bus/embedded/log.html#logend.catch_up",
+                "streamforge/bus/embedded/log.py",
+            ),
+            "streamforge.bus.embedded.log.LogEnd.close": (
+                "20_bus/embedded/log.html#logend.close",
+                "streamforge/bus/embedded/log.py",
+            ),
+            "streamforge.bus.embedded.log.LogEnd.end": (
+                "20_bus/embedded/log.html#logend.end",
+                "streamforge/bus/embedded/log.py",
+            ),
+            "streamforge.bus.embedded.log.PartitionLog": (
+                "20_bus/embedded/log.html#partitionlog",
+                "streamforge/bus/embedded/log.py",
+            ),
+            "streamforge.bus.embedded.log.PartitionLog.__init__": (
+                "20_bus/embedded/log.html#partitionlog.__init__",
+                "streamforge/bus/embedded/log.py",
+            ),
+            "streamforge.bus.embedded.log.PartitionLog._aged": (
+                "20_bus/embedded/log.html#partitionlog._aged",
+                "streamforge/bus/embedded/log.py",
+            ),
+            "streamforge.bus.embedded.log.PartitionLog._begin": (
+                "20_bus/embedded/log.html#partitionlog._begin",
+                "streamforge/bus/embedded/log.py",
+            ),
+            "streamforge.bus.embedded.log.PartitionLog._open": (
+                "20_bus/embedded/log.html#partitionlog._open",
+                "streamforge/bus/embedded/log.py",
+            ),
+            "streamforge.bus.embedded.log.PartitionLog.append": (
+                "20_bus/embedded/log.html#partitionlog.append",
+                "streamforge/bus/embedded/log.py",
+            ),
+            "streamforge.bus.embedded.log.PartitionLog.mend": (
+                "20_bus/embedded/log.html#partitionlog.mend",
+                "streamforge/bus/embedded/log.py",
+            ),
+            "streamforge.bus.embedded.log.PartitionLog.roll": (
+                "20_bus/embedded/log.html#partitionlog.roll",
+                "streamforge/bus/embedded/log.py",
+            ),
+            "streamforge.bus.embedded.log._note": ("20_bus/embedded/log.html#_note", "streamforge/bus/embedded/log.py"),
+            "streamforge.bus.embedded.log._write": (
+                "20_bus/embedded/log.html#_write",
+                "streamforge/bus/embedded/log.py",
+            ),
+            "streamforge.bus.embedded.log.expire": (
+                "20_bus/embedded/log.html#expire",
+                "streamforge/bus/embedded/log.py",
+            ),
+            "streamforge.bus.embedded.log.find_position": (
+                "20_bus/embedded/log.html#find_position",
+                "streamforge/bus/embedded/log.py",
+            ),
+            "streamforge.bus.embedded.log.index_entries": (
+                "20_bus/embedded/log.html#index_entries",
+                "streamforge/bus/embedded/log.py",
+            ),
+            "streamforge.bus.embedded.log.newest_of": (
+                "20_bus/embedded/log.html#newest_of",
+                "streamforge/bus/embedded/log.py",
+            ),
+            "streamforge.bus.embedded.log.segment_path": (
+                "20_bus/embedded/log.html#segment_path",
+                "streamforge/bus/embedded/log.py",
+            ),
+            "streamforge.bus.embedded.log.segments": (
+                "20_bus/embedded/log.html#segments",
+                "streamforge/bus/embedded/log.py",
+            ),
+        },
+        "streamforge.bus.embedded.reader": {
+            "streamforge.bus.embedded.reader.PartitionReader": (
+                "20_bus/embedded/reader.html#partitionreader",
+                "streamforge/bus/embedded/reader.py",
+            ),
+            "streamforge.bus.embedded.reader.PartitionReader.__init__": (
+                "20_bus/embedded/reader.html#partitionreader.__init__",
+                "streamforge/bus/embedded/reader.py",
+            ),
+            "streamforge.bus.embedded.reader.PartitionReader._enter": (
+                "20_bus/embedded/reader.html#partitionreader._enter",
+                "streamforge/bus/embedded/reader.py",
+            ),
+            "streamforge.bus.embedded.reader.PartitionReader._find": (
+                "20_bus/embedded/reader.html#partitionreader._find",
+                "streamforge/bus/embedded/reader.py",
+            ),
+            "streamforge.bus.embedded.reader.PartitionReader._next_frame": (
+                "20_bus/embedded/reader.html#partitionreader._next_frame",
+                "streamforge/bus/embedded/reader.py",
+            ),
+            "streamforge.bus.embedded.reader.PartitionReader.close": (
+                "20_bus/embedded/reader.html#partitionreader.close",
+                "streamforge/bus/embedded/reader.py",
+            ),
+            "streamforge.bus.embedded.reader.PartitionReader.read": (
+                "20_bus/embedded/reader.html#partitionreader.read",
+                "streamforge/bus/embedded/reader.py",
+            ),
+            "streamforge.bus.embedded.reader.PartitionReader.seek": (
+                "20_bus/embedded/reader.html#partitionreader.seek",
+                "streamforge/bus/embedded/reader.py",
+            ),
+            "streamforge.bus.embedded.reader.SegmentCursor": (
+                "20_bus/embedded/reader.html#segmentcursor",
+                "streamforge/bus/embedded/reader.py",
+            ),
+            "streamforge.bus.embedded.reader.SegmentCursor.__init__": (
+                "20_bus/embedded/reader.html#segmentcursor.__init__",
+                "streamforge/bus/embedded/reader.py",
+            ),
+            "streamforge.bus.embedded.reader.SegmentCursor._refill": (
+                "20_bus/embedded/reader.html#segmentcursor._refill",
+                "streamforge/bus/embedded/reader.py",
+            ),
+            "streamforge.bus.embedded.reader.SegmentCursor._wonder": (
+                "20_bus/embedded/reader.html#segmentcursor._wonder",
+                "streamforge/bus/embedded/reader.py",
+            ),
+            "streamforge.bus.embedded.reader.SegmentCursor.close": (
+                "20_bus/embedded/reader.html#segmentcursor.close",
+                "streamforge/bus/embedded/reader.py",
+            ),
+            "streamforge.bus.embedded.reader.SegmentCursor.gone": (
+                "20_bus/embedded/reader.html#segmentcursor.gone",
+                "streamforge/bus/embedded/reader.py",
+            ),
+            "streamforge.bus.embedded.reader.SegmentCursor.next_frame": (
+                "20_bus/embedded/reader.html#segmentcursor.next_frame",
+                "streamforge/bus/embedded/reader.py",
+            ),
+        },
+        "streamforge.bus.embedded.topics": {
+            "streamforge.bus.embedded.topics.Topic": (
+                "20_bus/embedded/topics.html#topic",
+                "streamforge/bus/embedded/topics.py",
+            ),
+            "streamforge.bus.embedded.topics.TopicWriter": (
+                "20_bus/embedded/topics.html#topicwriter",
+                "streamforge/bus/embedded/topics.py",
+            ),
+            "streamforge.bus.embedded.topics.TopicWriter.__init__": (
+                "20_bus/embedded/topics.html#topicwriter.__init__",
+                "streamforge/bus/embedded/topics.py",
+            ),
+            "streamforge.bus.embedded.topics.TopicWriter.append": (
+                "20_bus/embedded/topics.html#topicwriter.append",
+                "streamforge/bus/embedded/topics.py",
+            ),
+            "streamforge.bus.embedded.topics.TopicWriter.close": (
+                "20_bus/embedded/topics.html#topicwriter.close",
+                "streamforge/bus/embedded/topics.py",
+            ),
+            "streamforge.bus.embedded.topics.TopicWriter.expire": (
+                "20_bus/embedded/topics.html#topicwriter.expire",
+                "streamforge/bus/embedded/topics.py",
+            ),
+            "streamforge.bus.embedded.topics.TopicWriter.gone": (
+                "20_bus/embedded/topics.html#topicwriter.gone",
+                "streamforge/bus/embedded/topics.py",
+            ),
+            "streamforge.bus.embedded.topics.TopicWriter.partition": (
+                "20_bus/embedded/topics.html#topicwriter.partition",
+                "streamforge/bus/embedded/topics.py",
+            ),
+            "streamforge.bus.embedded.topics.create_topic": (
+                "20_bus/embedded/topics.html#create_topic",
+                "streamforge/bus/embedded/topics.py",
+            ),
+            "streamforge.bus.embedded.topics.delete_topic": (
+                "20_bus/embedded/topics.html#delete_topic",
+                "streamforge/bus/embedded/topics.py",
+            ),
+            "streamforge.bus.embedded.topics.packed": (
+                "20_bus/embedded/topics.html#packed",
+                "streamforge/bus/embedded/topics.py",
+            ),
+            "streamforge.bus.embedded.topics.place": (
+                "20_bus/embedded/topics.html#place",
+                "streamforge/bus/embedded/topics.py",
+            ),
+            "streamforge.bus.embedded.topics.read_topic": (
+                "20_bus/embedded/topics.html#read_topic",
+                "streamforge/bus/embedded/topics.py",
+            ),
+        },
+        "streamforge.bus.kafka.admin": {
+            "streamforge.bus.kafka.admin.Broker": ("20_bus/kafka/admin.html#broker", "streamforge/bus/kafka/admin.py"),
+            "streamforge.bus.kafka.admin.Broker.__init__": (
+                "20_bus/kafka/admin.html#broker.__init__",
+                "streamforge/bus/kafka/admin.py",
+            ),
+            "streamforge.bus.kafka.admin.Broker.ask": (
+                "20_bus/kafka/admin.html#broker.ask",
+                "streamforge/bus/kafka/admin.py",
+            ),
+            "streamforge.bus.kafka.admin.Broker.close": (
+                "20_bus/kafka/admin.html#broker.close",
+                "streamforge/bus/kafka/admin.py",
+            ),
+            "streamforge.bus.kafka.admin.Broker.coordinator": (
+                "20_bus/kafka/admin.html#broker.coordinator",
+                "streamforge/bus/kafka/admin.py",
+            ),
+            "streamforge.bus.kafka.admin.Broker.nodes": (
+                "20_bus/kafka/admin.html#broker.nodes",
+                "streamforge/bus/kafka/admin.py",
+            ),
+            "streamforge.bus.kafka.admin.Broker.send": (
+                "20_bus/kafka/admin.html#broker.send",
+                "streamforge/bus/kafka/admin.py",
+            ),
+            "streamforge.bus.kafka.admin.Broker.start": (
+                "20_bus/kafka/admin.html#broker.start",
+                "streamforge/bus/kafka/admin.py",
+            ),
+            "streamforge.bus.kafka.admin._until": ("20_bus/kafka/admin.html#_until", "streamforge/bus/kafka/admin.py"),
+            "streamforge.bus.kafka.admin.committed_by": (
+                "20_bus/kafka/admin.html#committed_by",
+                "streamforge/bus/kafka/admin.py",
+            ),
+            "streamforge.bus.kafka.admin.create_topic": (
+                "20_bus/kafka/admin.html#create_topic",
+                "streamforge/bus/kafka/admin.py",
+            ),
+            "streamforge.bus.kafka.admin.delete_topic": (
+                "20_bus/kafka/admin.html#delete_topic",
+                "streamforge/bus/kafka/admin.py",
+            ),
+            "streamforge.bus.kafka.admin.leaders_of": (
+                "20_bus/kafka/admin.html#leaders_of",
+                "streamforge/bus/kafka/admin.py",
+            ),
+            "streamforge.bus.kafka.admin.list_topics": (
+                "20_bus/kafka/admin.html#list_topics",
+                "streamforge/bus/kafka/admin.py",
+            ),
+            "streamforge.bus.kafka.admin.offsets_of": (
+                "20_bus/kafka/admin.html#offsets_of",
+                "streamforge/bus/kafka/admin.py",
+            ),
+            "streamforge.bus.kafka.admin.raise_code": (
+                "20_bus/kafka/admin.html#raise_code",
+                "streamforge/bus/kafka/admin.py",
+            ),
+            "streamforge.bus.kafka.admin.to_config": (
+                "20_bus/kafka/admin.html#to_config",
+                "streamforge/bus/kafka/admin.py",
+            ),
+            "streamforge.bus.kafka.admin.to_spec": (
+                "20_bus/kafka/admin.html#to_spec",
+                "streamforge/bus/kafka/admin.py",
+            ),
+        },
+        "streamforge.bus.kafka.batches": {
+            "streamforge.bus.kafka.batches.Places": (
+                "20_bus/kafka/batches.html#places",
+                "streamforge/bus/kafka/batches.py",
+            ),
+            "streamforge.bus.kafka.batches.Places.__init__": (
+                "20_bus/kafka/batches.html#places.__init__",
+                "streamforge/bus/kafka/batches.py",
+            ),
+            "streamforge.bus.kafka.batches.Places.sort": (
+                "20_bus/kafka/batches.html#places.sort",
+                "streamforge/bus/kafka/batches.py",
+            ),
+            "streamforge.bus.kafka.batches.pack": (
+                "20_bus/kafka/batches.html#pack",
+                "streamforge/bus/kafka/batches.py",
+            ),
+        },
+        "streamforge.bus.kafka.bus": {
+            "streamforge.bus.kafka.bus.KafkaBus": ("20_bus/kafka/bus.html#kafkabus", "streamforge/bus/kafka/bus.py"),
+            "streamforge.bus.kafka.bus.KafkaBus.__aenter__": (
+                "20_bus/kafka/bus.html#kafkabus.__aenter__",
+                "streamforge/bus/kafka/bus.py",
+            ),
+            "streamforge.bus.kafka.bus.KafkaBus.__aexit__": (
+                "20_bus/kafka/bus.html#kafkabus.__aexit__",
+                "streamforge/bus/kafka/bus.py",
+            ),
+            "streamforge.bus.kafka.bus.KafkaBus.__init__": (
+                "20_bus/kafka/bus.html#kafkabus.__init__",
+                "streamforge/bus/kafka/bus.py",
+            ),
+            "streamforge.bus.kafka.bus.KafkaBus._open": (
+                "20_bus/kafka/bus.html#kafkabus._open",
+                "streamforge/bus/kafka/bus.py",
+            ),
+            "streamforge.bus.kafka.bus.KafkaBus.begin_offsets": (
+                "20_bus/kafka/bus.html#kafkabus.begin_offsets",
+                "streamforge/bus/kafka/bus.py",
+            ),
+            "streamforge.bus.kafka.bus.KafkaBus.committed": (
+                "20_bus/kafka/bus.html#kafkabus.committed",
+                "streamforge/bus/kafka/bus.py",
+            ),
+            "streamforge.bus.kafka.bus.KafkaBus.create_topic": (
+                "20_bus/kafka/bus.html#kafkabus.create_topic",
+                "streamforge/bus/kafka/bus.py",
+            ),
+            "streamforge.bus.kafka.bus.KafkaBus.delete_topic": (
+                "20_bus/kafka/bus.html#kafkabus.delete_topic",
+                "streamforge/bus/kafka/bus.py",
+            ),
+            "streamforge.bus.kafka.bus.KafkaBus.end_offsets": (
+                "20_bus/kafka/bus.html#kafkabus.end_offsets",
+                "streamforge/bus/kafka/bus.py",
+            ),
+            "streamforge.bus.kafka.bus.KafkaBus.publish": (
+                "20_bus/kafka/bus.html#kafkabus.publish",
+                "streamforge/bus/kafka/bus.py",
+            ),
+            "streamforge.bus.kafka.bus.KafkaBus.subscribe": (
+                "20_bus/kafka/bus.html#kafkabus.subscribe",
+                "streamforge/bus/kafka/bus.py",
+            ),
+            "streamforge.bus.kafka.bus.KafkaBus.tail": (
+                "20_bus/kafka/bus.html#kafkabus.tail",
+                "streamforge/bus/kafka/bus.py",
+            ),
+            "streamforge.bus.kafka.bus.KafkaBus.topics": (
+                "20_bus/kafka/bus.html#kafkabus.topics",
+                "streamforge/bus/kafka/bus.py",
+            ),
+            "streamforge.bus.kafka.bus.Parts": ("20_bus/kafka/bus.html#parts", "streamforge/bus/kafka/bus.py"),
+            "streamforge.bus.kafka.bus.Parts.close": (
+                "20_bus/kafka/bus.html#parts.close",
+                "streamforge/bus/kafka/bus.py",
+            ),
+            "streamforge.bus.kafka.bus.Parts.new_tail": (
+                "20_bus/kafka/bus.html#parts.new_tail",
+                "streamforge/bus/kafka/bus.py",
+            ),
+            "streamforge.bus.kafka.bus.Parts.partitions": (
+                "20_bus/kafka/bus.html#parts.partitions",
+                "streamforge/bus/kafka/bus.py",
+            ),
+            "streamforge.bus.kafka.bus.last_seen": ("20_bus/kafka/bus.html#last_seen", "streamforge/bus/kafka/bus.py"),
+            "streamforge.bus.kafka.bus.open_parts": (
+                "20_bus/kafka/bus.html#open_parts",
+                "streamforge/bus/kafka/bus.py",
+            ),
+            "streamforge.bus.kafka.bus.starts": ("20_bus/kafka/bus.html#starts", "streamforge/bus/kafka/bus.py"),
+            "streamforge.bus.kafka.bus.tail": ("20_bus/kafka/bus.html#tail", "streamforge/bus/kafka/bus.py"),
+        },
+        "streamforge.bus.kafka.config": {
+            "streamforge.bus.kafka.config.Access": (
+                "20_bus/kafka/config.html#access",
+                "streamforge/bus/kafka/config.py",
+            ),
+            "streamforge.bus.kafka.config.Access.__repr__": (
+                "20_bus/kafka/config.html#access.__repr__",
+                "streamforge/bus/kafka/config.py",
+            ),
+            "streamforge.bus.kafka.config.Access.password": (
+                "20_bus/kafka/config.html#access.password",
+                "streamforge/bus/kafka/config.py",
+            ),
+            "streamforge.bus.kafka.config.FreshClient": (
+                "20_bus/kafka/config.html#freshclient",
+                "streamforge/bus/kafka/config.py",
+            ),
+            "streamforge.bus.kafka.config.FreshClient._sasl_plain_password": (
+                "20_bus/kafka/config.html#freshclient._sasl_plain_password",
+                "streamforge/bus/kafka/config.py",
+            ),
+            "streamforge.bus.kafka.config.FreshClient._ssl_context": (
+                "20_bus/kafka/config.html#freshclient._ssl_context",
+                "streamforge/bus/kafka/config.py",
+            ),
+            "streamforge.bus.kafka.config._number": (
+                "20_bus/kafka/config.html#_number",
+                "streamforge/bus/kafka/config.py",
+            ),
+            "streamforge.bus.kafka.config._other_way": (
+                "20_bus/kafka/config.html#_other_way",
+                "streamforge/bus/kafka/config.py",
+            ),
+            "streamforge.bus.kafka.config.client_settings": (
+                "20_bus/kafka/config.html#client_settings",
+                "streamforge/bus/kafka/config.py",
+            ),
+            "streamforge.bus.kafka.config.diagnose": (
+                "20_bus/kafka/config.html#diagnose",
+                "streamforge/bus/kafka/config.py",
+            ),
+            "streamforge.bus.kafka.config.explain": (
+                "20_bus/kafka/config.html#explain",
+                "streamforge/bus/kafka/config.py",
+            ),
+            "streamforge.bus.kafka.config.missing_right": (
+                "20_bus/kafka/config.html#missing_right",
+                "streamforge/bus/kafka/config.py",
+            ),
+            "streamforge.bus.kafka.config.read_access": (
+                "20_bus/kafka/config.html#read_access",
+                "streamforge/bus/kafka/config.py",
+            ),
+            "streamforge.bus.kafka.config.speaks_plain": (
+                "20_bus/kafka/config.html#speaks_plain",
+                "streamforge/bus/kafka/config.py",
+            ),
+            "streamforge.bus.kafka.config.speaks_tls": (
+                "20_bus/kafka/config.html#speaks_tls",
+                "streamforge/bus/kafka/config.py",
+            ),
+            "streamforge.bus.kafka.config.tls_context": (
+                "20_bus/kafka/config.html#tls_context",
+                "streamforge/bus/kafka/config.py",
+            ),
+            "streamforge.bus.kafka.config.translate": (
+                "20_bus/kafka/config.html#translate",
+                "streamforge/bus/kafka/config.py",
+            ),
+            "streamforge.bus.kafka.config.unknown_topic": (
+                "20_bus/kafka/config.html#unknown_topic",
+                "streamforge/bus/kafka/config.py",
+            ),
+            "streamforge.bus.kafka.config.with_eyes": (
+                "20_bus/kafka/config.html#with_eyes",
+                "streamforge/bus/kafka/config.py",
+            ),
+        },
+        "streamforge.bus.kafka.consumer": {
+            "streamforge.bus.kafka.consumer.KafkaMember": (
+                "20_bus/kafka/consumer.html#kafkamember",
+                "streamforge/bus/kafka/consumer.py",
+            ),
+            "streamforge.bus.kafka.consumer.KafkaMember.__aenter__": (
+                "20_bus/kafka/consumer.html#kafkamember.__aenter__",
+                "streamforge/bus/kafka/consumer.py",
+            ),
+            "streamforge.bus.kafka.consumer.KafkaMember.__aexit__": (
+                "20_bus/kafka/consumer.html#kafkamember.__aexit__",
+                "streamforge/bus/kafka/consumer.py",
+            ),
+            "streamforge.bus.kafka.consumer.KafkaMember.__init__": (
+                "20_bus/kafka/consumer.html#kafkamember.__init__",
+                "streamforge/bus/kafka/consumer.py",
+            ),
+            "streamforge.bus.kafka.consumer.KafkaMember.assignment": (
+                "20_bus/kafka/consumer.html#kafkamember.assignment",
+                "streamforge/bus/kafka/consumer.py",
+            ),
+            "streamforge.bus.kafka.consumer.KafkaMember.batches": (
+                "20_bus/kafka/consumer.html#kafkamember.batches",
+                "streamforge/bus/kafka/consumer.py",
+            ),
+            "streamforge.bus.kafka.consumer.KafkaMember.commit": (
+                "20_bus/kafka/consumer.html#kafkamember.commit",
+                "streamforge/bus/kafka/consumer.py",
+            ),
+            "streamforge.bus.kafka.consumer.KafkaMember.ends": (
+                "20_bus/kafka/consumer.html#kafkamember.ends",
+                "streamforge/bus/kafka/consumer.py",
+            ),
+            "streamforge.bus.kafka.consumer.KafkaMember.poll": (
+                "20_bus/kafka/consumer.html#kafkamember.poll",
+                "streamforge/bus/kafka/consumer.py",
+            ),
+            "streamforge.bus.kafka.consumer.KafkaMember.positions": (
+                "20_bus/kafka/consumer.html#kafkamember.positions",
+                "streamforge/bus/kafka/consumer.py",
+            ),
+            "streamforge.bus.kafka.consumer.KafkaMember.seek": (
+                "20_bus/kafka/consumer.html#kafkamember.seek",
+                "streamforge/bus/kafka/consumer.py",
+            ),
+            "streamforge.bus.kafka.consumer.Rebalance": (
+                "20_bus/kafka/consumer.html#rebalance",
+                "streamforge/bus/kafka/consumer.py",
+            ),
+            "streamforge.bus.kafka.consumer.Rebalance.__init__": (
+                "20_bus/kafka/consumer.html#rebalance.__init__",
+                "streamforge/bus/kafka/consumer.py",
+            ),
+            "streamforge.bus.kafka.consumer.Rebalance.finish": (
+                "20_bus/kafka/consumer.html#rebalance.finish",
+                "streamforge/bus/kafka/consumer.py",
+            ),
+            "streamforge.bus.kafka.consumer.Rebalance.generation": (
+                "20_bus/kafka/consumer.html#rebalance.generation",
+                "streamforge/bus/kafka/consumer.py",
+            ),
+            "streamforge.bus.kafka.consumer.Rebalance.on_partitions_assigned": (
+                "20_bus/kafka/consumer.html#rebalance.on_partitions_assigned",
+                "streamforge/bus/kafka/consumer.py",
+            ),
+            "streamforge.bus.kafka.consumer.Rebalance.on_partitions_revoked": (
+                "20_bus/kafka/consumer.html#rebalance.on_partitions_revoked",
+                "streamforge/bus/kafka/consumer.py",
+            ),
+            "streamforge.bus.kafka.consumer.Seat": (
+                "20_bus/kafka/consumer.html#seat",
+                "streamforge/bus/kafka/consumer.py",
+            ),
+            "streamforge.bus.kafka.consumer.Seat.__init__": (
+                "20_bus/kafka/consumer.html#seat.__init__",
+                "streamforge/bus/kafka/consumer.py",
+            ),
+            "streamforge.bus.kafka.consumer.Seat.consumer": (
+                "20_bus/kafka/consumer.html#seat.consumer",
+                "streamforge/bus/kafka/consumer.py",
+            ),
+            "streamforge.bus.kafka.consumer.Seat.enter": (
+                "20_bus/kafka/consumer.html#seat.enter",
+                "streamforge/bus/kafka/consumer.py",
+            ),
+            "streamforge.bus.kafka.consumer.Seat.leave": (
+                "20_bus/kafka/consumer.html#seat.leave",
+                "streamforge/bus/kafka/consumer.py",
+            ),
+            "streamforge.bus.kafka.consumer.Seat.settle": (
+                "20_bus/kafka/consumer.html#seat.settle",
+                "streamforge/bus/kafka/consumer.py",
+            ),
+            "streamforge.bus.kafka.consumer.Seat.take": (
+                "20_bus/kafka/consumer.html#seat.take",
+                "streamforge/bus/kafka/consumer.py",
+            ),
+            "streamforge.bus.kafka.consumer.Seat.take_again": (
+                "20_bus/kafka/consumer.html#seat.take_again",
+                "streamforge/bus/kafka/consumer.py",
+            ),
+            "streamforge.bus.kafka.consumer._refusal": (
+                "20_bus/kafka/consumer.html#_refusal",
+                "streamforge/bus/kafka/consumer.py",
+            ),
+            "streamforge.bus.kafka.consumer.commit": (
+                "20_bus/kafka/consumer.html#commit",
+                "streamforge/bus/kafka/consumer.py",
+            ),
+            "streamforge.bus.kafka.consumer.commit_request": (
+                "20_bus/kafka/consumer.html#commit_request",
+                "streamforge/bus/kafka/consumer.py",
+            ),
+            "streamforge.bus.kafka.consumer.has_died": (
+                "20_bus/kafka/consumer.html#has_died",
+                "streamforge/bus/kafka/consumer.py",
+            ),
+            "streamforge.bus.kafka.consumer.look": (
+                "20_bus/kafka/consumer.html#look",
+                "streamforge/bus/kafka/consumer.py",
+            ),
+            "streamforge.bus.kafka.consumer.seek": (
+                "20_bus/kafka/consumer.html#seek",
+                "streamforge/bus/kafka/consumer.py",
+            ),
+            "streamforge.bus.kafka.consumer.try_commit": (
+                "20_bus/kafka/consumer.html#try_commit",
+                "streamforge/bus/kafka/consumer.py",
+            ),
+        },
+        "streamforge.bus.kafka.fetcher": {
+            "streamforge.bus.kafka.fetcher.Reader": (
+                "20_bus/kafka/fetcher.html#reader",
+                "streamforge/bus/kafka/fetcher.py",
+            ),
+            "streamforge.bus.kafka.fetcher.Reader.__init__": (
+                "20_bus/kafka/fetcher.html#reader.__init__",
+                "streamforge/bus/kafka/fetcher.py",
+            ),
+            "streamforge.bus.kafka.fetcher.Reader._drop": (
+                "20_bus/kafka/fetcher.html#reader._drop",
+                "streamforge/bus/kafka/fetcher.py",
+            ),
+            "streamforge.bus.kafka.fetcher.Reader._read": (
+                "20_bus/kafka/fetcher.html#reader._read",
+                "streamforge/bus/kafka/fetcher.py",
+            ),
+            "streamforge.bus.kafka.fetcher.Reader.take": (
+                "20_bus/kafka/fetcher.html#reader.take",
+                "streamforge/bus/kafka/fetcher.py",
+            ),
+            "streamforge.bus.kafka.fetcher._Keys": (
+                "20_bus/kafka/fetcher.html#_keys",
+                "streamforge/bus/kafka/fetcher.py",
+            ),
+            "streamforge.bus.kafka.fetcher._Keys.__missing__": (
+                "20_bus/kafka/fetcher.html#_keys.__missing__",
+                "streamforge/bus/kafka/fetcher.py",
+            ),
+            "streamforge.bus.kafka.fetcher.decode": (
+                "20_bus/kafka/fetcher.html#decode",
+                "streamforge/bus/kafka/fetcher.py",
+            ),
+            "streamforge.bus.kafka.fetcher.end_consumer": (
+                "20_bus/kafka/fetcher.html#end_consumer",
+                "streamforge/bus/kafka/fetcher.py",
+            ),
+            "streamforge.bus.kafka.fetcher.high_water": (
+                "20_bus/kafka/fetcher.html#high_water",
+                "streamforge/bus/kafka/fetcher.py",
+            ),
+            "streamforge.bus.kafka.fetcher.key_text": (
+                "20_bus/kafka/fetcher.html#key_text",
+                "streamforge/bus/kafka/fetcher.py",
+            ),
+            "streamforge.bus.kafka.fetcher.move": (
+                "20_bus/kafka/fetcher.html#move",
+                "streamforge/bus/kafka/fetcher.py",
+            ),
+            "streamforge.bus.kafka.fetcher.new_consumer": (
+                "20_bus/kafka/fetcher.html#new_consumer",
+                "streamforge/bus/kafka/fetcher.py",
+            ),
+            "streamforge.bus.kafka.fetcher.wait_for_data": (
+                "20_bus/kafka/fetcher.html#wait_for_data",
+                "streamforge/bus/kafka/fetcher.py",
+            ),
+            "streamforge.bus.kafka.fetcher.wake": (
+                "20_bus/kafka/fetcher.html#wake",
+                "streamforge/bus/kafka/fetcher.py",
+            ),
+        },
+        "streamforge.bus.kafka.logs": {
+            "streamforge.bus.kafka.logs.Once": ("20_bus/kafka/logs.html#once", "streamforge/bus/kafka/logs.py"),
+            "streamforge.bus.kafka.logs.Once.__init__": (
+                "20_bus/kafka/logs.html#once.__init__",
+                "streamforge/bus/kafka/logs.py",
+            ),
+            "streamforge.bus.kafka.logs.Once.filter": (
+                "20_bus/kafka/logs.html#once.filter",
+                "streamforge/bus/kafka/logs.py",
+            ),
+            "streamforge.bus.kafka.logs.quieten": ("20_bus/kafka/logs.html#quieten", "streamforge/bus/kafka/logs.py"),
+            "streamforge.bus.kafka.logs.silently": ("20_bus/kafka/logs.html#silently", "streamforge/bus/kafka/logs.py"),
+        },
+        "streamforge.bus.kafka.ownership": {
+            "streamforge.bus.kafka.ownership.Tenures": (
+                "20_bus/kafka/ownership.html#tenures",
+                "streamforge/bus/kafka/ownership.py",
+            ),
+            "streamforge.bus.kafka.ownership.Tenures.__init__": (
+                "20_bus/kafka/ownership.html#tenures.__init__",
+                "streamforge/bus/kafka/ownership.py",
+            ),
+            "streamforge.bus.kafka.ownership.Tenures._in_hand": (
+                "20_bus/kafka/ownership.html#tenures._in_hand",
+                "streamforge/bus/kafka/ownership.py",
+            ),
+            "streamforge.bus.kafka.ownership.Tenures.adopt": (
+                "20_bus/kafka/ownership.html#tenures.adopt",
+                "streamforge/bus/kafka/ownership.py",
+            ),
+            "streamforge.bus.kafka.ownership.Tenures.assign": (
+                "20_bus/kafka/ownership.html#tenures.assign",
+                "streamforge/bus/kafka/ownership.py",
+            ),
+            "streamforge.bus.kafka.ownership.Tenures.commit": (
+                "20_bus/kafka/ownership.html#tenures.commit",
+                "streamforge/bus/kafka/ownership.py",
+            ),
+            "streamforge.bus.kafka.ownership.Tenures.hand_out": (
+                "20_bus/kafka/ownership.html#tenures.hand_out",
+                "streamforge/bus/kafka/ownership.py",
+            ),
+            "streamforge.bus.kafka.ownership.Tenures.in_hand": (
+                "20_bus/kafka/ownership.html#tenures.in_hand",
+                "streamforge/bus/kafka/ownership.py",
+            ),
+            "streamforge.bus.kafka.ownership.Tenures.leave": (
+                "20_bus/kafka/ownership.html#tenures.leave",
+                "streamforge/bus/kafka/ownership.py",
+            ),
+            "streamforge.bus.kafka.ownership.Tenures.revoke": (
+                "20_bus/kafka/ownership.html#tenures.revoke",
+                "streamforge/bus/kafka/ownership.py",
+            ),
+            "streamforge.bus.kafka.ownership.Tenures.seek": (
+                "20_bus/kafka/ownership.html#tenures.seek",
+                "streamforge/bus/kafka/ownership.py",
+            ),
+            "streamforge.bus.kafka.ownership.check_tenures": (
+                "20_bus/kafka/ownership.html#check_tenures",
+                "streamforge/bus/kafka/ownership.py",
+            ),
+        },
+        "streamforge.bus.kafka.producer": {
+            "streamforge.bus.kafka.producer.Producers": (
+                "20_bus/kafka/producer.html#producers",
+                "streamforge/bus/kafka/producer.py",
+            ),
+            "streamforge.bus.kafka.producer.Producers.__init__": (
+                "20_bus/kafka/producer.html#producers.__init__",
+                "streamforge/bus/kafka/producer.py",
+            ),
+            "streamforge.bus.kafka.producer.Producers.close": (
+                "20_bus/kafka/producer.html#producers.close",
+                "streamforge/bus/kafka/producer.py",
+            ),
+            "streamforge.bus.kafka.producer.Producers.current": (
+                "20_bus/kafka/producer.html#producers.current",
+                "streamforge/bus/kafka/producer.py",
+            ),
+            "streamforge.bus.kafka.producer.Producers.forget": (
+                "20_bus/kafka/producer.html#producers.forget",
+                "streamforge/bus/kafka/producer.py",
+            ),
+            "streamforge.bus.kafka.producer.Producers.partitions": (
+                "20_bus/kafka/producer.html#producers.partitions",
+                "streamforge/bus/kafka/producer.py",
+            ),
+            "streamforge.bus.kafka.producer.Producers.retire": (
+                "20_bus/kafka/producer.html#producers.retire",
+                "streamforge/bus/kafka/producer.py",
+            ),
+            "streamforge.bus.kafka.producer.Writer": (
+                "20_bus/kafka/producer.html#writer",
+                "streamforge/bus/kafka/producer.py",
+            ),
+            "streamforge.bus.kafka.producer.Writer.__init__": (
+                "20_bus/kafka/producer.html#writer.__init__",
+                "streamforge/bus/kafka/producer.py",
+            ),
+            "streamforge.bus.kafka.producer.Writer._still_there": (
+                "20_bus/kafka/producer.html#writer._still_there",
+                "streamforge/bus/kafka/producer.py",
+            ),
+            "streamforge.bus.kafka.producer.Writer.forget": (
+                "20_bus/kafka/producer.html#writer.forget",
+                "streamforge/bus/kafka/producer.py",
+            ),
+            "streamforge.bus.kafka.producer.Writer.publish": (
+                "20_bus/kafka/producer.html#writer.publish",
+                "streamforge/bus/kafka/producer.py",
+            ),
+            "streamforge.bus.kafka.producer._Dropped": (
+                "20_bus/kafka/producer.html#_dropped",
+                "streamforge/bus/kafka/producer.py",
+            ),
+            "streamforge.bus.kafka.producer._seen": (
+                "20_bus/kafka/producer.html#_seen",
+                "streamforge/bus/kafka/producer.py",
+            ),
+            "streamforge.bus.kafka.producer._send": (
+                "20_bus/kafka/producer.html#_send",
+                "streamforge/bus/kafka/producer.py",
+            ),
+            "streamforge.bus.kafka.producer.deliver": (
+                "20_bus/kafka/producer.html#deliver",
+                "streamforge/bus/kafka/producer.py",
+            ),
+            "streamforge.bus.kafka.producer.end_producer": (
+                "20_bus/kafka/producer.html#end_producer",
+                "streamforge/bus/kafka/producer.py",
+            ),
+            "streamforge.bus.kafka.producer.new_producer": (
+                "20_bus/kafka/producer.html#new_producer",
+                "streamforge/bus/kafka/producer.py",
+            ),
+            "streamforge.bus.kafka.producer.patiently": (
+                "20_bus/kafka/producer.html#patiently",
+                "streamforge/bus/kafka/producer.py",
+            ),
         },
         "streamforge.cli.backtest": {
-            "streamforge.cli.backtest.BacktestOptions": ("80_cli/backtest.html#backtestoptions", "streamforge/cli/backtest.py"),
+            "streamforge.cli.backtest.BacktestOptions": (
+                "80_cli/backtest.html#backtestoptions",
+                "streamforge/cli/backtest.py",
+            ),
             "streamforge.cli.backtest.BacktestOptions.config": (
                 "80_cli/backtest.html#backtestoptions.config",
                 "streamforge/cli/backtest.py",
@@ -1014,33 +1644,228 @@ d = {
                 "80_cli/backtest.html#backtestoptions.markets",
                 "streamforge/cli/backtest.py",
             ),
-            "streamforge.cli.backtest.run_backtest": ("80_cli/backtest.html#run_backtest", "streamforge/cli/backtest.py"),
+            "streamforge.cli.backtest.run_backtest": (
+                "80_cli/backtest.html#run_backtest",
+                "streamforge/cli/backtest.py",
+            ),
         },
-        "streamforge.cli.data": {
-            "streamforge.cli.data._moment": ("80_cli/data.html#_moment", "streamforge/cli/data.py"),
-            "streamforge.cli.data._places": ("80_cli/data.html#_places", "streamforge/cli/data.py"),
-            "streamforge.cli.data._show": ("80_cli/data.html#_show", "streamforge/cli/data.py"),
-            "streamforge.cli.data.repair": ("80_cli/data.html#repair", "streamforge/cli/data.py"),
-            "streamforge.cli.data.repair_cells": ("80_cli/data.html#repair_cells", "streamforge/cli/data.py"),
-            "streamforge.cli.data.status": ("80_cli/data.html#status", "streamforge/cli/data.py"),
-            "streamforge.cli.data.status_cells": ("80_cli/data.html#status_cells", "streamforge/cli/data.py"),
-            "streamforge.cli.data.verify_cells": ("80_cli/data.html#verify_cells", "streamforge/cli/data.py"),
-            "streamforge.cli.data.verify_command": ("80_cli/data.html#verify_command", "streamforge/cli/data.py"),
+        "streamforge.cli.data.commands": {
+            "streamforge.cli.data.commands._moment": (
+                "80_cli/data/commands.html#_moment",
+                "streamforge/cli/data/commands.py",
+            ),
+            "streamforge.cli.data.commands._places": (
+                "80_cli/data/commands.html#_places",
+                "streamforge/cli/data/commands.py",
+            ),
+            "streamforge.cli.data.commands._show": (
+                "80_cli/data/commands.html#_show",
+                "streamforge/cli/data/commands.py",
+            ),
+            "streamforge.cli.data.commands.repair": (
+                "80_cli/data/commands.html#repair",
+                "streamforge/cli/data/commands.py",
+            ),
+            "streamforge.cli.data.commands.repair_cells": (
+                "80_cli/data/commands.html#repair_cells",
+                "streamforge/cli/data/commands.py",
+            ),
+            "streamforge.cli.data.commands.status": (
+                "80_cli/data/commands.html#status",
+                "streamforge/cli/data/commands.py",
+            ),
+            "streamforge.cli.data.commands.status_cells": (
+                "80_cli/data/commands.html#status_cells",
+                "streamforge/cli/data/commands.py",
+            ),
+            "streamforge.cli.data.commands.verify_cells": (
+                "80_cli/data/commands.html#verify_cells",
+                "streamforge/cli/data/commands.py",
+            ),
+            "streamforge.cli.data.commands.verify_command": (
+                "80_cli/data/commands.html#verify_command",
+                "streamforge/cli/data/commands.py",
+            ),
         },
-        "streamforge.cli.debug": {
-            "streamforge.cli.debug._ms": ("80_cli/debug.html#_ms", "streamforge/cli/debug.py"),
-            "streamforge.cli.debug._place": ("80_cli/debug.html#_place", "streamforge/cli/debug.py"),
-            "streamforge.cli.debug.dummy_env": ("80_cli/debug.html#dummy_env", "streamforge/cli/debug.py"),
-            "streamforge.cli.debug.dummy_service": ("80_cli/debug.html#dummy_service", "streamforge/cli/debug.py"),
-            "streamforge.cli.debug.ping_workers": ("80_cli/debug.html#ping_workers", "streamforge/cli/debug.py"),
-            "streamforge.cli.debug.start_dummy": ("80_cli/debug.html#start_dummy", "streamforge/cli/debug.py"),
-            "streamforge.cli.debug.stop_workflow": ("80_cli/debug.html#stop_workflow", "streamforge/cli/debug.py"),
-            "streamforge.cli.debug.worker_env": ("80_cli/debug.html#worker_env", "streamforge/cli/debug.py"),
+        "streamforge.cli.data.repair": {
+            "streamforge.cli.data.repair.Filter": ("80_cli/data/repair.html#filter", "streamforge/cli/data/repair.py"),
+            "streamforge.cli.data.repair.Filter.read": (
+                "80_cli/data/repair.html#filter.read",
+                "streamforge/cli/data/repair.py",
+            ),
+            "streamforge.cli.data.repair._ask_manager": (
+                "80_cli/data/repair.html#_ask_manager",
+                "streamforge/cli/data/repair.py",
+            ),
+            "streamforge.cli.data.repair._figures": (
+                "80_cli/data/repair.html#_figures",
+                "streamforge/cli/data/repair.py",
+            ),
+            "streamforge.cli.data.repair._lacking": (
+                "80_cli/data/repair.html#_lacking",
+                "streamforge/cli/data/repair.py",
+            ),
+            "streamforge.cli.data.repair.check": ("80_cli/data/repair.html#check", "streamforge/cli/data/repair.py"),
+            "streamforge.cli.data.repair.describe": (
+                "80_cli/data/repair.html#describe",
+                "streamforge/cli/data/repair.py",
+            ),
+            "streamforge.cli.data.repair.markets_of": (
+                "80_cli/data/repair.html#markets_of",
+                "streamforge/cli/data/repair.py",
+            ),
+            "streamforge.cli.data.repair.problems": (
+                "80_cli/data/repair.html#problems",
+                "streamforge/cli/data/repair.py",
+            ),
+            "streamforge.cli.data.repair.repair_all": (
+                "80_cli/data/repair.html#repair_all",
+                "streamforge/cli/data/repair.py",
+            ),
+            "streamforge.cli.data.repair.run_here": (
+                "80_cli/data/repair.html#run_here",
+                "streamforge/cli/data/repair.py",
+            ),
+            "streamforge.cli.data.repair.targets_of": (
+                "80_cli/data/repair.html#targets_of",
+                "streamforge/cli/data/repair.py",
+            ),
         },
-        "streamforge.cli.demo": {
-            "streamforge.cli.demo.DemoOptions": ("80_cli/demo.html#demooptions", "streamforge/cli/demo.py"),
-            "streamforge.cli.demo.all_stages": ("80_cli/demo.html#all_stages", "streamforge/cli/demo.py"),
-            "streamforge.cli.demo.run_demo": ("80_cli/demo.html#run_demo", "streamforge/cli/demo.py"),
+        "streamforge.cli.debug.commands": {
+            "streamforge.cli.debug.commands._ms": (
+                "80_cli/debug/commands.html#_ms",
+                "streamforge/cli/debug/commands.py",
+            ),
+            "streamforge.cli.debug.commands._place": (
+                "80_cli/debug/commands.html#_place",
+                "streamforge/cli/debug/commands.py",
+            ),
+            "streamforge.cli.debug.commands.dummy_env": (
+                "80_cli/debug/commands.html#dummy_env",
+                "streamforge/cli/debug/commands.py",
+            ),
+            "streamforge.cli.debug.commands.dummy_service": (
+                "80_cli/debug/commands.html#dummy_service",
+                "streamforge/cli/debug/commands.py",
+            ),
+            "streamforge.cli.debug.commands.ping_workers": (
+                "80_cli/debug/commands.html#ping_workers",
+                "streamforge/cli/debug/commands.py",
+            ),
+            "streamforge.cli.debug.commands.start_dummy": (
+                "80_cli/debug/commands.html#start_dummy",
+                "streamforge/cli/debug/commands.py",
+            ),
+            "streamforge.cli.debug.commands.stop_workflow": (
+                "80_cli/debug/commands.html#stop_workflow",
+                "streamforge/cli/debug/commands.py",
+            ),
+            "streamforge.cli.debug.commands.worker_env": (
+                "80_cli/debug/commands.html#worker_env",
+                "streamforge/cli/debug/commands.py",
+            ),
+        },
+        "streamforge.cli.debug.probe": {
+            "streamforge.cli.debug.probe.Pinged": ("80_cli/debug/probe.html#pinged", "streamforge/cli/debug/probe.py"),
+            "streamforge.cli.debug.probe.Pinged.quantile": (
+                "80_cli/debug/probe.html#pinged.quantile",
+                "streamforge/cli/debug/probe.py",
+            ),
+            "streamforge.cli.debug.probe.Topics": ("80_cli/debug/probe.html#topics", "streamforge/cli/debug/probe.py"),
+            "streamforge.cli.debug.probe._events": (
+                "80_cli/debug/probe.html#_events",
+                "streamforge/cli/debug/probe.py",
+            ),
+            "streamforge.cli.debug.probe._said": ("80_cli/debug/probe.html#_said", "streamforge/cli/debug/probe.py"),
+            "streamforge.cli.debug.probe._send": ("80_cli/debug/probe.html#_send", "streamforge/cli/debug/probe.py"),
+            "streamforge.cli.debug.probe.living": ("80_cli/debug/probe.html#living", "streamforge/cli/debug/probe.py"),
+            "streamforge.cli.debug.probe.ping": ("80_cli/debug/probe.html#ping", "streamforge/cli/debug/probe.py"),
+            "streamforge.cli.debug.probe.start_here": (
+                "80_cli/debug/probe.html#start_here",
+                "streamforge/cli/debug/probe.py",
+            ),
+            "streamforge.cli.debug.probe.start_through": (
+                "80_cli/debug/probe.html#start_through",
+                "streamforge/cli/debug/probe.py",
+            ),
+            "streamforge.cli.debug.probe.stop_workers": (
+                "80_cli/debug/probe.html#stop_workers",
+                "streamforge/cli/debug/probe.py",
+            ),
+        },
+        "streamforge.cli.demo.run": {
+            "streamforge.cli.demo.run.DemoOptions": ("80_cli/demo/run.html#demooptions", "streamforge/cli/demo/run.py"),
+            "streamforge.cli.demo.run.all_stages": ("80_cli/demo/run.html#all_stages", "streamforge/cli/demo/run.py"),
+            "streamforge.cli.demo.run.run_demo": ("80_cli/demo/run.html#run_demo", "streamforge/cli/demo/run.py"),
+        },
+        "streamforge.cli.demo.source": {
+            "streamforge.cli.demo.source.Source": ("80_cli/demo/source.html#source", "streamforge/cli/demo/source.py"),
+            "streamforge.cli.demo.source.open_source": (
+                "80_cli/demo/source.html#open_source",
+                "streamforge/cli/demo/source.py",
+            ),
+            "streamforge.cli.demo.source.ranges": ("80_cli/demo/source.html#ranges", "streamforge/cli/demo/source.py"),
+        },
+        "streamforge.cli.demo.stages": {
+            "streamforge.cli.demo.stages.backtest": (
+                "80_cli/demo/stages.html#backtest",
+                "streamforge/cli/demo/stages.py",
+            ),
+            "streamforge.cli.demo.stages.build_graphs": (
+                "80_cli/demo/stages.html#build_graphs",
+                "streamforge/cli/demo/stages.py",
+            ),
+            "streamforge.cli.demo.stages.count": ("80_cli/demo/stages.html#count", "streamforge/cli/demo/stages.py"),
+            "streamforge.cli.demo.stages.data_figures": (
+                "80_cli/demo/stages.html#data_figures",
+                "streamforge/cli/demo/stages.py",
+            ),
+            "streamforge.cli.demo.stages.freeze_history": (
+                "80_cli/demo/stages.html#freeze_history",
+                "streamforge/cli/demo/stages.py",
+            ),
+            "streamforge.cli.demo.stages.frozen_words": (
+                "80_cli/demo/stages.html#frozen_words",
+                "streamforge/cli/demo/stages.py",
+            ),
+            "streamforge.cli.demo.stages.gaps_of": (
+                "80_cli/demo/stages.html#gaps_of",
+                "streamforge/cli/demo/stages.py",
+            ),
+            "streamforge.cli.demo.stages.judge_agent": (
+                "80_cli/demo/stages.html#judge_agent",
+                "streamforge/cli/demo/stages.py",
+            ),
+            "streamforge.cli.demo.stages.load_history": (
+                "80_cli/demo/stages.html#load_history",
+                "streamforge/cli/demo/stages.py",
+            ),
+            "streamforge.cli.demo.stages.run_workflow": (
+                "80_cli/demo/stages.html#run_workflow",
+                "streamforge/cli/demo/stages.py",
+            ),
+            "streamforge.cli.demo.stages.scores": ("80_cli/demo/stages.html#scores", "streamforge/cli/demo/stages.py"),
+            "streamforge.cli.demo.stages.target": ("80_cli/demo/stages.html#target", "streamforge/cli/demo/stages.py"),
+            "streamforge.cli.demo.stages.topic_length": (
+                "80_cli/demo/stages.html#topic_length",
+                "streamforge/cli/demo/stages.py",
+            ),
+            "streamforge.cli.demo.stages.trade_live": (
+                "80_cli/demo/stages.html#trade_live",
+                "streamforge/cli/demo/stages.py",
+            ),
+            "streamforge.cli.demo.stages.train_agent": (
+                "80_cli/demo/stages.html#train_agent",
+                "streamforge/cli/demo/stages.py",
+            ),
+            "streamforge.cli.demo.stages.train_graph_model": (
+                "80_cli/demo/stages.html#train_graph_model",
+                "streamforge/cli/demo/stages.py",
+            ),
+            "streamforge.cli.demo.stages.until_agent": (
+                "80_cli/demo/stages.html#until_agent",
+                "streamforge/cli/demo/stages.py",
+            ),
         },
         "streamforge.cli.dlq": {
             "streamforge.cli.dlq._age": ("80_cli/dlq.html#_age", "streamforge/cli/dlq.py"),
@@ -1067,32 +1892,10 @@ d = {
             "streamforge.cli.main.walk_forward": ("80_cli/main.html#walk_forward", "streamforge/cli/main.py"),
             "streamforge.cli.main.worker": ("80_cli/main.html#worker", "streamforge/cli/main.py"),
         },
-        "streamforge.cli.probe": {
-            "streamforge.cli.probe.Pinged": ("80_cli/probe.html#pinged", "streamforge/cli/probe.py"),
-            "streamforge.cli.probe.Pinged.quantile": ("80_cli/probe.html#pinged.quantile", "streamforge/cli/probe.py"),
-            "streamforge.cli.probe.Topics": ("80_cli/probe.html#topics", "streamforge/cli/probe.py"),
-            "streamforge.cli.probe._events": ("80_cli/probe.html#_events", "streamforge/cli/probe.py"),
-            "streamforge.cli.probe._said": ("80_cli/probe.html#_said", "streamforge/cli/probe.py"),
-            "streamforge.cli.probe._send": ("80_cli/probe.html#_send", "streamforge/cli/probe.py"),
-            "streamforge.cli.probe.living": ("80_cli/probe.html#living", "streamforge/cli/probe.py"),
-            "streamforge.cli.probe.ping": ("80_cli/probe.html#ping", "streamforge/cli/probe.py"),
-            "streamforge.cli.probe.start_here": ("80_cli/probe.html#start_here", "streamforge/cli/probe.py"),
-            "streamforge.cli.probe.start_through": ("80_cli/probe.html#start_through", "streamforge/cli/probe.py"),
-            "streamforge.cli.probe.stop_workers": ("80_cli/probe.html#stop_workers", "streamforge/cli/probe.py"),
-        },
-        "streamforge.cli.repair": {
-            "streamforge.cli.repair.Filter": ("80_cli/repair.html#filter", "streamforge/cli/repair.py"),
-            "streamforge.cli.repair.Filter.read": ("80_cli/repair.html#filter.read", "streamforge/cli/repair.py"),
-            "streamforge.cli.repair._ask_manager": ("80_cli/repair.html#_ask_manager", "streamforge/cli/repair.py"),
-            "streamforge.cli.repair._figures": ("80_cli/repair.html#_figures", "streamforge/cli/repair.py"),
-            "streamforge.cli.repair._lacking": ("80_cli/repair.html#_lacking", "streamforge/cli/repair.py"),
-            "streamforge.cli.repair.check": ("80_cli/repair.html#check", "streamforge/cli/repair.py"),
-            "streamforge.cli.repair.describe": ("80_cli/repair.html#describe", "streamforge/cli/repair.py"),
-            "streamforge.cli.repair.markets_of": ("80_cli/repair.html#markets_of", "streamforge/cli/repair.py"),
-            "streamforge.cli.repair.problems": ("80_cli/repair.html#problems", "streamforge/cli/repair.py"),
-            "streamforge.cli.repair.repair_all": ("80_cli/repair.html#repair_all", "streamforge/cli/repair.py"),
-            "streamforge.cli.repair.run_here": ("80_cli/repair.html#run_here", "streamforge/cli/repair.py"),
-            "streamforge.cli.repair.targets_of": ("80_cli/repair.html#targets_of", "streamforge/cli/repair.py"),
+        "streamforge.cli.output": {
+            "streamforge.cli.output._narrowest": ("80_cli/output.html#_narrowest", "streamforge/cli/output.py"),
+            "streamforge.cli.output.column_widths": ("80_cli/output.html#column_widths", "streamforge/cli/output.py"),
+            "streamforge.cli.output.print_rows": ("80_cli/output.html#print_rows", "streamforge/cli/output.py"),
         },
         "streamforge.cli.services": {
             "streamforge.cli.services.Lab": ("80_cli/services.html#lab", "streamforge/cli/services.py"),
@@ -1109,35 +1912,6 @@ d = {
             "streamforge.cli.show.Show.stage": ("80_cli/show.html#show.stage", "streamforge/cli/show.py"),
             "streamforge.cli.show.show_table": ("80_cli/show.html#show_table", "streamforge/cli/show.py"),
         },
-        "streamforge.cli.source": {
-            "streamforge.cli.source.Source": ("80_cli/source.html#source", "streamforge/cli/source.py"),
-            "streamforge.cli.source.open_source": ("80_cli/source.html#open_source", "streamforge/cli/source.py"),
-            "streamforge.cli.source.ranges": ("80_cli/source.html#ranges", "streamforge/cli/source.py"),
-        },
-        "streamforge.cli.stages": {
-            "streamforge.cli.stages.backtest": ("80_cli/stages.html#backtest", "streamforge/cli/stages.py"),
-            "streamforge.cli.stages.build_graphs": ("80_cli/stages.html#build_graphs", "streamforge/cli/stages.py"),
-            "streamforge.cli.stages.count": ("80_cli/stages.html#count", "streamforge/cli/stages.py"),
-            "streamforge.cli.stages.data_figures": ("80_cli/stages.html#data_figures", "streamforge/cli/stages.py"),
-            "streamforge.cli.stages.freeze_history": ("80_cli/stages.html#freeze_history", "streamforge/cli/stages.py"),
-            "streamforge.cli.stages.frozen_words": ("80_cli/stages.html#frozen_words", "streamforge/cli/stages.py"),
-            "streamforge.cli.stages.gaps_of": ("80_cli/stages.html#gaps_of", "streamforge/cli/stages.py"),
-            "streamforge.cli.stages.judge_agent": ("80_cli/stages.html#judge_agent", "streamforge/cli/stages.py"),
-            "streamforge.cli.stages.load_history": ("80_cli/stages.html#load_history", "streamforge/cli/stages.py"),
-            "streamforge.cli.stages.run_workflow": ("80_cli/stages.html#run_workflow", "streamforge/cli/stages.py"),
-            "streamforge.cli.stages.scores": ("80_cli/stages.html#scores", "streamforge/cli/stages.py"),
-            "streamforge.cli.stages.target": ("80_cli/stages.html#target", "streamforge/cli/stages.py"),
-            "streamforge.cli.stages.topic_length": ("80_cli/stages.html#topic_length", "streamforge/cli/stages.py"),
-            "streamforge.cli.stages.trade_live": ("80_cli/stages.html#trade_live", "streamforge/cli/stages.py"),
-            "streamforge.cli.stages.train_agent": ("80_cli/stages.html#train_agent", "streamforge/cli/stages.py"),
-            "streamforge.cli.stages.train_graph_model": ("80_cli/stages.html#train_graph_model", "streamforge/cli/stages.py"),
-            "streamforge.cli.stages.until_agent": ("80_cli/stages.html#until_agent", "streamforge/cli/stages.py"),
-        },
-        "streamforge.cli.tables": {
-            "streamforge.cli.tables._narrowest": ("80_cli/tables.html#_narrowest", "streamforge/cli/tables.py"),
-            "streamforge.cli.tables.column_widths": ("80_cli/tables.html#column_widths", "streamforge/cli/tables.py"),
-            "streamforge.cli.tables.print_rows": ("80_cli/tables.html#print_rows", "streamforge/cli/tables.py"),
-        },
         "streamforge.client.client": {
             "streamforge.client.client.Client": ("72_client/client.html#client", "streamforge/client/client.py"),
             "streamforge.client.client.Client.__aenter__": (
@@ -1152,12 +1926,30 @@ d = {
                 "72_client/client.html#client.__init__",
                 "streamforge/client/client.py",
             ),
-            "streamforge.client.client.Client._ask": ("72_client/client.html#client._ask", "streamforge/client/client.py"),
-            "streamforge.client.client.Client.get": ("72_client/client.html#client.get", "streamforge/client/client.py"),
-            "streamforge.client.client.Client.list": ("72_client/client.html#client.list", "streamforge/client/client.py"),
-            "streamforge.client.client.Client.start": ("72_client/client.html#client.start", "streamforge/client/client.py"),
-            "streamforge.client.client.Client.stop": ("72_client/client.html#client.stop", "streamforge/client/client.py"),
-            "streamforge.client.client.Client.wait": ("72_client/client.html#client.wait", "streamforge/client/client.py"),
+            "streamforge.client.client.Client._ask": (
+                "72_client/client.html#client._ask",
+                "streamforge/client/client.py",
+            ),
+            "streamforge.client.client.Client.get": (
+                "72_client/client.html#client.get",
+                "streamforge/client/client.py",
+            ),
+            "streamforge.client.client.Client.list": (
+                "72_client/client.html#client.list",
+                "streamforge/client/client.py",
+            ),
+            "streamforge.client.client.Client.start": (
+                "72_client/client.html#client.start",
+                "streamforge/client/client.py",
+            ),
+            "streamforge.client.client.Client.stop": (
+                "72_client/client.html#client.stop",
+                "streamforge/client/client.py",
+            ),
+            "streamforge.client.client.Client.wait": (
+                "72_client/client.html#client.wait",
+                "streamforge/client/client.py",
+            ),
             "streamforge.client.client.raise_for": ("72_client/client.html#raise_for", "streamforge/client/client.py"),
         },
         "streamforge.core.errors": {
@@ -1172,25 +1964,49 @@ d = {
             "streamforge.core.errors.BadUrl": ("00_core/errors.html#badurl", "streamforge/core/errors.py"),
             "streamforge.core.errors.BusError": ("00_core/errors.html#buserror", "streamforge/core/errors.py"),
             "streamforge.core.errors.Conflict": ("00_core/errors.html#conflict", "streamforge/core/errors.py"),
-            "streamforge.core.errors.DamagedArtifact": ("00_core/errors.html#damagedartifact", "streamforge/core/errors.py"),
-            "streamforge.core.errors.ExchangeError": ("00_core/errors.html#exchangeerror", "streamforge/core/errors.py"),
-            "streamforge.core.errors.NotEnoughData": ("00_core/errors.html#notenoughdata", "streamforge/core/errors.py"),
+            "streamforge.core.errors.DamagedArtifact": (
+                "00_core/errors.html#damagedartifact",
+                "streamforge/core/errors.py",
+            ),
+            "streamforge.core.errors.ExchangeError": (
+                "00_core/errors.html#exchangeerror",
+                "streamforge/core/errors.py",
+            ),
+            "streamforge.core.errors.NotEnoughData": (
+                "00_core/errors.html#notenoughdata",
+                "streamforge/core/errors.py",
+            ),
             "streamforge.core.errors.NotFound": ("00_core/errors.html#notfound", "streamforge/core/errors.py"),
             "streamforge.core.errors.NotOwner": ("00_core/errors.html#notowner", "streamforge/core/errors.py"),
-            "streamforge.core.errors.OutOfSequence": ("00_core/errors.html#outofsequence", "streamforge/core/errors.py"),
+            "streamforge.core.errors.OutOfSequence": (
+                "00_core/errors.html#outofsequence",
+                "streamforge/core/errors.py",
+            ),
             "streamforge.core.errors.PortInUse": ("00_core/errors.html#portinuse", "streamforge/core/errors.py"),
             "streamforge.core.errors.Refused": ("00_core/errors.html#refused", "streamforge/core/errors.py"),
             "streamforge.core.errors.StoreError": ("00_core/errors.html#storeerror", "streamforge/core/errors.py"),
-            "streamforge.core.errors.StreamForgeError": ("00_core/errors.html#streamforgeerror", "streamforge/core/errors.py"),
+            "streamforge.core.errors.StreamForgeError": (
+                "00_core/errors.html#streamforgeerror",
+                "streamforge/core/errors.py",
+            ),
             "streamforge.core.errors.StreamForgeError.__init__": (
                 "00_core/errors.html#streamforgeerror.__init__",
                 "streamforge/core/errors.py",
             ),
             "streamforge.core.errors.TryAgain": ("00_core/errors.html#tryagain", "streamforge/core/errors.py"),
-            "streamforge.core.errors.UnknownSymbol": ("00_core/errors.html#unknownsymbol", "streamforge/core/errors.py"),
-            "streamforge.core.errors.UnknownTarget": ("00_core/errors.html#unknowntarget", "streamforge/core/errors.py"),
+            "streamforge.core.errors.UnknownSymbol": (
+                "00_core/errors.html#unknownsymbol",
+                "streamforge/core/errors.py",
+            ),
+            "streamforge.core.errors.UnknownTarget": (
+                "00_core/errors.html#unknowntarget",
+                "streamforge/core/errors.py",
+            ),
             "streamforge.core.errors.UnknownTopic": ("00_core/errors.html#unknowntopic", "streamforge/core/errors.py"),
-            "streamforge.core.errors.UpstreamFailed": ("00_core/errors.html#upstreamfailed", "streamforge/core/errors.py"),
+            "streamforge.core.errors.UpstreamFailed": (
+                "00_core/errors.html#upstreamfailed",
+                "streamforge/core/errors.py",
+            ),
         },
         "streamforge.core.logs": {
             "streamforge.core.logs._hide_secrets": ("00_core/logs.html#_hide_secrets", "streamforge/core/logs.py"),
@@ -1202,16 +2018,28 @@ d = {
         },
         "streamforge.core.metrics": {
             "streamforge.core.metrics.Metrics": ("00_core/metrics.html#metrics", "streamforge/core/metrics.py"),
-            "streamforge.core.metrics.Metrics.__call__": ("00_core/metrics.html#metrics.__call__", "streamforge/core/metrics.py"),
-            "streamforge.core.metrics.Metrics.__init__": ("00_core/metrics.html#metrics.__init__", "streamforge/core/metrics.py"),
-            "streamforge.core.metrics.Metrics.text": ("00_core/metrics.html#metrics.text", "streamforge/core/metrics.py"),
+            "streamforge.core.metrics.Metrics.__call__": (
+                "00_core/metrics.html#metrics.__call__",
+                "streamforge/core/metrics.py",
+            ),
+            "streamforge.core.metrics.Metrics.__init__": (
+                "00_core/metrics.html#metrics.__init__",
+                "streamforge/core/metrics.py",
+            ),
+            "streamforge.core.metrics.Metrics.text": (
+                "00_core/metrics.html#metrics.text",
+                "streamforge/core/metrics.py",
+            ),
         },
         "streamforge.core.names": {
             "streamforge.core.names.check_name": ("00_core/names.html#check_name", "streamforge/core/names.py"),
             "streamforge.core.names.collection_of": ("00_core/names.html#collection_of", "streamforge/core/names.py"),
             "streamforge.core.names.data_topic": ("00_core/names.html#data_topic", "streamforge/core/names.py"),
             "streamforge.core.names.dlq": ("00_core/names.html#dlq", "streamforge/core/names.py"),
-            "streamforge.core.names.enriched_collection": ("00_core/names.html#enriched_collection", "streamforge/core/names.py"),
+            "streamforge.core.names.enriched_collection": (
+                "00_core/names.html#enriched_collection",
+                "streamforge/core/names.py",
+            ),
             "streamforge.core.names.enriched_topic": ("00_core/names.html#enriched_topic", "streamforge/core/names.py"),
             "streamforge.core.names.interval_of": ("00_core/names.html#interval_of", "streamforge/core/names.py"),
             "streamforge.core.names.job_name": ("00_core/names.html#job_name", "streamforge/core/names.py"),
@@ -1226,7 +2054,10 @@ d = {
         },
         "streamforge.core.settings": {
             "streamforge.core.settings.Places": ("00_core/settings.html#places", "streamforge/core/settings.py"),
-            "streamforge.core.settings.WorkerSettings": ("00_core/settings.html#workersettings", "streamforge/core/settings.py"),
+            "streamforge.core.settings.WorkerSettings": (
+                "00_core/settings.html#workersettings",
+                "streamforge/core/settings.py",
+            ),
             "streamforge.core.settings.WorkerSettings.number": (
                 "00_core/settings.html#workersettings.number",
                 "streamforge/core/settings.py",
@@ -1236,9 +2067,21 @@ d = {
                 "streamforge/core/settings.py",
             ),
             "streamforge.core.settings._url": ("00_core/settings.html#_url", "streamforge/core/settings.py"),
-            "streamforge.core.settings.read_places": ("00_core/settings.html#read_places", "streamforge/core/settings.py"),
-            "streamforge.core.settings.read_secret": ("00_core/settings.html#read_secret", "streamforge/core/settings.py"),
-            "streamforge.core.settings.read_settings": ("00_core/settings.html#read_settings", "streamforge/core/settings.py"),
+            "streamforge.core.settings.read_places": (
+                "00_core/settings.html#read_places",
+                "streamforge/core/settings.py",
+            ),
+            "streamforge.core.settings.read_secret": (
+                "00_core/settings.html#read_secret",
+                "streamforge/core/settings.py",
+            ),
+            "streamforge.core.settings.read_settings": (
+                "00_core/settings.html#read_settings",
+                "streamforge/core/settings.py",
+            ),
+        },
+        "streamforge.core.testing": {
+            "streamforge.core.testing.refused": ("00_core/testing.html#refused", "streamforge/core/testing.py")
         },
         "streamforge.core.times": {
             "streamforge.core.times.Gap": ("00_core/times.html#gap", "streamforge/core/times.py"),
@@ -1247,12 +2090,18 @@ d = {
                 "00_core/times.html#timerange.__contains__",
                 "streamforge/core/times.py",
             ),
-            "streamforge.core.times.TimeRange.__str__": ("00_core/times.html#timerange.__str__", "streamforge/core/times.py"),
+            "streamforge.core.times.TimeRange.__str__": (
+                "00_core/times.html#timerange.__str__",
+                "streamforge/core/times.py",
+            ),
             "streamforge.core.times.TimeRange.intersection": (
                 "00_core/times.html#timerange.intersection",
                 "streamforge/core/times.py",
             ),
-            "streamforge.core.times.TimeRange.parse": ("00_core/times.html#timerange.parse", "streamforge/core/times.py"),
+            "streamforge.core.times.TimeRange.parse": (
+                "00_core/times.html#timerange.parse",
+                "streamforge/core/times.py",
+            ),
             "streamforge.core.times.find_gaps": ("00_core/times.html#find_gaps", "streamforge/core/times.py"),
             "streamforge.core.times.interval_ms": ("00_core/times.html#interval_ms", "streamforge/core/times.py"),
             "streamforge.core.times.iso": ("00_core/times.html#iso", "streamforge/core/times.py"),
@@ -1262,1252 +2111,1681 @@ d = {
         },
         "streamforge.core.urls": {
             "streamforge.core.urls.Address": ("00_core/urls.html#address", "streamforge/core/urls.py"),
-            "streamforge.core.urls.Address.__repr__": ("00_core/urls.html#address.__repr__", "streamforge/core/urls.py"),
+            "streamforge.core.urls.Address.__repr__": (
+                "00_core/urls.html#address.__repr__",
+                "streamforge/core/urls.py",
+            ),
             "streamforge.core.urls.Address.__str__": ("00_core/urls.html#address.__str__", "streamforge/core/urls.py"),
-            "streamforge.core.urls.Address.password": ("00_core/urls.html#address.password", "streamforge/core/urls.py"),
+            "streamforge.core.urls.Address.password": (
+                "00_core/urls.html#address.password",
+                "streamforge/core/urls.py",
+            ),
             "streamforge.core.urls._port": ("00_core/urls.html#_port", "streamforge/core/urls.py"),
             "streamforge.core.urls.parse_url": ("00_core/urls.html#parse_url", "streamforge/core/urls.py"),
             "streamforge.core.urls.redact": ("00_core/urls.html#redact", "streamforge/core/urls.py"),
         },
         "streamforge.evaluation.agents": {
             "streamforge.evaluation.agents.replay_panel": (
-                "44_evaluation/agents.html#replay_panel",
+                "45_evaluation/agents.html#replay_panel",
                 "streamforge/evaluation/agents.py",
             )
         },
         "streamforge.evaluation.metrics": {
             "streamforge.evaluation.metrics.Performance": (
-                "44_evaluation/metrics.html#performance",
+                "45_evaluation/metrics.html#performance",
                 "streamforge/evaluation/metrics.py",
             ),
             "streamforge.evaluation.metrics.drawdown": (
-                "44_evaluation/metrics.html#drawdown",
+                "45_evaluation/metrics.html#drawdown",
                 "streamforge/evaluation/metrics.py",
             ),
             "streamforge.evaluation.metrics.performance": (
-                "44_evaluation/metrics.html#performance",
+                "45_evaluation/metrics.html#performance",
                 "streamforge/evaluation/metrics.py",
             ),
             "streamforge.evaluation.metrics.periods_per_year": (
-                "44_evaluation/metrics.html#periods_per_year",
+                "45_evaluation/metrics.html#periods_per_year",
                 "streamforge/evaluation/metrics.py",
             ),
-            "streamforge.evaluation.metrics.returns": ("44_evaluation/metrics.html#returns", "streamforge/evaluation/metrics.py"),
+            "streamforge.evaluation.metrics.returns": (
+                "45_evaluation/metrics.html#returns",
+                "streamforge/evaluation/metrics.py",
+            ),
             "streamforge.evaluation.metrics.volatility_by_timeframe": (
-                "44_evaluation/metrics.html#volatility_by_timeframe",
+                "45_evaluation/metrics.html#volatility_by_timeframe",
                 "streamforge/evaluation/metrics.py",
             ),
         },
         "streamforge.evaluation.overfitting": {
             "streamforge.evaluation.overfitting.deflated_sharpe": (
-                "44_evaluation/overfitting.html#deflated_sharpe",
+                "45_evaluation/overfitting.html#deflated_sharpe",
                 "streamforge/evaluation/overfitting.py",
             ),
             "streamforge.evaluation.overfitting.expected_best": (
-                "44_evaluation/overfitting.html#expected_best",
+                "45_evaluation/overfitting.html#expected_best",
                 "streamforge/evaluation/overfitting.py",
             ),
             "streamforge.evaluation.overfitting.probabilistic_sharpe": (
-                "44_evaluation/overfitting.html#probabilistic_sharpe",
+                "45_evaluation/overfitting.html#probabilistic_sharpe",
                 "streamforge/evaluation/overfitting.py",
             ),
         },
         "streamforge.evaluation.portfolio": {
             "streamforge.evaluation.portfolio.Curve": (
-                "44_evaluation/portfolio.html#curve",
+                "45_evaluation/portfolio.html#curve",
                 "streamforge/evaluation/portfolio.py",
             ),
             "streamforge.evaluation.portfolio.chain": (
-                "44_evaluation/portfolio.html#chain",
+                "45_evaluation/portfolio.html#chain",
                 "streamforge/evaluation/portfolio.py",
             ),
             "streamforge.evaluation.portfolio.closed_out": (
-                "44_evaluation/portfolio.html#closed_out",
+                "45_evaluation/portfolio.html#closed_out",
                 "streamforge/evaluation/portfolio.py",
             ),
             "streamforge.evaluation.portfolio.measure": (
-                "44_evaluation/portfolio.html#measure",
+                "45_evaluation/portfolio.html#measure",
                 "streamforge/evaluation/portfolio.py",
             ),
             "streamforge.evaluation.portfolio.on_grid": (
-                "44_evaluation/portfolio.html#on_grid",
+                "45_evaluation/portfolio.html#on_grid",
                 "streamforge/evaluation/portfolio.py",
             ),
             "streamforge.evaluation.portfolio.portfolio": (
-                "44_evaluation/portfolio.html#portfolio",
+                "45_evaluation/portfolio.html#portfolio",
                 "streamforge/evaluation/portfolio.py",
             ),
             "streamforge.evaluation.portfolio.random_portfolios": (
-                "44_evaluation/portfolio.html#random_portfolios",
+                "45_evaluation/portfolio.html#random_portfolios",
                 "streamforge/evaluation/portfolio.py",
             ),
         },
         "streamforge.evaluation.report": {
             "streamforge.evaluation.report.FoldResult": (
-                "44_evaluation/report.html#foldresult",
+                "45_evaluation/report.html#foldresult",
                 "streamforge/evaluation/report.py",
             ),
-            "streamforge.evaluation.report.Strategy": ("44_evaluation/report.html#strategy", "streamforge/evaluation/report.py"),
-            "streamforge.evaluation.report._cell": ("44_evaluation/report.html#_cell", "streamforge/evaluation/report.py"),
+            "streamforge.evaluation.report.Strategy": (
+                "45_evaluation/report.html#strategy",
+                "streamforge/evaluation/report.py",
+            ),
+            "streamforge.evaluation.report._cell": (
+                "45_evaluation/report.html#_cell",
+                "streamforge/evaluation/report.py",
+            ),
             "streamforge.evaluation.report._fold_rows": (
-                "44_evaluation/report.html#_fold_rows",
+                "45_evaluation/report.html#_fold_rows",
                 "streamforge/evaluation/report.py",
             ),
             "streamforge.evaluation.report._html_table": (
-                "44_evaluation/report.html#_html_table",
+                "45_evaluation/report.html#_html_table",
                 "streamforge/evaluation/report.py",
             ),
-            "streamforge.evaluation.report._luck": ("44_evaluation/report.html#_luck", "streamforge/evaluation/report.py"),
-            "streamforge.evaluation.report.beaten": ("44_evaluation/report.html#beaten", "streamforge/evaluation/report.py"),
-            "streamforge.evaluation.report.combine": ("44_evaluation/report.html#combine", "streamforge/evaluation/report.py"),
-            "streamforge.evaluation.report.figure": ("44_evaluation/report.html#figure", "streamforge/evaluation/report.py"),
-            "streamforge.evaluation.report.page": ("44_evaluation/report.html#page", "streamforge/evaluation/report.py"),
-            "streamforge.evaluation.report.table": ("44_evaluation/report.html#table", "streamforge/evaluation/report.py"),
+            "streamforge.evaluation.report._luck": (
+                "45_evaluation/report.html#_luck",
+                "streamforge/evaluation/report.py",
+            ),
+            "streamforge.evaluation.report.beaten": (
+                "45_evaluation/report.html#beaten",
+                "streamforge/evaluation/report.py",
+            ),
+            "streamforge.evaluation.report.combine": (
+                "45_evaluation/report.html#combine",
+                "streamforge/evaluation/report.py",
+            ),
+            "streamforge.evaluation.report.figure": (
+                "45_evaluation/report.html#figure",
+                "streamforge/evaluation/report.py",
+            ),
+            "streamforge.evaluation.report.page": (
+                "45_evaluation/report.html#page",
+                "streamforge/evaluation/report.py",
+            ),
+            "streamforge.evaluation.report.table": (
+                "45_evaluation/report.html#table",
+                "streamforge/evaluation/report.py",
+            ),
         },
         "streamforge.evaluation.splits": {
-            "streamforge.evaluation.splits.Fold": ("44_evaluation/splits.html#fold", "streamforge/evaluation/splits.py"),
+            "streamforge.evaluation.splits.Fold": (
+                "45_evaluation/splits.html#fold",
+                "streamforge/evaluation/splits.py",
+            ),
             "streamforge.evaluation.splits.consecutive": (
-                "44_evaluation/splits.html#consecutive",
+                "45_evaluation/splits.html#consecutive",
                 "streamforge/evaluation/splits.py",
             ),
             "streamforge.evaluation.splits.purged_kfold": (
-                "44_evaluation/splits.html#purged_kfold",
+                "45_evaluation/splits.html#purged_kfold",
                 "streamforge/evaluation/splits.py",
             ),
             "streamforge.evaluation.splits.walk_forward": (
-                "44_evaluation/splits.html#walk_forward",
+                "45_evaluation/splits.html#walk_forward",
                 "streamforge/evaluation/splits.py",
             ),
         },
-        "streamforge.exchange.answers": {
-            "streamforge.exchange.answers.DepthSnapshot": (
-                "30_exchange/answers.html#depthsnapshot",
-                "streamforge/exchange/answers.py",
+        "streamforge.exchange.binance.archive": {
+            "streamforge.exchange.binance.archive.Archive": (
+                "30_exchange/binance/archive.html#archive",
+                "streamforge/exchange/binance/archive.py",
             ),
-            "streamforge.exchange.answers.ExchangeInfo": (
-                "30_exchange/answers.html#exchangeinfo",
-                "streamforge/exchange/answers.py",
+            "streamforge.exchange.binance.archive.Archive.__aenter__": (
+                "30_exchange/binance/archive.html#archive.__aenter__",
+                "streamforge/exchange/binance/archive.py",
             ),
-            "streamforge.exchange.answers.IdRange": ("30_exchange/answers.html#idrange", "streamforge/exchange/answers.py"),
-            "streamforge.exchange.answers.IdRange.__bool__": (
-                "30_exchange/answers.html#idrange.__bool__",
-                "streamforge/exchange/answers.py",
+            "streamforge.exchange.binance.archive.Archive.__aexit__": (
+                "30_exchange/binance/archive.html#archive.__aexit__",
+                "streamforge/exchange/binance/archive.py",
             ),
-            "streamforge.exchange.answers.IdRange.__len__": (
-                "30_exchange/answers.html#idrange.__len__",
-                "streamforge/exchange/answers.py",
+            "streamforge.exchange.binance.archive.Archive.__init__": (
+                "30_exchange/binance/archive.html#archive.__init__",
+                "streamforge/exchange/binance/archive.py",
             ),
-            "streamforge.exchange.answers.IdRange.__str__": (
-                "30_exchange/answers.html#idrange.__str__",
-                "streamforge/exchange/answers.py",
+            "streamforge.exchange.binance.archive.Archive.agg_trades": (
+                "30_exchange/binance/archive.html#archive.agg_trades",
+                "streamforge/exchange/binance/archive.py",
             ),
-            "streamforge.exchange.answers.Market": ("30_exchange/answers.html#market", "streamforge/exchange/answers.py"),
-            "streamforge.exchange.answers._AggTrade": ("30_exchange/answers.html#_aggtrade", "streamforge/exchange/answers.py"),
-            "streamforge.exchange.answers._Body": ("30_exchange/answers.html#_body", "streamforge/exchange/answers.py"),
-            "streamforge.exchange.answers.candles_from": (
-                "30_exchange/answers.html#candles_from",
-                "streamforge/exchange/answers.py",
+            "streamforge.exchange.binance.archive.Archive.get": (
+                "30_exchange/binance/archive.html#archive.get",
+                "streamforge/exchange/binance/archive.py",
             ),
-            "streamforge.exchange.answers.holes": ("30_exchange/answers.html#holes", "streamforge/exchange/answers.py"),
-            "streamforge.exchange.answers.refusal": ("30_exchange/answers.html#refusal", "streamforge/exchange/answers.py"),
-            "streamforge.exchange.answers.tidy": ("30_exchange/answers.html#tidy", "streamforge/exchange/answers.py"),
-            "streamforge.exchange.answers.trades_from": (
-                "30_exchange/answers.html#trades_from",
-                "streamforge/exchange/answers.py",
+            "streamforge.exchange.binance.archive.Archive.klines": (
+                "30_exchange/binance/archive.html#archive.klines",
+                "streamforge/exchange/binance/archive.py",
             ),
-            "streamforge.exchange.answers.windows": ("30_exchange/answers.html#windows", "streamforge/exchange/answers.py"),
-        },
-        "streamforge.exchange.archive": {
-            "streamforge.exchange.archive.Archive": ("30_exchange/archive.html#archive", "streamforge/exchange/archive.py"),
-            "streamforge.exchange.archive.Archive.__aenter__": (
-                "30_exchange/archive.html#archive.__aenter__",
-                "streamforge/exchange/archive.py",
+            "streamforge.exchange.binance.archive.ArchiveRead": (
+                "30_exchange/binance/archive.html#archiveread",
+                "streamforge/exchange/binance/archive.py",
             ),
-            "streamforge.exchange.archive.Archive.__aexit__": (
-                "30_exchange/archive.html#archive.__aexit__",
-                "streamforge/exchange/archive.py",
+            "streamforge.exchange.binance.archive.ArchiveRead.__aiter__": (
+                "30_exchange/binance/archive.html#archiveread.__aiter__",
+                "streamforge/exchange/binance/archive.py",
             ),
-            "streamforge.exchange.archive.Archive.__init__": (
-                "30_exchange/archive.html#archive.__init__",
-                "streamforge/exchange/archive.py",
+            "streamforge.exchange.binance.archive.ArchiveRead.__init__": (
+                "30_exchange/binance/archive.html#archiveread.__init__",
+                "streamforge/exchange/binance/archive.py",
             ),
-            "streamforge.exchange.archive.Archive.agg_trades": (
-                "30_exchange/archive.html#archive.agg_trades",
-                "streamforge/exchange/archive.py",
+            "streamforge.exchange.binance.archive.ArchiveRead._get": (
+                "30_exchange/binance/archive.html#archiveread._get",
+                "streamforge/exchange/binance/archive.py",
             ),
-            "streamforge.exchange.archive.Archive.get": (
-                "30_exchange/archive.html#archive.get",
-                "streamforge/exchange/archive.py",
+            "streamforge.exchange.binance.archive.ArchiveRead._miss": (
+                "30_exchange/binance/archive.html#archiveread._miss",
+                "streamforge/exchange/binance/archive.py",
             ),
-            "streamforge.exchange.archive.Archive.klines": (
-                "30_exchange/archive.html#archive.klines",
-                "streamforge/exchange/archive.py",
+            "streamforge.exchange.binance.archive._download": (
+                "30_exchange/binance/archive.html#_download",
+                "streamforge/exchange/binance/archive.py",
             ),
-            "streamforge.exchange.archive.ArchiveRead": (
-                "30_exchange/archive.html#archiveread",
-                "streamforge/exchange/archive.py",
+            "streamforge.exchange.binance.archive._fetched": (
+                "30_exchange/binance/archive.html#_fetched",
+                "streamforge/exchange/binance/archive.py",
             ),
-            "streamforge.exchange.archive.ArchiveRead.__aiter__": (
-                "30_exchange/archive.html#archiveread.__aiter__",
-                "streamforge/exchange/archive.py",
+            "streamforge.exchange.binance.archive._read": (
+                "30_exchange/binance/archive.html#_read",
+                "streamforge/exchange/binance/archive.py",
             ),
-            "streamforge.exchange.archive.ArchiveRead.__init__": (
-                "30_exchange/archive.html#archiveread.__init__",
-                "streamforge/exchange/archive.py",
+            "streamforge.exchange.binance.archive._sha256": (
+                "30_exchange/binance/archive.html#_sha256",
+                "streamforge/exchange/binance/archive.py",
             ),
-            "streamforge.exchange.archive.ArchiveRead._get": (
-                "30_exchange/archive.html#archiveread._get",
-                "streamforge/exchange/archive.py",
-            ),
-            "streamforge.exchange.archive.ArchiveRead._miss": (
-                "30_exchange/archive.html#archiveread._miss",
-                "streamforge/exchange/archive.py",
-            ),
-            "streamforge.exchange.archive._download": ("30_exchange/archive.html#_download", "streamforge/exchange/archive.py"),
-            "streamforge.exchange.archive._fetched": ("30_exchange/archive.html#_fetched", "streamforge/exchange/archive.py"),
-            "streamforge.exchange.archive._read": ("30_exchange/archive.html#_read", "streamforge/exchange/archive.py"),
-            "streamforge.exchange.archive._sha256": ("30_exchange/archive.html#_sha256", "streamforge/exchange/archive.py"),
-            "streamforge.exchange.archive._to_file": ("30_exchange/archive.html#_to_file", "streamforge/exchange/archive.py"),
-        },
-        "streamforge.exchange.archive_files": {
-            "streamforge.exchange.archive_files.ArchiveFile": (
-                "30_exchange/archive_files.html#archivefile",
-                "streamforge/exchange/archive_files.py",
-            ),
-            "streamforge.exchange.archive_files.ArchiveFile.name": (
-                "30_exchange/archive_files.html#archivefile.name",
-                "streamforge/exchange/archive_files.py",
-            ),
-            "streamforge.exchange.archive_files.ArchiveFile.path": (
-                "30_exchange/archive_files.html#archivefile.path",
-                "streamforge/exchange/archive_files.py",
-            ),
-            "streamforge.exchange.archive_files.TradeTable": (
-                "30_exchange/archive_files.html#tradetable",
-                "streamforge/exchange/archive_files.py",
-            ),
-            "streamforge.exchange.archive_files.TradeTable.__len__": (
-                "30_exchange/archive_files.html#tradetable.__len__",
-                "streamforge/exchange/archive_files.py",
-            ),
-            "streamforge.exchange.archive_files._batches": (
-                "30_exchange/archive_files.html#_batches",
-                "streamforge/exchange/archive_files.py",
-            ),
-            "streamforge.exchange.archive_files._candles": (
-                "30_exchange/archive_files.html#_candles",
-                "streamforge/exchange/archive_files.py",
-            ),
-            "streamforge.exchange.archive_files._ends": (
-                "30_exchange/archive_files.html#_ends",
-                "streamforge/exchange/archive_files.py",
-            ),
-            "streamforge.exchange.archive_files._ms": (
-                "30_exchange/archive_files.html#_ms",
-                "streamforge/exchange/archive_files.py",
-            ),
-            "streamforge.exchange.archive_files._numbers": (
-                "30_exchange/archive_files.html#_numbers",
-                "streamforge/exchange/archive_files.py",
-            ),
-            "streamforge.exchange.archive_files._refuse": (
-                "30_exchange/archive_files.html#_refuse",
-                "streamforge/exchange/archive_files.py",
-            ),
-            "streamforge.exchange.archive_files._trades": (
-                "30_exchange/archive_files.html#_trades",
-                "streamforge/exchange/archive_files.py",
-            ),
-            "streamforge.exchange.archive_files.candle_records": (
-                "30_exchange/archive_files.html#candle_records",
-                "streamforge/exchange/archive_files.py",
-            ),
-            "streamforge.exchange.archive_files.files_of": (
-                "30_exchange/archive_files.html#files_of",
-                "streamforge/exchange/archive_files.py",
-            ),
-            "streamforge.exchange.archive_files.read_tables": (
-                "30_exchange/archive_files.html#read_tables",
-                "streamforge/exchange/archive_files.py",
-            ),
-            "streamforge.exchange.archive_files.trade_records": (
-                "30_exchange/archive_files.html#trade_records",
-                "streamforge/exchange/archive_files.py",
-            ),
-            "streamforge.exchange.archive_files.within": (
-                "30_exchange/archive_files.html#within",
-                "streamforge/exchange/archive_files.py",
+            "streamforge.exchange.binance.archive._to_file": (
+                "30_exchange/binance/archive.html#_to_file",
+                "streamforge/exchange/binance/archive.py",
             ),
         },
-        "streamforge.exchange.book": {
-            "streamforge.exchange.book.Applied": ("30_exchange/book.html#applied", "streamforge/exchange/book.py"),
-            "streamforge.exchange.book.OrderBook": ("30_exchange/book.html#orderbook", "streamforge/exchange/book.py"),
-            "streamforge.exchange.book.OrderBook.__init__": (
-                "30_exchange/book.html#orderbook.__init__",
-                "streamforge/exchange/book.py",
+        "streamforge.exchange.binance.archive_files": {
+            "streamforge.exchange.binance.archive_files.ArchiveFile": (
+                "30_exchange/binance/archive_files.html#archivefile",
+                "streamforge/exchange/binance/archive_files.py",
             ),
-            "streamforge.exchange.book.OrderBook._lose": (
-                "30_exchange/book.html#orderbook._lose",
-                "streamforge/exchange/book.py",
+            "streamforge.exchange.binance.archive_files.ArchiveFile.name": (
+                "30_exchange/binance/archive_files.html#archivefile.name",
+                "streamforge/exchange/binance/archive_files.py",
             ),
-            "streamforge.exchange.book.OrderBook.apply": (
-                "30_exchange/book.html#orderbook.apply",
-                "streamforge/exchange/book.py",
+            "streamforge.exchange.binance.archive_files.ArchiveFile.path": (
+                "30_exchange/binance/archive_files.html#archivefile.path",
+                "streamforge/exchange/binance/archive_files.py",
             ),
-            "streamforge.exchange.book.OrderBook.crossed": (
-                "30_exchange/book.html#orderbook.crossed",
-                "streamforge/exchange/book.py",
+            "streamforge.exchange.binance.archive_files.TradeTable": (
+                "30_exchange/binance/archive_files.html#tradetable",
+                "streamforge/exchange/binance/archive_files.py",
             ),
-            "streamforge.exchange.book.OrderBook.load": ("30_exchange/book.html#orderbook.load", "streamforge/exchange/book.py"),
-            "streamforge.exchange.book._Side": ("30_exchange/book.html#_side", "streamforge/exchange/book.py"),
-            "streamforge.exchange.book._Side.__init__": ("30_exchange/book.html#_side.__init__", "streamforge/exchange/book.py"),
-            "streamforge.exchange.book._Side._trim": ("30_exchange/book.html#_side._trim", "streamforge/exchange/book.py"),
-            "streamforge.exchange.book._Side.best": ("30_exchange/book.html#_side.best", "streamforge/exchange/book.py"),
-            "streamforge.exchange.book._Side.change": ("30_exchange/book.html#_side.change", "streamforge/exchange/book.py"),
-            "streamforge.exchange.book._Side.load": ("30_exchange/book.html#_side.load", "streamforge/exchange/book.py"),
-            "streamforge.exchange.book._changed": ("30_exchange/book.html#_changed", "streamforge/exchange/book.py"),
-            "streamforge.exchange.book.best_levels": ("30_exchange/book.html#best_levels", "streamforge/exchange/book.py"),
-            "streamforge.exchange.book.is_thin": ("30_exchange/book.html#is_thin", "streamforge/exchange/book.py"),
-            "streamforge.exchange.book.price_key": ("30_exchange/book.html#price_key", "streamforge/exchange/book.py"),
-            "streamforge.exchange.book.snapshot_of": ("30_exchange/book.html#snapshot_of", "streamforge/exchange/book.py"),
-        },
-        "streamforge.exchange.book_feed": {
-            "streamforge.exchange.book_feed.BookFeed": (
-                "30_exchange/book_feed.html#bookfeed",
-                "streamforge/exchange/book_feed.py",
+            "streamforge.exchange.binance.archive_files.TradeTable.__len__": (
+                "30_exchange/binance/archive_files.html#tradetable.__len__",
+                "streamforge/exchange/binance/archive_files.py",
             ),
-            "streamforge.exchange.book_feed.BookFeed.__aiter__": (
-                "30_exchange/book_feed.html#bookfeed.__aiter__",
-                "streamforge/exchange/book_feed.py",
+            "streamforge.exchange.binance.archive_files._batches": (
+                "30_exchange/binance/archive_files.html#_batches",
+                "streamforge/exchange/binance/archive_files.py",
             ),
-            "streamforge.exchange.book_feed.BookFeed.__init__": (
-                "30_exchange/book_feed.html#bookfeed.__init__",
-                "streamforge/exchange/book_feed.py",
+            "streamforge.exchange.binance.archive_files._candles": (
+                "30_exchange/binance/archive_files.html#_candles",
+                "streamforge/exchange/binance/archive_files.py",
             ),
-            "streamforge.exchange.book_feed.BookOptions": (
-                "30_exchange/book_feed.html#bookoptions",
-                "streamforge/exchange/book_feed.py",
+            "streamforge.exchange.binance.archive_files._ends": (
+                "30_exchange/binance/archive_files.html#_ends",
+                "streamforge/exchange/binance/archive_files.py",
             ),
-            "streamforge.exchange.book_feed._Market": ("30_exchange/book_feed.html#_market", "streamforge/exchange/book_feed.py"),
-            "streamforge.exchange.book_feed._Market.__init__": (
-                "30_exchange/book_feed.html#_market.__init__",
-                "streamforge/exchange/book_feed.py",
+            "streamforge.exchange.binance.archive_files._ms": (
+                "30_exchange/binance/archive_files.html#_ms",
+                "streamforge/exchange/binance/archive_files.py",
             ),
-            "streamforge.exchange.book_feed._advance": (
-                "30_exchange/book_feed.html#_advance",
-                "streamforge/exchange/book_feed.py",
+            "streamforge.exchange.binance.archive_files._numbers": (
+                "30_exchange/binance/archive_files.html#_numbers",
+                "streamforge/exchange/binance/archive_files.py",
             ),
-            "streamforge.exchange.book_feed._restart": (
-                "30_exchange/book_feed.html#_restart",
-                "streamforge/exchange/book_feed.py",
+            "streamforge.exchange.binance.archive_files._refuse": (
+                "30_exchange/binance/archive_files.html#_refuse",
+                "streamforge/exchange/binance/archive_files.py",
             ),
-            "streamforge.exchange.book_feed._snapshot": (
-                "30_exchange/book_feed.html#_snapshot",
-                "streamforge/exchange/book_feed.py",
+            "streamforge.exchange.binance.archive_files._trades": (
+                "30_exchange/binance/archive_files.html#_trades",
+                "streamforge/exchange/binance/archive_files.py",
             ),
-            "streamforge.exchange.book_feed._start": ("30_exchange/book_feed.html#_start", "streamforge/exchange/book_feed.py"),
-        },
-        "streamforge.exchange.candle_files": {
-            "streamforge.exchange.candle_files.CandleTable": (
-                "30_exchange/candle_files.html#candletable",
-                "streamforge/exchange/candle_files.py",
+            "streamforge.exchange.binance.archive_files.candle_records": (
+                "30_exchange/binance/archive_files.html#candle_records",
+                "streamforge/exchange/binance/archive_files.py",
             ),
-            "streamforge.exchange.candle_files.CandleTable.__len__": (
-                "30_exchange/candle_files.html#candletable.__len__",
-                "streamforge/exchange/candle_files.py",
+            "streamforge.exchange.binance.archive_files.files_of": (
+                "30_exchange/binance/archive_files.html#files_of",
+                "streamforge/exchange/binance/archive_files.py",
             ),
-            "streamforge.exchange.candle_files.CandleTable.span": (
-                "30_exchange/candle_files.html#candletable.span",
-                "streamforge/exchange/candle_files.py",
+            "streamforge.exchange.binance.archive_files.read_tables": (
+                "30_exchange/binance/archive_files.html#read_tables",
+                "streamforge/exchange/binance/archive_files.py",
             ),
-            "streamforge.exchange.candle_files._checks": (
-                "30_exchange/candle_files.html#_checks",
-                "streamforge/exchange/candle_files.py",
+            "streamforge.exchange.binance.archive_files.trade_records": (
+                "30_exchange/binance/archive_files.html#trade_records",
+                "streamforge/exchange/binance/archive_files.py",
             ),
-            "streamforge.exchange.candle_files._floats": (
-                "30_exchange/candle_files.html#_floats",
-                "streamforge/exchange/candle_files.py",
-            ),
-            "streamforge.exchange.candle_files._load": (
-                "30_exchange/candle_files.html#_load",
-                "streamforge/exchange/candle_files.py",
-            ),
-            "streamforge.exchange.candle_files._no_nulls": (
-                "30_exchange/candle_files.html#_no_nulls",
-                "streamforge/exchange/candle_files.py",
-            ),
-            "streamforge.exchange.candle_files._order": (
-                "30_exchange/candle_files.html#_order",
-                "streamforge/exchange/candle_files.py",
-            ),
-            "streamforge.exchange.candle_files._text_ms": (
-                "30_exchange/candle_files.html#_text_ms",
-                "streamforge/exchange/candle_files.py",
-            ),
-            "streamforge.exchange.candle_files.candle_files": (
-                "30_exchange/candle_files.html#candle_files",
-                "streamforge/exchange/candle_files.py",
-            ),
-            "streamforge.exchange.candle_files.infer_interval": (
-                "30_exchange/candle_files.html#infer_interval",
-                "streamforge/exchange/candle_files.py",
-            ),
-            "streamforge.exchange.candle_files.read_file": (
-                "30_exchange/candle_files.html#read_file",
-                "streamforge/exchange/candle_files.py",
-            ),
-            "streamforge.exchange.candle_files.read_folder": (
-                "30_exchange/candle_files.html#read_folder",
-                "streamforge/exchange/candle_files.py",
-            ),
-            "streamforge.exchange.candle_files.times_to_ms": (
-                "30_exchange/candle_files.html#times_to_ms",
-                "streamforge/exchange/candle_files.py",
+            "streamforge.exchange.binance.archive_files.within": (
+                "30_exchange/binance/archive_files.html#within",
+                "streamforge/exchange/binance/archive_files.py",
             ),
         },
-        "streamforge.exchange.faults": {
-            "streamforge.exchange.faults.Fault": ("30_exchange/faults.html#fault", "streamforge/exchange/faults.py"),
-            "streamforge.exchange.faults.Fault.where": ("30_exchange/faults.html#fault.where", "streamforge/exchange/faults.py"),
-            "streamforge.exchange.faults.Faults": ("30_exchange/faults.html#faults", "streamforge/exchange/faults.py"),
-            "streamforge.exchange.faults.Faults.__init__": (
-                "30_exchange/faults.html#faults.__init__",
-                "streamforge/exchange/faults.py",
+        "streamforge.exchange.binance.book": {
+            "streamforge.exchange.binance.book.Applied": (
+                "30_exchange/binance/book.html#applied",
+                "streamforge/exchange/binance/book.py",
             ),
-            "streamforge.exchange.faults.Faults.add": ("30_exchange/faults.html#faults.add", "streamforge/exchange/faults.py"),
-            "streamforge.exchange.faults.Faults.clear": (
-                "30_exchange/faults.html#faults.clear",
-                "streamforge/exchange/faults.py",
+            "streamforge.exchange.binance.book.OrderBook": (
+                "30_exchange/binance/book.html#orderbook",
+                "streamforge/exchange/binance/book.py",
             ),
-            "streamforge.exchange.faults.Faults.left": ("30_exchange/faults.html#faults.left", "streamforge/exchange/faults.py"),
-            "streamforge.exchange.faults.Faults.strike": (
-                "30_exchange/faults.html#faults.strike",
-                "streamforge/exchange/faults.py",
+            "streamforge.exchange.binance.book.OrderBook.__init__": (
+                "30_exchange/binance/book.html#orderbook.__init__",
+                "streamforge/exchange/binance/book.py",
             ),
-            "streamforge.exchange.faults.Meter": ("30_exchange/faults.html#meter", "streamforge/exchange/faults.py"),
-            "streamforge.exchange.faults.Meter.__init__": (
-                "30_exchange/faults.html#meter.__init__",
-                "streamforge/exchange/faults.py",
+            "streamforge.exchange.binance.book.OrderBook._lose": (
+                "30_exchange/binance/book.html#orderbook._lose",
+                "streamforge/exchange/binance/book.py",
             ),
-            "streamforge.exchange.faults.Meter.close": ("30_exchange/faults.html#meter.close", "streamforge/exchange/faults.py"),
-            "streamforge.exchange.faults.Meter.take": ("30_exchange/faults.html#meter.take", "streamforge/exchange/faults.py"),
-            "streamforge.exchange.faults.Struck": ("30_exchange/faults.html#struck", "streamforge/exchange/faults.py"),
-            "streamforge.exchange.faults._meets": ("30_exchange/faults.html#_meets", "streamforge/exchange/faults.py"),
-            "streamforge.exchange.faults.spoil": ("30_exchange/faults.html#spoil", "streamforge/exchange/faults.py"),
-        },
-        "streamforge.exchange.follow": {
-            "streamforge.exchange.follow.CandleFollower": (
-                "30_exchange/follow.html#candlefollower",
-                "streamforge/exchange/follow.py",
+            "streamforge.exchange.binance.book.OrderBook.apply": (
+                "30_exchange/binance/book.html#orderbook.apply",
+                "streamforge/exchange/binance/book.py",
             ),
-            "streamforge.exchange.follow.CandleFollower.__init__": (
-                "30_exchange/follow.html#candlefollower.__init__",
-                "streamforge/exchange/follow.py",
+            "streamforge.exchange.binance.book.OrderBook.crossed": (
+                "30_exchange/binance/book.html#orderbook.crossed",
+                "streamforge/exchange/binance/book.py",
             ),
-            "streamforge.exchange.follow.CandleFollower.take": (
-                "30_exchange/follow.html#candlefollower.take",
-                "streamforge/exchange/follow.py",
+            "streamforge.exchange.binance.book.OrderBook.load": (
+                "30_exchange/binance/book.html#orderbook.load",
+                "streamforge/exchange/binance/book.py",
             ),
-            "streamforge.exchange.follow.CandleStep": ("30_exchange/follow.html#candlestep", "streamforge/exchange/follow.py"),
-            "streamforge.exchange.follow.TradeFollower": (
-                "30_exchange/follow.html#tradefollower",
-                "streamforge/exchange/follow.py",
+            "streamforge.exchange.binance.book._Side": (
+                "30_exchange/binance/book.html#_side",
+                "streamforge/exchange/binance/book.py",
             ),
-            "streamforge.exchange.follow.TradeFollower.__init__": (
-                "30_exchange/follow.html#tradefollower.__init__",
-                "streamforge/exchange/follow.py",
+            "streamforge.exchange.binance.book._Side.__init__": (
+                "30_exchange/binance/book.html#_side.__init__",
+                "streamforge/exchange/binance/book.py",
             ),
-            "streamforge.exchange.follow.TradeFollower.take": (
-                "30_exchange/follow.html#tradefollower.take",
-                "streamforge/exchange/follow.py",
+            "streamforge.exchange.binance.book._Side._trim": (
+                "30_exchange/binance/book.html#_side._trim",
+                "streamforge/exchange/binance/book.py",
             ),
-            "streamforge.exchange.follow.TradeStep": ("30_exchange/follow.html#tradestep", "streamforge/exchange/follow.py"),
-            "streamforge.exchange.follow._Kline": ("30_exchange/follow.html#_kline", "streamforge/exchange/follow.py"),
-            "streamforge.exchange.follow._KlineEvent": ("30_exchange/follow.html#_klineevent", "streamforge/exchange/follow.py"),
-            "streamforge.exchange.follow._TradeEvent": ("30_exchange/follow.html#_tradeevent", "streamforge/exchange/follow.py"),
-        },
-        "streamforge.exchange.limits": {
-            "streamforge.exchange.limits.Clock": ("30_exchange/limits.html#clock", "streamforge/exchange/limits.py"),
-            "streamforge.exchange.limits.Clock.now": ("30_exchange/limits.html#clock.now", "streamforge/exchange/limits.py"),
-            "streamforge.exchange.limits.Clock.sleep": ("30_exchange/limits.html#clock.sleep", "streamforge/exchange/limits.py"),
-            "streamforge.exchange.limits.Limit": ("30_exchange/limits.html#limit", "streamforge/exchange/limits.py"),
-            "streamforge.exchange.limits.Limiter": ("30_exchange/limits.html#limiter", "streamforge/exchange/limits.py"),
-            "streamforge.exchange.limits.Limiter.__init__": (
-                "30_exchange/limits.html#limiter.__init__",
-                "streamforge/exchange/limits.py",
+            "streamforge.exchange.binance.book._Side.best": (
+                "30_exchange/binance/book.html#_side.best",
+                "streamforge/exchange/binance/book.py",
             ),
-            "streamforge.exchange.limits.Limiter.acquire": (
-                "30_exchange/limits.html#limiter.acquire",
-                "streamforge/exchange/limits.py",
+            "streamforge.exchange.binance.book._Side.change": (
+                "30_exchange/binance/book.html#_side.change",
+                "streamforge/exchange/binance/book.py",
             ),
-            "streamforge.exchange.limits.Limiter.configure": (
-                "30_exchange/limits.html#limiter.configure",
-                "streamforge/exchange/limits.py",
+            "streamforge.exchange.binance.book._Side.load": (
+                "30_exchange/binance/book.html#_side.load",
+                "streamforge/exchange/binance/book.py",
             ),
-            "streamforge.exchange.limits.Limiter.hear": (
-                "30_exchange/limits.html#limiter.hear",
-                "streamforge/exchange/limits.py",
+            "streamforge.exchange.binance.book._changed": (
+                "30_exchange/binance/book.html#_changed",
+                "streamforge/exchange/binance/book.py",
             ),
-            "streamforge.exchange.limits.Limiter.used": (
-                "30_exchange/limits.html#limiter.used",
-                "streamforge/exchange/limits.py",
+            "streamforge.exchange.binance.book.best_levels": (
+                "30_exchange/binance/book.html#best_levels",
+                "streamforge/exchange/binance/book.py",
             ),
-            "streamforge.exchange.limits._Budget": ("30_exchange/limits.html#_budget", "streamforge/exchange/limits.py"),
-            "streamforge.exchange.limits._Budget.__init__": (
-                "30_exchange/limits.html#_budget.__init__",
-                "streamforge/exchange/limits.py",
+            "streamforge.exchange.binance.book.is_thin": (
+                "30_exchange/binance/book.html#is_thin",
+                "streamforge/exchange/binance/book.py",
             ),
-            "streamforge.exchange.limits._Budget.cost": (
-                "30_exchange/limits.html#_budget.cost",
-                "streamforge/exchange/limits.py",
+            "streamforge.exchange.binance.book.price_key": (
+                "30_exchange/binance/book.html#price_key",
+                "streamforge/exchange/binance/book.py",
             ),
-            "streamforge.exchange.limits._Budget.hear": (
-                "30_exchange/limits.html#_budget.hear",
-                "streamforge/exchange/limits.py",
-            ),
-            "streamforge.exchange.limits._Budget.spend": (
-                "30_exchange/limits.html#_budget.spend",
-                "streamforge/exchange/limits.py",
-            ),
-            "streamforge.exchange.limits._Budget.used": (
-                "30_exchange/limits.html#_budget.used",
-                "streamforge/exchange/limits.py",
-            ),
-            "streamforge.exchange.limits._Budget.wait": (
-                "30_exchange/limits.html#_budget.wait",
-                "streamforge/exchange/limits.py",
-            ),
-            "streamforge.exchange.limits._Gate": ("30_exchange/limits.html#_gate", "streamforge/exchange/limits.py"),
-            "streamforge.exchange.limits._Gate.__call__": (
-                "30_exchange/limits.html#_gate.__call__",
-                "streamforge/exchange/limits.py",
-            ),
-            "streamforge.exchange.limits._Gate.__init__": (
-                "30_exchange/limits.html#_gate.__init__",
-                "streamforge/exchange/limits.py",
-            ),
-            "streamforge.exchange.limits._Gate.hear": ("30_exchange/limits.html#_gate.hear", "streamforge/exchange/limits.py"),
-            "streamforge.exchange.limits._seconds": ("30_exchange/limits.html#_seconds", "streamforge/exchange/limits.py"),
-            "streamforge.exchange.limits.limits_of": ("30_exchange/limits.html#limits_of", "streamforge/exchange/limits.py"),
-        },
-        "streamforge.exchange.rest": {
-            "streamforge.exchange.rest.BinanceRest": ("30_exchange/rest.html#binancerest", "streamforge/exchange/rest.py"),
-            "streamforge.exchange.rest.BinanceRest.__aenter__": (
-                "30_exchange/rest.html#binancerest.__aenter__",
-                "streamforge/exchange/rest.py",
-            ),
-            "streamforge.exchange.rest.BinanceRest.__aexit__": (
-                "30_exchange/rest.html#binancerest.__aexit__",
-                "streamforge/exchange/rest.py",
-            ),
-            "streamforge.exchange.rest.BinanceRest.__init__": (
-                "30_exchange/rest.html#binancerest.__init__",
-                "streamforge/exchange/rest.py",
-            ),
-            "streamforge.exchange.rest.BinanceRest.depth": (
-                "30_exchange/rest.html#binancerest.depth",
-                "streamforge/exchange/rest.py",
-            ),
-            "streamforge.exchange.rest.BinanceRest.exchange_info": (
-                "30_exchange/rest.html#binancerest.exchange_info",
-                "streamforge/exchange/rest.py",
-            ),
-            "streamforge.exchange.rest.BinanceRest.klines": (
-                "30_exchange/rest.html#binancerest.klines",
-                "streamforge/exchange/rest.py",
-            ),
-            "streamforge.exchange.rest.BinanceRest.server_time": (
-                "30_exchange/rest.html#binancerest.server_time",
-                "streamforge/exchange/rest.py",
-            ),
-            "streamforge.exchange.rest.Klines": ("30_exchange/rest.html#klines", "streamforge/exchange/rest.py"),
-            "streamforge.exchange.rest.Klines.__aiter__": (
-                "30_exchange/rest.html#klines.__aiter__",
-                "streamforge/exchange/rest.py",
-            ),
-            "streamforge.exchange.rest.Klines.__init__": (
-                "30_exchange/rest.html#klines.__init__",
-                "streamforge/exchange/rest.py",
-            ),
-            "streamforge.exchange.rest.Klines._enter": ("30_exchange/rest.html#klines._enter", "streamforge/exchange/rest.py"),
-            "streamforge.exchange.rest.Klines._skip": ("30_exchange/rest.html#klines._skip", "streamforge/exchange/rest.py"),
-            "streamforge.exchange.rest.Retry": ("30_exchange/rest.html#retry", "streamforge/exchange/rest.py"),
-            "streamforge.exchange.rest.Retry.pause": ("30_exchange/rest.html#retry.pause", "streamforge/exchange/rest.py"),
-            "streamforge.exchange.rest._Requests": ("30_exchange/rest.html#_requests", "streamforge/exchange/rest.py"),
-            "streamforge.exchange.rest._Requests.__init__": (
-                "30_exchange/rest.html#_requests.__init__",
-                "streamforge/exchange/rest.py",
-            ),
-            "streamforge.exchange.rest._Requests._ask": ("30_exchange/rest.html#_requests._ask", "streamforge/exchange/rest.py"),
-            "streamforge.exchange.rest._Requests._hear": (
-                "30_exchange/rest.html#_requests._hear",
-                "streamforge/exchange/rest.py",
-            ),
-            "streamforge.exchange.rest._Requests._last_look": (
-                "30_exchange/rest.html#_requests._last_look",
-                "streamforge/exchange/rest.py",
-            ),
-            "streamforge.exchange.rest._Requests._place": (
-                "30_exchange/rest.html#_requests._place",
-                "streamforge/exchange/rest.py",
-            ),
-            "streamforge.exchange.rest._Requests.get": ("30_exchange/rest.html#_requests.get", "streamforge/exchange/rest.py"),
-            "streamforge.exchange.rest._Requests.pause": (
-                "30_exchange/rest.html#_requests.pause",
-                "streamforge/exchange/rest.py",
-            ),
-            "streamforge.exchange.rest._Time": ("30_exchange/rest.html#_time", "streamforge/exchange/rest.py"),
-            "streamforge.exchange.rest._decode": ("30_exchange/rest.html#_decode", "streamforge/exchange/rest.py"),
-            "streamforge.exchange.rest._http": ("30_exchange/rest.html#_http", "streamforge/exchange/rest.py"),
-            "streamforge.exchange.rest._note": ("30_exchange/rest.html#_note", "streamforge/exchange/rest.py"),
-            "streamforge.exchange.rest._page": ("30_exchange/rest.html#_page", "streamforge/exchange/rest.py"),
-            "streamforge.exchange.rest._read": ("30_exchange/rest.html#_read", "streamforge/exchange/rest.py"),
-            "streamforge.exchange.rest._run": ("30_exchange/rest.html#_run", "streamforge/exchange/rest.py"),
-            "streamforge.exchange.rest._weight": ("30_exchange/rest.html#_weight", "streamforge/exchange/rest.py"),
-            "streamforge.exchange.rest._window": ("30_exchange/rest.html#_window", "streamforge/exchange/rest.py"),
-            "streamforge.exchange.rest.in_order": ("30_exchange/rest.html#in_order", "streamforge/exchange/rest.py"),
-        },
-        "streamforge.exchange.sim_archive": {
-            "streamforge.exchange.sim_archive.Archive": (
-                "30_exchange/sim_archive.html#archive",
-                "streamforge/exchange/sim_archive.py",
-            ),
-            "streamforge.exchange.sim_archive.Archive.__init__": (
-                "30_exchange/sim_archive.html#archive.__init__",
-                "streamforge/exchange/sim_archive.py",
-            ),
-            "streamforge.exchange.sim_archive.Archive._zip": (
-                "30_exchange/sim_archive.html#archive._zip",
-                "streamforge/exchange/sim_archive.py",
-            ),
-            "streamforge.exchange.sim_archive.Archive.answer": (
-                "30_exchange/sim_archive.html#archive.answer",
-                "streamforge/exchange/sim_archive.py",
-            ),
-            "streamforge.exchange.sim_archive.ArchiveName": (
-                "30_exchange/sim_archive.html#archivename",
-                "streamforge/exchange/sim_archive.py",
-            ),
-            "streamforge.exchange.sim_archive._kline_csv": (
-                "30_exchange/sim_archive.html#_kline_csv",
-                "streamforge/exchange/sim_archive.py",
-            ),
-            "streamforge.exchange.sim_archive._trade_csv": (
-                "30_exchange/sim_archive.html#_trade_csv",
-                "streamforge/exchange/sim_archive.py",
-            ),
-            "streamforge.exchange.sim_archive._zipped": (
-                "30_exchange/sim_archive.html#_zipped",
-                "streamforge/exchange/sim_archive.py",
-            ),
-            "streamforge.exchange.sim_archive.archive_name": (
-                "30_exchange/sim_archive.html#archive_name",
-                "streamforge/exchange/sim_archive.py",
-            ),
-            "streamforge.exchange.sim_archive.archive_rows": (
-                "30_exchange/sim_archive.html#archive_rows",
-                "streamforge/exchange/sim_archive.py",
+            "streamforge.exchange.binance.book.snapshot_of": (
+                "30_exchange/binance/book.html#snapshot_of",
+                "streamforge/exchange/binance/book.py",
             ),
         },
-        "streamforge.exchange.sim_book": {
-            "streamforge.exchange.sim_book.Book": ("30_exchange/sim_book.html#book", "streamforge/exchange/sim_book.py"),
-            "streamforge.exchange.sim_book.Book.__init__": (
-                "30_exchange/sim_book.html#book.__init__",
-                "streamforge/exchange/sim_book.py",
+        "streamforge.exchange.binance.book_feed": {
+            "streamforge.exchange.binance.book_feed.BookFeed": (
+                "30_exchange/binance/book_feed.html#bookfeed",
+                "streamforge/exchange/binance/book_feed.py",
             ),
-            "streamforge.exchange.sim_book.Book.last_id": (
-                "30_exchange/sim_book.html#book.last_id",
-                "streamforge/exchange/sim_book.py",
+            "streamforge.exchange.binance.book_feed.BookFeed.__aiter__": (
+                "30_exchange/binance/book_feed.html#bookfeed.__aiter__",
+                "streamforge/exchange/binance/book_feed.py",
             ),
-            "streamforge.exchange.sim_book.Book.middles": (
-                "30_exchange/sim_book.html#book.middles",
-                "streamforge/exchange/sim_book.py",
+            "streamforge.exchange.binance.book_feed.BookFeed.__init__": (
+                "30_exchange/binance/book_feed.html#bookfeed.__init__",
+                "streamforge/exchange/binance/book_feed.py",
             ),
-            "streamforge.exchange.sim_book.Book.quantity": (
-                "30_exchange/sim_book.html#book.quantity",
-                "streamforge/exchange/sim_book.py",
+            "streamforge.exchange.binance.book_feed.BookOptions": (
+                "30_exchange/binance/book_feed.html#bookoptions",
+                "streamforge/exchange/binance/book_feed.py",
             ),
-            "streamforge.exchange.sim_book.Book.tick_of": (
-                "30_exchange/sim_book.html#book.tick_of",
-                "streamforge/exchange/sim_book.py",
+            "streamforge.exchange.binance.book_feed._Market": (
+                "30_exchange/binance/book_feed.html#_market",
+                "streamforge/exchange/binance/book_feed.py",
             ),
-            "streamforge.exchange.sim_book.Market": ("30_exchange/sim_book.html#market", "streamforge/exchange/sim_book.py"),
-            "streamforge.exchange.sim_book.Market.__init__": (
-                "30_exchange/sim_book.html#market.__init__",
-                "streamforge/exchange/sim_book.py",
+            "streamforge.exchange.binance.book_feed._Market.__init__": (
+                "30_exchange/binance/book_feed.html#_market.__init__",
+                "streamforge/exchange/binance/book_feed.py",
             ),
-            "streamforge.exchange.sim_book.Market.book": (
-                "30_exchange/sim_book.html#market.book",
-                "streamforge/exchange/sim_book.py",
+            "streamforge.exchange.binance.book_feed._advance": (
+                "30_exchange/binance/book_feed.html#_advance",
+                "streamforge/exchange/binance/book_feed.py",
             ),
-            "streamforge.exchange.sim_book.Market.pages": (
-                "30_exchange/sim_book.html#market.pages",
-                "streamforge/exchange/sim_book.py",
+            "streamforge.exchange.binance.book_feed._restart": (
+                "30_exchange/binance/book_feed.html#_restart",
+                "streamforge/exchange/binance/book_feed.py",
             ),
-            "streamforge.exchange.sim_book.Market.table": (
-                "30_exchange/sim_book.html#market.table",
-                "streamforge/exchange/sim_book.py",
+            "streamforge.exchange.binance.book_feed._snapshot": (
+                "30_exchange/binance/book_feed.html#_snapshot",
+                "streamforge/exchange/binance/book_feed.py",
             ),
-            "streamforge.exchange.sim_book.Market.trades": (
-                "30_exchange/sim_book.html#market.trades",
-                "streamforge/exchange/sim_book.py",
-            ),
-            "streamforge.exchange.sim_book._hash": ("30_exchange/sim_book.html#_hash", "streamforge/exchange/sim_book.py"),
-            "streamforge.exchange.sim_book._moved": ("30_exchange/sim_book.html#_moved", "streamforge/exchange/sim_book.py"),
-            "streamforge.exchange.sim_book._pairs": ("30_exchange/sim_book.html#_pairs", "streamforge/exchange/sim_book.py"),
-            "streamforge.exchange.sim_book.book_at": ("30_exchange/sim_book.html#book_at", "streamforge/exchange/sim_book.py"),
-            "streamforge.exchange.sim_book.book_changes": (
-                "30_exchange/sim_book.html#book_changes",
-                "streamforge/exchange/sim_book.py",
-            ),
-            "streamforge.exchange.sim_book.depth_events": (
-                "30_exchange/sim_book.html#depth_events",
-                "streamforge/exchange/sim_book.py",
-            ),
-            "streamforge.exchange.sim_book.depth_snapshot": (
-                "30_exchange/sim_book.html#depth_snapshot",
-                "streamforge/exchange/sim_book.py",
-            ),
-            "streamforge.exchange.sim_book.level_below": (
-                "30_exchange/sim_book.html#level_below",
-                "streamforge/exchange/sim_book.py",
-            ),
-            "streamforge.exchange.sim_book.level_price": (
-                "30_exchange/sim_book.html#level_price",
-                "streamforge/exchange/sim_book.py",
+            "streamforge.exchange.binance.book_feed._start": (
+                "30_exchange/binance/book_feed.html#_start",
+                "streamforge/exchange/binance/book_feed.py",
             ),
         },
-        "streamforge.exchange.sim_candles": {
-            "streamforge.exchange.sim_candles.Pages": (
-                "30_exchange/sim_candles.html#pages",
-                "streamforge/exchange/sim_candles.py",
+        "streamforge.exchange.binance.followers": {
+            "streamforge.exchange.binance.followers.CandleFollower": (
+                "30_exchange/binance/followers.html#candlefollower",
+                "streamforge/exchange/binance/followers.py",
             ),
-            "streamforge.exchange.sim_candles.Pages.__init__": (
-                "30_exchange/sim_candles.html#pages.__init__",
-                "streamforge/exchange/sim_candles.py",
+            "streamforge.exchange.binance.followers.CandleFollower.__init__": (
+                "30_exchange/binance/followers.html#candlefollower.__init__",
+                "streamforge/exchange/binance/followers.py",
             ),
-            "streamforge.exchange.sim_candles.Pages._render": (
-                "30_exchange/sim_candles.html#pages._render",
-                "streamforge/exchange/sim_candles.py",
+            "streamforge.exchange.binance.followers.CandleFollower.take": (
+                "30_exchange/binance/followers.html#candlefollower.take",
+                "streamforge/exchange/binance/followers.py",
             ),
-            "streamforge.exchange.sim_candles.Pages.forming": (
-                "30_exchange/sim_candles.html#pages.forming",
-                "streamforge/exchange/sim_candles.py",
+            "streamforge.exchange.binance.followers.CandleStep": (
+                "30_exchange/binance/followers.html#candlestep",
+                "streamforge/exchange/binance/followers.py",
             ),
-            "streamforge.exchange.sim_candles.Pages.rows": (
-                "30_exchange/sim_candles.html#pages.rows",
-                "streamforge/exchange/sim_candles.py",
+            "streamforge.exchange.binance.followers.TradeFollower": (
+                "30_exchange/binance/followers.html#tradefollower",
+                "streamforge/exchange/binance/followers.py",
             ),
-            "streamforge.exchange.sim_candles.Pages.select": (
-                "30_exchange/sim_candles.html#pages.select",
-                "streamforge/exchange/sim_candles.py",
+            "streamforge.exchange.binance.followers.TradeFollower.__init__": (
+                "30_exchange/binance/followers.html#tradefollower.__init__",
+                "streamforge/exchange/binance/followers.py",
             ),
-            "streamforge.exchange.sim_candles._added": (
-                "30_exchange/sim_candles.html#_added",
-                "streamforge/exchange/sim_candles.py",
+            "streamforge.exchange.binance.followers.TradeFollower.take": (
+                "30_exchange/binance/followers.html#tradefollower.take",
+                "streamforge/exchange/binance/followers.py",
             ),
-            "streamforge.exchange.sim_candles._optional": (
-                "30_exchange/sim_candles.html#_optional",
-                "streamforge/exchange/sim_candles.py",
+            "streamforge.exchange.binance.followers.TradeStep": (
+                "30_exchange/binance/followers.html#tradestep",
+                "streamforge/exchange/binance/followers.py",
             ),
-            "streamforge.exchange.sim_candles.decimals": (
-                "30_exchange/sim_candles.html#decimals",
-                "streamforge/exchange/sim_candles.py",
+            "streamforge.exchange.binance.followers._Kline": (
+                "30_exchange/binance/followers.html#_kline",
+                "streamforge/exchange/binance/followers.py",
             ),
-            "streamforge.exchange.sim_candles.places": (
-                "30_exchange/sim_candles.html#places",
-                "streamforge/exchange/sim_candles.py",
+            "streamforge.exchange.binance.followers._KlineEvent": (
+                "30_exchange/binance/followers.html#_klineevent",
+                "streamforge/exchange/binance/followers.py",
             ),
-            "streamforge.exchange.sim_candles.resampled": (
-                "30_exchange/sim_candles.html#resampled",
-                "streamforge/exchange/sim_candles.py",
-            ),
-        },
-        "streamforge.exchange.sim_clock": {
-            "streamforge.exchange.sim_clock.MarketClock": (
-                "30_exchange/sim_clock.html#marketclock",
-                "streamforge/exchange/sim_clock.py",
-            ),
-            "streamforge.exchange.sim_clock.MarketClock.__init__": (
-                "30_exchange/sim_clock.html#marketclock.__init__",
-                "streamforge/exchange/sim_clock.py",
-            ),
-            "streamforge.exchange.sim_clock.MarketClock.ms": (
-                "30_exchange/sim_clock.html#marketclock.ms",
-                "streamforge/exchange/sim_clock.py",
-            ),
-            "streamforge.exchange.sim_clock.MarketClock.now": (
-                "30_exchange/sim_clock.html#marketclock.now",
-                "streamforge/exchange/sim_clock.py",
-            ),
-            "streamforge.exchange.sim_clock.MarketClock.runs": (
-                "30_exchange/sim_clock.html#marketclock.runs",
-                "streamforge/exchange/sim_clock.py",
-            ),
-            "streamforge.exchange.sim_clock.MarketClock.set": (
-                "30_exchange/sim_clock.html#marketclock.set",
-                "streamforge/exchange/sim_clock.py",
-            ),
-            "streamforge.exchange.sim_clock.MarketClock.wait": (
-                "30_exchange/sim_clock.html#marketclock.wait",
-                "streamforge/exchange/sim_clock.py",
+            "streamforge.exchange.binance.followers._TradeEvent": (
+                "30_exchange/binance/followers.html#_tradeevent",
+                "streamforge/exchange/binance/followers.py",
             ),
         },
-        "streamforge.exchange.sim_events": {
-            "streamforge.exchange.sim_events._growing": (
-                "30_exchange/sim_events.html#_growing",
-                "streamforge/exchange/sim_events.py",
+        "streamforge.exchange.binance.limits": {
+            "streamforge.exchange.binance.limits.Clock": (
+                "30_exchange/binance/limits.html#clock",
+                "streamforge/exchange/binance/limits.py",
             ),
-            "streamforge.exchange.sim_events._kline": (
-                "30_exchange/sim_events.html#_kline",
-                "streamforge/exchange/sim_events.py",
+            "streamforge.exchange.binance.limits.Clock.now": (
+                "30_exchange/binance/limits.html#clock.now",
+                "streamforge/exchange/binance/limits.py",
             ),
-            "streamforge.exchange.sim_events.kline_events": (
-                "30_exchange/sim_events.html#kline_events",
-                "streamforge/exchange/sim_events.py",
+            "streamforge.exchange.binance.limits.Clock.sleep": (
+                "30_exchange/binance/limits.html#clock.sleep",
+                "streamforge/exchange/binance/limits.py",
             ),
-            "streamforge.exchange.sim_events.stream_events": (
-                "30_exchange/sim_events.html#stream_events",
-                "streamforge/exchange/sim_events.py",
+            "streamforge.exchange.binance.limits.Limit": (
+                "30_exchange/binance/limits.html#limit",
+                "streamforge/exchange/binance/limits.py",
             ),
-            "streamforge.exchange.sim_events.trade_events": (
-                "30_exchange/sim_events.html#trade_events",
-                "streamforge/exchange/sim_events.py",
+            "streamforge.exchange.binance.limits.Limiter": (
+                "30_exchange/binance/limits.html#limiter",
+                "streamforge/exchange/binance/limits.py",
             ),
-        },
-        "streamforge.exchange.sim_rest": {
-            "streamforge.exchange.sim_rest.Answer": ("30_exchange/sim_rest.html#answer", "streamforge/exchange/sim_rest.py"),
-            "streamforge.exchange.sim_rest._span": ("30_exchange/sim_rest.html#_span", "streamforge/exchange/sim_rest.py"),
-            "streamforge.exchange.sim_rest.agg_trades": (
-                "30_exchange/sim_rest.html#agg_trades",
-                "streamforge/exchange/sim_rest.py",
+            "streamforge.exchange.binance.limits.Limiter.__init__": (
+                "30_exchange/binance/limits.html#limiter.__init__",
+                "streamforge/exchange/binance/limits.py",
             ),
-            "streamforge.exchange.sim_rest.answered": ("30_exchange/sim_rest.html#answered", "streamforge/exchange/sim_rest.py"),
-            "streamforge.exchange.sim_rest.checked": ("30_exchange/sim_rest.html#checked", "streamforge/exchange/sim_rest.py"),
-            "streamforge.exchange.sim_rest.depth": ("30_exchange/sim_rest.html#depth", "streamforge/exchange/sim_rest.py"),
-            "streamforge.exchange.sim_rest.klines": ("30_exchange/sim_rest.html#klines", "streamforge/exchange/sim_rest.py"),
-            "streamforge.exchange.sim_rest.refused": ("30_exchange/sim_rest.html#refused", "streamforge/exchange/sim_rest.py"),
-            "streamforge.exchange.sim_rest.weight_of": (
-                "30_exchange/sim_rest.html#weight_of",
-                "streamforge/exchange/sim_rest.py",
+            "streamforge.exchange.binance.limits.Limiter.acquire": (
+                "30_exchange/binance/limits.html#limiter.acquire",
+                "streamforge/exchange/binance/limits.py",
             ),
-        },
-        "streamforge.exchange.sim_streams": {
-            "streamforge.exchange.sim_streams.StreamRules": (
-                "30_exchange/sim_streams.html#streamrules",
-                "streamforge/exchange/sim_streams.py",
+            "streamforge.exchange.binance.limits.Limiter.configure": (
+                "30_exchange/binance/limits.html#limiter.configure",
+                "streamforge/exchange/binance/limits.py",
             ),
-            "streamforge.exchange.sim_streams.Streams": (
-                "30_exchange/sim_streams.html#streams",
-                "streamforge/exchange/sim_streams.py",
+            "streamforge.exchange.binance.limits.Limiter.hear": (
+                "30_exchange/binance/limits.html#limiter.hear",
+                "streamforge/exchange/binance/limits.py",
             ),
-            "streamforge.exchange.sim_streams.Streams.__call__": (
-                "30_exchange/sim_streams.html#streams.__call__",
-                "streamforge/exchange/sim_streams.py",
+            "streamforge.exchange.binance.limits.Limiter.used": (
+                "30_exchange/binance/limits.html#limiter.used",
+                "streamforge/exchange/binance/limits.py",
             ),
-            "streamforge.exchange.sim_streams.Streams.__init__": (
-                "30_exchange/sim_streams.html#streams.__init__",
-                "streamforge/exchange/sim_streams.py",
+            "streamforge.exchange.binance.limits._Budget": (
+                "30_exchange/binance/limits.html#_budget",
+                "streamforge/exchange/binance/limits.py",
             ),
-            "streamforge.exchange.sim_streams._Connection": (
-                "30_exchange/sim_streams.html#_connection",
-                "streamforge/exchange/sim_streams.py",
+            "streamforge.exchange.binance.limits._Budget.__init__": (
+                "30_exchange/binance/limits.html#_budget.__init__",
+                "streamforge/exchange/binance/limits.py",
             ),
-            "streamforge.exchange.sim_streams._Connection.__init__": (
-                "30_exchange/sim_streams.html#_connection.__init__",
-                "streamforge/exchange/sim_streams.py",
+            "streamforge.exchange.binance.limits._Budget.cost": (
+                "30_exchange/binance/limits.html#_budget.cost",
+                "streamforge/exchange/binance/limits.py",
             ),
-            "streamforge.exchange.sim_streams._Connection._age": (
-                "30_exchange/sim_streams.html#_connection._age",
-                "streamforge/exchange/sim_streams.py",
+            "streamforge.exchange.binance.limits._Budget.hear": (
+                "30_exchange/binance/limits.html#_budget.hear",
+                "streamforge/exchange/binance/limits.py",
             ),
-            "streamforge.exchange.sim_streams._Connection._between": (
-                "30_exchange/sim_streams.html#_connection._between",
-                "streamforge/exchange/sim_streams.py",
+            "streamforge.exchange.binance.limits._Budget.spend": (
+                "30_exchange/binance/limits.html#_budget.spend",
+                "streamforge/exchange/binance/limits.py",
             ),
-            "streamforge.exchange.sim_streams._Connection._deliver": (
-                "30_exchange/sim_streams.html#_connection._deliver",
-                "streamforge/exchange/sim_streams.py",
+            "streamforge.exchange.binance.limits._Budget.used": (
+                "30_exchange/binance/limits.html#_budget.used",
+                "streamforge/exchange/binance/limits.py",
             ),
-            "streamforge.exchange.sim_streams._Connection._listen": (
-                "30_exchange/sim_streams.html#_connection._listen",
-                "streamforge/exchange/sim_streams.py",
+            "streamforge.exchange.binance.limits._Budget.wait": (
+                "30_exchange/binance/limits.html#_budget.wait",
+                "streamforge/exchange/binance/limits.py",
             ),
-            "streamforge.exchange.sim_streams._Connection._mute": (
-                "30_exchange/sim_streams.html#_connection._mute",
-                "streamforge/exchange/sim_streams.py",
+            "streamforge.exchange.binance.limits._Gate": (
+                "30_exchange/binance/limits.html#_gate",
+                "streamforge/exchange/binance/limits.py",
             ),
-            "streamforge.exchange.sim_streams._Connection._play": (
-                "30_exchange/sim_streams.html#_connection._play",
-                "streamforge/exchange/sim_streams.py",
+            "streamforge.exchange.binance.limits._Gate.__call__": (
+                "30_exchange/binance/limits.html#_gate.__call__",
+                "streamforge/exchange/binance/limits.py",
             ),
-            "streamforge.exchange.sim_streams._Connection._rest": (
-                "30_exchange/sim_streams.html#_connection._rest",
-                "streamforge/exchange/sim_streams.py",
+            "streamforge.exchange.binance.limits._Gate.__init__": (
+                "30_exchange/binance/limits.html#_gate.__init__",
+                "streamforge/exchange/binance/limits.py",
             ),
-            "streamforge.exchange.sim_streams._Connection._shutdown": (
-                "30_exchange/sim_streams.html#_connection._shutdown",
-                "streamforge/exchange/sim_streams.py",
+            "streamforge.exchange.binance.limits._Gate.hear": (
+                "30_exchange/binance/limits.html#_gate.hear",
+                "streamforge/exchange/binance/limits.py",
             ),
-            "streamforge.exchange.sim_streams._Connection._suffer": (
-                "30_exchange/sim_streams.html#_connection._suffer",
-                "streamforge/exchange/sim_streams.py",
+            "streamforge.exchange.binance.limits._seconds": (
+                "30_exchange/binance/limits.html#_seconds",
+                "streamforge/exchange/binance/limits.py",
             ),
-            "streamforge.exchange.sim_streams._Connection._write": (
-                "30_exchange/sim_streams.html#_connection._write",
-                "streamforge/exchange/sim_streams.py",
-            ),
-            "streamforge.exchange.sim_streams._Connection.close": (
-                "30_exchange/sim_streams.html#_connection.close",
-                "streamforge/exchange/sim_streams.py",
-            ),
-            "streamforge.exchange.sim_streams._Connection.run": (
-                "30_exchange/sim_streams.html#_connection.run",
-                "streamforge/exchange/sim_streams.py",
-            ),
-            "streamforge.exchange.sim_streams._Ended": (
-                "30_exchange/sim_streams.html#_ended",
-                "streamforge/exchange/sim_streams.py",
-            ),
-            "streamforge.exchange.sim_streams._Mischief": (
-                "30_exchange/sim_streams.html#_mischief",
-                "streamforge/exchange/sim_streams.py",
-            ),
-            "streamforge.exchange.sim_streams._Mischief.__init__": (
-                "30_exchange/sim_streams.html#_mischief.__init__",
-                "streamforge/exchange/sim_streams.py",
-            ),
-            "streamforge.exchange.sim_streams._Mischief.none": (
-                "30_exchange/sim_streams.html#_mischief.none",
-                "streamforge/exchange/sim_streams.py",
-            ),
-            "streamforge.exchange.sim_streams._Mischief.strike": (
-                "30_exchange/sim_streams.html#_mischief.strike",
-                "streamforge/exchange/sim_streams.py",
-            ),
-            "streamforge.exchange.sim_streams._deny": (
-                "30_exchange/sim_streams.html#_deny",
-                "streamforge/exchange/sim_streams.py",
-            ),
-            "streamforge.exchange.sim_streams._wrapped": (
-                "30_exchange/sim_streams.html#_wrapped",
-                "streamforge/exchange/sim_streams.py",
+            "streamforge.exchange.binance.limits.limits_of": (
+                "30_exchange/binance/limits.html#limits_of",
+                "streamforge/exchange/binance/limits.py",
             ),
         },
-        "streamforge.exchange.sim_trades": {
-            "streamforge.exchange.sim_trades.CandleTrades": (
-                "30_exchange/sim_trades.html#candletrades",
-                "streamforge/exchange/sim_trades.py",
+        "streamforge.exchange.binance.models": {
+            "streamforge.exchange.binance.models.DepthSnapshot": (
+                "30_exchange/binance/models.html#depthsnapshot",
+                "streamforge/exchange/binance/models.py",
             ),
-            "streamforge.exchange.sim_trades.CandleTrades.__init__": (
-                "30_exchange/sim_trades.html#candletrades.__init__",
-                "streamforge/exchange/sim_trades.py",
+            "streamforge.exchange.binance.models.ExchangeInfo": (
+                "30_exchange/binance/models.html#exchangeinfo",
+                "streamforge/exchange/binance/models.py",
             ),
-            "streamforge.exchange.sim_trades.CandleTrades._buyers": (
-                "30_exchange/sim_trades.html#candletrades._buyers",
-                "streamforge/exchange/sim_trades.py",
+            "streamforge.exchange.binance.models.IdRange": (
+                "30_exchange/binance/models.html#idrange",
+                "streamforge/exchange/binance/models.py",
             ),
-            "streamforge.exchange.sim_trades.CandleTrades.columns": (
-                "30_exchange/sim_trades.html#candletrades.columns",
-                "streamforge/exchange/sim_trades.py",
+            "streamforge.exchange.binance.models.IdRange.__bool__": (
+                "30_exchange/binance/models.html#idrange.__bool__",
+                "streamforge/exchange/binance/models.py",
             ),
-            "streamforge.exchange.sim_trades.CandleTrades.index_at": (
-                "30_exchange/sim_trades.html#candletrades.index_at",
-                "streamforge/exchange/sim_trades.py",
+            "streamforge.exchange.binance.models.IdRange.__len__": (
+                "30_exchange/binance/models.html#idrange.__len__",
+                "streamforge/exchange/binance/models.py",
             ),
-            "streamforge.exchange.sim_trades.FileTrades": (
-                "30_exchange/sim_trades.html#filetrades",
-                "streamforge/exchange/sim_trades.py",
+            "streamforge.exchange.binance.models.IdRange.__str__": (
+                "30_exchange/binance/models.html#idrange.__str__",
+                "streamforge/exchange/binance/models.py",
             ),
-            "streamforge.exchange.sim_trades.FileTrades.__init__": (
-                "30_exchange/sim_trades.html#filetrades.__init__",
-                "streamforge/exchange/sim_trades.py",
+            "streamforge.exchange.binance.models.Market": (
+                "30_exchange/binance/models.html#market",
+                "streamforge/exchange/binance/models.py",
             ),
-            "streamforge.exchange.sim_trades.FileTrades.columns": (
-                "30_exchange/sim_trades.html#filetrades.columns",
-                "streamforge/exchange/sim_trades.py",
+            "streamforge.exchange.binance.models._AggTrade": (
+                "30_exchange/binance/models.html#_aggtrade",
+                "streamforge/exchange/binance/models.py",
             ),
-            "streamforge.exchange.sim_trades.FileTrades.index_at": (
-                "30_exchange/sim_trades.html#filetrades.index_at",
-                "streamforge/exchange/sim_trades.py",
+            "streamforge.exchange.binance.models._Body": (
+                "30_exchange/binance/models.html#_body",
+                "streamforge/exchange/binance/models.py",
             ),
-            "streamforge.exchange.sim_trades.TradeColumns": (
-                "30_exchange/sim_trades.html#tradecolumns",
-                "streamforge/exchange/sim_trades.py",
+            "streamforge.exchange.binance.models.candles_from": (
+                "30_exchange/binance/models.html#candles_from",
+                "streamforge/exchange/binance/models.py",
             ),
-            "streamforge.exchange.sim_trades.TradeColumns.__len__": (
-                "30_exchange/sim_trades.html#tradecolumns.__len__",
-                "streamforge/exchange/sim_trades.py",
+            "streamforge.exchange.binance.models.holes": (
+                "30_exchange/binance/models.html#holes",
+                "streamforge/exchange/binance/models.py",
             ),
-            "streamforge.exchange.sim_trades.TradePages": (
-                "30_exchange/sim_trades.html#tradepages",
-                "streamforge/exchange/sim_trades.py",
+            "streamforge.exchange.binance.models.refusal": (
+                "30_exchange/binance/models.html#refusal",
+                "streamforge/exchange/binance/models.py",
             ),
-            "streamforge.exchange.sim_trades.TradePages.__init__": (
-                "30_exchange/sim_trades.html#tradepages.__init__",
-                "streamforge/exchange/sim_trades.py",
+            "streamforge.exchange.binance.models.tidy": (
+                "30_exchange/binance/models.html#tidy",
+                "streamforge/exchange/binance/models.py",
             ),
-            "streamforge.exchange.sim_trades.TradePages.block": (
-                "30_exchange/sim_trades.html#tradepages.block",
-                "streamforge/exchange/sim_trades.py",
+            "streamforge.exchange.binance.models.trades_from": (
+                "30_exchange/binance/models.html#trades_from",
+                "streamforge/exchange/binance/models.py",
             ),
-            "streamforge.exchange.sim_trades.TradePages.columns": (
-                "30_exchange/sim_trades.html#tradepages.columns",
-                "streamforge/exchange/sim_trades.py",
-            ),
-            "streamforge.exchange.sim_trades.TradePages.rows": (
-                "30_exchange/sim_trades.html#tradepages.rows",
-                "streamforge/exchange/sim_trades.py",
-            ),
-            "streamforge.exchange.sim_trades.TradeSource": (
-                "30_exchange/sim_trades.html#tradesource",
-                "streamforge/exchange/sim_trades.py",
-            ),
-            "streamforge.exchange.sim_trades.TradeSource.columns": (
-                "30_exchange/sim_trades.html#tradesource.columns",
-                "streamforge/exchange/sim_trades.py",
-            ),
-            "streamforge.exchange.sim_trades.TradeSource.index_at": (
-                "30_exchange/sim_trades.html#tradesource.index_at",
-                "streamforge/exchange/sim_trades.py",
-            ),
-            "streamforge.exchange.sim_trades._mixed": (
-                "30_exchange/sim_trades.html#_mixed",
-                "streamforge/exchange/sim_trades.py",
-            ),
-            "streamforge.exchange.sim_trades._path": ("30_exchange/sim_trades.html#_path", "streamforge/exchange/sim_trades.py"),
-            "streamforge.exchange.sim_trades._split": (
-                "30_exchange/sim_trades.html#_split",
-                "streamforge/exchange/sim_trades.py",
-            ),
-            "streamforge.exchange.sim_trades.candles_from": (
-                "30_exchange/sim_trades.html#candles_from",
-                "streamforge/exchange/sim_trades.py",
-            ),
-            "streamforge.exchange.sim_trades.uniform": (
-                "30_exchange/sim_trades.html#uniform",
-                "streamforge/exchange/sim_trades.py",
+            "streamforge.exchange.binance.models.windows": (
+                "30_exchange/binance/models.html#windows",
+                "streamforge/exchange/binance/models.py",
             ),
         },
-        "streamforge.exchange.sim_wire": {
-            "streamforge.exchange.sim_wire.Wire": ("30_exchange/sim_wire.html#wire", "streamforge/exchange/sim_wire.py"),
-            "streamforge.exchange.sim_wire.Wire.handle_connect": (
-                "30_exchange/sim_wire.html#wire.handle_connect",
-                "streamforge/exchange/sim_wire.py",
+        "streamforge.exchange.binance.rest": {
+            "streamforge.exchange.binance.rest.BinanceRest": (
+                "30_exchange/binance/rest.html#binancerest",
+                "streamforge/exchange/binance/rest.py",
             ),
-            "streamforge.exchange.sim_wire.Wire.send": (
-                "30_exchange/sim_wire.html#wire.send",
-                "streamforge/exchange/sim_wire.py",
+            "streamforge.exchange.binance.rest.BinanceRest.__aenter__": (
+                "30_exchange/binance/rest.html#binancerest.__aenter__",
+                "streamforge/exchange/binance/rest.py",
             ),
-            "streamforge.exchange.sim_wire.stream_reply": (
-                "30_exchange/sim_wire.html#stream_reply",
-                "streamforge/exchange/sim_wire.py",
+            "streamforge.exchange.binance.rest.BinanceRest.__aexit__": (
+                "30_exchange/binance/rest.html#binancerest.__aexit__",
+                "streamforge/exchange/binance/rest.py",
             ),
-            "streamforge.exchange.sim_wire.text_frame": (
-                "30_exchange/sim_wire.html#text_frame",
-                "streamforge/exchange/sim_wire.py",
+            "streamforge.exchange.binance.rest.BinanceRest.__init__": (
+                "30_exchange/binance/rest.html#binancerest.__init__",
+                "streamforge/exchange/binance/rest.py",
+            ),
+            "streamforge.exchange.binance.rest.BinanceRest.depth": (
+                "30_exchange/binance/rest.html#binancerest.depth",
+                "streamforge/exchange/binance/rest.py",
+            ),
+            "streamforge.exchange.binance.rest.BinanceRest.exchange_info": (
+                "30_exchange/binance/rest.html#binancerest.exchange_info",
+                "streamforge/exchange/binance/rest.py",
+            ),
+            "streamforge.exchange.binance.rest.BinanceRest.klines": (
+                "30_exchange/binance/rest.html#binancerest.klines",
+                "streamforge/exchange/binance/rest.py",
+            ),
+            "streamforge.exchange.binance.rest.BinanceRest.server_time": (
+                "30_exchange/binance/rest.html#binancerest.server_time",
+                "streamforge/exchange/binance/rest.py",
+            ),
+            "streamforge.exchange.binance.rest.Klines": (
+                "30_exchange/binance/rest.html#klines",
+                "streamforge/exchange/binance/rest.py",
+            ),
+            "streamforge.exchange.binance.rest.Klines.__aiter__": (
+                "30_exchange/binance/rest.html#klines.__aiter__",
+                "streamforge/exchange/binance/rest.py",
+            ),
+            "streamforge.exchange.binance.rest.Klines.__init__": (
+                "30_exchange/binance/rest.html#klines.__init__",
+                "streamforge/exchange/binance/rest.py",
+            ),
+            "streamforge.exchange.binance.rest.Klines._enter": (
+                "30_exchange/binance/rest.html#klines._enter",
+                "streamforge/exchange/binance/rest.py",
+            ),
+            "streamforge.exchange.binance.rest.Klines._skip": (
+                "30_exchange/binance/rest.html#klines._skip",
+                "streamforge/exchange/binance/rest.py",
+            ),
+            "streamforge.exchange.binance.rest.Retry": (
+                "30_exchange/binance/rest.html#retry",
+                "streamforge/exchange/binance/rest.py",
+            ),
+            "streamforge.exchange.binance.rest.Retry.pause": (
+                "30_exchange/binance/rest.html#retry.pause",
+                "streamforge/exchange/binance/rest.py",
+            ),
+            "streamforge.exchange.binance.rest._Requests": (
+                "30_exchange/binance/rest.html#_requests",
+                "streamforge/exchange/binance/rest.py",
+            ),
+            "streamforge.exchange.binance.rest._Requests.__init__": (
+                "30_exchange/binance/rest.html#_requests.__init__",
+                "streamforge/exchange/binance/rest.py",
+            ),
+            "streamforge.exchange.binance.rest._Requests._ask": (
+                "30_exchange/binance/rest.html#_requests._ask",
+                "streamforge/exchange/binance/rest.py",
+            ),
+            "streamforge.exchange.binance.rest._Requests._hear": (
+                "30_exchange/binance/rest.html#_requests._hear",
+                "streamforge/exchange/binance/rest.py",
+            ),
+            "streamforge.exchange.binance.rest._Requests._last_look": (
+                "30_exchange/binance/rest.html#_requests._last_look",
+                "streamforge/exchange/binance/rest.py",
+            ),
+            "streamforge.exchange.binance.rest._Requests._place": (
+                "30_exchange/binance/rest.html#_requests._place",
+                "streamforge/exchange/binance/rest.py",
+            ),
+            "streamforge.exchange.binance.rest._Requests.get": (
+                "30_exchange/binance/rest.html#_requests.get",
+                "streamforge/exchange/binance/rest.py",
+            ),
+            "streamforge.exchange.binance.rest._Requests.pause": (
+                "30_exchange/binance/rest.html#_requests.pause",
+                "streamforge/exchange/binance/rest.py",
+            ),
+            "streamforge.exchange.binance.rest._Time": (
+                "30_exchange/binance/rest.html#_time",
+                "streamforge/exchange/binance/rest.py",
+            ),
+            "streamforge.exchange.binance.rest._decode": (
+                "30_exchange/binance/rest.html#_decode",
+                "streamforge/exchange/binance/rest.py",
+            ),
+            "streamforge.exchange.binance.rest._http": (
+                "30_exchange/binance/rest.html#_http",
+                "streamforge/exchange/binance/rest.py",
+            ),
+            "streamforge.exchange.binance.rest._note": (
+                "30_exchange/binance/rest.html#_note",
+                "streamforge/exchange/binance/rest.py",
+            ),
+            "streamforge.exchange.binance.rest._page": (
+                "30_exchange/binance/rest.html#_page",
+                "streamforge/exchange/binance/rest.py",
+            ),
+            "streamforge.exchange.binance.rest._read": (
+                "30_exchange/binance/rest.html#_read",
+                "streamforge/exchange/binance/rest.py",
+            ),
+            "streamforge.exchange.binance.rest._run": (
+                "30_exchange/binance/rest.html#_run",
+                "streamforge/exchange/binance/rest.py",
+            ),
+            "streamforge.exchange.binance.rest._weight": (
+                "30_exchange/binance/rest.html#_weight",
+                "streamforge/exchange/binance/rest.py",
+            ),
+            "streamforge.exchange.binance.rest._window": (
+                "30_exchange/binance/rest.html#_window",
+                "streamforge/exchange/binance/rest.py",
+            ),
+            "streamforge.exchange.binance.rest.in_order": (
+                "30_exchange/binance/rest.html#in_order",
+                "streamforge/exchange/binance/rest.py",
             ),
         },
-        "streamforge.exchange.simulator": {
-            "streamforge.exchange.simulator.Simulator": (
-                "30_exchange/simulator.html#simulator",
-                "streamforge/exchange/simulator.py",
+        "streamforge.exchange.binance.socket": {
+            "streamforge.exchange.binance.socket.Frame": (
+                "30_exchange/binance/socket.html#frame",
+                "streamforge/exchange/binance/socket.py",
             ),
-            "streamforge.exchange.simulator.Simulator.__call__": (
-                "30_exchange/simulator.html#simulator.__call__",
-                "streamforge/exchange/simulator.py",
+            "streamforge.exchange.binance.socket.Silence": (
+                "30_exchange/binance/socket.html#silence",
+                "streamforge/exchange/binance/socket.py",
             ),
-            "streamforge.exchange.simulator.Simulator.__init__": (
-                "30_exchange/simulator.html#simulator.__init__",
-                "streamforge/exchange/simulator.py",
+            "streamforge.exchange.binance.socket.StreamEvent": (
+                "30_exchange/binance/socket.html#streamevent",
+                "streamforge/exchange/binance/socket.py",
             ),
-            "streamforge.exchange.simulator.Simulator.market": (
-                "30_exchange/simulator.html#simulator.market",
-                "streamforge/exchange/simulator.py",
+            "streamforge.exchange.binance.socket.StreamOptions": (
+                "30_exchange/binance/socket.html#streamoptions",
+                "streamforge/exchange/binance/socket.py",
             ),
-            "streamforge.exchange.simulator.Simulator.now": (
-                "30_exchange/simulator.html#simulator.now",
-                "streamforge/exchange/simulator.py",
+            "streamforge.exchange.binance.socket._Identity": (
+                "30_exchange/binance/socket.html#_identity",
+                "streamforge/exchange/binance/socket.py",
             ),
-            "streamforge.exchange.simulator.Simulator.open": (
-                "30_exchange/simulator.html#simulator.open",
-                "streamforge/exchange/simulator.py",
+            "streamforge.exchange.binance.socket._Kline": (
+                "30_exchange/binance/socket.html#_kline",
+                "streamforge/exchange/binance/socket.py",
             ),
-            "streamforge.exchange.simulator._Server": ("30_exchange/simulator.html#_server", "streamforge/exchange/simulator.py"),
-            "streamforge.exchange.simulator._Server.running": (
-                "30_exchange/simulator.html#_server.running",
-                "streamforge/exchange/simulator.py",
+            "streamforge.exchange.binance.socket._Socket": (
+                "30_exchange/binance/socket.html#_socket",
+                "streamforge/exchange/binance/socket.py",
             ),
-            "streamforge.exchange.simulator._answer": ("30_exchange/simulator.html#_answer", "streamforge/exchange/simulator.py"),
-            "streamforge.exchange.simulator._control": (
-                "30_exchange/simulator.html#_control",
-                "streamforge/exchange/simulator.py",
+            "streamforge.exchange.binance.socket._Socket.data_received": (
+                "30_exchange/binance/socket.html#_socket.data_received",
+                "streamforge/exchange/binance/socket.py",
             ),
-            "streamforge.exchange.simulator._cut_off": (
-                "30_exchange/simulator.html#_cut_off",
-                "streamforge/exchange/simulator.py",
+            "streamforge.exchange.binance.socket._acknowledged": (
+                "30_exchange/binance/socket.html#_acknowledged",
+                "streamforge/exchange/binance/socket.py",
             ),
-            "streamforge.exchange.simulator._endpoint": (
-                "30_exchange/simulator.html#_endpoint",
-                "streamforge/exchange/simulator.py",
+            "streamforge.exchange.binance.socket.identity": (
+                "30_exchange/binance/socket.html#identity",
+                "streamforge/exchange/binance/socket.py",
             ),
-            "streamforge.exchange.simulator._entry": ("30_exchange/simulator.html#_entry", "streamforge/exchange/simulator.py"),
-            "streamforge.exchange.simulator._exchange_info": (
-                "30_exchange/simulator.html#_exchange_info",
-                "streamforge/exchange/simulator.py",
+            "streamforge.exchange.binance.socket.open_socket": (
+                "30_exchange/binance/socket.html#open_socket",
+                "streamforge/exchange/binance/socket.py",
             ),
-            "streamforge.exchange.simulator._holds_trades": (
-                "30_exchange/simulator.html#_holds_trades",
-                "streamforge/exchange/simulator.py",
+            "streamforge.exchange.binance.socket.reach": (
+                "30_exchange/binance/socket.html#reach",
+                "streamforge/exchange/binance/socket.py",
             ),
-            "streamforge.exchange.simulator._serve_page": (
-                "30_exchange/simulator.html#_serve_page",
-                "streamforge/exchange/simulator.py",
+            "streamforge.exchange.binance.socket.read_frame": (
+                "30_exchange/binance/socket.html#read_frame",
+                "streamforge/exchange/binance/socket.py",
             ),
-            "streamforge.exchange.simulator._set_clock": (
-                "30_exchange/simulator.html#_set_clock",
-                "streamforge/exchange/simulator.py",
+            "streamforge.exchange.binance.socket.receive": (
+                "30_exchange/binance/socket.html#receive",
+                "streamforge/exchange/binance/socket.py",
             ),
-            "streamforge.exchange.simulator._shown": ("30_exchange/simulator.html#_shown", "streamforge/exchange/simulator.py"),
-            "streamforge.exchange.simulator._too_much": (
-                "30_exchange/simulator.html#_too_much",
-                "streamforge/exchange/simulator.py",
+            "streamforge.exchange.binance.socket.stay_away": (
+                "30_exchange/binance/socket.html#stay_away",
+                "streamforge/exchange/binance/socket.py",
             ),
-            "streamforge.exchange.simulator.serve": ("30_exchange/simulator.html#serve", "streamforge/exchange/simulator.py"),
         },
-        "streamforge.exchange.socket": {
-            "streamforge.exchange.socket.Frame": ("30_exchange/socket.html#frame", "streamforge/exchange/socket.py"),
-            "streamforge.exchange.socket.Silence": ("30_exchange/socket.html#silence", "streamforge/exchange/socket.py"),
-            "streamforge.exchange.socket.StreamEvent": ("30_exchange/socket.html#streamevent", "streamforge/exchange/socket.py"),
-            "streamforge.exchange.socket.StreamOptions": (
-                "30_exchange/socket.html#streamoptions",
-                "streamforge/exchange/socket.py",
+        "streamforge.exchange.binance.streams": {
+            "streamforge.exchange.binance.streams.Streams": (
+                "30_exchange/binance/streams.html#streams",
+                "streamforge/exchange/binance/streams.py",
             ),
-            "streamforge.exchange.socket._Identity": ("30_exchange/socket.html#_identity", "streamforge/exchange/socket.py"),
-            "streamforge.exchange.socket._Kline": ("30_exchange/socket.html#_kline", "streamforge/exchange/socket.py"),
-            "streamforge.exchange.socket._Socket": ("30_exchange/socket.html#_socket", "streamforge/exchange/socket.py"),
-            "streamforge.exchange.socket._Socket.data_received": (
-                "30_exchange/socket.html#_socket.data_received",
-                "streamforge/exchange/socket.py",
+            "streamforge.exchange.binance.streams.Streams.__aenter__": (
+                "30_exchange/binance/streams.html#streams.__aenter__",
+                "streamforge/exchange/binance/streams.py",
             ),
-            "streamforge.exchange.socket._acknowledged": (
-                "30_exchange/socket.html#_acknowledged",
-                "streamforge/exchange/socket.py",
+            "streamforge.exchange.binance.streams.Streams.__aexit__": (
+                "30_exchange/binance/streams.html#streams.__aexit__",
+                "streamforge/exchange/binance/streams.py",
             ),
-            "streamforge.exchange.socket.identity": ("30_exchange/socket.html#identity", "streamforge/exchange/socket.py"),
-            "streamforge.exchange.socket.open_socket": ("30_exchange/socket.html#open_socket", "streamforge/exchange/socket.py"),
-            "streamforge.exchange.socket.reach": ("30_exchange/socket.html#reach", "streamforge/exchange/socket.py"),
-            "streamforge.exchange.socket.read_frame": ("30_exchange/socket.html#read_frame", "streamforge/exchange/socket.py"),
-            "streamforge.exchange.socket.receive": ("30_exchange/socket.html#receive", "streamforge/exchange/socket.py"),
-            "streamforge.exchange.socket.stay_away": ("30_exchange/socket.html#stay_away", "streamforge/exchange/socket.py"),
+            "streamforge.exchange.binance.streams.Streams.__aiter__": (
+                "30_exchange/binance/streams.html#streams.__aiter__",
+                "streamforge/exchange/binance/streams.py",
+            ),
+            "streamforge.exchange.binance.streams.Streams.__anext__": (
+                "30_exchange/binance/streams.html#streams.__anext__",
+                "streamforge/exchange/binance/streams.py",
+            ),
+            "streamforge.exchange.binance.streams.Streams.__init__": (
+                "30_exchange/binance/streams.html#streams.__init__",
+                "streamforge/exchange/binance/streams.py",
+            ),
+            "streamforge.exchange.binance.streams.Streams._guard": (
+                "30_exchange/binance/streams.html#streams._guard",
+                "streamforge/exchange/binance/streams.py",
+            ),
+            "streamforge.exchange.binance.streams.Streams.next_epoch": (
+                "30_exchange/binance/streams.html#streams.next_epoch",
+                "streamforge/exchange/binance/streams.py",
+            ),
+            "streamforge.exchange.binance.streams.Streams.put": (
+                "30_exchange/binance/streams.html#streams.put",
+                "streamforge/exchange/binance/streams.py",
+            ),
+            "streamforge.exchange.binance.streams._Line": (
+                "30_exchange/binance/streams.html#_line",
+                "streamforge/exchange/binance/streams.py",
+            ),
+            "streamforge.exchange.binance.streams._Line.__init__": (
+                "30_exchange/binance/streams.html#_line.__init__",
+                "streamforge/exchange/binance/streams.py",
+            ),
+            "streamforge.exchange.binance.streams._Line.hand_over": (
+                "30_exchange/binance/streams.html#_line.hand_over",
+                "streamforge/exchange/binance/streams.py",
+            ),
+            "streamforge.exchange.binance.streams._Line.pump": (
+                "30_exchange/binance/streams.html#_line.pump",
+                "streamforge/exchange/binance/streams.py",
+            ),
+            "streamforge.exchange.binance.streams._Line.reach": (
+                "30_exchange/binance/streams.html#_line.reach",
+                "streamforge/exchange/binance/streams.py",
+            ),
+            "streamforge.exchange.binance.streams._Line.run": (
+                "30_exchange/binance/streams.html#_line.run",
+                "streamforge/exchange/binance/streams.py",
+            ),
+            "streamforge.exchange.binance.streams._Line.take_over": (
+                "30_exchange/binance/streams.html#_line.take_over",
+                "streamforge/exchange/binance/streams.py",
+            ),
+            "streamforge.exchange.binance.streams._Memory": (
+                "30_exchange/binance/streams.html#_memory",
+                "streamforge/exchange/binance/streams.py",
+            ),
+            "streamforge.exchange.binance.streams._Memory.__init__": (
+                "30_exchange/binance/streams.html#_memory.__init__",
+                "streamforge/exchange/binance/streams.py",
+            ),
+            "streamforge.exchange.binance.streams._Memory.repeats": (
+                "30_exchange/binance/streams.html#_memory.repeats",
+                "streamforge/exchange/binance/streams.py",
+            ),
+            "streamforge.exchange.binance.streams._Memory.taken_over": (
+                "30_exchange/binance/streams.html#_memory.taken_over",
+                "streamforge/exchange/binance/streams.py",
+            ),
+            "streamforge.exchange.binance.streams._set_aside": (
+                "30_exchange/binance/streams.html#_set_aside",
+                "streamforge/exchange/binance/streams.py",
+            ),
         },
-        "streamforge.exchange.stream": {
-            "streamforge.exchange.stream.Streams": ("30_exchange/stream.html#streams", "streamforge/exchange/stream.py"),
-            "streamforge.exchange.stream.Streams.__aenter__": (
-                "30_exchange/stream.html#streams.__aenter__",
-                "streamforge/exchange/stream.py",
+        "streamforge.exchange.binance.trades": {
+            "streamforge.exchange.binance.trades.AggTrades": (
+                "30_exchange/binance/trades.html#aggtrades",
+                "streamforge/exchange/binance/trades.py",
             ),
-            "streamforge.exchange.stream.Streams.__aexit__": (
-                "30_exchange/stream.html#streams.__aexit__",
-                "streamforge/exchange/stream.py",
+            "streamforge.exchange.binance.trades.AggTrades.__aiter__": (
+                "30_exchange/binance/trades.html#aggtrades.__aiter__",
+                "streamforge/exchange/binance/trades.py",
             ),
-            "streamforge.exchange.stream.Streams.__aiter__": (
-                "30_exchange/stream.html#streams.__aiter__",
-                "streamforge/exchange/stream.py",
+            "streamforge.exchange.binance.trades.AggTrades.__init__": (
+                "30_exchange/binance/trades.html#aggtrades.__init__",
+                "streamforge/exchange/binance/trades.py",
             ),
-            "streamforge.exchange.stream.Streams.__anext__": (
-                "30_exchange/stream.html#streams.__anext__",
-                "streamforge/exchange/stream.py",
+            "streamforge.exchange.binance.trades._ask": (
+                "30_exchange/binance/trades.html#_ask",
+                "streamforge/exchange/binance/trades.py",
             ),
-            "streamforge.exchange.stream.Streams.__init__": (
-                "30_exchange/stream.html#streams.__init__",
-                "streamforge/exchange/stream.py",
+            "streamforge.exchange.binance.trades._first_id": (
+                "30_exchange/binance/trades.html#_first_id",
+                "streamforge/exchange/binance/trades.py",
             ),
-            "streamforge.exchange.stream.Streams._guard": (
-                "30_exchange/stream.html#streams._guard",
-                "streamforge/exchange/stream.py",
+            "streamforge.exchange.binance.trades._next_id": (
+                "30_exchange/binance/trades.html#_next_id",
+                "streamforge/exchange/binance/trades.py",
             ),
-            "streamforge.exchange.stream.Streams.next_epoch": (
-                "30_exchange/stream.html#streams.next_epoch",
-                "streamforge/exchange/stream.py",
+            "streamforge.exchange.binance.trades._page": (
+                "30_exchange/binance/trades.html#_page",
+                "streamforge/exchange/binance/trades.py",
             ),
-            "streamforge.exchange.stream.Streams.put": ("30_exchange/stream.html#streams.put", "streamforge/exchange/stream.py"),
-            "streamforge.exchange.stream._Line": ("30_exchange/stream.html#_line", "streamforge/exchange/stream.py"),
-            "streamforge.exchange.stream._Line.__init__": (
-                "30_exchange/stream.html#_line.__init__",
-                "streamforge/exchange/stream.py",
+            "streamforge.exchange.binance.trades._read": (
+                "30_exchange/binance/trades.html#_read",
+                "streamforge/exchange/binance/trades.py",
             ),
-            "streamforge.exchange.stream._Line.hand_over": (
-                "30_exchange/stream.html#_line.hand_over",
-                "streamforge/exchange/stream.py",
+            "streamforge.exchange.binance.trades._until_hole": (
+                "30_exchange/binance/trades.html#_until_hole",
+                "streamforge/exchange/binance/trades.py",
             ),
-            "streamforge.exchange.stream._Line.pump": ("30_exchange/stream.html#_line.pump", "streamforge/exchange/stream.py"),
-            "streamforge.exchange.stream._Line.reach": ("30_exchange/stream.html#_line.reach", "streamforge/exchange/stream.py"),
-            "streamforge.exchange.stream._Line.run": ("30_exchange/stream.html#_line.run", "streamforge/exchange/stream.py"),
-            "streamforge.exchange.stream._Line.take_over": (
-                "30_exchange/stream.html#_line.take_over",
-                "streamforge/exchange/stream.py",
+            "streamforge.exchange.binance.trades.agg_trades": (
+                "30_exchange/binance/trades.html#agg_trades",
+                "streamforge/exchange/binance/trades.py",
             ),
-            "streamforge.exchange.stream._Memory": ("30_exchange/stream.html#_memory", "streamforge/exchange/stream.py"),
-            "streamforge.exchange.stream._Memory.__init__": (
-                "30_exchange/stream.html#_memory.__init__",
-                "streamforge/exchange/stream.py",
+            "streamforge.exchange.binance.trades.fill_trades": (
+                "30_exchange/binance/trades.html#fill_trades",
+                "streamforge/exchange/binance/trades.py",
             ),
-            "streamforge.exchange.stream._Memory.repeats": (
-                "30_exchange/stream.html#_memory.repeats",
-                "streamforge/exchange/stream.py",
+            "streamforge.exchange.binance.trades.trade_ids": (
+                "30_exchange/binance/trades.html#trade_ids",
+                "streamforge/exchange/binance/trades.py",
             ),
-            "streamforge.exchange.stream._Memory.taken_over": (
-                "30_exchange/stream.html#_memory.taken_over",
-                "streamforge/exchange/stream.py",
-            ),
-            "streamforge.exchange.stream._set_aside": ("30_exchange/stream.html#_set_aside", "streamforge/exchange/stream.py"),
         },
-        "streamforge.exchange.trades": {
-            "streamforge.exchange.trades.AggTrades": ("30_exchange/trades.html#aggtrades", "streamforge/exchange/trades.py"),
-            "streamforge.exchange.trades.AggTrades.__aiter__": (
-                "30_exchange/trades.html#aggtrades.__aiter__",
-                "streamforge/exchange/trades.py",
+        "streamforge.exchange.files": {
+            "streamforge.exchange.files.CandleTable": (
+                "30_exchange/files.html#candletable",
+                "streamforge/exchange/files.py",
             ),
-            "streamforge.exchange.trades.AggTrades.__init__": (
-                "30_exchange/trades.html#aggtrades.__init__",
-                "streamforge/exchange/trades.py",
+            "streamforge.exchange.files.CandleTable.__len__": (
+                "30_exchange/files.html#candletable.__len__",
+                "streamforge/exchange/files.py",
             ),
-            "streamforge.exchange.trades._ask": ("30_exchange/trades.html#_ask", "streamforge/exchange/trades.py"),
-            "streamforge.exchange.trades._first_id": ("30_exchange/trades.html#_first_id", "streamforge/exchange/trades.py"),
-            "streamforge.exchange.trades._next_id": ("30_exchange/trades.html#_next_id", "streamforge/exchange/trades.py"),
-            "streamforge.exchange.trades._page": ("30_exchange/trades.html#_page", "streamforge/exchange/trades.py"),
-            "streamforge.exchange.trades._read": ("30_exchange/trades.html#_read", "streamforge/exchange/trades.py"),
-            "streamforge.exchange.trades._until_hole": ("30_exchange/trades.html#_until_hole", "streamforge/exchange/trades.py"),
-            "streamforge.exchange.trades.agg_trades": ("30_exchange/trades.html#agg_trades", "streamforge/exchange/trades.py"),
-            "streamforge.exchange.trades.fill_trades": ("30_exchange/trades.html#fill_trades", "streamforge/exchange/trades.py"),
-            "streamforge.exchange.trades.trade_ids": ("30_exchange/trades.html#trade_ids", "streamforge/exchange/trades.py"),
+            "streamforge.exchange.files.CandleTable.span": (
+                "30_exchange/files.html#candletable.span",
+                "streamforge/exchange/files.py",
+            ),
+            "streamforge.exchange.files._checks": ("30_exchange/files.html#_checks", "streamforge/exchange/files.py"),
+            "streamforge.exchange.files._floats": ("30_exchange/files.html#_floats", "streamforge/exchange/files.py"),
+            "streamforge.exchange.files._load": ("30_exchange/files.html#_load", "streamforge/exchange/files.py"),
+            "streamforge.exchange.files._no_nulls": (
+                "30_exchange/files.html#_no_nulls",
+                "streamforge/exchange/files.py",
+            ),
+            "streamforge.exchange.files._order": ("30_exchange/files.html#_order", "streamforge/exchange/files.py"),
+            "streamforge.exchange.files._text_ms": ("30_exchange/files.html#_text_ms", "streamforge/exchange/files.py"),
+            "streamforge.exchange.files.candle_files": (
+                "30_exchange/files.html#candle_files",
+                "streamforge/exchange/files.py",
+            ),
+            "streamforge.exchange.files.infer_interval": (
+                "30_exchange/files.html#infer_interval",
+                "streamforge/exchange/files.py",
+            ),
+            "streamforge.exchange.files.read_file": (
+                "30_exchange/files.html#read_file",
+                "streamforge/exchange/files.py",
+            ),
+            "streamforge.exchange.files.read_folder": (
+                "30_exchange/files.html#read_folder",
+                "streamforge/exchange/files.py",
+            ),
+            "streamforge.exchange.files.times_to_ms": (
+                "30_exchange/files.html#times_to_ms",
+                "streamforge/exchange/files.py",
+            ),
+        },
+        "streamforge.exchange.simulator.app": {
+            "streamforge.exchange.simulator.app.Simulator": (
+                "30_exchange/simulator/app.html#simulator",
+                "streamforge/exchange/simulator/app.py",
+            ),
+            "streamforge.exchange.simulator.app.Simulator.__call__": (
+                "30_exchange/simulator/app.html#simulator.__call__",
+                "streamforge/exchange/simulator/app.py",
+            ),
+            "streamforge.exchange.simulator.app.Simulator.__init__": (
+                "30_exchange/simulator/app.html#simulator.__init__",
+                "streamforge/exchange/simulator/app.py",
+            ),
+            "streamforge.exchange.simulator.app.Simulator.market": (
+                "30_exchange/simulator/app.html#simulator.market",
+                "streamforge/exchange/simulator/app.py",
+            ),
+            "streamforge.exchange.simulator.app.Simulator.now": (
+                "30_exchange/simulator/app.html#simulator.now",
+                "streamforge/exchange/simulator/app.py",
+            ),
+            "streamforge.exchange.simulator.app.Simulator.open": (
+                "30_exchange/simulator/app.html#simulator.open",
+                "streamforge/exchange/simulator/app.py",
+            ),
+            "streamforge.exchange.simulator.app._Server": (
+                "30_exchange/simulator/app.html#_server",
+                "streamforge/exchange/simulator/app.py",
+            ),
+            "streamforge.exchange.simulator.app._Server.running": (
+                "30_exchange/simulator/app.html#_server.running",
+                "streamforge/exchange/simulator/app.py",
+            ),
+            "streamforge.exchange.simulator.app._answer": (
+                "30_exchange/simulator/app.html#_answer",
+                "streamforge/exchange/simulator/app.py",
+            ),
+            "streamforge.exchange.simulator.app._control": (
+                "30_exchange/simulator/app.html#_control",
+                "streamforge/exchange/simulator/app.py",
+            ),
+            "streamforge.exchange.simulator.app._cut_off": (
+                "30_exchange/simulator/app.html#_cut_off",
+                "streamforge/exchange/simulator/app.py",
+            ),
+            "streamforge.exchange.simulator.app._endpoint": (
+                "30_exchange/simulator/app.html#_endpoint",
+                "streamforge/exchange/simulator/app.py",
+            ),
+            "streamforge.exchange.simulator.app._entry": (
+                "30_exchange/simulator/app.html#_entry",
+                "streamforge/exchange/simulator/app.py",
+            ),
+            "streamforge.exchange.simulator.app._exchange_info": (
+                "30_exchange/simulator/app.html#_exchange_info",
+                "streamforge/exchange/simulator/app.py",
+            ),
+            "streamforge.exchange.simulator.app._holds_trades": (
+                "30_exchange/simulator/app.html#_holds_trades",
+                "streamforge/exchange/simulator/app.py",
+            ),
+            "streamforge.exchange.simulator.app._serve_page": (
+                "30_exchange/simulator/app.html#_serve_page",
+                "streamforge/exchange/simulator/app.py",
+            ),
+            "streamforge.exchange.simulator.app._set_clock": (
+                "30_exchange/simulator/app.html#_set_clock",
+                "streamforge/exchange/simulator/app.py",
+            ),
+            "streamforge.exchange.simulator.app._shown": (
+                "30_exchange/simulator/app.html#_shown",
+                "streamforge/exchange/simulator/app.py",
+            ),
+            "streamforge.exchange.simulator.app._too_much": (
+                "30_exchange/simulator/app.html#_too_much",
+                "streamforge/exchange/simulator/app.py",
+            ),
+            "streamforge.exchange.simulator.app.serve": (
+                "30_exchange/simulator/app.html#serve",
+                "streamforge/exchange/simulator/app.py",
+            ),
+        },
+        "streamforge.exchange.simulator.archive": {
+            "streamforge.exchange.simulator.archive.Archive": (
+                "30_exchange/simulator/archive.html#archive",
+                "streamforge/exchange/simulator/archive.py",
+            ),
+            "streamforge.exchange.simulator.archive.Archive.__init__": (
+                "30_exchange/simulator/archive.html#archive.__init__",
+                "streamforge/exchange/simulator/archive.py",
+            ),
+            "streamforge.exchange.simulator.archive.Archive._zip": (
+                "30_exchange/simulator/archive.html#archive._zip",
+                "streamforge/exchange/simulator/archive.py",
+            ),
+            "streamforge.exchange.simulator.archive.Archive.answer": (
+                "30_exchange/simulator/archive.html#archive.answer",
+                "streamforge/exchange/simulator/archive.py",
+            ),
+            "streamforge.exchange.simulator.archive.ArchiveName": (
+                "30_exchange/simulator/archive.html#archivename",
+                "streamforge/exchange/simulator/archive.py",
+            ),
+            "streamforge.exchange.simulator.archive._kline_csv": (
+                "30_exchange/simulator/archive.html#_kline_csv",
+                "streamforge/exchange/simulator/archive.py",
+            ),
+            "streamforge.exchange.simulator.archive._trade_csv": (
+                "30_exchange/simulator/archive.html#_trade_csv",
+                "streamforge/exchange/simulator/archive.py",
+            ),
+            "streamforge.exchange.simulator.archive._zipped": (
+                "30_exchange/simulator/archive.html#_zipped",
+                "streamforge/exchange/simulator/archive.py",
+            ),
+            "streamforge.exchange.simulator.archive.archive_name": (
+                "30_exchange/simulator/archive.html#archive_name",
+                "streamforge/exchange/simulator/archive.py",
+            ),
+            "streamforge.exchange.simulator.archive.archive_rows": (
+                "30_exchange/simulator/archive.html#archive_rows",
+                "streamforge/exchange/simulator/archive.py",
+            ),
+        },
+        "streamforge.exchange.simulator.book": {
+            "streamforge.exchange.simulator.book.Book": (
+                "30_exchange/simulator/book.html#book",
+                "streamforge/exchange/simulator/book.py",
+            ),
+            "streamforge.exchange.simulator.book.Book.__init__": (
+                "30_exchange/simulator/book.html#book.__init__",
+                "streamforge/exchange/simulator/book.py",
+            ),
+            "streamforge.exchange.simulator.book.Book.last_id": (
+                "30_exchange/simulator/book.html#book.last_id",
+                "streamforge/exchange/simulator/book.py",
+            ),
+            "streamforge.exchange.simulator.book.Book.middles": (
+                "30_exchange/simulator/book.html#book.middles",
+                "streamforge/exchange/simulator/book.py",
+            ),
+            "streamforge.exchange.simulator.book.Book.quantity": (
+                "30_exchange/simulator/book.html#book.quantity",
+                "streamforge/exchange/simulator/book.py",
+            ),
+            "streamforge.exchange.simulator.book.Book.tick_of": (
+                "30_exchange/simulator/book.html#book.tick_of",
+                "streamforge/exchange/simulator/book.py",
+            ),
+            "streamforge.exchange.simulator.book.Market": (
+                "30_exchange/simulator/book.html#market",
+                "streamforge/exchange/simulator/book.py",
+            ),
+            "streamforge.exchange.simulator.book.Market.__init__": (
+                "30_exchange/simulator/book.html#market.__init__",
+                "streamforge/exchange/simulator/book.py",
+            ),
+            "streamforge.exchange.simulator.book.Market.book": (
+                "30_exchange/simulator/book.html#market.book",
+                "streamforge/exchange/simulator/book.py",
+            ),
+            "streamforge.exchange.simulator.book.Market.pages": (
+                "30_exchange/simulator/book.html#market.pages",
+                "streamforge/exchange/simulator/book.py",
+            ),
+            "streamforge.exchange.simulator.book.Market.table": (
+                "30_exchange/simulator/book.html#market.table",
+                "streamforge/exchange/simulator/book.py",
+            ),
+            "streamforge.exchange.simulator.book.Market.trades": (
+                "30_exchange/simulator/book.html#market.trades",
+                "streamforge/exchange/simulator/book.py",
+            ),
+            "streamforge.exchange.simulator.book._hash": (
+                "30_exchange/simulator/book.html#_hash",
+                "streamforge/exchange/simulator/book.py",
+            ),
+            "streamforge.exchange.simulator.book._moved": (
+                "30_exchange/simulator/book.html#_moved",
+                "streamforge/exchange/simulator/book.py",
+            ),
+            "streamforge.exchange.simulator.book._pairs": (
+                "30_exchange/simulator/book.html#_pairs",
+                "streamforge/exchange/simulator/book.py",
+            ),
+            "streamforge.exchange.simulator.book.book_at": (
+                "30_exchange/simulator/book.html#book_at",
+                "streamforge/exchange/simulator/book.py",
+            ),
+            "streamforge.exchange.simulator.book.book_changes": (
+                "30_exchange/simulator/book.html#book_changes",
+                "streamforge/exchange/simulator/book.py",
+            ),
+            "streamforge.exchange.simulator.book.depth_events": (
+                "30_exchange/simulator/book.html#depth_events",
+                "streamforge/exchange/simulator/book.py",
+            ),
+            "streamforge.exchange.simulator.book.depth_snapshot": (
+                "30_exchange/simulator/book.html#depth_snapshot",
+                "streamforge/exchange/simulator/book.py",
+            ),
+            "streamforge.exchange.simulator.book.level_below": (
+                "30_exchange/simulator/book.html#level_below",
+                "streamforge/exchange/simulator/book.py",
+            ),
+            "streamforge.exchange.simulator.book.level_price": (
+                "30_exchange/simulator/book.html#level_price",
+                "streamforge/exchange/simulator/book.py",
+            ),
+        },
+        "streamforge.exchange.simulator.candles": {
+            "streamforge.exchange.simulator.candles.Pages": (
+                "30_exchange/simulator/candles.html#pages",
+                "streamforge/exchange/simulator/candles.py",
+            ),
+            "streamforge.exchange.simulator.candles.Pages.__init__": (
+                "30_exchange/simulator/candles.html#pages.__init__",
+                "streamforge/exchange/simulator/candles.py",
+            ),
+            "streamforge.exchange.simulator.candles.Pages._render": (
+                "30_exchange/simulator/candles.html#pages._render",
+                "streamforge/exchange/simulator/candles.py",
+            ),
+            "streamforge.exchange.simulator.candles.Pages.forming": (
+                "30_exchange/simulator/candles.html#pages.forming",
+                "streamforge/exchange/simulator/candles.py",
+            ),
+            "streamforge.exchange.simulator.candles.Pages.rows": (
+                "30_exchange/simulator/candles.html#pages.rows",
+                "streamforge/exchange/simulator/candles.py",
+            ),
+            "streamforge.exchange.simulator.candles.Pages.select": (
+                "30_exchange/simulator/candles.html#pages.select",
+                "streamforge/exchange/simulator/candles.py",
+            ),
+            "streamforge.exchange.simulator.candles._added": (
+                "30_exchange/simulator/candles.html#_added",
+                "streamforge/exchange/simulator/candles.py",
+            ),
+            "streamforge.exchange.simulator.candles._optional": (
+                "30_exchange/simulator/candles.html#_optional",
+                "streamforge/exchange/simulator/candles.py",
+            ),
+            "streamforge.exchange.simulator.candles.decimals": (
+                "30_exchange/simulator/candles.html#decimals",
+                "streamforge/exchange/simulator/candles.py",
+            ),
+            "streamforge.exchange.simulator.candles.places": (
+                "30_exchange/simulator/candles.html#places",
+                "streamforge/exchange/simulator/candles.py",
+            ),
+            "streamforge.exchange.simulator.candles.resampled": (
+                "30_exchange/simulator/candles.html#resampled",
+                "streamforge/exchange/simulator/candles.py",
+            ),
+        },
+        "streamforge.exchange.simulator.clock": {
+            "streamforge.exchange.simulator.clock.MarketClock": (
+                "30_exchange/simulator/clock.html#marketclock",
+                "streamforge/exchange/simulator/clock.py",
+            ),
+            "streamforge.exchange.simulator.clock.MarketClock.__init__": (
+                "30_exchange/simulator/clock.html#marketclock.__init__",
+                "streamforge/exchange/simulator/clock.py",
+            ),
+            "streamforge.exchange.simulator.clock.MarketClock.ms": (
+                "30_exchange/simulator/clock.html#marketclock.ms",
+                "streamforge/exchange/simulator/clock.py",
+            ),
+            "streamforge.exchange.simulator.clock.MarketClock.now": (
+                "30_exchange/simulator/clock.html#marketclock.now",
+                "streamforge/exchange/simulator/clock.py",
+            ),
+            "streamforge.exchange.simulator.clock.MarketClock.runs": (
+                "30_exchange/simulator/clock.html#marketclock.runs",
+                "streamforge/exchange/simulator/clock.py",
+            ),
+            "streamforge.exchange.simulator.clock.MarketClock.set": (
+                "30_exchange/simulator/clock.html#marketclock.set",
+                "streamforge/exchange/simulator/clock.py",
+            ),
+            "streamforge.exchange.simulator.clock.MarketClock.wait": (
+                "30_exchange/simulator/clock.html#marketclock.wait",
+                "streamforge/exchange/simulator/clock.py",
+            ),
+        },
+        "streamforge.exchange.simulator.events": {
+            "streamforge.exchange.simulator.events._growing": (
+                "30_exchange/simulator/events.html#_growing",
+                "streamforge/exchange/simulator/events.py",
+            ),
+            "streamforge.exchange.simulator.events._kline": (
+                "30_exchange/simulator/events.html#_kline",
+                "streamforge/exchange/simulator/events.py",
+            ),
+            "streamforge.exchange.simulator.events.kline_events": (
+                "30_exchange/simulator/events.html#kline_events",
+                "streamforge/exchange/simulator/events.py",
+            ),
+            "streamforge.exchange.simulator.events.stream_events": (
+                "30_exchange/simulator/events.html#stream_events",
+                "streamforge/exchange/simulator/events.py",
+            ),
+            "streamforge.exchange.simulator.events.trade_events": (
+                "30_exchange/simulator/events.html#trade_events",
+                "streamforge/exchange/simulator/events.py",
+            ),
+        },
+        "streamforge.exchange.simulator.faults": {
+            "streamforge.exchange.simulator.faults.Fault": (
+                "30_exchange/simulator/faults.html#fault",
+                "streamforge/exchange/simulator/faults.py",
+            ),
+            "streamforge.exchange.simulator.faults.Fault.where": (
+                "30_exchange/simulator/faults.html#fault.where",
+                "streamforge/exchange/simulator/faults.py",
+            ),
+            "streamforge.exchange.simulator.faults.Faults": (
+                "30_exchange/simulator/faults.html#faults",
+                "streamforge/exchange/simulator/faults.py",
+            ),
+            "streamforge.exchange.simulator.faults.Faults.__init__": (
+                "30_exchange/simulator/faults.html#faults.__init__",
+                "streamforge/exchange/simulator/faults.py",
+            ),
+            "streamforge.exchange.simulator.faults.Faults.add": (
+                "30_exchange/simulator/faults.html#faults.add",
+                "streamforge/exchange/simulator/faults.py",
+            ),
+            "streamforge.exchange.simulator.faults.Faults.clear": (
+                "30_exchange/simulator/faults.html#faults.clear",
+                "streamforge/exchange/simulator/faults.py",
+            ),
+            "streamforge.exchange.simulator.faults.Faults.left": (
+                "30_exchange/simulator/faults.html#faults.left",
+                "streamforge/exchange/simulator/faults.py",
+            ),
+            "streamforge.exchange.simulator.faults.Faults.strike": (
+                "30_exchange/simulator/faults.html#faults.strike",
+                "streamforge/exchange/simulator/faults.py",
+            ),
+            "streamforge.exchange.simulator.faults.Meter": (
+                "30_exchange/simulator/faults.html#meter",
+                "streamforge/exchange/simulator/faults.py",
+            ),
+            "streamforge.exchange.simulator.faults.Meter.__init__": (
+                "30_exchange/simulator/faults.html#meter.__init__",
+                "streamforge/exchange/simulator/faults.py",
+            ),
+            "streamforge.exchange.simulator.faults.Meter.close": (
+                "30_exchange/simulator/faults.html#meter.close",
+                "streamforge/exchange/simulator/faults.py",
+            ),
+            "streamforge.exchange.simulator.faults.Meter.take": (
+                "30_exchange/simulator/faults.html#meter.take",
+                "streamforge/exchange/simulator/faults.py",
+            ),
+            "streamforge.exchange.simulator.faults.Struck": (
+                "30_exchange/simulator/faults.html#struck",
+                "streamforge/exchange/simulator/faults.py",
+            ),
+            "streamforge.exchange.simulator.faults._meets": (
+                "30_exchange/simulator/faults.html#_meets",
+                "streamforge/exchange/simulator/faults.py",
+            ),
+            "streamforge.exchange.simulator.faults.spoil": (
+                "30_exchange/simulator/faults.html#spoil",
+                "streamforge/exchange/simulator/faults.py",
+            ),
+        },
+        "streamforge.exchange.simulator.rest": {
+            "streamforge.exchange.simulator.rest.Answer": (
+                "30_exchange/simulator/rest.html#answer",
+                "streamforge/exchange/simulator/rest.py",
+            ),
+            "streamforge.exchange.simulator.rest._span": (
+                "30_exchange/simulator/rest.html#_span",
+                "streamforge/exchange/simulator/rest.py",
+            ),
+            "streamforge.exchange.simulator.rest.agg_trades": (
+                "30_exchange/simulator/rest.html#agg_trades",
+                "streamforge/exchange/simulator/rest.py",
+            ),
+            "streamforge.exchange.simulator.rest.answered": (
+                "30_exchange/simulator/rest.html#answered",
+                "streamforge/exchange/simulator/rest.py",
+            ),
+            "streamforge.exchange.simulator.rest.checked": (
+                "30_exchange/simulator/rest.html#checked",
+                "streamforge/exchange/simulator/rest.py",
+            ),
+            "streamforge.exchange.simulator.rest.depth": (
+                "30_exchange/simulator/rest.html#depth",
+                "streamforge/exchange/simulator/rest.py",
+            ),
+            "streamforge.exchange.simulator.rest.klines": (
+                "30_exchange/simulator/rest.html#klines",
+                "streamforge/exchange/simulator/rest.py",
+            ),
+            "streamforge.exchange.simulator.rest.refused": (
+                "30_exchange/simulator/rest.html#refused",
+                "streamforge/exchange/simulator/rest.py",
+            ),
+            "streamforge.exchange.simulator.rest.weight_of": (
+                "30_exchange/simulator/rest.html#weight_of",
+                "streamforge/exchange/simulator/rest.py",
+            ),
+        },
+        "streamforge.exchange.simulator.streams": {
+            "streamforge.exchange.simulator.streams.StreamRules": (
+                "30_exchange/simulator/streams.html#streamrules",
+                "streamforge/exchange/simulator/streams.py",
+            ),
+            "streamforge.exchange.simulator.streams.Streams": (
+                "30_exchange/simulator/streams.html#streams",
+                "streamforge/exchange/simulator/streams.py",
+            ),
+            "streamforge.exchange.simulator.streams.Streams.__call__": (
+                "30_exchange/simulator/streams.html#streams.__call__",
+                "streamforge/exchange/simulator/streams.py",
+            ),
+            "streamforge.exchange.simulator.streams.Streams.__init__": (
+                "30_exchange/simulator/streams.html#streams.__init__",
+                "streamforge/exchange/simulator/streams.py",
+            ),
+            "streamforge.exchange.simulator.streams._Connection": (
+                "30_exchange/simulator/streams.html#_connection",
+                "streamforge/exchange/simulator/streams.py",
+            ),
+            "streamforge.exchange.simulator.streams._Connection.__init__": (
+                "30_exchange/simulator/streams.html#_connection.__init__",
+                "streamforge/exchange/simulator/streams.py",
+            ),
+            "streamforge.exchange.simulator.streams._Connection._age": (
+                "30_exchange/simulator/streams.html#_connection._age",
+                "streamforge/exchange/simulator/streams.py",
+            ),
+            "streamforge.exchange.simulator.streams._Connection._between": (
+                "30_exchange/simulator/streams.html#_connection._between",
+                "streamforge/exchange/simulator/streams.py",
+            ),
+            "streamforge.exchange.simulator.streams._Connection._deliver": (
+                "30_exchange/simulator/streams.html#_connection._deliver",
+                "streamforge/exchange/simulator/streams.py",
+            ),
+            "streamforge.exchange.simulator.streams._Connection._listen": (
+                "30_exchange/simulator/streams.html#_connection._listen",
+                "streamforge/exchange/simulator/streams.py",
+            ),
+            "streamforge.exchange.simulator.streams._Connection._mute": (
+                "30_exchange/simulator/streams.html#_connection._mute",
+                "streamforge/exchange/simulator/streams.py",
+            ),
+            "streamforge.exchange.simulator.streams._Connection._play": (
+                "30_exchange/simulator/streams.html#_connection._play",
+                "streamforge/exchange/simulator/streams.py",
+            ),
+            "streamforge.exchange.simulator.streams._Connection._rest": (
+                "30_exchange/simulator/streams.html#_connection._rest",
+                "streamforge/exchange/simulator/streams.py",
+            ),
+            "streamforge.exchange.simulator.streams._Connection._shutdown": (
+                "30_exchange/simulator/streams.html#_connection._shutdown",
+                "streamforge/exchange/simulator/streams.py",
+            ),
+            "streamforge.exchange.simulator.streams._Connection._suffer": (
+                "30_exchange/simulator/streams.html#_connection._suffer",
+                "streamforge/exchange/simulator/streams.py",
+            ),
+            "streamforge.exchange.simulator.streams._Connection._write": (
+                "30_exchange/simulator/streams.html#_connection._write",
+                "streamforge/exchange/simulator/streams.py",
+            ),
+            "streamforge.exchange.simulator.streams._Connection.close": (
+                "30_exchange/simulator/streams.html#_connection.close",
+                "streamforge/exchange/simulator/streams.py",
+            ),
+            "streamforge.exchange.simulator.streams._Connection.run": (
+                "30_exchange/simulator/streams.html#_connection.run",
+                "streamforge/exchange/simulator/streams.py",
+            ),
+            "streamforge.exchange.simulator.streams._Ended": (
+                "30_exchange/simulator/streams.html#_ended",
+                "streamforge/exchange/simulator/streams.py",
+            ),
+            "streamforge.exchange.simulator.streams._Mischief": (
+                "30_exchange/simulator/streams.html#_mischief",
+                "streamforge/exchange/simulator/streams.py",
+            ),
+            "streamforge.exchange.simulator.streams._Mischief.__init__": (
+                "30_exchange/simulator/streams.html#_mischief.__init__",
+                "streamforge/exchange/simulator/streams.py",
+            ),
+            "streamforge.exchange.simulator.streams._Mischief.none": (
+                "30_exchange/simulator/streams.html#_mischief.none",
+                "streamforge/exchange/simulator/streams.py",
+            ),
+            "streamforge.exchange.simulator.streams._Mischief.strike": (
+                "30_exchange/simulator/streams.html#_mischief.strike",
+                "streamforge/exchange/simulator/streams.py",
+            ),
+            "streamforge.exchange.simulator.streams._deny": (
+                "30_exchange/simulator/streams.html#_deny",
+                "streamforge/exchange/simulator/streams.py",
+            ),
+            "streamforge.exchange.simulator.streams._wrapped": (
+                "30_exchange/simulator/streams.html#_wrapped",
+                "streamforge/exchange/simulator/streams.py",
+            ),
+        },
+        "streamforge.exchange.simulator.trades": {
+            "streamforge.exchange.simulator.trades.CandleTrades": (
+                "30_exchange/simulator/trades.html#candletrades",
+                "streamforge/exchange/simulator/trades.py",
+            ),
+            "streamforge.exchange.simulator.trades.CandleTrades.__init__": (
+                "30_exchange/simulator/trades.html#candletrades.__init__",
+                "streamforge/exchange/simulator/trades.py",
+            ),
+            "streamforge.exchange.simulator.trades.CandleTrades._buyers": (
+                "30_exchange/simulator/trades.html#candletrades._buyers",
+                "streamforge/exchange/simulator/trades.py",
+            ),
+            "streamforge.exchange.simulator.trades.CandleTrades.columns": (
+                "30_exchange/simulator/trades.html#candletrades.columns",
+                "streamforge/exchange/simulator/trades.py",
+            ),
+            "streamforge.exchange.simulator.trades.CandleTrades.index_at": (
+                "30_exchange/simulator/trades.html#candletrades.index_at",
+                "streamforge/exchange/simulator/trades.py",
+            ),
+            "streamforge.exchange.simulator.trades.FileTrades": (
+                "30_exchange/simulator/trades.html#filetrades",
+                "streamforge/exchange/simulator/trades.py",
+            ),
+            "streamforge.exchange.simulator.trades.FileTrades.__init__": (
+                "30_exchange/simulator/trades.html#filetrades.__init__",
+                "streamforge/exchange/simulator/trades.py",
+            ),
+            "streamforge.exchange.simulator.trades.FileTrades.columns": (
+                "30_exchange/simulator/trades.html#filetrades.columns",
+                "streamforge/exchange/simulator/trades.py",
+            ),
+            "streamforge.exchange.simulator.trades.FileTrades.index_at": (
+                "30_exchange/simulator/trades.html#filetrades.index_at",
+                "streamforge/exchange/simulator/trades.py",
+            ),
+            "streamforge.exchange.simulator.trades.TradeColumns": (
+                "30_exchange/simulator/trades.html#tradecolumns",
+                "streamforge/exchange/simulator/trades.py",
+            ),
+            "streamforge.exchange.simulator.trades.TradeColumns.__len__": (
+                "30_exchange/simulator/trades.html#tradecolumns.__len__",
+                "streamforge/exchange/simulator/trades.py",
+            ),
+            "streamforge.exchange.simulator.trades.TradePages": (
+                "30_exchange/simulator/trades.html#tradepages",
+                "streamforge/exchange/simulator/trades.py",
+            ),
+            "streamforge.exchange.simulator.trades.TradePages.__init__": (
+                "30_exchange/simulator/trades.html#tradepages.__init__",
+                "streamforge/exchange/simulator/trades.py",
+            ),
+            "streamforge.exchange.simulator.trades.TradePages.block": (
+                "30_exchange/simulator/trades.html#tradepages.block",
+                "streamforge/exchange/simulator/trades.py",
+            ),
+            "streamforge.exchange.simulator.trades.TradePages.columns": (
+                "30_exchange/simulator/trades.html#tradepages.columns",
+                "streamforge/exchange/simulator/trades.py",
+            ),
+            "streamforge.exchange.simulator.trades.TradePages.rows": (
+                "30_exchange/simulator/trades.html#tradepages.rows",
+                "streamforge/exchange/simulator/trades.py",
+            ),
+            "streamforge.exchange.simulator.trades.TradeSource": (
+                "30_exchange/simulator/trades.html#tradesource",
+                "streamforge/exchange/simulator/trades.py",
+            ),
+            "streamforge.exchange.simulator.trades.TradeSource.columns": (
+                "30_exchange/simulator/trades.html#tradesource.columns",
+                "streamforge/exchange/simulator/trades.py",
+            ),
+            "streamforge.exchange.simulator.trades.TradeSource.index_at": (
+                "30_exchange/simulator/trades.html#tradesource.index_at",
+                "streamforge/exchange/simulator/trades.py",
+            ),
+            "streamforge.exchange.simulator.trades._mixed": (
+                "30_exchange/simulator/trades.html#_mixed",
+                "streamforge/exchange/simulator/trades.py",
+            ),
+            "streamforge.exchange.simulator.trades._path": (
+                "30_exchange/simulator/trades.html#_path",
+                "streamforge/exchange/simulator/trades.py",
+            ),
+            "streamforge.exchange.simulator.trades._split": (
+                "30_exchange/simulator/trades.html#_split",
+                "streamforge/exchange/simulator/trades.py",
+            ),
+            "streamforge.exchange.simulator.trades.candles_from": (
+                "30_exchange/simulator/trades.html#candles_from",
+                "streamforge/exchange/simulator/trades.py",
+            ),
+            "streamforge.exchange.simulator.trades.uniform": (
+                "30_exchange/simulator/trades.html#uniform",
+                "streamforge/exchange/simulator/trades.py",
+            ),
+        },
+        "streamforge.exchange.simulator.wire": {
+            "streamforge.exchange.simulator.wire.Wire": (
+                "30_exchange/simulator/wire.html#wire",
+                "streamforge/exchange/simulator/wire.py",
+            ),
+            "streamforge.exchange.simulator.wire.Wire.handle_connect": (
+                "30_exchange/simulator/wire.html#wire.handle_connect",
+                "streamforge/exchange/simulator/wire.py",
+            ),
+            "streamforge.exchange.simulator.wire.Wire.send": (
+                "30_exchange/simulator/wire.html#wire.send",
+                "streamforge/exchange/simulator/wire.py",
+            ),
+            "streamforge.exchange.simulator.wire.stream_reply": (
+                "30_exchange/simulator/wire.html#stream_reply",
+                "streamforge/exchange/simulator/wire.py",
+            ),
+            "streamforge.exchange.simulator.wire.text_frame": (
+                "30_exchange/simulator/wire.html#text_frame",
+                "streamforge/exchange/simulator/wire.py",
+            ),
         },
         "streamforge.features.audit": {
             "streamforge.features.audit.Leak": ("40_features/audit.html#leak", "streamforge/features/audit.py"),
-            "streamforge.features.audit.Leak.__str__": ("40_features/audit.html#leak.__str__", "streamforge/features/audit.py"),
-            "streamforge.features.audit._differences": ("40_features/audit.html#_differences", "streamforge/features/audit.py"),
-            "streamforge.features.audit._other_future": ("40_features/audit.html#_other_future", "streamforge/features/audit.py"),
+            "streamforge.features.audit.Leak.__str__": (
+                "40_features/audit.html#leak.__str__",
+                "streamforge/features/audit.py",
+            ),
+            "streamforge.features.audit._differences": (
+                "40_features/audit.html#_differences",
+                "streamforge/features/audit.py",
+            ),
+            "streamforge.features.audit._other_future": (
+                "40_features/audit.html#_other_future",
+                "streamforge/features/audit.py",
+            ),
             "streamforge.features.audit._places": ("40_features/audit.html#_places", "streamforge/features/audit.py"),
             "streamforge.features.audit._prefix": ("40_features/audit.html#_prefix", "streamforge/features/audit.py"),
-            "streamforge.features.audit._reordered": ("40_features/audit.html#_reordered", "streamforge/features/audit.py"),
+            "streamforge.features.audit._reordered": (
+                "40_features/audit.html#_reordered",
+                "streamforge/features/audit.py",
+            ),
             "streamforge.features.audit._rows": ("40_features/audit.html#_rows", "streamforge/features/audit.py"),
             "streamforge.features.audit.audit": ("40_features/audit.html#audit", "streamforge/features/audit.py"),
         },
         "streamforge.features.books": {
             "streamforge.features.books._check": ("40_features/books.html#_check", "streamforge/features/books.py"),
-            "streamforge.features.books.imbalance": ("40_features/books.html#imbalance", "streamforge/features/books.py"),
-            "streamforge.features.books.liquidity": ("40_features/books.html#liquidity", "streamforge/features/books.py"),
-            "streamforge.features.books.microprice": ("40_features/books.html#microprice", "streamforge/features/books.py"),
+            "streamforge.features.books.imbalance": (
+                "40_features/books.html#imbalance",
+                "streamforge/features/books.py",
+            ),
+            "streamforge.features.books.liquidity": (
+                "40_features/books.html#liquidity",
+                "streamforge/features/books.py",
+            ),
+            "streamforge.features.books.microprice": (
+                "40_features/books.html#microprice",
+                "streamforge/features/books.py",
+            ),
         },
         "streamforge.features.decimals": {
-            "streamforge.features.decimals._units": ("40_features/decimals.html#_units", "streamforge/features/decimals.py"),
+            "streamforge.features.decimals._units": (
+                "40_features/decimals.html#_units",
+                "streamforge/features/decimals.py",
+            ),
             "streamforge.features.decimals.add_amounts": (
                 "40_features/decimals.html#add_amounts",
                 "streamforge/features/decimals.py",
             ),
-            "streamforge.features.decimals.carry": ("40_features/decimals.html#carry", "streamforge/features/decimals.py"),
-            "streamforge.features.decimals.limbs": ("40_features/decimals.html#limbs", "streamforge/features/decimals.py"),
-            "streamforge.features.decimals.nearest": ("40_features/decimals.html#nearest", "streamforge/features/decimals.py"),
+            "streamforge.features.decimals.carry": (
+                "40_features/decimals.html#carry",
+                "streamforge/features/decimals.py",
+            ),
+            "streamforge.features.decimals.limbs": (
+                "40_features/decimals.html#limbs",
+                "streamforge/features/decimals.py",
+            ),
+            "streamforge.features.decimals.nearest": (
+                "40_features/decimals.html#nearest",
+                "streamforge/features/decimals.py",
+            ),
             "streamforge.features.decimals.price_steps": (
                 "40_features/decimals.html#price_steps",
                 "streamforge/features/decimals.py",
@@ -2540,34 +3818,64 @@ d = {
                 "streamforge/features/frame.py",
             ),
             "streamforge.features.frame.Panel": ("40_features/frame.html#panel", "streamforge/features/frame.py"),
-            "streamforge.features.frame.Panel.__len__": ("40_features/frame.html#panel.__len__", "streamforge/features/frame.py"),
+            "streamforge.features.frame.Panel.__len__": (
+                "40_features/frame.html#panel.__len__",
+                "streamforge/features/frame.py",
+            ),
             "streamforge.features.frame.Panel.from_arrays": (
                 "40_features/frame.html#panel.from_arrays",
                 "streamforge/features/frame.py",
             ),
-            "streamforge.features.frame.Panel.rows": ("40_features/frame.html#panel.rows", "streamforge/features/frame.py"),
-            "streamforge.features.frame.Panel.slice": ("40_features/frame.html#panel.slice", "streamforge/features/frame.py"),
+            "streamforge.features.frame.Panel.rows": (
+                "40_features/frame.html#panel.rows",
+                "streamforge/features/frame.py",
+            ),
+            "streamforge.features.frame.Panel.slice": (
+                "40_features/frame.html#panel.slice",
+                "streamforge/features/frame.py",
+            ),
             "streamforge.features.frame.Panel.to_arrays": (
                 "40_features/frame.html#panel.to_arrays",
                 "streamforge/features/frame.py",
             ),
             "streamforge.features.frame.Scaler": ("40_features/frame.html#scaler", "streamforge/features/frame.py"),
-            "streamforge.features.frame.Scaler.apply": ("40_features/frame.html#scaler.apply", "streamforge/features/frame.py"),
-            "streamforge.features.frame.Scaler.fit": ("40_features/frame.html#scaler.fit", "streamforge/features/frame.py"),
-            "streamforge.features.frame.Scaler.of": ("40_features/frame.html#scaler.of", "streamforge/features/frame.py"),
+            "streamforge.features.frame.Scaler.apply": (
+                "40_features/frame.html#scaler.apply",
+                "streamforge/features/frame.py",
+            ),
+            "streamforge.features.frame.Scaler.fit": (
+                "40_features/frame.html#scaler.fit",
+                "streamforge/features/frame.py",
+            ),
+            "streamforge.features.frame.Scaler.of": (
+                "40_features/frame.html#scaler.of",
+                "streamforge/features/frame.py",
+            ),
             "streamforge.features.frame.Scaler.parameters": (
                 "40_features/frame.html#scaler.parameters",
                 "streamforge/features/frame.py",
             ),
-            "streamforge.features.frame._check_candle": ("40_features/frame.html#_check_candle", "streamforge/features/frame.py"),
+            "streamforge.features.frame._check_candle": (
+                "40_features/frame.html#_check_candle",
+                "streamforge/features/frame.py",
+            ),
             "streamforge.features.frame._check_candles": (
                 "40_features/frame.html#_check_candles",
                 "streamforge/features/frame.py",
             ),
             "streamforge.features.frame._column": ("40_features/frame.html#_column", "streamforge/features/frame.py"),
-            "streamforge.features.frame._first_bad": ("40_features/frame.html#_first_bad", "streamforge/features/frame.py"),
-            "streamforge.features.frame._indicators": ("40_features/frame.html#_indicators", "streamforge/features/frame.py"),
-            "streamforge.features.frame._read_state": ("40_features/frame.html#_read_state", "streamforge/features/frame.py"),
+            "streamforge.features.frame._first_bad": (
+                "40_features/frame.html#_first_bad",
+                "streamforge/features/frame.py",
+            ),
+            "streamforge.features.frame._indicators": (
+                "40_features/frame.html#_indicators",
+                "streamforge/features/frame.py",
+            ),
+            "streamforge.features.frame._read_state": (
+                "40_features/frame.html#_read_state",
+                "streamforge/features/frame.py",
+            ),
             "streamforge.features.frame.features": ("40_features/frame.html#features", "streamforge/features/frame.py"),
             "streamforge.features.frame.panel_of": ("40_features/frame.html#panel_of", "streamforge/features/frame.py"),
         },
@@ -2642,8 +3950,14 @@ d = {
             ),
         },
         "streamforge.features.program": {
-            "streamforge.features.program._operation": ("40_features/program.html#_operation", "streamforge/features/program.py"),
-            "streamforge.features.program.program": ("40_features/program.html#program", "streamforge/features/program.py"),
+            "streamforge.features.program._operation": (
+                "40_features/program.html#_operation",
+                "streamforge/features/program.py",
+            ),
+            "streamforge.features.program.program": (
+                "40_features/program.html#program",
+                "streamforge/features/program.py",
+            ),
         },
         "streamforge.features.trades": {
             "streamforge.features.trades.TradeCandles": (
@@ -2674,23 +3988,38 @@ d = {
                 "40_features/trades.html#tradecandles.update",
                 "streamforge/features/trades.py",
             ),
-            "streamforge.features.trades._add_trade": ("40_features/trades.html#_add_trade", "streamforge/features/trades.py"),
-            "streamforge.features.trades._advance": ("40_features/trades.html#_advance", "streamforge/features/trades.py"),
+            "streamforge.features.trades._add_trade": (
+                "40_features/trades.html#_add_trade",
+                "streamforge/features/trades.py",
+            ),
+            "streamforge.features.trades._advance": (
+                "40_features/trades.html#_advance",
+                "streamforge/features/trades.py",
+            ),
             "streamforge.features.trades._advance_all": (
                 "40_features/trades.html#_advance_all",
                 "streamforge/features/trades.py",
             ),
             "streamforge.features.trades._begin": ("40_features/trades.html#_begin", "streamforge/features/trades.py"),
-            "streamforge.features.trades._candles": ("40_features/trades.html#_candles", "streamforge/features/trades.py"),
+            "streamforge.features.trades._candles": (
+                "40_features/trades.html#_candles",
+                "streamforge/features/trades.py",
+            ),
             "streamforge.features.trades._carry": ("40_features/trades.html#_carry", "streamforge/features/trades.py"),
             "streamforge.features.trades._emit": ("40_features/trades.html#_emit", "streamforge/features/trades.py"),
-            "streamforge.features.trades._first_bad": ("40_features/trades.html#_first_bad", "streamforge/features/trades.py"),
+            "streamforge.features.trades._first_bad": (
+                "40_features/trades.html#_first_bad",
+                "streamforge/features/trades.py",
+            ),
             "streamforge.features.trades._row": ("40_features/trades.html#_row", "streamforge/features/trades.py"),
             "streamforge.features.trades.candles_of_trades": (
                 "40_features/trades.html#candles_of_trades",
                 "streamforge/features/trades.py",
             ),
-            "streamforge.features.trades.open_times": ("40_features/trades.html#open_times", "streamforge/features/trades.py"),
+            "streamforge.features.trades.open_times": (
+                "40_features/trades.html#open_times",
+                "streamforge/features/trades.py",
+            ),
             "streamforge.features.trades.trade_columns": (
                 "40_features/trades.html#trade_columns",
                 "streamforge/features/trades.py",
@@ -2746,7 +4075,10 @@ d = {
             "streamforge.graph.card.unpack": ("41_graph/card.html#unpack", "streamforge/graph/card.py"),
         },
         "streamforge.graph.model": {
-            "streamforge.graph.model.GATv2Classifier": ("41_graph/model.html#gatv2classifier", "streamforge/graph/model.py"),
+            "streamforge.graph.model.GATv2Classifier": (
+                "41_graph/model.html#gatv2classifier",
+                "streamforge/graph/model.py",
+            ),
             "streamforge.graph.model.GATv2Classifier.__init__": (
                 "41_graph/model.html#gatv2classifier.__init__",
                 "streamforge/graph/model.py",
@@ -2766,7 +4098,10 @@ d = {
                 "41_graph/predict.html#predictor.history",
                 "streamforge/graph/predict.py",
             ),
-            "streamforge.graph.predict.Predictor.load": ("41_graph/predict.html#predictor.load", "streamforge/graph/predict.py"),
+            "streamforge.graph.predict.Predictor.load": (
+                "41_graph/predict.html#predictor.load",
+                "streamforge/graph/predict.py",
+            ),
             "streamforge.graph.predict.Predictor.predict_row": (
                 "41_graph/predict.html#predictor.predict_row",
                 "streamforge/graph/predict.py",
@@ -2780,18 +4115,30 @@ d = {
             "streamforge.graph.predict.stack": ("41_graph/predict.html#stack", "streamforge/graph/predict.py"),
         },
         "streamforge.graph.relations": {
-            "streamforge.graph.relations._centred": ("41_graph/relations.html#_centred", "streamforge/graph/relations.py"),
+            "streamforge.graph.relations._centred": (
+                "41_graph/relations.html#_centred",
+                "streamforge/graph/relations.py",
+            ),
             "streamforge.graph.relations._pair": ("41_graph/relations.html#_pair", "streamforge/graph/relations.py"),
             "streamforge.graph.relations.correlations": (
                 "41_graph/relations.html#correlations",
                 "streamforge/graph/relations.py",
             ),
             "streamforge.graph.relations.edges": ("41_graph/relations.html#edges", "streamforge/graph/relations.py"),
-            "streamforge.graph.relations.log_returns": ("41_graph/relations.html#log_returns", "streamforge/graph/relations.py"),
-            "streamforge.graph.relations.neighbours": ("41_graph/relations.html#neighbours", "streamforge/graph/relations.py"),
+            "streamforge.graph.relations.log_returns": (
+                "41_graph/relations.html#log_returns",
+                "streamforge/graph/relations.py",
+            ),
+            "streamforge.graph.relations.neighbours": (
+                "41_graph/relations.html#neighbours",
+                "streamforge/graph/relations.py",
+            ),
         },
         "streamforge.graph.snapshots": {
-            "streamforge.graph.snapshots.Snapshots": ("41_graph/snapshots.html#snapshots", "streamforge/graph/snapshots.py"),
+            "streamforge.graph.snapshots.Snapshots": (
+                "41_graph/snapshots.html#snapshots",
+                "streamforge/graph/snapshots.py",
+            ),
             "streamforge.graph.snapshots.Snapshots.__len__": (
                 "41_graph/snapshots.html#snapshots.__len__",
                 "streamforge/graph/snapshots.py",
@@ -2805,18 +4152,33 @@ d = {
                 "streamforge/graph/snapshots.py",
             ),
             "streamforge.graph.snapshots.Split": ("41_graph/snapshots.html#split", "streamforge/graph/snapshots.py"),
-            "streamforge.graph.snapshots._graphs": ("41_graph/snapshots.html#_graphs", "streamforge/graph/snapshots.py"),
+            "streamforge.graph.snapshots._graphs": (
+                "41_graph/snapshots.html#_graphs",
+                "streamforge/graph/snapshots.py",
+            ),
             "streamforge.graph.snapshots.build": ("41_graph/snapshots.html#build", "streamforge/graph/snapshots.py"),
-            "streamforge.graph.snapshots.disjoint": ("41_graph/snapshots.html#disjoint", "streamforge/graph/snapshots.py"),
-            "streamforge.graph.snapshots.edge_rows": ("41_graph/snapshots.html#edge_rows", "streamforge/graph/snapshots.py"),
+            "streamforge.graph.snapshots.disjoint": (
+                "41_graph/snapshots.html#disjoint",
+                "streamforge/graph/snapshots.py",
+            ),
+            "streamforge.graph.snapshots.edge_rows": (
+                "41_graph/snapshots.html#edge_rows",
+                "streamforge/graph/snapshots.py",
+            ),
             "streamforge.graph.snapshots.labels": ("41_graph/snapshots.html#labels", "streamforge/graph/snapshots.py"),
-            "streamforge.graph.snapshots.samples": ("41_graph/snapshots.html#samples", "streamforge/graph/snapshots.py"),
+            "streamforge.graph.snapshots.samples": (
+                "41_graph/snapshots.html#samples",
+                "streamforge/graph/snapshots.py",
+            ),
             "streamforge.graph.snapshots.split": ("41_graph/snapshots.html#split", "streamforge/graph/snapshots.py"),
         },
         "streamforge.graph.train": {
             "streamforge.graph.train.GnnResult": ("41_graph/train.html#gnnresult", "streamforge/graph/train.py"),
             "streamforge.graph.train.Stretch": ("41_graph/train.html#stretch", "streamforge/graph/train.py"),
-            "streamforge.graph.train.Stretch.batch": ("41_graph/train.html#stretch.batch", "streamforge/graph/train.py"),
+            "streamforge.graph.train.Stretch.batch": (
+                "41_graph/train.html#stretch.batch",
+                "streamforge/graph/train.py",
+            ),
             "streamforge.graph.train._by_symbol": ("41_graph/train.html#_by_symbol", "streamforge/graph/train.py"),
             "streamforge.graph.train._check_order": ("41_graph/train.html#_check_order", "streamforge/graph/train.py"),
             "streamforge.graph.train._epoch": ("41_graph/train.html#_epoch", "streamforge/graph/train.py"),
@@ -2825,7 +4187,10 @@ d = {
             "streamforge.graph.train.auc": ("41_graph/train.html#auc", "streamforge/graph/train.py"),
             "streamforge.graph.train.baselines": ("41_graph/train.html#baselines", "streamforge/graph/train.py"),
             "streamforge.graph.train.fit": ("41_graph/train.html#fit", "streamforge/graph/train.py"),
-            "streamforge.graph.train.probabilities": ("41_graph/train.html#probabilities", "streamforge/graph/train.py"),
+            "streamforge.graph.train.probabilities": (
+                "41_graph/train.html#probabilities",
+                "streamforge/graph/train.py",
+            ),
             "streamforge.graph.train.scores": ("41_graph/train.html#scores", "streamforge/graph/train.py"),
             "streamforge.graph.train.stretch": ("41_graph/train.html#stretch", "streamforge/graph/train.py"),
             "streamforge.graph.train.train_gnn": ("41_graph/train.html#train_gnn", "streamforge/graph/train.py"),
@@ -2859,9 +4224,18 @@ d = {
                 "23_jobs/process.html#processjobs.__init__",
                 "streamforge/jobs/process.py",
             ),
-            "streamforge.jobs.process.ProcessJobs._run": ("23_jobs/process.html#processjobs._run", "streamforge/jobs/process.py"),
-            "streamforge.jobs.process.ProcessJobs.list": ("23_jobs/process.html#processjobs.list", "streamforge/jobs/process.py"),
-            "streamforge.jobs.process.ProcessJobs.log": ("23_jobs/process.html#processjobs.log", "streamforge/jobs/process.py"),
+            "streamforge.jobs.process.ProcessJobs._run": (
+                "23_jobs/process.html#processjobs._run",
+                "streamforge/jobs/process.py",
+            ),
+            "streamforge.jobs.process.ProcessJobs.list": (
+                "23_jobs/process.html#processjobs.list",
+                "streamforge/jobs/process.py",
+            ),
+            "streamforge.jobs.process.ProcessJobs.log": (
+                "23_jobs/process.html#processjobs.log",
+                "streamforge/jobs/process.py",
+            ),
             "streamforge.jobs.process.ProcessJobs.start": (
                 "23_jobs/process.html#processjobs.start",
                 "streamforge/jobs/process.py",
@@ -2870,20 +4244,47 @@ d = {
                 "23_jobs/process.html#processjobs.status",
                 "streamforge/jobs/process.py",
             ),
-            "streamforge.jobs.process.ProcessJobs.stop": ("23_jobs/process.html#processjobs.stop", "streamforge/jobs/process.py"),
-            "streamforge.jobs.process.ProcessJobs.wait": ("23_jobs/process.html#processjobs.wait", "streamforge/jobs/process.py"),
+            "streamforge.jobs.process.ProcessJobs.stop": (
+                "23_jobs/process.html#processjobs.stop",
+                "streamforge/jobs/process.py",
+            ),
+            "streamforge.jobs.process.ProcessJobs.wait": (
+                "23_jobs/process.html#processjobs.wait",
+                "streamforge/jobs/process.py",
+            ),
             "streamforge.jobs.process.Slots": ("23_jobs/process.html#slots", "streamforge/jobs/process.py"),
-            "streamforge.jobs.process.Slots.__init__": ("23_jobs/process.html#slots.__init__", "streamforge/jobs/process.py"),
-            "streamforge.jobs.process.Slots._serve": ("23_jobs/process.html#slots._serve", "streamforge/jobs/process.py"),
+            "streamforge.jobs.process.Slots.__init__": (
+                "23_jobs/process.html#slots.__init__",
+                "streamforge/jobs/process.py",
+            ),
+            "streamforge.jobs.process.Slots._serve": (
+                "23_jobs/process.html#slots._serve",
+                "streamforge/jobs/process.py",
+            ),
             "streamforge.jobs.process.Slots.ask": ("23_jobs/process.html#slots.ask", "streamforge/jobs/process.py"),
-            "streamforge.jobs.process.Slots.give_back": ("23_jobs/process.html#slots.give_back", "streamforge/jobs/process.py"),
+            "streamforge.jobs.process.Slots.give_back": (
+                "23_jobs/process.html#slots.give_back",
+                "streamforge/jobs/process.py",
+            ),
             "streamforge.jobs.process._Guard": ("23_jobs/process.html#_guard", "streamforge/jobs/process.py"),
-            "streamforge.jobs.process._Guard.__init__": ("23_jobs/process.html#_guard.__init__", "streamforge/jobs/process.py"),
-            "streamforge.jobs.process._Guard.close": ("23_jobs/process.html#_guard.close", "streamforge/jobs/process.py"),
-            "streamforge.jobs.process._Guard.start": ("23_jobs/process.html#_guard.start", "streamforge/jobs/process.py"),
+            "streamforge.jobs.process._Guard.__init__": (
+                "23_jobs/process.html#_guard.__init__",
+                "streamforge/jobs/process.py",
+            ),
+            "streamforge.jobs.process._Guard.close": (
+                "23_jobs/process.html#_guard.close",
+                "streamforge/jobs/process.py",
+            ),
+            "streamforge.jobs.process._Guard.start": (
+                "23_jobs/process.html#_guard.start",
+                "streamforge/jobs/process.py",
+            ),
             "streamforge.jobs.process._Guard.tell": ("23_jobs/process.html#_guard.tell", "streamforge/jobs/process.py"),
             "streamforge.jobs.process._Job": ("23_jobs/process.html#_job", "streamforge/jobs/process.py"),
-            "streamforge.jobs.process._Job.__init__": ("23_jobs/process.html#_job.__init__", "streamforge/jobs/process.py"),
+            "streamforge.jobs.process._Job.__init__": (
+                "23_jobs/process.html#_job.__init__",
+                "streamforge/jobs/process.py",
+            ),
             "streamforge.jobs.process._Job.settle": ("23_jobs/process.html#_job.settle", "streamforge/jobs/process.py"),
             "streamforge.jobs.process._Job.status": ("23_jobs/process.html#_job.status", "streamforge/jobs/process.py"),
             "streamforge.jobs.process._Job.unless_stopped": (
@@ -2898,42 +4299,90 @@ d = {
             "streamforge.jobs.process._open_log": ("23_jobs/process.html#_open_log", "streamforge/jobs/process.py"),
             "streamforge.jobs.process._options": ("23_jobs/process.html#_options", "streamforge/jobs/process.py"),
             "streamforge.jobs.process._same": ("23_jobs/process.html#_same", "streamforge/jobs/process.py"),
-            "streamforge.jobs.process._signal_group": ("23_jobs/process.html#_signal_group", "streamforge/jobs/process.py"),
+            "streamforge.jobs.process._signal_group": (
+                "23_jobs/process.html#_signal_group",
+                "streamforge/jobs/process.py",
+            ),
             "streamforge.jobs.process._try": ("23_jobs/process.html#_try", "streamforge/jobs/process.py"),
             "streamforge.jobs.process.environment": ("23_jobs/process.html#environment", "streamforge/jobs/process.py"),
         },
         "streamforge.ledger.entries": {
             "streamforge.ledger.entries.Answer": ("25_ledger/entries.html#answer", "streamforge/ledger/entries.py"),
             "streamforge.ledger.entries.Entry": ("25_ledger/entries.html#entry", "streamforge/ledger/entries.py"),
-            "streamforge.ledger.entries.Entry.denied": ("25_ledger/entries.html#entry.denied", "streamforge/ledger/entries.py"),
-            "streamforge.ledger.entries.Entry.missing": ("25_ledger/entries.html#entry.missing", "streamforge/ledger/entries.py"),
-            "streamforge.ledger.entries.Entry.note": ("25_ledger/entries.html#entry.note", "streamforge/ledger/entries.py"),
-            "streamforge.ledger.entries.Entry.to_ask": ("25_ledger/entries.html#entry.to_ask", "streamforge/ledger/entries.py"),
-            "streamforge.ledger.entries.Entry.wanting": ("25_ledger/entries.html#entry.wanting", "streamforge/ledger/entries.py"),
+            "streamforge.ledger.entries.Entry.denied": (
+                "25_ledger/entries.html#entry.denied",
+                "streamforge/ledger/entries.py",
+            ),
+            "streamforge.ledger.entries.Entry.missing": (
+                "25_ledger/entries.html#entry.missing",
+                "streamforge/ledger/entries.py",
+            ),
+            "streamforge.ledger.entries.Entry.note": (
+                "25_ledger/entries.html#entry.note",
+                "streamforge/ledger/entries.py",
+            ),
+            "streamforge.ledger.entries.Entry.to_ask": (
+                "25_ledger/entries.html#entry.to_ask",
+                "streamforge/ledger/entries.py",
+            ),
+            "streamforge.ledger.entries.Entry.wanting": (
+                "25_ledger/entries.html#entry.wanting",
+                "streamforge/ledger/entries.py",
+            ),
             "streamforge.ledger.entries.Market": ("25_ledger/entries.html#market", "streamforge/ledger/entries.py"),
-            "streamforge.ledger.entries.Market.id": ("25_ledger/entries.html#market.id", "streamforge/ledger/entries.py"),
-            "streamforge.ledger.entries.Market.named": ("25_ledger/entries.html#market.named", "streamforge/ledger/entries.py"),
-            "streamforge.ledger.entries.Market.step": ("25_ledger/entries.html#market.step", "streamforge/ledger/entries.py"),
+            "streamforge.ledger.entries.Market.id": (
+                "25_ledger/entries.html#market.id",
+                "streamforge/ledger/entries.py",
+            ),
+            "streamforge.ledger.entries.Market.named": (
+                "25_ledger/entries.html#market.named",
+                "streamforge/ledger/entries.py",
+            ),
+            "streamforge.ledger.entries.Market.step": (
+                "25_ledger/entries.html#market.step",
+                "streamforge/ledger/entries.py",
+            ),
             "streamforge.ledger.entries.Notes": ("25_ledger/entries.html#notes", "streamforge/ledger/entries.py"),
             "streamforge.ledger.entries.Notes.__init__": (
                 "25_ledger/entries.html#notes.__init__",
                 "streamforge/ledger/entries.py",
             ),
-            "streamforge.ledger.entries.Notes.__len__": ("25_ledger/entries.html#notes.__len__", "streamforge/ledger/entries.py"),
-            "streamforge.ledger.entries.Notes.note": ("25_ledger/entries.html#notes.note", "streamforge/ledger/entries.py"),
-            "streamforge.ledger.entries.Notes.write": ("25_ledger/entries.html#notes.write", "streamforge/ledger/entries.py"),
+            "streamforge.ledger.entries.Notes.__len__": (
+                "25_ledger/entries.html#notes.__len__",
+                "streamforge/ledger/entries.py",
+            ),
+            "streamforge.ledger.entries.Notes.note": (
+                "25_ledger/entries.html#notes.note",
+                "streamforge/ledger/entries.py",
+            ),
+            "streamforge.ledger.entries.Notes.write": (
+                "25_ledger/entries.html#notes.write",
+                "streamforge/ledger/entries.py",
+            ),
             "streamforge.ledger.entries._all": ("25_ledger/entries.html#_all", "streamforge/ledger/entries.py"),
             "streamforge.ledger.entries._joined": ("25_ledger/entries.html#_joined", "streamforge/ledger/entries.py"),
             "streamforge.ledger.entries._without": ("25_ledger/entries.html#_without", "streamforge/ledger/entries.py"),
             "streamforge.ledger.entries.body_of": ("25_ledger/entries.html#body_of", "streamforge/ledger/entries.py"),
             "streamforge.ledger.entries.entry_of": ("25_ledger/entries.html#entry_of", "streamforge/ledger/entries.py"),
-            "streamforge.ledger.entries.read_entry": ("25_ledger/entries.html#read_entry", "streamforge/ledger/entries.py"),
-            "streamforge.ledger.entries.read_ledger": ("25_ledger/entries.html#read_ledger", "streamforge/ledger/entries.py"),
-            "streamforge.ledger.entries.update_entry": ("25_ledger/entries.html#update_entry", "streamforge/ledger/entries.py"),
+            "streamforge.ledger.entries.read_entry": (
+                "25_ledger/entries.html#read_entry",
+                "streamforge/ledger/entries.py",
+            ),
+            "streamforge.ledger.entries.read_ledger": (
+                "25_ledger/entries.html#read_ledger",
+                "streamforge/ledger/entries.py",
+            ),
+            "streamforge.ledger.entries.update_entry": (
+                "25_ledger/entries.html#update_entry",
+                "streamforge/ledger/entries.py",
+            ),
         },
         "streamforge.ledger.ranges": {
             "streamforge.ledger.ranges.Ranges": ("25_ledger/ranges.html#ranges", "streamforge/ledger/ranges.py"),
-            "streamforge.ledger.ranges.Ranges.__and__": ("25_ledger/ranges.html#ranges.__and__", "streamforge/ledger/ranges.py"),
+            "streamforge.ledger.ranges.Ranges.__and__": (
+                "25_ledger/ranges.html#ranges.__and__",
+                "streamforge/ledger/ranges.py",
+            ),
             "streamforge.ledger.ranges.Ranges.__bool__": (
                 "25_ledger/ranges.html#ranges.__bool__",
                 "streamforge/ledger/ranges.py",
@@ -2942,28 +4391,58 @@ d = {
                 "25_ledger/ranges.html#ranges.__iter__",
                 "streamforge/ledger/ranges.py",
             ),
-            "streamforge.ledger.ranges.Ranges.__or__": ("25_ledger/ranges.html#ranges.__or__", "streamforge/ledger/ranges.py"),
-            "streamforge.ledger.ranges.Ranges.__sub__": ("25_ledger/ranges.html#ranges.__sub__", "streamforge/ledger/ranges.py"),
-            "streamforge.ledger.ranges.Ranges.hull": ("25_ledger/ranges.html#ranges.hull", "streamforge/ledger/ranges.py"),
+            "streamforge.ledger.ranges.Ranges.__or__": (
+                "25_ledger/ranges.html#ranges.__or__",
+                "streamforge/ledger/ranges.py",
+            ),
+            "streamforge.ledger.ranges.Ranges.__sub__": (
+                "25_ledger/ranges.html#ranges.__sub__",
+                "streamforge/ledger/ranges.py",
+            ),
+            "streamforge.ledger.ranges.Ranges.hull": (
+                "25_ledger/ranges.html#ranges.hull",
+                "streamforge/ledger/ranges.py",
+            ),
             "streamforge.ledger.ranges.Ranges.of": ("25_ledger/ranges.html#ranges.of", "streamforge/ledger/ranges.py"),
-            "streamforge.ledger.ranges.Ranges.size": ("25_ledger/ranges.html#ranges.size", "streamforge/ledger/ranges.py"),
+            "streamforge.ledger.ranges.Ranges.size": (
+                "25_ledger/ranges.html#ranges.size",
+                "streamforge/ledger/ranges.py",
+            ),
             "streamforge.ledger.ranges.covered": ("25_ledger/ranges.html#covered", "streamforge/ledger/ranges.py"),
             "streamforge.ledger.ranges.steps_of": ("25_ledger/ranges.html#steps_of", "streamforge/ledger/ranges.py"),
         },
         "streamforge.ledger.verify": {
             "streamforge.ledger.verify.Findings": ("25_ledger/verify.html#findings", "streamforge/ledger/verify.py"),
-            "streamforge.ledger.verify.Findings.holes": ("25_ledger/verify.html#findings.holes", "streamforge/ledger/verify.py"),
+            "streamforge.ledger.verify.Findings.holes": (
+                "25_ledger/verify.html#findings.holes",
+                "streamforge/ledger/verify.py",
+            ),
             "streamforge.ledger.verify._time_of": ("25_ledger/verify.html#_time_of", "streamforge/ledger/verify.py"),
             "streamforge.ledger.verify.array_of": ("25_ledger/verify.html#array_of", "streamforge/ledger/verify.py"),
             "streamforge.ledger.verify.chunks_of": ("25_ledger/verify.html#chunks_of", "streamforge/ledger/verify.py"),
             "streamforge.ledger.verify.inspect": ("25_ledger/verify.html#inspect", "streamforge/ledger/verify.py"),
-            "streamforge.ledger.verify.judge_candles": ("25_ledger/verify.html#judge_candles", "streamforge/ledger/verify.py"),
-            "streamforge.ledger.verify.known_markets": ("25_ledger/verify.html#known_markets", "streamforge/ledger/verify.py"),
+            "streamforge.ledger.verify.judge_candles": (
+                "25_ledger/verify.html#judge_candles",
+                "streamforge/ledger/verify.py",
+            ),
+            "streamforge.ledger.verify.known_markets": (
+                "25_ledger/verify.html#known_markets",
+                "streamforge/ledger/verify.py",
+            ),
             "streamforge.ledger.verify.on_grid": ("25_ledger/verify.html#on_grid", "streamforge/ledger/verify.py"),
             "streamforge.ledger.verify.verify": ("25_ledger/verify.html#verify", "streamforge/ledger/verify.py"),
-            "streamforge.ledger.verify.verify_loaded": ("25_ledger/verify.html#verify_loaded", "streamforge/ledger/verify.py"),
-            "streamforge.ledger.verify.verify_trades": ("25_ledger/verify.html#verify_trades", "streamforge/ledger/verify.py"),
-            "streamforge.ledger.verify.whole_span": ("25_ledger/verify.html#whole_span", "streamforge/ledger/verify.py"),
+            "streamforge.ledger.verify.verify_loaded": (
+                "25_ledger/verify.html#verify_loaded",
+                "streamforge/ledger/verify.py",
+            ),
+            "streamforge.ledger.verify.verify_trades": (
+                "25_ledger/verify.html#verify_trades",
+                "streamforge/ledger/verify.py",
+            ),
+            "streamforge.ledger.verify.whole_span": (
+                "25_ledger/verify.html#whole_span",
+                "streamforge/ledger/verify.py",
+            ),
         },
         "streamforge.manager.api": {
             "streamforge.manager.api._answer": ("70_manager/api.html#_answer", "streamforge/manager/api.py"),
@@ -2983,7 +4462,10 @@ d = {
         },
         "streamforge.manager.plan": {
             "streamforge.manager.plan.Plan": ("70_manager/plan.html#plan", "streamforge/manager/plan.py"),
-            "streamforge.manager.plan.PlannedTarget": ("70_manager/plan.html#plannedtarget", "streamforge/manager/plan.py"),
+            "streamforge.manager.plan.PlannedTarget": (
+                "70_manager/plan.html#plannedtarget",
+                "streamforge/manager/plan.py",
+            ),
             "streamforge.manager.plan.Target": ("70_manager/plan.html#target", "streamforge/manager/plan.py"),
             "streamforge.manager.plan._first": ("70_manager/plan.html#_first", "streamforge/manager/plan.py"),
             "streamforge.manager.plan._link": ("70_manager/plan.html#_link", "streamforge/manager/plan.py"),
@@ -2996,7 +4478,10 @@ d = {
             "streamforge.manager.plan.plan": ("70_manager/plan.html#plan", "streamforge/manager/plan.py"),
         },
         "streamforge.manager.reconcile": {
-            "streamforge.manager.reconcile.Manager": ("70_manager/reconcile.html#manager", "streamforge/manager/reconcile.py"),
+            "streamforge.manager.reconcile.Manager": (
+                "70_manager/reconcile.html#manager",
+                "streamforge/manager/reconcile.py",
+            ),
             "streamforge.manager.reconcile.Manager.__aenter__": (
                 "70_manager/reconcile.html#manager.__aenter__",
                 "streamforge/manager/reconcile.py",
@@ -3025,7 +4510,10 @@ d = {
                 "70_manager/reconcile.html#manager.stop",
                 "streamforge/manager/reconcile.py",
             ),
-            "streamforge.manager.reconcile.World": ("70_manager/reconcile.html#world", "streamforge/manager/reconcile.py"),
+            "streamforge.manager.reconcile.World": (
+                "70_manager/reconcile.html#world",
+                "streamforge/manager/reconcile.py",
+            ),
             "streamforge.manager.reconcile.World.command": (
                 "70_manager/reconcile.html#world.command",
                 "streamforge/manager/reconcile.py",
@@ -3042,14 +4530,26 @@ d = {
                 "70_manager/reconcile.html#world.make_topic",
                 "streamforge/manager/reconcile.py",
             ),
-            "streamforge.manager.reconcile._end": ("70_manager/reconcile.html#_end", "streamforge/manager/reconcile.py"),
-            "streamforge.manager.reconcile._event": ("70_manager/reconcile.html#_event", "streamforge/manager/reconcile.py"),
-            "streamforge.manager.reconcile._forever": ("70_manager/reconcile.html#_forever", "streamforge/manager/reconcile.py"),
+            "streamforge.manager.reconcile._end": (
+                "70_manager/reconcile.html#_end",
+                "streamforge/manager/reconcile.py",
+            ),
+            "streamforge.manager.reconcile._event": (
+                "70_manager/reconcile.html#_event",
+                "streamforge/manager/reconcile.py",
+            ),
+            "streamforge.manager.reconcile._forever": (
+                "70_manager/reconcile.html#_forever",
+                "streamforge/manager/reconcile.py",
+            ),
             "streamforge.manager.reconcile._last_error": (
                 "70_manager/reconcile.html#_last_error",
                 "streamforge/manager/reconcile.py",
             ),
-            "streamforge.manager.reconcile._pause": ("70_manager/reconcile.html#_pause", "streamforge/manager/reconcile.py"),
+            "streamforge.manager.reconcile._pause": (
+                "70_manager/reconcile.html#_pause",
+                "streamforge/manager/reconcile.py",
+            ),
             "streamforge.manager.reconcile._read_cursor": (
                 "70_manager/reconcile.html#_read_cursor",
                 "streamforge/manager/reconcile.py",
@@ -3070,34 +4570,76 @@ d = {
                 "70_manager/reconcile.html#_try_step",
                 "streamforge/manager/reconcile.py",
             ),
-            "streamforge.manager.reconcile.step": ("70_manager/reconcile.html#step", "streamforge/manager/reconcile.py"),
-            "streamforge.manager.reconcile.sweep": ("70_manager/reconcile.html#sweep", "streamforge/manager/reconcile.py"),
+            "streamforge.manager.reconcile.step": (
+                "70_manager/reconcile.html#step",
+                "streamforge/manager/reconcile.py",
+            ),
+            "streamforge.manager.reconcile.sweep": (
+                "70_manager/reconcile.html#sweep",
+                "streamforge/manager/reconcile.py",
+            ),
         },
         "streamforge.manager.state": {
             "streamforge.manager.state.Board": ("70_manager/state.html#board", "streamforge/manager/state.py"),
-            "streamforge.manager.state.Board.__init__": ("70_manager/state.html#board.__init__", "streamforge/manager/state.py"),
+            "streamforge.manager.state.Board.__init__": (
+                "70_manager/state.html#board.__init__",
+                "streamforge/manager/state.py",
+            ),
             "streamforge.manager.state.Board.add": ("70_manager/state.html#board.add", "streamforge/manager/state.py"),
-            "streamforge.manager.state.Board.find": ("70_manager/state.html#board.find", "streamforge/manager/state.py"),
-            "streamforge.manager.state.Board.leave": ("70_manager/state.html#board.leave", "streamforge/manager/state.py"),
-            "streamforge.manager.state.Board.listen": ("70_manager/state.html#board.listen", "streamforge/manager/state.py"),
-            "streamforge.manager.state.Board.load": ("70_manager/state.html#board.load", "streamforge/manager/state.py"),
-            "streamforge.manager.state.Board.save": ("70_manager/state.html#board.save", "streamforge/manager/state.py"),
-            "streamforge.manager.state.Board.tell": ("70_manager/state.html#board.tell", "streamforge/manager/state.py"),
-            "streamforge.manager.state.TargetState": ("70_manager/state.html#targetstate", "streamforge/manager/state.py"),
+            "streamforge.manager.state.Board.find": (
+                "70_manager/state.html#board.find",
+                "streamforge/manager/state.py",
+            ),
+            "streamforge.manager.state.Board.leave": (
+                "70_manager/state.html#board.leave",
+                "streamforge/manager/state.py",
+            ),
+            "streamforge.manager.state.Board.listen": (
+                "70_manager/state.html#board.listen",
+                "streamforge/manager/state.py",
+            ),
+            "streamforge.manager.state.Board.load": (
+                "70_manager/state.html#board.load",
+                "streamforge/manager/state.py",
+            ),
+            "streamforge.manager.state.Board.save": (
+                "70_manager/state.html#board.save",
+                "streamforge/manager/state.py",
+            ),
+            "streamforge.manager.state.Board.tell": (
+                "70_manager/state.html#board.tell",
+                "streamforge/manager/state.py",
+            ),
+            "streamforge.manager.state.TargetState": (
+                "70_manager/state.html#targetstate",
+                "streamforge/manager/state.py",
+            ),
             "streamforge.manager.state.TargetState.over": (
                 "70_manager/state.html#targetstate.over",
                 "streamforge/manager/state.py",
             ),
             "streamforge.manager.state.Workflow": ("70_manager/state.html#workflow", "streamforge/manager/state.py"),
-            "streamforge.manager.state.Workflow.find": ("70_manager/state.html#workflow.find", "streamforge/manager/state.py"),
-            "streamforge.manager.state.Workflow.over": ("70_manager/state.html#workflow.over", "streamforge/manager/state.py"),
+            "streamforge.manager.state.Workflow.find": (
+                "70_manager/state.html#workflow.find",
+                "streamforge/manager/state.py",
+            ),
+            "streamforge.manager.state.Workflow.over": (
+                "70_manager/state.html#workflow.over",
+                "streamforge/manager/state.py",
+            ),
             "streamforge.manager.state.conclude": ("70_manager/state.html#conclude", "streamforge/manager/state.py"),
             "streamforge.manager.state.fold": ("70_manager/state.html#fold", "streamforge/manager/state.py"),
-            "streamforge.manager.state.new_workflow": ("70_manager/state.html#new_workflow", "streamforge/manager/state.py"),
+            "streamforge.manager.state.new_workflow": (
+                "70_manager/state.html#new_workflow",
+                "streamforge/manager/state.py",
+            ),
             "streamforge.manager.state.take": ("70_manager/state.html#take", "streamforge/manager/state.py"),
         },
         "streamforge.messages.control": {
-            "streamforge.messages.control.Command": ("10_messages/control.html#command", "streamforge/messages/control.py"),
+            "streamforge.messages.control.Command": (
+                "10_messages/control.html#command",
+                "streamforge/messages/control.py",
+            ),
             "streamforge.messages.control.Command.is_for": (
                 "10_messages/control.html#command.is_for",
                 "streamforge/messages/control.py",
@@ -3107,12 +4649,18 @@ d = {
                 "10_messages/control.html#event.numbers",
                 "streamforge/messages/control.py",
             ),
-            "streamforge.messages.control._Object": ("10_messages/control.html#_object", "streamforge/messages/control.py"),
+            "streamforge.messages.control._Object": (
+                "10_messages/control.html#_object",
+                "streamforge/messages/control.py",
+            ),
             "streamforge.messages.control._Object.numbers": (
                 "10_messages/control.html#_object.numbers",
                 "streamforge/messages/control.py",
             ),
-            "streamforge.messages.control._with_rest": ("10_messages/control.html#_with_rest", "streamforge/messages/control.py"),
+            "streamforge.messages.control._with_rest": (
+                "10_messages/control.html#_with_rest",
+                "streamforge/messages/control.py",
+            ),
             "streamforge.messages.control.decode_command": (
                 "10_messages/control.html#decode_command",
                 "streamforge/messages/control.py",
@@ -3135,12 +4683,18 @@ d = {
                 "10_messages/records.html#booksnapshot.numbers",
                 "streamforge/messages/records.py",
             ),
-            "streamforge.messages.records.Candle": ("10_messages/records.html#candle", "streamforge/messages/records.py"),
+            "streamforge.messages.records.Candle": (
+                "10_messages/records.html#candle",
+                "streamforge/messages/records.py",
+            ),
             "streamforge.messages.records.Candle.numbers": (
                 "10_messages/records.html#candle.numbers",
                 "streamforge/messages/records.py",
             ),
-            "streamforge.messages.records.Decision": ("10_messages/records.html#decision", "streamforge/messages/records.py"),
+            "streamforge.messages.records.Decision": (
+                "10_messages/records.html#decision",
+                "streamforge/messages/records.py",
+            ),
             "streamforge.messages.records.Decision.numbers": (
                 "10_messages/records.html#decision.numbers",
                 "streamforge/messages/records.py",
@@ -3153,12 +4707,18 @@ d = {
                 "10_messages/records.html#depthupdate.numbers",
                 "streamforge/messages/records.py",
             ),
-            "streamforge.messages.records.ModelEvent": ("10_messages/records.html#modelevent", "streamforge/messages/records.py"),
+            "streamforge.messages.records.ModelEvent": (
+                "10_messages/records.html#modelevent",
+                "streamforge/messages/records.py",
+            ),
             "streamforge.messages.records.ModelEvent.numbers": (
                 "10_messages/records.html#modelevent.numbers",
                 "streamforge/messages/records.py",
             ),
-            "streamforge.messages.records.Prediction": ("10_messages/records.html#prediction", "streamforge/messages/records.py"),
+            "streamforge.messages.records.Prediction": (
+                "10_messages/records.html#prediction",
+                "streamforge/messages/records.py",
+            ),
             "streamforge.messages.records.Prediction.numbers": (
                 "10_messages/records.html#prediction.numbers",
                 "streamforge/messages/records.py",
@@ -3168,12 +4728,30 @@ d = {
                 "10_messages/records.html#trade.numbers",
                 "streamforge/messages/records.py",
             ),
-            "streamforge.messages.records._decoder": ("10_messages/records.html#_decoder", "streamforge/messages/records.py"),
-            "streamforge.messages.records._finite": ("10_messages/records.html#_finite", "streamforge/messages/records.py"),
-            "streamforge.messages.records.candles_of": ("10_messages/records.html#candles_of", "streamforge/messages/records.py"),
-            "streamforge.messages.records.decode": ("10_messages/records.html#decode", "streamforge/messages/records.py"),
-            "streamforge.messages.records.encode": ("10_messages/records.html#encode", "streamforge/messages/records.py"),
-            "streamforge.messages.records.encode_all": ("10_messages/records.html#encode_all", "streamforge/messages/records.py"),
+            "streamforge.messages.records._decoder": (
+                "10_messages/records.html#_decoder",
+                "streamforge/messages/records.py",
+            ),
+            "streamforge.messages.records._finite": (
+                "10_messages/records.html#_finite",
+                "streamforge/messages/records.py",
+            ),
+            "streamforge.messages.records.candles_of": (
+                "10_messages/records.html#candles_of",
+                "streamforge/messages/records.py",
+            ),
+            "streamforge.messages.records.decode": (
+                "10_messages/records.html#decode",
+                "streamforge/messages/records.py",
+            ),
+            "streamforge.messages.records.encode": (
+                "10_messages/records.html#encode",
+                "streamforge/messages/records.py",
+            ),
+            "streamforge.messages.records.encode_all": (
+                "10_messages/records.html#encode_all",
+                "streamforge/messages/records.py",
+            ),
             "streamforge.messages.records.enriched_type": (
                 "10_messages/records.html#enriched_type",
                 "streamforge/messages/records.py",
@@ -3181,7 +4759,10 @@ d = {
         },
         "streamforge.rl.env": {
             "streamforge.rl.env.EnvConfig": ("43_rl/env.html#envconfig", "streamforge/rl/env.py"),
-            "streamforge.rl.env.EnvConfig.__post_init__": ("43_rl/env.html#envconfig.__post_init__", "streamforge/rl/env.py"),
+            "streamforge.rl.env.EnvConfig.__post_init__": (
+                "43_rl/env.html#envconfig.__post_init__",
+                "streamforge/rl/env.py",
+            ),
             "streamforge.rl.env.Market": ("43_rl/env.html#market", "streamforge/rl/env.py"),
             "streamforge.rl.env.Market.__len__": ("43_rl/env.html#market.__len__", "streamforge/rl/env.py"),
             "streamforge.rl.env.Market.__post_init__": ("43_rl/env.html#market.__post_init__", "streamforge/rl/env.py"),
@@ -3229,9 +4810,18 @@ d = {
                 "43_rl/policy.html#policyconfig.__post_init__",
                 "streamforge/rl/policy.py",
             ),
-            "streamforge.rl.policy.PolicyConfig.costs": ("43_rl/policy.html#policyconfig.costs", "streamforge/rl/policy.py"),
-            "streamforge.rl.policy.PolicyConfig.graph": ("43_rl/policy.html#policyconfig.graph", "streamforge/rl/policy.py"),
-            "streamforge.rl.policy.PolicyConfig.sizes": ("43_rl/policy.html#policyconfig.sizes", "streamforge/rl/policy.py"),
+            "streamforge.rl.policy.PolicyConfig.costs": (
+                "43_rl/policy.html#policyconfig.costs",
+                "streamforge/rl/policy.py",
+            ),
+            "streamforge.rl.policy.PolicyConfig.graph": (
+                "43_rl/policy.html#policyconfig.graph",
+                "streamforge/rl/policy.py",
+            ),
+            "streamforge.rl.policy.PolicyConfig.sizes": (
+                "43_rl/policy.html#policyconfig.sizes",
+                "streamforge/rl/policy.py",
+            ),
             "streamforge.rl.policy.Replay": ("43_rl/policy.html#replay", "streamforge/rl/policy.py"),
             "streamforge.rl.policy._fail": ("43_rl/policy.html#_fail", "streamforge/rl/policy.py"),
             "streamforge.rl.policy._replay": ("43_rl/policy.html#_replay", "streamforge/rl/policy.py"),
@@ -3260,7 +4850,10 @@ d = {
             "streamforge.rl.train.train_ppo": ("43_rl/train.html#train_ppo", "streamforge/rl/train.py"),
         },
         "streamforge.rl.vector": {
-            "streamforge.rl.vector.BatchedTradingEnv": ("43_rl/vector.html#batchedtradingenv", "streamforge/rl/vector.py"),
+            "streamforge.rl.vector.BatchedTradingEnv": (
+                "43_rl/vector.html#batchedtradingenv",
+                "streamforge/rl/vector.py",
+            ),
             "streamforge.rl.vector.BatchedTradingEnv.__init__": (
                 "43_rl/vector.html#batchedtradingenv.__init__",
                 "streamforge/rl/vector.py",
@@ -3286,7 +4879,10 @@ d = {
                 "streamforge/rl/vector.py",
             ),
             "streamforge.rl.vector._RowsOfArrays": ("43_rl/vector.html#_rowsofarrays", "streamforge/rl/vector.py"),
-            "streamforge.rl.vector._RowsOfArrays.close": ("43_rl/vector.html#_rowsofarrays.close", "streamforge/rl/vector.py"),
+            "streamforge.rl.vector._RowsOfArrays.close": (
+                "43_rl/vector.html#_rowsofarrays.close",
+                "streamforge/rl/vector.py",
+            ),
             "streamforge.rl.vector._RowsOfArrays.env_is_wrapped": (
                 "43_rl/vector.html#_rowsofarrays.env_is_wrapped",
                 "streamforge/rl/vector.py",
@@ -3308,15 +4904,33 @@ d = {
             "streamforge.runs.datasets._array": ("55_runs/datasets.html#_array", "streamforge/runs/datasets.py"),
             "streamforge.runs.datasets._filled": ("55_runs/datasets.html#_filled", "streamforge/runs/datasets.py"),
             "streamforge.runs.datasets._limits": ("55_runs/datasets.html#_limits", "streamforge/runs/datasets.py"),
-            "streamforge.runs.datasets.count_filled": ("55_runs/datasets.html#count_filled", "streamforge/runs/datasets.py"),
+            "streamforge.runs.datasets.count_filled": (
+                "55_runs/datasets.html#count_filled",
+                "streamforge/runs/datasets.py",
+            ),
             "streamforge.runs.datasets.freeze": ("55_runs/datasets.html#freeze", "streamforge/runs/datasets.py"),
-            "streamforge.runs.datasets.load_panel": ("55_runs/datasets.html#load_panel", "streamforge/runs/datasets.py"),
-            "streamforge.runs.datasets.panel_files": ("55_runs/datasets.html#panel_files", "streamforge/runs/datasets.py"),
-            "streamforge.runs.datasets.panel_from": ("55_runs/datasets.html#panel_from", "streamforge/runs/datasets.py"),
-            "streamforge.runs.datasets.read_panel": ("55_runs/datasets.html#read_panel", "streamforge/runs/datasets.py"),
+            "streamforge.runs.datasets.load_panel": (
+                "55_runs/datasets.html#load_panel",
+                "streamforge/runs/datasets.py",
+            ),
+            "streamforge.runs.datasets.panel_files": (
+                "55_runs/datasets.html#panel_files",
+                "streamforge/runs/datasets.py",
+            ),
+            "streamforge.runs.datasets.panel_from": (
+                "55_runs/datasets.html#panel_from",
+                "streamforge/runs/datasets.py",
+            ),
+            "streamforge.runs.datasets.read_panel": (
+                "55_runs/datasets.html#read_panel",
+                "streamforge/runs/datasets.py",
+            ),
         },
         "streamforge.runs.experiments": {
-            "streamforge.runs.experiments.Experiment": ("55_runs/experiments.html#experiment", "streamforge/runs/experiments.py"),
+            "streamforge.runs.experiments.Experiment": (
+                "55_runs/experiments.html#experiment",
+                "streamforge/runs/experiments.py",
+            ),
             "streamforge.runs.experiments.Run": ("55_runs/experiments.html#run", "streamforge/runs/experiments.py"),
             "streamforge.runs.experiments.Run.__init__": (
                 "55_runs/experiments.html#run.__init__",
@@ -3326,9 +4940,15 @@ d = {
                 "55_runs/experiments.html#run.artifact",
                 "streamforge/runs/experiments.py",
             ),
-            "streamforge.runs.experiments.Run.log": ("55_runs/experiments.html#run.log", "streamforge/runs/experiments.py"),
+            "streamforge.runs.experiments.Run.log": (
+                "55_runs/experiments.html#run.log",
+                "streamforge/runs/experiments.py",
+            ),
             "streamforge.runs.experiments.best": ("55_runs/experiments.html#best", "streamforge/runs/experiments.py"),
-            "streamforge.runs.experiments.experiment": ("55_runs/experiments.html#experiment", "streamforge/runs/experiments.py"),
+            "streamforge.runs.experiments.experiment": (
+                "55_runs/experiments.html#experiment",
+                "streamforge/runs/experiments.py",
+            ),
             "streamforge.runs.experiments.experiments": (
                 "55_runs/experiments.html#experiments",
                 "streamforge/runs/experiments.py",
@@ -3345,7 +4965,10 @@ d = {
             "streamforge.runs.folds.fold_folder": ("55_runs/folds.html#fold_folder", "streamforge/runs/folds.py"),
             "streamforge.runs.folds.fold_key": ("55_runs/folds.html#fold_key", "streamforge/runs/folds.py"),
             "streamforge.runs.folds.plan": ("55_runs/folds.html#plan", "streamforge/runs/folds.py"),
-            "streamforge.runs.folds.read_parameters": ("55_runs/folds.html#read_parameters", "streamforge/runs/folds.py"),
+            "streamforge.runs.folds.read_parameters": (
+                "55_runs/folds.html#read_parameters",
+                "streamforge/runs/folds.py",
+            ),
             "streamforge.runs.folds.read_result": ("55_runs/folds.html#read_result", "streamforge/runs/folds.py"),
             "streamforge.runs.folds.run_fold": ("55_runs/folds.html#run_fold", "streamforge/runs/folds.py"),
             "streamforge.runs.folds.write_result": ("55_runs/folds.html#write_result", "streamforge/runs/folds.py"),
@@ -3355,7 +4978,10 @@ d = {
             "streamforge.runs.models.publish": ("55_runs/models.html#publish", "streamforge/runs/models.py"),
         },
         "streamforge.runs.notebooks": {
-            "streamforge.runs.notebooks._cell_name": ("55_runs/notebooks.html#_cell_name", "streamforge/runs/notebooks.py"),
+            "streamforge.runs.notebooks._cell_name": (
+                "55_runs/notebooks.html#_cell_name",
+                "streamforge/runs/notebooks.py",
+            ),
             "streamforge.runs.notebooks._cells": ("55_runs/notebooks.html#_cells", "streamforge/runs/notebooks.py"),
             "streamforge.runs.notebooks._end": ("55_runs/notebooks.html#_end", "streamforge/runs/notebooks.py"),
             "streamforge.runs.notebooks._failed": ("55_runs/notebooks.html#_failed", "streamforge/runs/notebooks.py"),
@@ -3365,8 +4991,14 @@ d = {
                 "55_runs/notebooks.html#check_parameters",
                 "streamforge/runs/notebooks.py",
             ),
-            "streamforge.runs.notebooks.pipelines_dir": ("55_runs/notebooks.html#pipelines_dir", "streamforge/runs/notebooks.py"),
-            "streamforge.runs.notebooks.run_notebook": ("55_runs/notebooks.html#run_notebook", "streamforge/runs/notebooks.py"),
+            "streamforge.runs.notebooks.pipelines_dir": (
+                "55_runs/notebooks.html#pipelines_dir",
+                "streamforge/runs/notebooks.py",
+            ),
+            "streamforge.runs.notebooks.run_notebook": (
+                "55_runs/notebooks.html#run_notebook",
+                "streamforge/runs/notebooks.py",
+            ),
         },
         "streamforge.runs.parity": {
             "streamforge.runs.parity.Parity": ("55_runs/parity.html#parity", "streamforge/runs/parity.py"),
@@ -3380,13 +5012,22 @@ d = {
                 "55_runs/walk_forward.html#walkforwardrun",
                 "streamforge/runs/walk_forward.py",
             ),
-            "streamforge.runs.walk_forward._all": ("55_runs/walk_forward.html#_all", "streamforge/runs/walk_forward.py"),
+            "streamforge.runs.walk_forward._all": (
+                "55_runs/walk_forward.html#_all",
+                "streamforge/runs/walk_forward.py",
+            ),
             "streamforge.runs.walk_forward._fold_error": (
                 "55_runs/walk_forward.html#_fold_error",
                 "streamforge/runs/walk_forward.py",
             ),
-            "streamforge.runs.walk_forward._watch": ("55_runs/walk_forward.html#_watch", "streamforge/runs/walk_forward.py"),
-            "streamforge.runs.walk_forward.fold_job": ("55_runs/walk_forward.html#fold_job", "streamforge/runs/walk_forward.py"),
+            "streamforge.runs.walk_forward._watch": (
+                "55_runs/walk_forward.html#_watch",
+                "streamforge/runs/walk_forward.py",
+            ),
+            "streamforge.runs.walk_forward.fold_job": (
+                "55_runs/walk_forward.html#fold_job",
+                "streamforge/runs/walk_forward.py",
+            ),
             "streamforge.runs.walk_forward.walk_forward": (
                 "55_runs/walk_forward.html#walk_forward",
                 "streamforge/runs/walk_forward.py",
@@ -3396,198 +5037,326 @@ d = {
                 "streamforge/runs/walk_forward.py",
             ),
         },
-        "streamforge.store.arango": {
-            "streamforge.store.arango.ArangoStore": ("21_store/arango.html#arangostore", "streamforge/store/arango.py"),
-            "streamforge.store.arango.ArangoStore._look": (
-                "21_store/arango.html#arangostore._look",
-                "streamforge/store/arango.py",
+        "streamforge.store.arango.client": {
+            "streamforge.store.arango.client.Link": (
+                "21_store/arango/client.html#link",
+                "streamforge/store/arango/client.py",
             ),
-            "streamforge.store.arango.ArangoStore.collections": (
-                "21_store/arango.html#arangostore.collections",
-                "streamforge/store/arango.py",
+            "streamforge.store.arango.client.Link.__init__": (
+                "21_store/arango/client.html#link.__init__",
+                "streamforge/store/arango/client.py",
             ),
-            "streamforge.store.arango.ArangoStore.count": (
-                "21_store/arango.html#arangostore.count",
-                "streamforge/store/arango.py",
+            "streamforge.store.arango.client.Link._connection": (
+                "21_store/arango/client.html#link._connection",
+                "streamforge/store/arango/client.py",
             ),
-            "streamforge.store.arango.ArangoStore.ensure": (
-                "21_store/arango.html#arangostore.ensure",
-                "streamforge/store/arango.py",
+            "streamforge.store.arango.client.Link._forget": (
+                "21_store/arango/client.html#link._forget",
+                "streamforge/store/arango/client.py",
             ),
-            "streamforge.store.arango.ArangoStore.read": ("21_store/arango.html#arangostore.read", "streamforge/store/arango.py"),
-            "streamforge.store.arango.ArangoStore.upsert": (
-                "21_store/arango.html#arangostore.upsert",
-                "streamforge/store/arango.py",
+            "streamforge.store.arango.client.Link.attempt": (
+                "21_store/arango/client.html#link.attempt",
+                "streamforge/store/arango/client.py",
             ),
-            "streamforge.store.arango._Documents": ("21_store/arango.html#_documents", "streamforge/store/arango.py"),
-            "streamforge.store.arango._Documents.__aenter__": (
-                "21_store/arango.html#_documents.__aenter__",
-                "streamforge/store/arango.py",
+            "streamforge.store.arango.client.Link.close": (
+                "21_store/arango/client.html#link.close",
+                "streamforge/store/arango/client.py",
             ),
-            "streamforge.store.arango._Documents.__aexit__": (
-                "21_store/arango.html#_documents.__aexit__",
-                "streamforge/store/arango.py",
+            "streamforge.store.arango.client.Link.run": (
+                "21_store/arango/client.html#link.run",
+                "streamforge/store/arango/client.py",
             ),
-            "streamforge.store.arango._Documents.__init__": (
-                "21_store/arango.html#_documents.__init__",
-                "streamforge/store/arango.py",
+            "streamforge.store.arango.client.Place": (
+                "21_store/arango/client.html#place",
+                "streamforge/store/arango/client.py",
             ),
-            "streamforge.store.arango._Documents.delete": (
-                "21_store/arango.html#_documents.delete",
-                "streamforge/store/arango.py",
+            "streamforge.store.arango.client.Place.hosts": (
+                "21_store/arango/client.html#place.hosts",
+                "streamforge/store/arango/client.py",
             ),
-            "streamforge.store.arango._Documents.get": ("21_store/arango.html#_documents.get", "streamforge/store/arango.py"),
-            "streamforge.store.arango._Documents.list": ("21_store/arango.html#_documents.list", "streamforge/store/arango.py"),
-            "streamforge.store.arango._Documents.put": ("21_store/arango.html#_documents.put", "streamforge/store/arango.py"),
-            "streamforge.store.arango._body": ("21_store/arango.html#_body", "streamforge/store/arango.py"),
-            "streamforge.store.arango._delete": ("21_store/arango.html#_delete", "streamforge/store/arango.py"),
-            "streamforge.store.arango._document": ("21_store/arango.html#_document", "streamforge/store/arango.py"),
-            "streamforge.store.arango._ensure": ("21_store/arango.html#_ensure", "streamforge/store/arango.py"),
-            "streamforge.store.arango._found_house": ("21_store/arango.html#_found_house", "streamforge/store/arango.py"),
-            "streamforge.store.arango._list": ("21_store/arango.html#_list", "streamforge/store/arango.py"),
-            "streamforge.store.arango._make": ("21_store/arango.html#_make", "streamforge/store/arango.py"),
-            "streamforge.store.arango._placed": ("21_store/arango.html#_placed", "streamforge/store/arango.py"),
-            "streamforge.store.arango._put": ("21_store/arango.html#_put", "streamforge/store/arango.py"),
-            "streamforge.store.arango._schemas": ("21_store/arango.html#_schemas", "streamforge/store/arango.py"),
-            "streamforge.store.arango._stale": ("21_store/arango.html#_stale", "streamforge/store/arango.py"),
-            "streamforge.store.arango._stored": ("21_store/arango.html#_stored", "streamforge/store/arango.py"),
-            "streamforge.store.arango._unless_there": ("21_store/arango.html#_unless_there", "streamforge/store/arango.py"),
-        },
-        "streamforge.store.arango_errors": {
-            "streamforge.store.arango_errors.named_error": (
-                "21_store/arango_errors.html#named_error",
-                "streamforge/store/arango_errors.py",
+            "streamforge.store.arango.client.Place.who": (
+                "21_store/arango/client.html#place.who",
+                "streamforge/store/arango/client.py",
             ),
-            "streamforge.store.arango_errors.number_of": (
-                "21_store/arango_errors.html#number_of",
-                "streamforge/store/arango_errors.py",
+            "streamforge.store.arango.client._connect": (
+                "21_store/arango/client.html#_connect",
+                "streamforge/store/arango/client.py",
             ),
-        },
-        "streamforge.store.arango_link": {
-            "streamforge.store.arango_link.Link": ("21_store/arango_link.html#link", "streamforge/store/arango_link.py"),
-            "streamforge.store.arango_link.Link.__init__": (
-                "21_store/arango_link.html#link.__init__",
-                "streamforge/store/arango_link.py",
+            "streamforge.store.arango.client._decode": (
+                "21_store/arango/client.html#_decode",
+                "streamforge/store/arango/client.py",
             ),
-            "streamforge.store.arango_link.Link._connection": (
-                "21_store/arango_link.html#link._connection",
-                "streamforge/store/arango_link.py",
+            "streamforge.store.arango.client._encode": (
+                "21_store/arango/client.html#_encode",
+                "streamforge/store/arango/client.py",
             ),
-            "streamforge.store.arango_link.Link._forget": (
-                "21_store/arango_link.html#link._forget",
-                "streamforge/store/arango_link.py",
+            "streamforge.store.arango.client._http_client": (
+                "21_store/arango/client.html#_http_client",
+                "streamforge/store/arango/client.py",
             ),
-            "streamforge.store.arango_link.Link.attempt": (
-                "21_store/arango_link.html#link.attempt",
-                "streamforge/store/arango_link.py",
+            "streamforge.store.arango.client._tls_error": (
+                "21_store/arango/client.html#_tls_error",
+                "streamforge/store/arango/client.py",
             ),
-            "streamforge.store.arango_link.Link.close": (
-                "21_store/arango_link.html#link.close",
-                "streamforge/store/arango_link.py",
-            ),
-            "streamforge.store.arango_link.Link.run": ("21_store/arango_link.html#link.run", "streamforge/store/arango_link.py"),
-            "streamforge.store.arango_link.Place": ("21_store/arango_link.html#place", "streamforge/store/arango_link.py"),
-            "streamforge.store.arango_link.Place.hosts": (
-                "21_store/arango_link.html#place.hosts",
-                "streamforge/store/arango_link.py",
-            ),
-            "streamforge.store.arango_link.Place.who": (
-                "21_store/arango_link.html#place.who",
-                "streamforge/store/arango_link.py",
-            ),
-            "streamforge.store.arango_link._connect": ("21_store/arango_link.html#_connect", "streamforge/store/arango_link.py"),
-            "streamforge.store.arango_link._decode": ("21_store/arango_link.html#_decode", "streamforge/store/arango_link.py"),
-            "streamforge.store.arango_link._encode": ("21_store/arango_link.html#_encode", "streamforge/store/arango_link.py"),
-            "streamforge.store.arango_link._http_client": (
-                "21_store/arango_link.html#_http_client",
-                "streamforge/store/arango_link.py",
-            ),
-            "streamforge.store.arango_link._tls_error": (
-                "21_store/arango_link.html#_tls_error",
-                "streamforge/store/arango_link.py",
-            ),
-            "streamforge.store.arango_link.read_place": (
-                "21_store/arango_link.html#read_place",
-                "streamforge/store/arango_link.py",
+            "streamforge.store.arango.client.read_place": (
+                "21_store/arango/client.html#read_place",
+                "streamforge/store/arango/client.py",
             ),
         },
-        "streamforge.store.arango_names": {
-            "streamforge.store.arango_names._column_parts": (
-                "21_store/arango_names.html#_column_parts",
-                "streamforge/store/arango_names.py",
+        "streamforge.store.arango.errors": {
+            "streamforge.store.arango.errors.named_error": (
+                "21_store/arango/errors.html#named_error",
+                "streamforge/store/arango/errors.py",
             ),
-            "streamforge.store.arango_names.attribute": (
-                "21_store/arango_names.html#attribute",
-                "streamforge/store/arango_names.py",
+            "streamforge.store.arango.errors.number_of": (
+                "21_store/arango/errors.html#number_of",
+                "streamforge/store/arango/errors.py",
             ),
-            "streamforge.store.arango_names.collection_name": (
-                "21_store/arango_names.html#collection_name",
-                "streamforge/store/arango_names.py",
-            ),
-            "streamforge.store.arango_names.escaped": ("21_store/arango_names.html#escaped", "streamforge/store/arango_names.py"),
-            "streamforge.store.arango_names.is_edges": (
-                "21_store/arango_names.html#is_edges",
-                "streamforge/store/arango_names.py",
-            ),
-            "streamforge.store.arango_names.key_of": ("21_store/arango_names.html#key_of", "streamforge/store/arango_names.py"),
-            "streamforge.store.arango_names.keys_of": ("21_store/arango_names.html#keys_of", "streamforge/store/arango_names.py"),
         },
-        "streamforge.store.arango_rows": {
-            "streamforge.store.arango_rows.Known": ("21_store/arango_rows.html#known", "streamforge/store/arango_rows.py"),
-            "streamforge.store.arango_rows._abort": ("21_store/arango_rows.html#_abort", "streamforge/store/arango_rows.py"),
-            "streamforge.store.arango_rows._batch_of": (
-                "21_store/arango_rows.html#_batch_of",
-                "streamforge/store/arango_rows.py",
+        "streamforge.store.arango.names": {
+            "streamforge.store.arango.names._column_parts": (
+                "21_store/arango/names.html#_column_parts",
+                "streamforge/store/arango/names.py",
             ),
-            "streamforge.store.arango_rows._range": ("21_store/arango_rows.html#_range", "streamforge/store/arango_rows.py"),
-            "streamforge.store.arango_rows._told": ("21_store/arango_rows.html#_told", "streamforge/store/arango_rows.py"),
-            "streamforge.store.arango_rows._variables": (
-                "21_store/arango_rows.html#_variables",
-                "streamforge/store/arango_rows.py",
+            "streamforge.store.arango.names.attribute": (
+                "21_store/arango/names.html#attribute",
+                "streamforge/store/arango/names.py",
             ),
-            "streamforge.store.arango_rows.aql": ("21_store/arango_rows.html#aql", "streamforge/store/arango_rows.py"),
-            "streamforge.store.arango_rows.as_documents": (
-                "21_store/arango_rows.html#as_documents",
-                "streamforge/store/arango_rows.py",
+            "streamforge.store.arango.names.collection_name": (
+                "21_store/arango/names.html#collection_name",
+                "streamforge/store/arango/names.py",
             ),
-            "streamforge.store.arango_rows.as_known": ("21_store/arango_rows.html#as_known", "streamforge/store/arango_rows.py"),
-            "streamforge.store.arango_rows.ask": ("21_store/arango_rows.html#ask", "streamforge/store/arango_rows.py"),
-            "streamforge.store.arango_rows.count_rows": (
-                "21_store/arango_rows.html#count_rows",
-                "streamforge/store/arango_rows.py",
+            "streamforge.store.arango.names.escaped": (
+                "21_store/arango/names.html#escaped",
+                "streamforge/store/arango/names.py",
             ),
-            "streamforge.store.arango_rows.import_rows": (
-                "21_store/arango_rows.html#import_rows",
-                "streamforge/store/arango_rows.py",
+            "streamforge.store.arango.names.is_edges": (
+                "21_store/arango/names.html#is_edges",
+                "streamforge/store/arango/names.py",
             ),
-            "streamforge.store.arango_rows.known": ("21_store/arango_rows.html#known", "streamforge/store/arango_rows.py"),
-            "streamforge.store.arango_rows.must_know": (
-                "21_store/arango_rows.html#must_know",
-                "streamforge/store/arango_rows.py",
+            "streamforge.store.arango.names.key_of": (
+                "21_store/arango/names.html#key_of",
+                "streamforge/store/arango/names.py",
             ),
-            "streamforge.store.arango_rows.read_rows": (
-                "21_store/arango_rows.html#read_rows",
-                "streamforge/store/arango_rows.py",
+            "streamforge.store.arango.names.keys_of": (
+                "21_store/arango/names.html#keys_of",
+                "streamforge/store/arango/names.py",
             ),
-            "streamforge.store.arango_rows.replace_revised": (
-                "21_store/arango_rows.html#replace_revised",
-                "streamforge/store/arango_rows.py",
+        },
+        "streamforge.store.arango.rows": {
+            "streamforge.store.arango.rows.Known": (
+                "21_store/arango/rows.html#known",
+                "streamforge/store/arango/rows.py",
             ),
-            "streamforge.store.arango_rows.wanted": ("21_store/arango_rows.html#wanted", "streamforge/store/arango_rows.py"),
-            "streamforge.store.arango_rows.write_rows": (
-                "21_store/arango_rows.html#write_rows",
-                "streamforge/store/arango_rows.py",
+            "streamforge.store.arango.rows._abort": (
+                "21_store/arango/rows.html#_abort",
+                "streamforge/store/arango/rows.py",
             ),
+            "streamforge.store.arango.rows._batch_of": (
+                "21_store/arango/rows.html#_batch_of",
+                "streamforge/store/arango/rows.py",
+            ),
+            "streamforge.store.arango.rows._range": (
+                "21_store/arango/rows.html#_range",
+                "streamforge/store/arango/rows.py",
+            ),
+            "streamforge.store.arango.rows._told": (
+                "21_store/arango/rows.html#_told",
+                "streamforge/store/arango/rows.py",
+            ),
+            "streamforge.store.arango.rows._variables": (
+                "21_store/arango/rows.html#_variables",
+                "streamforge/store/arango/rows.py",
+            ),
+            "streamforge.store.arango.rows.aql": ("21_store/arango/rows.html#aql", "streamforge/store/arango/rows.py"),
+            "streamforge.store.arango.rows.as_documents": (
+                "21_store/arango/rows.html#as_documents",
+                "streamforge/store/arango/rows.py",
+            ),
+            "streamforge.store.arango.rows.as_known": (
+                "21_store/arango/rows.html#as_known",
+                "streamforge/store/arango/rows.py",
+            ),
+            "streamforge.store.arango.rows.ask": ("21_store/arango/rows.html#ask", "streamforge/store/arango/rows.py"),
+            "streamforge.store.arango.rows.count_rows": (
+                "21_store/arango/rows.html#count_rows",
+                "streamforge/store/arango/rows.py",
+            ),
+            "streamforge.store.arango.rows.import_rows": (
+                "21_store/arango/rows.html#import_rows",
+                "streamforge/store/arango/rows.py",
+            ),
+            "streamforge.store.arango.rows.known": (
+                "21_store/arango/rows.html#known",
+                "streamforge/store/arango/rows.py",
+            ),
+            "streamforge.store.arango.rows.must_know": (
+                "21_store/arango/rows.html#must_know",
+                "streamforge/store/arango/rows.py",
+            ),
+            "streamforge.store.arango.rows.read_rows": (
+                "21_store/arango/rows.html#read_rows",
+                "streamforge/store/arango/rows.py",
+            ),
+            "streamforge.store.arango.rows.replace_revised": (
+                "21_store/arango/rows.html#replace_revised",
+                "streamforge/store/arango/rows.py",
+            ),
+            "streamforge.store.arango.rows.wanted": (
+                "21_store/arango/rows.html#wanted",
+                "streamforge/store/arango/rows.py",
+            ),
+            "streamforge.store.arango.rows.write_rows": (
+                "21_store/arango/rows.html#write_rows",
+                "streamforge/store/arango/rows.py",
+            ),
+        },
+        "streamforge.store.arango.store": {
+            "streamforge.store.arango.store.ArangoStore": (
+                "21_store/arango/store.html#arangostore",
+                "streamforge/store/arango/store.py",
+            ),
+            "streamforge.store.arango.store.ArangoStore._look": (
+                "21_store/arango/store.html#arangostore._look",
+                "streamforge/store/arango/store.py",
+            ),
+            "streamforge.store.arango.store.ArangoStore.collections": (
+                "21_store/arango/store.html#arangostore.collections",
+                "streamforge/store/arango/store.py",
+            ),
+            "streamforge.store.arango.store.ArangoStore.count": (
+                "21_store/arango/store.html#arangostore.count",
+                "streamforge/store/arango/store.py",
+            ),
+            "streamforge.store.arango.store.ArangoStore.ensure": (
+                "21_store/arango/store.html#arangostore.ensure",
+                "streamforge/store/arango/store.py",
+            ),
+            "streamforge.store.arango.store.ArangoStore.read": (
+                "21_store/arango/store.html#arangostore.read",
+                "streamforge/store/arango/store.py",
+            ),
+            "streamforge.store.arango.store.ArangoStore.upsert": (
+                "21_store/arango/store.html#arangostore.upsert",
+                "streamforge/store/arango/store.py",
+            ),
+            "streamforge.store.arango.store._Documents": (
+                "21_store/arango/store.html#_documents",
+                "streamforge/store/arango/store.py",
+            ),
+            "streamforge.store.arango.store._Documents.__aenter__": (
+                "21_store/arango/store.html#_documents.__aenter__",
+                "streamforge/store/arango/store.py",
+            ),
+            "streamforge.store.arango.store._Documents.__aexit__": (
+                "21_store/arango/store.html#_documents.__aexit__",
+                "streamforge/store/arango/store.py",
+            ),
+            "streamforge.store.arango.store._Documents.__init__": (
+                "21_store/arango/store.html#_documents.__init__",
+                "streamforge/store/arango/store.py",
+            ),
+            "streamforge.store.arango.store._Documents.delete": (
+                "21_store/arango/store.html#_documents.delete",
+                "streamforge/store/arango/store.py",
+            ),
+            "streamforge.store.arango.store._Documents.get": (
+                "21_store/arango/store.html#_documents.get",
+                "streamforge/store/arango/store.py",
+            ),
+            "streamforge.store.arango.store._Documents.list": (
+                "21_store/arango/store.html#_documents.list",
+                "streamforge/store/arango/store.py",
+            ),
+            "streamforge.store.arango.store._Documents.put": (
+                "21_store/arango/store.html#_documents.put",
+                "streamforge/store/arango/store.py",
+            ),
+            "streamforge.store.arango.store._body": (
+                "21_store/arango/store.html#_body",
+                "streamforge/store/arango/store.py",
+            ),
+            "streamforge.store.arango.store._delete": (
+                "21_store/arango/store.html#_delete",
+                "streamforge/store/arango/store.py",
+            ),
+            "streamforge.store.arango.store._document": (
+                "21_store/arango/store.html#_document",
+                "streamforge/store/arango/store.py",
+            ),
+            "streamforge.store.arango.store._ensure": (
+                "21_store/arango/store.html#_ensure",
+                "streamforge/store/arango/store.py",
+            ),
+            "streamforge.store.arango.store._found_house": (
+                "21_store/arango/store.html#_found_house",
+                "streamforge/store/arango/store.py",
+            ),
+            "streamforge.store.arango.store._list": (
+                "21_store/arango/store.html#_list",
+                "streamforge/store/arango/store.py",
+            ),
+            "streamforge.store.arango.store._make": (
+                "21_store/arango/store.html#_make",
+                "streamforge/store/arango/store.py",
+            ),
+            "streamforge.store.arango.store._placed": (
+                "21_store/arango/store.html#_placed",
+                "streamforge/store/arango/store.py",
+            ),
+            "streamforge.store.arango.store._put": (
+                "21_store/arango/store.html#_put",
+                "streamforge/store/arango/store.py",
+            ),
+            "streamforge.store.arango.store._schemas": (
+                "21_store/arango/store.html#_schemas",
+                "streamforge/store/arango/store.py",
+            ),
+            "streamforge.store.arango.store._stale": (
+                "21_store/arango/store.html#_stale",
+                "streamforge/store/arango/store.py",
+            ),
+            "streamforge.store.arango.store._stored": (
+                "21_store/arango/store.html#_stored",
+                "streamforge/store/arango/store.py",
+            ),
+            "streamforge.store.arango.store._unless_there": (
+                "21_store/arango/store.html#_unless_there",
+                "streamforge/store/arango/store.py",
+            ),
+        },
+        "streamforge.store.arrow": {
+            "streamforge.store.arrow._batches": ("21_store/arrow.html#_batches", "streamforge/store/arrow.py"),
+            "streamforge.store.arrow._cast": ("21_store/arrow.html#_cast", "streamforge/store/arrow.py"),
+            "streamforge.store.arrow._column": ("21_store/arrow.html#_column", "streamforge/store/arrow.py"),
+            "streamforge.store.arrow._doubtful": ("21_store/arrow.html#_doubtful", "streamforge/store/arrow.py"),
+            "streamforge.store.arrow._fits": ("21_store/arrow.html#_fits", "streamforge/store/arrow.py"),
+            "streamforge.store.arrow._known_columns": (
+                "21_store/arrow.html#_known_columns",
+                "streamforge/store/arrow.py",
+            ),
+            "streamforge.store.arrow._pick": ("21_store/arrow.html#_pick", "streamforge/store/arrow.py"),
+            "streamforge.store.arrow._refuse": ("21_store/arrow.html#_refuse", "streamforge/store/arrow.py"),
+            "streamforge.store.arrow._sound": ("21_store/arrow.html#_sound", "streamforge/store/arrow.py"),
+            "streamforge.store.arrow.arrow_types": ("21_store/arrow.html#arrow_types", "streamforge/store/arrow.py"),
+            "streamforge.store.arrow.as_arrow": ("21_store/arrow.html#as_arrow", "streamforge/store/arrow.py"),
+            "streamforge.store.arrow.field_getter": ("21_store/arrow.html#field_getter", "streamforge/store/arrow.py"),
         },
         "streamforge.store.base": {
             "streamforge.store.base.Document": ("21_store/base.html#document", "streamforge/store/base.py"),
             "streamforge.store.base.Documents": ("21_store/base.html#documents", "streamforge/store/base.py"),
-            "streamforge.store.base.Documents.delete": ("21_store/base.html#documents.delete", "streamforge/store/base.py"),
+            "streamforge.store.base.Documents.delete": (
+                "21_store/base.html#documents.delete",
+                "streamforge/store/base.py",
+            ),
             "streamforge.store.base.Documents.get": ("21_store/base.html#documents.get", "streamforge/store/base.py"),
             "streamforge.store.base.Documents.list": ("21_store/base.html#documents.list", "streamforge/store/base.py"),
             "streamforge.store.base.Documents.put": ("21_store/base.html#documents.put", "streamforge/store/base.py"),
             "streamforge.store.base.Rows": ("21_store/base.html#rows", "streamforge/store/base.py"),
-            "streamforge.store.base.Rows.collections": ("21_store/base.html#rows.collections", "streamforge/store/base.py"),
+            "streamforge.store.base.Rows.collections": (
+                "21_store/base.html#rows.collections",
+                "streamforge/store/base.py",
+            ),
             "streamforge.store.base.Rows.count": ("21_store/base.html#rows.count", "streamforge/store/base.py"),
             "streamforge.store.base.Rows.ensure": ("21_store/base.html#rows.ensure", "streamforge/store/base.py"),
             "streamforge.store.base.Rows.read": ("21_store/base.html#rows.read", "streamforge/store/base.py"),
@@ -3598,264 +5367,442 @@ d = {
                 "streamforge/store/base.py",
             ),
             "streamforge.store.base.Store": ("21_store/base.html#store", "streamforge/store/base.py"),
-            "streamforge.store.base.Store.__aenter__": ("21_store/base.html#store.__aenter__", "streamforge/store/base.py"),
-            "streamforge.store.base.Store.__aexit__": ("21_store/base.html#store.__aexit__", "streamforge/store/base.py"),
-            "streamforge.store.base.enriched_schema": ("21_store/base.html#enriched_schema", "streamforge/store/base.py"),
-            "streamforge.store.base.missing_columns": ("21_store/base.html#missing_columns", "streamforge/store/base.py"),
+            "streamforge.store.base.Store.__aenter__": (
+                "21_store/base.html#store.__aenter__",
+                "streamforge/store/base.py",
+            ),
+            "streamforge.store.base.Store.__aexit__": (
+                "21_store/base.html#store.__aexit__",
+                "streamforge/store/base.py",
+            ),
+            "streamforge.store.base.enriched_schema": (
+                "21_store/base.html#enriched_schema",
+                "streamforge/store/base.py",
+            ),
+            "streamforge.store.base.missing_columns": (
+                "21_store/base.html#missing_columns",
+                "streamforge/store/base.py",
+            ),
             "streamforge.store.base.open_store": ("21_store/base.html#open_store", "streamforge/store/base.py"),
         },
-        "streamforge.store.connections": {
-            "streamforge.store.connections.Connection": (
-                "21_store/connections.html#connection",
-                "streamforge/store/connections.py",
+        "streamforge.store.sql.connections": {
+            "streamforge.store.sql.connections.Connection": (
+                "21_store/sql/connections.html#connection",
+                "streamforge/store/sql/connections.py",
             ),
-            "streamforge.store.connections.Connection.__init__": (
-                "21_store/connections.html#connection.__init__",
-                "streamforge/store/connections.py",
+            "streamforge.store.sql.connections.Connection.__init__": (
+                "21_store/sql/connections.html#connection.__init__",
+                "streamforge/store/sql/connections.py",
             ),
-            "streamforge.store.connections.Connection._statement": (
-                "21_store/connections.html#connection._statement",
-                "streamforge/store/connections.py",
+            "streamforge.store.sql.connections.Connection._statement": (
+                "21_store/sql/connections.html#connection._statement",
+                "streamforge/store/sql/connections.py",
             ),
-            "streamforge.store.connections.Connection.close": (
-                "21_store/connections.html#connection.close",
-                "streamforge/store/connections.py",
+            "streamforge.store.sql.connections.Connection.close": (
+                "21_store/sql/connections.html#connection.close",
+                "streamforge/store/sql/connections.py",
             ),
-            "streamforge.store.connections.Connection.query": (
-                "21_store/connections.html#connection.query",
-                "streamforge/store/connections.py",
+            "streamforge.store.sql.connections.Connection.query": (
+                "21_store/sql/connections.html#connection.query",
+                "streamforge/store/sql/connections.py",
             ),
-            "streamforge.store.connections.Connection.run": (
-                "21_store/connections.html#connection.run",
-                "streamforge/store/connections.py",
+            "streamforge.store.sql.connections.Connection.run": (
+                "21_store/sql/connections.html#connection.run",
+                "streamforge/store/sql/connections.py",
             ),
-            "streamforge.store.connections.Database": ("21_store/connections.html#database", "streamforge/store/connections.py"),
-            "streamforge.store.connections.Database.begin": (
-                "21_store/connections.html#database.begin",
-                "streamforge/store/connections.py",
+            "streamforge.store.sql.connections.Database": (
+                "21_store/sql/connections.html#database",
+                "streamforge/store/sql/connections.py",
             ),
-            "streamforge.store.connections.Database.busy": (
-                "21_store/connections.html#database.busy",
-                "streamforge/store/connections.py",
+            "streamforge.store.sql.connections.Database.begin": (
+                "21_store/sql/connections.html#database.begin",
+                "streamforge/store/sql/connections.py",
             ),
-            "streamforge.store.connections.Database.connect": (
-                "21_store/connections.html#database.connect",
-                "streamforge/store/connections.py",
+            "streamforge.store.sql.connections.Database.busy": (
+                "21_store/sql/connections.html#database.busy",
+                "streamforge/store/sql/connections.py",
             ),
-            "streamforge.store.connections.Database.fetch": (
-                "21_store/connections.html#database.fetch",
-                "streamforge/store/connections.py",
+            "streamforge.store.sql.connections.Database.connect": (
+                "21_store/sql/connections.html#database.connect",
+                "streamforge/store/sql/connections.py",
             ),
-            "streamforge.store.connections.Database.lost": (
-                "21_store/connections.html#database.lost",
-                "streamforge/store/connections.py",
+            "streamforge.store.sql.connections.Database.fetch": (
+                "21_store/sql/connections.html#database.fetch",
+                "streamforge/store/sql/connections.py",
             ),
-            "streamforge.store.connections.Database.named": (
-                "21_store/connections.html#database.named",
-                "streamforge/store/connections.py",
+            "streamforge.store.sql.connections.Database.lost": (
+                "21_store/sql/connections.html#database.lost",
+                "streamforge/store/sql/connections.py",
             ),
-            "streamforge.store.connections.Database.write": (
-                "21_store/connections.html#database.write",
-                "streamforge/store/connections.py",
+            "streamforge.store.sql.connections.Database.named": (
+                "21_store/sql/connections.html#database.named",
+                "streamforge/store/sql/connections.py",
             ),
-            "streamforge.store.connections.Lane": ("21_store/connections.html#lane", "streamforge/store/connections.py"),
-            "streamforge.store.connections.Lane.__init__": (
-                "21_store/connections.html#lane.__init__",
-                "streamforge/store/connections.py",
+            "streamforge.store.sql.connections.Database.write": (
+                "21_store/sql/connections.html#database.write",
+                "streamforge/store/sql/connections.py",
             ),
-            "streamforge.store.connections.Lane._transaction": (
-                "21_store/connections.html#lane._transaction",
-                "streamforge/store/connections.py",
+            "streamforge.store.sql.connections.Lane": (
+                "21_store/sql/connections.html#lane",
+                "streamforge/store/sql/connections.py",
             ),
-            "streamforge.store.connections.Lane.attempt": (
-                "21_store/connections.html#lane.attempt",
-                "streamforge/store/connections.py",
+            "streamforge.store.sql.connections.Lane.__init__": (
+                "21_store/sql/connections.html#lane.__init__",
+                "streamforge/store/sql/connections.py",
             ),
-            "streamforge.store.connections.Lane.drop": (
-                "21_store/connections.html#lane.drop",
-                "streamforge/store/connections.py",
+            "streamforge.store.sql.connections.Lane._transaction": (
+                "21_store/sql/connections.html#lane._transaction",
+                "streamforge/store/sql/connections.py",
             ),
-            "streamforge.store.connections.Lane.roll_back": (
-                "21_store/connections.html#lane.roll_back",
-                "streamforge/store/connections.py",
+            "streamforge.store.sql.connections.Lane.attempt": (
+                "21_store/sql/connections.html#lane.attempt",
+                "streamforge/store/sql/connections.py",
             ),
-            "streamforge.store.connections.Lanes": ("21_store/connections.html#lanes", "streamforge/store/connections.py"),
-            "streamforge.store.connections.Lanes.__init__": (
-                "21_store/connections.html#lanes.__init__",
-                "streamforge/store/connections.py",
+            "streamforge.store.sql.connections.Lane.drop": (
+                "21_store/sql/connections.html#lane.drop",
+                "streamforge/store/sql/connections.py",
             ),
-            "streamforge.store.connections.Lanes._give_up": (
-                "21_store/connections.html#lanes._give_up",
-                "streamforge/store/connections.py",
+            "streamforge.store.sql.connections.Lane.roll_back": (
+                "21_store/sql/connections.html#lane.roll_back",
+                "streamforge/store/sql/connections.py",
             ),
-            "streamforge.store.connections.Lanes._serve": (
-                "21_store/connections.html#lanes._serve",
-                "streamforge/store/connections.py",
+            "streamforge.store.sql.connections.Lanes": (
+                "21_store/sql/connections.html#lanes",
+                "streamforge/store/sql/connections.py",
             ),
-            "streamforge.store.connections.Lanes._start": (
-                "21_store/connections.html#lanes._start",
-                "streamforge/store/connections.py",
+            "streamforge.store.sql.connections.Lanes.__init__": (
+                "21_store/sql/connections.html#lanes.__init__",
+                "streamforge/store/sql/connections.py",
             ),
-            "streamforge.store.connections.Lanes.close": (
-                "21_store/connections.html#lanes.close",
-                "streamforge/store/connections.py",
+            "streamforge.store.sql.connections.Lanes._give_up": (
+                "21_store/sql/connections.html#lanes._give_up",
+                "streamforge/store/sql/connections.py",
             ),
-            "streamforge.store.connections.Lanes.run": (
-                "21_store/connections.html#lanes.run",
-                "streamforge/store/connections.py",
+            "streamforge.store.sql.connections.Lanes._serve": (
+                "21_store/sql/connections.html#lanes._serve",
+                "streamforge/store/sql/connections.py",
             ),
-            "streamforge.store.connections._Task": ("21_store/connections.html#_task", "streamforge/store/connections.py"),
-            "streamforge.store.connections._driver_errors": (
-                "21_store/connections.html#_driver_errors",
-                "streamforge/store/connections.py",
+            "streamforge.store.sql.connections.Lanes._start": (
+                "21_store/sql/connections.html#lanes._start",
+                "streamforge/store/sql/connections.py",
             ),
-            "streamforge.store.connections.values": ("21_store/connections.html#values", "streamforge/store/connections.py"),
+            "streamforge.store.sql.connections.Lanes.close": (
+                "21_store/sql/connections.html#lanes.close",
+                "streamforge/store/sql/connections.py",
+            ),
+            "streamforge.store.sql.connections.Lanes.run": (
+                "21_store/sql/connections.html#lanes.run",
+                "streamforge/store/sql/connections.py",
+            ),
+            "streamforge.store.sql.connections._Task": (
+                "21_store/sql/connections.html#_task",
+                "streamforge/store/sql/connections.py",
+            ),
+            "streamforge.store.sql.connections._driver_errors": (
+                "21_store/sql/connections.html#_driver_errors",
+                "streamforge/store/sql/connections.py",
+            ),
+            "streamforge.store.sql.connections.values": (
+                "21_store/sql/connections.html#values",
+                "streamforge/store/sql/connections.py",
+            ),
         },
-        "streamforge.store.postgresql": {
-            "streamforge.store.postgresql.Postgresql": ("21_store/postgresql.html#postgresql", "streamforge/store/postgresql.py"),
-            "streamforge.store.postgresql.Postgresql.__init__": (
-                "21_store/postgresql.html#postgresql.__init__",
-                "streamforge/store/postgresql.py",
+        "streamforge.store.sql.postgresql": {
+            "streamforge.store.sql.postgresql.Postgresql": (
+                "21_store/sql/postgresql.html#postgresql",
+                "streamforge/store/sql/postgresql.py",
             ),
-            "streamforge.store.postgresql.Postgresql.begin": (
-                "21_store/postgresql.html#postgresql.begin",
-                "streamforge/store/postgresql.py",
+            "streamforge.store.sql.postgresql.Postgresql.__init__": (
+                "21_store/sql/postgresql.html#postgresql.__init__",
+                "streamforge/store/sql/postgresql.py",
             ),
-            "streamforge.store.postgresql.Postgresql.busy": (
-                "21_store/postgresql.html#postgresql.busy",
-                "streamforge/store/postgresql.py",
+            "streamforge.store.sql.postgresql.Postgresql.begin": (
+                "21_store/sql/postgresql.html#postgresql.begin",
+                "streamforge/store/sql/postgresql.py",
             ),
-            "streamforge.store.postgresql.Postgresql.connect": (
-                "21_store/postgresql.html#postgresql.connect",
-                "streamforge/store/postgresql.py",
+            "streamforge.store.sql.postgresql.Postgresql.busy": (
+                "21_store/sql/postgresql.html#postgresql.busy",
+                "streamforge/store/sql/postgresql.py",
             ),
-            "streamforge.store.postgresql.Postgresql.fetch": (
-                "21_store/postgresql.html#postgresql.fetch",
-                "streamforge/store/postgresql.py",
+            "streamforge.store.sql.postgresql.Postgresql.connect": (
+                "21_store/sql/postgresql.html#postgresql.connect",
+                "streamforge/store/sql/postgresql.py",
             ),
-            "streamforge.store.postgresql.Postgresql.lost": (
-                "21_store/postgresql.html#postgresql.lost",
-                "streamforge/store/postgresql.py",
+            "streamforge.store.sql.postgresql.Postgresql.fetch": (
+                "21_store/sql/postgresql.html#postgresql.fetch",
+                "streamforge/store/sql/postgresql.py",
             ),
-            "streamforge.store.postgresql.Postgresql.named": (
-                "21_store/postgresql.html#postgresql.named",
-                "streamforge/store/postgresql.py",
+            "streamforge.store.sql.postgresql.Postgresql.lost": (
+                "21_store/sql/postgresql.html#postgresql.lost",
+                "streamforge/store/sql/postgresql.py",
             ),
-            "streamforge.store.postgresql.Postgresql.write": (
-                "21_store/postgresql.html#postgresql.write",
-                "streamforge/store/postgresql.py",
+            "streamforge.store.sql.postgresql.Postgresql.named": (
+                "21_store/sql/postgresql.html#postgresql.named",
+                "streamforge/store/sql/postgresql.py",
             ),
-            "streamforge.store.postgresql._as_lists": ("21_store/postgresql.html#_as_lists", "streamforge/store/postgresql.py"),
-            "streamforge.store.postgresql._code": ("21_store/postgresql.html#_code", "streamforge/store/postgresql.py"),
-            "streamforge.store.postgresql._distinct": ("21_store/postgresql.html#_distinct", "streamforge/store/postgresql.py"),
-            "streamforge.store.postgresql._settings": ("21_store/postgresql.html#_settings", "streamforge/store/postgresql.py"),
-            "streamforge.store.postgresql.named_error": (
-                "21_store/postgresql.html#named_error",
-                "streamforge/store/postgresql.py",
+            "streamforge.store.sql.postgresql.Postgresql.write": (
+                "21_store/sql/postgresql.html#postgresql.write",
+                "streamforge/store/sql/postgresql.py",
             ),
-            "streamforge.store.postgresql.server_url": ("21_store/postgresql.html#server_url", "streamforge/store/postgresql.py"),
+            "streamforge.store.sql.postgresql._as_lists": (
+                "21_store/sql/postgresql.html#_as_lists",
+                "streamforge/store/sql/postgresql.py",
+            ),
+            "streamforge.store.sql.postgresql._code": (
+                "21_store/sql/postgresql.html#_code",
+                "streamforge/store/sql/postgresql.py",
+            ),
+            "streamforge.store.sql.postgresql._distinct": (
+                "21_store/sql/postgresql.html#_distinct",
+                "streamforge/store/sql/postgresql.py",
+            ),
+            "streamforge.store.sql.postgresql._settings": (
+                "21_store/sql/postgresql.html#_settings",
+                "streamforge/store/sql/postgresql.py",
+            ),
+            "streamforge.store.sql.postgresql.named_error": (
+                "21_store/sql/postgresql.html#named_error",
+                "streamforge/store/sql/postgresql.py",
+            ),
+            "streamforge.store.sql.postgresql.server_url": (
+                "21_store/sql/postgresql.html#server_url",
+                "streamforge/store/sql/postgresql.py",
+            ),
         },
-        "streamforge.store.rows": {
-            "streamforge.store.rows._batches": ("21_store/rows.html#_batches", "streamforge/store/rows.py"),
-            "streamforge.store.rows._cast": ("21_store/rows.html#_cast", "streamforge/store/rows.py"),
-            "streamforge.store.rows._column": ("21_store/rows.html#_column", "streamforge/store/rows.py"),
-            "streamforge.store.rows._doubtful": ("21_store/rows.html#_doubtful", "streamforge/store/rows.py"),
-            "streamforge.store.rows._fits": ("21_store/rows.html#_fits", "streamforge/store/rows.py"),
-            "streamforge.store.rows._known_columns": ("21_store/rows.html#_known_columns", "streamforge/store/rows.py"),
-            "streamforge.store.rows._pick": ("21_store/rows.html#_pick", "streamforge/store/rows.py"),
-            "streamforge.store.rows._refuse": ("21_store/rows.html#_refuse", "streamforge/store/rows.py"),
-            "streamforge.store.rows._sound": ("21_store/rows.html#_sound", "streamforge/store/rows.py"),
-            "streamforge.store.rows.arrow_types": ("21_store/rows.html#arrow_types", "streamforge/store/rows.py"),
-            "streamforge.store.rows.as_arrow": ("21_store/rows.html#as_arrow", "streamforge/store/rows.py"),
-            "streamforge.store.rows.field_getter": ("21_store/rows.html#field_getter", "streamforge/store/rows.py"),
-        },
-        "streamforge.store.sql": {
-            "streamforge.store.sql.SqlStore": ("21_store/sql.html#sqlstore", "streamforge/store/sql.py"),
-            "streamforge.store.sql.SqlStore._schema": ("21_store/sql.html#sqlstore._schema", "streamforge/store/sql.py"),
-            "streamforge.store.sql.SqlStore.collections": ("21_store/sql.html#sqlstore.collections", "streamforge/store/sql.py"),
-            "streamforge.store.sql.SqlStore.count": ("21_store/sql.html#sqlstore.count", "streamforge/store/sql.py"),
-            "streamforge.store.sql.SqlStore.ensure": ("21_store/sql.html#sqlstore.ensure", "streamforge/store/sql.py"),
-            "streamforge.store.sql.SqlStore.read": ("21_store/sql.html#sqlstore.read", "streamforge/store/sql.py"),
-            "streamforge.store.sql.SqlStore.upsert": ("21_store/sql.html#sqlstore.upsert", "streamforge/store/sql.py"),
-            "streamforge.store.sql._Documents": ("21_store/sql.html#_documents", "streamforge/store/sql.py"),
-            "streamforge.store.sql._Documents.__aenter__": (
-                "21_store/sql.html#_documents.__aenter__",
-                "streamforge/store/sql.py",
+        "streamforge.store.sql.sqlite": {
+            "streamforge.store.sql.sqlite.Sqlite": (
+                "21_store/sql/sqlite.html#sqlite",
+                "streamforge/store/sql/sqlite.py",
             ),
-            "streamforge.store.sql._Documents.__aexit__": ("21_store/sql.html#_documents.__aexit__", "streamforge/store/sql.py"),
-            "streamforge.store.sql._Documents.__init__": ("21_store/sql.html#_documents.__init__", "streamforge/store/sql.py"),
-            "streamforge.store.sql._Documents._found": ("21_store/sql.html#_documents._found", "streamforge/store/sql.py"),
-            "streamforge.store.sql._Documents.delete": ("21_store/sql.html#_documents.delete", "streamforge/store/sql.py"),
-            "streamforge.store.sql._Documents.get": ("21_store/sql.html#_documents.get", "streamforge/store/sql.py"),
-            "streamforge.store.sql._Documents.list": ("21_store/sql.html#_documents.list", "streamforge/store/sql.py"),
-            "streamforge.store.sql._Documents.put": ("21_store/sql.html#_documents.put", "streamforge/store/sql.py"),
-            "streamforge.store.sql._all_schemas": ("21_store/sql.html#_all_schemas", "streamforge/store/sql.py"),
-            "streamforge.store.sql._body": ("21_store/sql.html#_body", "streamforge/store/sql.py"),
-            "streamforge.store.sql._count": ("21_store/sql.html#_count", "streamforge/store/sql.py"),
-            "streamforge.store.sql._database": ("21_store/sql.html#_database", "streamforge/store/sql.py"),
-            "streamforge.store.sql._delete": ("21_store/sql.html#_delete", "streamforge/store/sql.py"),
-            "streamforge.store.sql._ensure": ("21_store/sql.html#_ensure", "streamforge/store/sql.py"),
-            "streamforge.store.sql._first": ("21_store/sql.html#_first", "streamforge/store/sql.py"),
-            "streamforge.store.sql._get": ("21_store/sql.html#_get", "streamforge/store/sql.py"),
-            "streamforge.store.sql._known": ("21_store/sql.html#_known", "streamforge/store/sql.py"),
-            "streamforge.store.sql._list": ("21_store/sql.html#_list", "streamforge/store/sql.py"),
-            "streamforge.store.sql._must_know": ("21_store/sql.html#_must_know", "streamforge/store/sql.py"),
-            "streamforge.store.sql._own_tables": ("21_store/sql.html#_own_tables", "streamforge/store/sql.py"),
-            "streamforge.store.sql._put": ("21_store/sql.html#_put", "streamforge/store/sql.py"),
-            "streamforge.store.sql._read": ("21_store/sql.html#_read", "streamforge/store/sql.py"),
-            "streamforge.store.sql._wanted": ("21_store/sql.html#_wanted", "streamforge/store/sql.py"),
-            "streamforge.store.sql._write_rows": ("21_store/sql.html#_write_rows", "streamforge/store/sql.py"),
+            "streamforge.store.sql.sqlite.Sqlite.__init__": (
+                "21_store/sql/sqlite.html#sqlite.__init__",
+                "streamforge/store/sql/sqlite.py",
+            ),
+            "streamforge.store.sql.sqlite.Sqlite.begin": (
+                "21_store/sql/sqlite.html#sqlite.begin",
+                "streamforge/store/sql/sqlite.py",
+            ),
+            "streamforge.store.sql.sqlite.Sqlite.busy": (
+                "21_store/sql/sqlite.html#sqlite.busy",
+                "streamforge/store/sql/sqlite.py",
+            ),
+            "streamforge.store.sql.sqlite.Sqlite.connect": (
+                "21_store/sql/sqlite.html#sqlite.connect",
+                "streamforge/store/sql/sqlite.py",
+            ),
+            "streamforge.store.sql.sqlite.Sqlite.fetch": (
+                "21_store/sql/sqlite.html#sqlite.fetch",
+                "streamforge/store/sql/sqlite.py",
+            ),
+            "streamforge.store.sql.sqlite.Sqlite.lost": (
+                "21_store/sql/sqlite.html#sqlite.lost",
+                "streamforge/store/sql/sqlite.py",
+            ),
+            "streamforge.store.sql.sqlite.Sqlite.named": (
+                "21_store/sql/sqlite.html#sqlite.named",
+                "streamforge/store/sql/sqlite.py",
+            ),
+            "streamforge.store.sql.sqlite.Sqlite.write": (
+                "21_store/sql/sqlite.html#sqlite.write",
+                "streamforge/store/sql/sqlite.py",
+            ),
+            "streamforge.store.sql.sqlite._parse": (
+                "21_store/sql/sqlite.html#_parse",
+                "streamforge/store/sql/sqlite.py",
+            ),
         },
-        "streamforge.store.sqlite": {
-            "streamforge.store.sqlite.Sqlite": ("21_store/sqlite.html#sqlite", "streamforge/store/sqlite.py"),
-            "streamforge.store.sqlite.Sqlite.__init__": ("21_store/sqlite.html#sqlite.__init__", "streamforge/store/sqlite.py"),
-            "streamforge.store.sqlite.Sqlite.begin": ("21_store/sqlite.html#sqlite.begin", "streamforge/store/sqlite.py"),
-            "streamforge.store.sqlite.Sqlite.busy": ("21_store/sqlite.html#sqlite.busy", "streamforge/store/sqlite.py"),
-            "streamforge.store.sqlite.Sqlite.connect": ("21_store/sqlite.html#sqlite.connect", "streamforge/store/sqlite.py"),
-            "streamforge.store.sqlite.Sqlite.fetch": ("21_store/sqlite.html#sqlite.fetch", "streamforge/store/sqlite.py"),
-            "streamforge.store.sqlite.Sqlite.lost": ("21_store/sqlite.html#sqlite.lost", "streamforge/store/sqlite.py"),
-            "streamforge.store.sqlite.Sqlite.named": ("21_store/sqlite.html#sqlite.named", "streamforge/store/sqlite.py"),
-            "streamforge.store.sqlite.Sqlite.write": ("21_store/sqlite.html#sqlite.write", "streamforge/store/sqlite.py"),
-            "streamforge.store.sqlite._parse": ("21_store/sqlite.html#_parse", "streamforge/store/sqlite.py"),
+        "streamforge.store.sql.statements": {
+            "streamforge.store.sql.statements.Dialect": (
+                "21_store/sql/statements.html#dialect",
+                "streamforge/store/sql/statements.py",
+            ),
+            "streamforge.store.sql.statements.Question": (
+                "21_store/sql/statements.html#question",
+                "streamforge/store/sql/statements.py",
+            ),
+            "streamforge.store.sql.statements.check_schema": (
+                "21_store/sql/statements.html#check_schema",
+                "streamforge/store/sql/statements.py",
+            ),
+            "streamforge.store.sql.statements.conditions": (
+                "21_store/sql/statements.html#conditions",
+                "streamforge/store/sql/statements.py",
+            ),
+            "streamforge.store.sql.statements.create_text": (
+                "21_store/sql/statements.html#create_text",
+                "streamforge/store/sql/statements.py",
+            ),
+            "streamforge.store.sql.statements.literal": (
+                "21_store/sql/statements.html#literal",
+                "streamforge/store/sql/statements.py",
+            ),
+            "streamforge.store.sql.statements.physical_name": (
+                "21_store/sql/statements.html#physical_name",
+                "streamforge/store/sql/statements.py",
+            ),
+            "streamforge.store.sql.statements.quoted": (
+                "21_store/sql/statements.html#quoted",
+                "streamforge/store/sql/statements.py",
+            ),
+            "streamforge.store.sql.statements.select_text": (
+                "21_store/sql/statements.html#select_text",
+                "streamforge/store/sql/statements.py",
+            ),
+            "streamforge.store.sql.statements.upsert_text": (
+                "21_store/sql/statements.html#upsert_text",
+                "streamforge/store/sql/statements.py",
+            ),
+            "streamforge.store.sql.statements.widen_text": (
+                "21_store/sql/statements.html#widen_text",
+                "streamforge/store/sql/statements.py",
+            ),
         },
-        "streamforge.store.tables": {
-            "streamforge.store.tables.Dialect": ("21_store/tables.html#dialect", "streamforge/store/tables.py"),
-            "streamforge.store.tables.Question": ("21_store/tables.html#question", "streamforge/store/tables.py"),
-            "streamforge.store.tables.check_schema": ("21_store/tables.html#check_schema", "streamforge/store/tables.py"),
-            "streamforge.store.tables.conditions": ("21_store/tables.html#conditions", "streamforge/store/tables.py"),
-            "streamforge.store.tables.create_text": ("21_store/tables.html#create_text", "streamforge/store/tables.py"),
-            "streamforge.store.tables.literal": ("21_store/tables.html#literal", "streamforge/store/tables.py"),
-            "streamforge.store.tables.physical_name": ("21_store/tables.html#physical_name", "streamforge/store/tables.py"),
-            "streamforge.store.tables.quoted": ("21_store/tables.html#quoted", "streamforge/store/tables.py"),
-            "streamforge.store.tables.select_text": ("21_store/tables.html#select_text", "streamforge/store/tables.py"),
-            "streamforge.store.tables.upsert_text": ("21_store/tables.html#upsert_text", "streamforge/store/tables.py"),
-            "streamforge.store.tables.widen_text": ("21_store/tables.html#widen_text", "streamforge/store/tables.py"),
+        "streamforge.store.sql.store": {
+            "streamforge.store.sql.store.SqlStore": (
+                "21_store/sql/store.html#sqlstore",
+                "streamforge/store/sql/store.py",
+            ),
+            "streamforge.store.sql.store.SqlStore._schema": (
+                "21_store/sql/store.html#sqlstore._schema",
+                "streamforge/store/sql/store.py",
+            ),
+            "streamforge.store.sql.store.SqlStore.collections": (
+                "21_store/sql/store.html#sqlstore.collections",
+                "streamforge/store/sql/store.py",
+            ),
+            "streamforge.store.sql.store.SqlStore.count": (
+                "21_store/sql/store.html#sqlstore.count",
+                "streamforge/store/sql/store.py",
+            ),
+            "streamforge.store.sql.store.SqlStore.ensure": (
+                "21_store/sql/store.html#sqlstore.ensure",
+                "streamforge/store/sql/store.py",
+            ),
+            "streamforge.store.sql.store.SqlStore.read": (
+                "21_store/sql/store.html#sqlstore.read",
+                "streamforge/store/sql/store.py",
+            ),
+            "streamforge.store.sql.store.SqlStore.upsert": (
+                "21_store/sql/store.html#sqlstore.upsert",
+                "streamforge/store/sql/store.py",
+            ),
+            "streamforge.store.sql.store._Documents": (
+                "21_store/sql/store.html#_documents",
+                "streamforge/store/sql/store.py",
+            ),
+            "streamforge.store.sql.store._Documents.__aenter__": (
+                "21_store/sql/store.html#_documents.__aenter__",
+                "streamforge/store/sql/store.py",
+            ),
+            "streamforge.store.sql.store._Documents.__aexit__": (
+                "21_store/sql/store.html#_documents.__aexit__",
+                "streamforge/store/sql/store.py",
+            ),
+            "streamforge.store.sql.store._Documents.__init__": (
+                "21_store/sql/store.html#_documents.__init__",
+                "streamforge/store/sql/store.py",
+            ),
+            "streamforge.store.sql.store._Documents._found": (
+                "21_store/sql/store.html#_documents._found",
+                "streamforge/store/sql/store.py",
+            ),
+            "streamforge.store.sql.store._Documents.delete": (
+                "21_store/sql/store.html#_documents.delete",
+                "streamforge/store/sql/store.py",
+            ),
+            "streamforge.store.sql.store._Documents.get": (
+                "21_store/sql/store.html#_documents.get",
+                "streamforge/store/sql/store.py",
+            ),
+            "streamforge.store.sql.store._Documents.list": (
+                "21_store/sql/store.html#_documents.list",
+                "streamforge/store/sql/store.py",
+            ),
+            "streamforge.store.sql.store._Documents.put": (
+                "21_store/sql/store.html#_documents.put",
+                "streamforge/store/sql/store.py",
+            ),
+            "streamforge.store.sql.store._all_schemas": (
+                "21_store/sql/store.html#_all_schemas",
+                "streamforge/store/sql/store.py",
+            ),
+            "streamforge.store.sql.store._body": ("21_store/sql/store.html#_body", "streamforge/store/sql/store.py"),
+            "streamforge.store.sql.store._count": ("21_store/sql/store.html#_count", "streamforge/store/sql/store.py"),
+            "streamforge.store.sql.store._database": (
+                "21_store/sql/store.html#_database",
+                "streamforge/store/sql/store.py",
+            ),
+            "streamforge.store.sql.store._delete": (
+                "21_store/sql/store.html#_delete",
+                "streamforge/store/sql/store.py",
+            ),
+            "streamforge.store.sql.store._ensure": (
+                "21_store/sql/store.html#_ensure",
+                "streamforge/store/sql/store.py",
+            ),
+            "streamforge.store.sql.store._first": ("21_store/sql/store.html#_first", "streamforge/store/sql/store.py"),
+            "streamforge.store.sql.store._get": ("21_store/sql/store.html#_get", "streamforge/store/sql/store.py"),
+            "streamforge.store.sql.store._known": ("21_store/sql/store.html#_known", "streamforge/store/sql/store.py"),
+            "streamforge.store.sql.store._list": ("21_store/sql/store.html#_list", "streamforge/store/sql/store.py"),
+            "streamforge.store.sql.store._must_know": (
+                "21_store/sql/store.html#_must_know",
+                "streamforge/store/sql/store.py",
+            ),
+            "streamforge.store.sql.store._own_tables": (
+                "21_store/sql/store.html#_own_tables",
+                "streamforge/store/sql/store.py",
+            ),
+            "streamforge.store.sql.store._put": ("21_store/sql/store.html#_put", "streamforge/store/sql/store.py"),
+            "streamforge.store.sql.store._read": ("21_store/sql/store.html#_read", "streamforge/store/sql/store.py"),
+            "streamforge.store.sql.store._wanted": (
+                "21_store/sql/store.html#_wanted",
+                "streamforge/store/sql/store.py",
+            ),
+            "streamforge.store.sql.store._write_rows": (
+                "21_store/sql/store.html#_write_rows",
+                "streamforge/store/sql/store.py",
+            ),
         },
         "streamforge.trading.account": {
             "streamforge.trading.account.buy": ("42_trading/account.html#buy", "streamforge/trading/account.py"),
             "streamforge.trading.account.earned": ("42_trading/account.html#earned", "streamforge/trading/account.py"),
-            "streamforge.trading.account.from_named": ("42_trading/account.html#from_named", "streamforge/trading/account.py"),
+            "streamforge.trading.account.from_named": (
+                "42_trading/account.html#from_named",
+                "streamforge/trading/account.py",
+            ),
             "streamforge.trading.account.mark": ("42_trading/account.html#mark", "streamforge/trading/account.py"),
             "streamforge.trading.account.named": ("42_trading/account.html#named", "streamforge/trading/account.py"),
             "streamforge.trading.account.open_account": (
                 "42_trading/account.html#open_account",
                 "streamforge/trading/account.py",
             ),
-            "streamforge.trading.account.position": ("42_trading/account.html#position", "streamforge/trading/account.py"),
+            "streamforge.trading.account.position": (
+                "42_trading/account.html#position",
+                "streamforge/trading/account.py",
+            ),
             "streamforge.trading.account.reset_account": (
                 "42_trading/account.html#reset_account",
                 "streamforge/trading/account.py",
             ),
             "streamforge.trading.account.sell": ("42_trading/account.html#sell", "streamforge/trading/account.py"),
-            "streamforge.trading.account.unrealised": ("42_trading/account.html#unrealised", "streamforge/trading/account.py"),
+            "streamforge.trading.account.unrealised": (
+                "42_trading/account.html#unrealised",
+                "streamforge/trading/account.py",
+            ),
         },
         "streamforge.trading.baselines": {
-            "streamforge.trading.baselines._toss": ("42_trading/baselines.html#_toss", "streamforge/trading/baselines.py"),
+            "streamforge.trading.baselines._toss": (
+                "42_trading/baselines.html#_toss",
+                "streamforge/trading/baselines.py",
+            ),
             "streamforge.trading.baselines.buy_and_hold": (
                 "42_trading/baselines.html#buy_and_hold",
                 "streamforge/trading/baselines.py",
             ),
-            "streamforge.trading.baselines.cash": ("42_trading/baselines.html#cash", "streamforge/trading/baselines.py"),
+            "streamforge.trading.baselines.cash": (
+                "42_trading/baselines.html#cash",
+                "streamforge/trading/baselines.py",
+            ),
             "streamforge.trading.baselines.random_actions": (
                 "42_trading/baselines.html#random_actions",
                 "streamforge/trading/baselines.py",
@@ -3876,7 +5823,10 @@ d = {
                 "42_trading/costs.html#costs.round_trip",
                 "streamforge/trading/costs.py",
             ),
-            "streamforge.trading.costs.Costs.slippage": ("42_trading/costs.html#costs.slippage", "streamforge/trading/costs.py"),
+            "streamforge.trading.costs.Costs.slippage": (
+                "42_trading/costs.html#costs.slippage",
+                "streamforge/trading/costs.py",
+            ),
             "streamforge.trading.costs.bought": ("42_trading/costs.html#bought", "streamforge/trading/costs.py"),
             "streamforge.trading.costs.sold": ("42_trading/costs.html#sold", "streamforge/trading/costs.py"),
         },
@@ -3900,20 +5850,41 @@ d = {
             ),
             "streamforge.trading.engine._run": ("42_trading/engine.html#_run", "streamforge/trading/engine.py"),
             "streamforge.trading.engine.backtest": ("42_trading/engine.html#backtest", "streamforge/trading/engine.py"),
-            "streamforge.trading.engine.check_prices": ("42_trading/engine.html#check_prices", "streamforge/trading/engine.py"),
+            "streamforge.trading.engine.check_prices": (
+                "42_trading/engine.html#check_prices",
+                "streamforge/trading/engine.py",
+            ),
             "streamforge.trading.engine.pooled": ("42_trading/engine.html#pooled", "streamforge/trading/engine.py"),
             "streamforge.trading.engine.step": ("42_trading/engine.html#step", "streamforge/trading/engine.py"),
         },
         "streamforge.visualizer.app": {
-            "streamforge.visualizer.app._until_gone": ("71_visualizer/app.html#_until_gone", "streamforge/visualizer/app.py"),
+            "streamforge.visualizer.app._until_gone": (
+                "71_visualizer/app.html#_until_gone",
+                "streamforge/visualizer/app.py",
+            ),
             "streamforge.visualizer.app.chart": ("71_visualizer/app.html#chart", "streamforge/visualizer/app.py"),
-            "streamforge.visualizer.app.create_page": ("71_visualizer/app.html#create_page", "streamforge/visualizer/app.py"),
+            "streamforge.visualizer.app.create_page": (
+                "71_visualizer/app.html#create_page",
+                "streamforge/visualizer/app.py",
+            ),
             "streamforge.visualizer.app.graphs": ("71_visualizer/app.html#graphs", "streamforge/visualizer/app.py"),
             "streamforge.visualizer.app.markets": ("71_visualizer/app.html#markets", "streamforge/visualizer/app.py"),
-            "streamforge.visualizer.app.mount_static": ("71_visualizer/app.html#mount_static", "streamforge/visualizer/app.py"),
-            "streamforge.visualizer.app.page_routes": ("71_visualizer/app.html#page_routes", "streamforge/visualizer/app.py"),
-            "streamforge.visualizer.app.plotly_js": ("71_visualizer/app.html#plotly_js", "streamforge/visualizer/app.py"),
-            "streamforge.visualizer.app.relations": ("71_visualizer/app.html#relations", "streamforge/visualizer/app.py"),
+            "streamforge.visualizer.app.mount_static": (
+                "71_visualizer/app.html#mount_static",
+                "streamforge/visualizer/app.py",
+            ),
+            "streamforge.visualizer.app.page_routes": (
+                "71_visualizer/app.html#page_routes",
+                "streamforge/visualizer/app.py",
+            ),
+            "streamforge.visualizer.app.plotly_js": (
+                "71_visualizer/app.html#plotly_js",
+                "streamforge/visualizer/app.py",
+            ),
+            "streamforge.visualizer.app.relations": (
+                "71_visualizer/app.html#relations",
+                "streamforge/visualizer/app.py",
+            ),
             "streamforge.visualizer.app.watch": ("71_visualizer/app.html#watch", "streamforge/visualizer/app.py"),
         },
         "streamforge.viz.charts": {
@@ -3935,1293 +5906,1743 @@ d = {
             "streamforge.viz.heatmap._columns": ("50_viz/heatmap.html#_columns", "streamforge/viz/heatmap.py"),
             "streamforge.viz.heatmap._grid": ("50_viz/heatmap.html#_grid", "streamforge/viz/heatmap.py"),
             "streamforge.viz.heatmap._spacing": ("50_viz/heatmap.html#_spacing", "streamforge/viz/heatmap.py"),
-            "streamforge.viz.heatmap.liquidity_map": ("50_viz/heatmap.html#liquidity_map", "streamforge/viz/heatmap.py"),
-            "streamforge.viz.heatmap.volume_profile": ("50_viz/heatmap.html#volume_profile", "streamforge/viz/heatmap.py"),
-        },
-        "streamforge.workers.archive_first": {
-            "streamforge.workers.archive_first.ArchivedCandles": (
-                "60_workers/archive_first.html#archivedcandles",
-                "streamforge/workers/archive_first.py",
+            "streamforge.viz.heatmap.liquidity_map": (
+                "50_viz/heatmap.html#liquidity_map",
+                "streamforge/viz/heatmap.py",
             ),
-            "streamforge.workers.archive_first.ArchivedCandles.__aiter__": (
-                "60_workers/archive_first.html#archivedcandles.__aiter__",
-                "streamforge/workers/archive_first.py",
-            ),
-            "streamforge.workers.archive_first.ArchivedCandles.__init__": (
-                "60_workers/archive_first.html#archivedcandles.__init__",
-                "streamforge/workers/archive_first.py",
-            ),
-            "streamforge.workers.archive_first.ArchivedCandles._ask": (
-                "60_workers/archive_first.html#archivedcandles._ask",
-                "streamforge/workers/archive_first.py",
-            ),
-            "streamforge.workers.archive_first.ArchivedTrades": (
-                "60_workers/archive_first.html#archivedtrades",
-                "streamforge/workers/archive_first.py",
-            ),
-            "streamforge.workers.archive_first.ArchivedTrades.__aiter__": (
-                "60_workers/archive_first.html#archivedtrades.__aiter__",
-                "streamforge/workers/archive_first.py",
-            ),
-            "streamforge.workers.archive_first.ArchivedTrades.__init__": (
-                "60_workers/archive_first.html#archivedtrades.__init__",
-                "streamforge/workers/archive_first.py",
-            ),
-            "streamforge.workers.archive_first.ArchivedTrades._ask": (
-                "60_workers/archive_first.html#archivedtrades._ask",
-                "streamforge/workers/archive_first.py",
-            ),
-            "streamforge.workers.archive_first._month": (
-                "60_workers/archive_first.html#_month",
-                "streamforge/workers/archive_first.py",
-            ),
-            "streamforge.workers.archive_first._nothing": (
-                "60_workers/archive_first.html#_nothing",
-                "streamforge/workers/archive_first.py",
-            ),
-            "streamforge.workers.archive_first._records": (
-                "60_workers/archive_first.html#_records",
-                "streamforge/workers/archive_first.py",
-            ),
-            "streamforge.workers.archive_first.archive_figures": (
-                "60_workers/archive_first.html#archive_figures",
-                "streamforge/workers/archive_first.py",
-            ),
-            "streamforge.workers.archive_first.open_archive": (
-                "60_workers/archive_first.html#open_archive",
-                "streamforge/workers/archive_first.py",
-            ),
-            "streamforge.workers.archive_first.stretch_of": (
-                "60_workers/archive_first.html#stretch_of",
-                "streamforge/workers/archive_first.py",
-            ),
-            "streamforge.workers.archive_first.woven": (
-                "60_workers/archive_first.html#woven",
-                "streamforge/workers/archive_first.py",
+            "streamforge.viz.heatmap.volume_profile": (
+                "50_viz/heatmap.html#volume_profile",
+                "streamforge/viz/heatmap.py",
             ),
         },
-        "streamforge.workers.backtest": {
-            "streamforge.workers.backtest.Backtest": ("60_workers/backtest.html#backtest", "streamforge/workers/backtest.py"),
-            "streamforge.workers.backtest.Backtest.run": (
-                "60_workers/backtest.html#backtest.run",
-                "streamforge/workers/backtest.py",
+        "streamforge.workers.connector.books": {
+            "streamforge.workers.connector.books.BookHandler": (
+                "60_workers/connector/books.html#bookhandler",
+                "streamforge/workers/connector/books.py",
+            ),
+            "streamforge.workers.connector.books.BookHandler.__init__": (
+                "60_workers/connector/books.html#bookhandler.__init__",
+                "streamforge/workers/connector/books.py",
+            ),
+            "streamforge.workers.connector.books.BookHandler._derive": (
+                "60_workers/connector/books.html#bookhandler._derive",
+                "streamforge/workers/connector/books.py",
+            ),
+            "streamforge.workers.connector.books.BookHandler.prepare": (
+                "60_workers/connector/books.html#bookhandler.prepare",
+                "streamforge/workers/connector/books.py",
+            ),
+            "streamforge.workers.connector.books.BookHandler.write": (
+                "60_workers/connector/books.html#bookhandler.write",
+                "streamforge/workers/connector/books.py",
+            ),
+            "streamforge.workers.connector.books.book_rows": (
+                "60_workers/connector/books.html#book_rows",
+                "streamforge/workers/connector/books.py",
+            ),
+            "streamforge.workers.connector.books.derived_rows": (
+                "60_workers/connector/books.html#derived_rows",
+                "streamforge/workers/connector/books.py",
             ),
         },
-        "streamforge.workers.base": {
-            "streamforge.workers.base.Worker": ("60_workers/base.html#worker", "streamforge/workers/base.py"),
-            "streamforge.workers.base.Worker.heard": ("60_workers/base.html#worker.heard", "streamforge/workers/base.py"),
-            "streamforge.workers.base.Worker.run": ("60_workers/base.html#worker.run", "streamforge/workers/base.py"),
-            "streamforge.workers.base._end": ("60_workers/base.html#_end", "streamforge/workers/base.py"),
-            "streamforge.workers.base._last_words": ("60_workers/base.html#_last_words", "streamforge/workers/base.py"),
-            "streamforge.workers.base._live": ("60_workers/base.html#_live", "streamforge/workers/base.py"),
-            "streamforge.workers.base._names_only": ("60_workers/base.html#_names_only", "streamforge/workers/base.py"),
-            "streamforge.workers.base._obey": ("60_workers/base.html#_obey", "streamforge/workers/base.py"),
-            "streamforge.workers.base._process": ("60_workers/base.html#_process", "streamforge/workers/base.py"),
-            "streamforge.workers.base._work": ("60_workers/base.html#_work", "streamforge/workers/base.py"),
-            "streamforge.workers.base.find_worker": ("60_workers/base.html#find_worker", "streamforge/workers/base.py"),
-            "streamforge.workers.base.run_worker": ("60_workers/base.html#run_worker", "streamforge/workers/base.py"),
-            "streamforge.workers.base.serve": ("60_workers/base.html#serve", "streamforge/workers/base.py"),
-        },
-        "streamforge.workers.book_rows": {
-            "streamforge.workers.book_rows.BookHandler": (
-                "60_workers/book_rows.html#bookhandler",
-                "streamforge/workers/book_rows.py",
+        "streamforge.workers.connector.candles": {
+            "streamforge.workers.connector.candles._numbers": (
+                "60_workers/connector/candles.html#_numbers",
+                "streamforge/workers/connector/candles.py",
             ),
-            "streamforge.workers.book_rows.BookHandler.__init__": (
-                "60_workers/book_rows.html#bookhandler.__init__",
-                "streamforge/workers/book_rows.py",
+            "streamforge.workers.connector.candles.differing": (
+                "60_workers/connector/candles.html#differing",
+                "streamforge/workers/connector/candles.py",
             ),
-            "streamforge.workers.book_rows.BookHandler._derive": (
-                "60_workers/book_rows.html#bookhandler._derive",
-                "streamforge/workers/book_rows.py",
+            "streamforge.workers.connector.candles.enriched_table": (
+                "60_workers/connector/candles.html#enriched_table",
+                "streamforge/workers/connector/candles.py",
             ),
-            "streamforge.workers.book_rows.BookHandler.prepare": (
-                "60_workers/book_rows.html#bookhandler.prepare",
-                "streamforge/workers/book_rows.py",
+            "streamforge.workers.connector.candles.revised_schema": (
+                "60_workers/connector/candles.html#revised_schema",
+                "streamforge/workers/connector/candles.py",
             ),
-            "streamforge.workers.book_rows.BookHandler.write": (
-                "60_workers/book_rows.html#bookhandler.write",
-                "streamforge/workers/book_rows.py",
+            "streamforge.workers.connector.candles.row_type": (
+                "60_workers/connector/candles.html#row_type",
+                "streamforge/workers/connector/candles.py",
             ),
-            "streamforge.workers.book_rows.book_rows": (
-                "60_workers/book_rows.html#book_rows",
-                "streamforge/workers/book_rows.py",
-            ),
-            "streamforge.workers.book_rows.derived_rows": (
-                "60_workers/book_rows.html#derived_rows",
-                "streamforge/workers/book_rows.py",
+            "streamforge.workers.connector.candles.rows_of": (
+                "60_workers/connector/candles.html#rows_of",
+                "streamforge/workers/connector/candles.py",
             ),
         },
-        "streamforge.workers.candle_source": {
-            "streamforge.workers.candle_source.CandleSource": (
-                "60_workers/candle_source.html#candlesource",
-                "streamforge/workers/candle_source.py",
+        "streamforge.workers.connector.decoding": {
+            "streamforge.workers.connector.decoding.Kind": (
+                "60_workers/connector/decoding.html#kind",
+                "streamforge/workers/connector/decoding.py",
             ),
-            "streamforge.workers.candle_source.CandleSource.__aenter__": (
-                "60_workers/candle_source.html#candlesource.__aenter__",
-                "streamforge/workers/candle_source.py",
+            "streamforge.workers.connector.decoding.Sorted": (
+                "60_workers/connector/decoding.html#sorted",
+                "streamforge/workers/connector/decoding.py",
             ),
-            "streamforge.workers.candle_source.CandleSource.__aexit__": (
-                "60_workers/candle_source.html#candlesource.__aexit__",
-                "streamforge/workers/candle_source.py",
+            "streamforge.workers.connector.decoding.Sorted.columns": (
+                "60_workers/connector/decoding.html#sorted.columns",
+                "streamforge/workers/connector/decoding.py",
             ),
-            "streamforge.workers.candle_source.CandleSource.__init__": (
-                "60_workers/candle_source.html#candlesource.__init__",
-                "streamforge/workers/candle_source.py",
+            "streamforge.workers.connector.decoding.Sorted.part": (
+                "60_workers/connector/decoding.html#sorted.part",
+                "streamforge/workers/connector/decoding.py",
             ),
-            "streamforge.workers.candle_source.CandleSource._known": (
-                "60_workers/candle_source.html#candlesource._known",
-                "streamforge/workers/candle_source.py",
+            "streamforge.workers.connector.decoding.Sorted.without": (
+                "60_workers/connector/decoding.html#sorted.without",
+                "streamforge/workers/connector/decoding.py",
             ),
-            "streamforge.workers.candle_source.CandleSource._part": (
-                "60_workers/candle_source.html#candlesource._part",
-                "streamforge/workers/candle_source.py",
+            "streamforge.workers.connector.decoding._book_possible": (
+                "60_workers/connector/decoding.html#_book_possible",
+                "streamforge/workers/connector/decoding.py",
             ),
-            "streamforge.workers.candle_source.CandleSource.parts": (
-                "60_workers/candle_source.html#candlesource.parts",
-                "streamforge/workers/candle_source.py",
+            "streamforge.workers.connector.decoding._candles_possible": (
+                "60_workers/connector/decoding.html#_candles_possible",
+                "streamforge/workers/connector/decoding.py",
             ),
-            "streamforge.workers.candle_source.CandleSource.summary": (
-                "60_workers/candle_source.html#candlesource.summary",
-                "streamforge/workers/candle_source.py",
+            "streamforge.workers.connector.decoding._judge": (
+                "60_workers/connector/decoding.html#_judge",
+                "streamforge/workers/connector/decoding.py",
             ),
-            "streamforge.workers.candle_source.MarketPlan": (
-                "60_workers/candle_source.html#marketplan",
-                "streamforge/workers/candle_source.py",
+            "streamforge.workers.connector.decoding._levels_possible": (
+                "60_workers/connector/decoding.html#_levels_possible",
+                "streamforge/workers/connector/decoding.py",
             ),
-            "streamforge.workers.candle_source.MarketStream": (
-                "60_workers/candle_source.html#marketstream",
-                "streamforge/workers/candle_source.py",
+            "streamforge.workers.connector.decoding._named": (
+                "60_workers/connector/decoding.html#_named",
+                "streamforge/workers/connector/decoding.py",
             ),
-            "streamforge.workers.candle_source.MarketStream.__init__": (
-                "60_workers/candle_source.html#marketstream.__init__",
-                "streamforge/workers/candle_source.py",
+            "streamforge.workers.connector.decoding._read_book": (
+                "60_workers/connector/decoding.html#_read_book",
+                "streamforge/workers/connector/decoding.py",
             ),
-            "streamforge.workers.candle_source.MarketStream.facts": (
-                "60_workers/candle_source.html#marketstream.facts",
-                "streamforge/workers/candle_source.py",
+            "streamforge.workers.connector.decoding._trades_possible": (
+                "60_workers/connector/decoding.html#_trades_possible",
+                "streamforge/workers/connector/decoding.py",
             ),
-            "streamforge.workers.candle_source.MarketStream.holes": (
-                "60_workers/candle_source.html#marketstream.holes",
-                "streamforge/workers/candle_source.py",
+            "streamforge.workers.connector.decoding._within": (
+                "60_workers/connector/decoding.html#_within",
+                "streamforge/workers/connector/decoding.py",
             ),
-            "streamforge.workers.candle_source.MarketStream.pages": (
-                "60_workers/candle_source.html#marketstream.pages",
-                "streamforge/workers/candle_source.py",
+            "streamforge.workers.connector.decoding.columns_of": (
+                "60_workers/connector/decoding.html#columns_of",
+                "streamforge/workers/connector/decoding.py",
             ),
-            "streamforge.workers.candle_source._asked": (
-                "60_workers/candle_source.html#_asked",
-                "streamforge/workers/candle_source.py",
-            ),
-            "streamforge.workers.candle_source._flat": (
-                "60_workers/candle_source.html#_flat",
-                "streamforge/workers/candle_source.py",
-            ),
-            "streamforge.workers.candle_source._inside": (
-                "60_workers/candle_source.html#_inside",
-                "streamforge/workers/candle_source.py",
-            ),
-            "streamforge.workers.candle_source._settled": (
-                "60_workers/candle_source.html#_settled",
-                "streamforge/workers/candle_source.py",
-            ),
-            "streamforge.workers.candle_source.flat_candles": (
-                "60_workers/candle_source.html#flat_candles",
-                "streamforge/workers/candle_source.py",
-            ),
-            "streamforge.workers.candle_source.last_close": (
-                "60_workers/candle_source.html#last_close",
-                "streamforge/workers/candle_source.py",
-            ),
-            "streamforge.workers.candle_source.plan_market": (
-                "60_workers/candle_source.html#plan_market",
-                "streamforge/workers/candle_source.py",
-            ),
-            "streamforge.workers.candle_source.stored_candles": (
-                "60_workers/candle_source.html#stored_candles",
-                "streamforge/workers/candle_source.py",
+            "streamforge.workers.connector.decoding.sort_out": (
+                "60_workers/connector/decoding.html#sort_out",
+                "streamforge/workers/connector/decoding.py",
             ),
         },
-        "streamforge.workers.connector": {
-            "streamforge.workers.connector.CandleHandler": (
-                "60_workers/connector.html#candlehandler",
-                "streamforge/workers/connector.py",
+        "streamforge.workers.connector.enrichment": {
+            "streamforge.workers.connector.enrichment.Advanced": (
+                "60_workers/connector/enrichment.html#advanced",
+                "streamforge/workers/connector/enrichment.py",
             ),
-            "streamforge.workers.connector.CandleHandler.prepare": (
-                "60_workers/connector.html#candlehandler.prepare",
-                "streamforge/workers/connector.py",
+            "streamforge.workers.connector.enrichment.States": (
+                "60_workers/connector/enrichment.html#states",
+                "streamforge/workers/connector/enrichment.py",
             ),
-            "streamforge.workers.connector.CandleHandler.shape": (
-                "60_workers/connector.html#candlehandler.shape",
-                "streamforge/workers/connector.py",
+            "streamforge.workers.connector.enrichment.States.__init__": (
+                "60_workers/connector/enrichment.html#states.__init__",
+                "streamforge/workers/connector/enrichment.py",
             ),
-            "streamforge.workers.connector.Connector": (
-                "60_workers/connector.html#connector",
-                "streamforge/workers/connector.py",
+            "streamforge.workers.connector.enrichment.States.begin": (
+                "60_workers/connector/enrichment.html#states.begin",
+                "streamforge/workers/connector/enrichment.py",
             ),
-            "streamforge.workers.connector.Connector.run": (
-                "60_workers/connector.html#connector.run",
-                "streamforge/workers/connector.py",
+            "streamforge.workers.connector.enrichment.States.enricher": (
+                "60_workers/connector/enrichment.html#states.enricher",
+                "streamforge/workers/connector/enrichment.py",
             ),
-            "streamforge.workers.connector.EnrichedHandler": (
-                "60_workers/connector.html#enrichedhandler",
-                "streamforge/workers/connector.py",
+            "streamforge.workers.connector.enrichment._by_market": (
+                "60_workers/connector/enrichment.html#_by_market",
+                "streamforge/workers/connector/enrichment.py",
             ),
-            "streamforge.workers.connector.EnrichedHandler.__init__": (
-                "60_workers/connector.html#enrichedhandler.__init__",
-                "streamforge/workers/connector.py",
+            "streamforge.workers.connector.enrichment._late": (
+                "60_workers/connector/enrichment.html#_late",
+                "streamforge/workers/connector/enrichment.py",
             ),
-            "streamforge.workers.connector.EnrichedHandler.begin": (
-                "60_workers/connector.html#enrichedhandler.begin",
-                "streamforge/workers/connector.py",
+            "streamforge.workers.connector.enrichment._new": (
+                "60_workers/connector/enrichment.html#_new",
+                "streamforge/workers/connector/enrichment.py",
             ),
-            "streamforge.workers.connector.EnrichedHandler.checkpoint": (
-                "60_workers/connector.html#enrichedhandler.checkpoint",
-                "streamforge/workers/connector.py",
+            "streamforge.workers.connector.enrichment._over": (
+                "60_workers/connector/enrichment.html#_over",
+                "streamforge/workers/connector/enrichment.py",
             ),
-            "streamforge.workers.connector.EnrichedHandler.committed": (
-                "60_workers/connector.html#enrichedhandler.committed",
-                "streamforge/workers/connector.py",
+            "streamforge.workers.connector.enrichment.advance": (
+                "60_workers/connector/enrichment.html#advance",
+                "streamforge/workers/connector/enrichment.py",
             ),
-            "streamforge.workers.connector.EnrichedHandler.cut": (
-                "60_workers/connector.html#enrichedhandler.cut",
-                "streamforge/workers/connector.py",
+            "streamforge.workers.connector.enrichment.cut": (
+                "60_workers/connector/enrichment.html#cut",
+                "streamforge/workers/connector/enrichment.py",
             ),
-            "streamforge.workers.connector.EnrichedHandler.end": (
-                "60_workers/connector.html#enrichedhandler.end",
-                "streamforge/workers/connector.py",
-            ),
-            "streamforge.workers.connector.EnrichedHandler.forget": (
-                "60_workers/connector.html#enrichedhandler.forget",
-                "streamforge/workers/connector.py",
-            ),
-            "streamforge.workers.connector.EnrichedHandler.prepare": (
-                "60_workers/connector.html#enrichedhandler.prepare",
-                "streamforge/workers/connector.py",
-            ),
-            "streamforge.workers.connector.EnrichedHandler.write": (
-                "60_workers/connector.html#enrichedhandler.write",
-                "streamforge/workers/connector.py",
-            ),
-            "streamforge.workers.connector.Revisions": (
-                "60_workers/connector.html#revisions",
-                "streamforge/workers/connector.py",
-            ),
-            "streamforge.workers.connector.Revisions.__init__": (
-                "60_workers/connector.html#revisions.__init__",
-                "streamforge/workers/connector.py",
-            ),
-            "streamforge.workers.connector.Revisions._revise": (
-                "60_workers/connector.html#revisions._revise",
-                "streamforge/workers/connector.py",
-            ),
-            "streamforge.workers.connector.Revisions.note": (
-                "60_workers/connector.html#revisions.note",
-                "streamforge/workers/connector.py",
-            ),
-            "streamforge.workers.connector.Revisions.settle": (
-                "60_workers/connector.html#revisions.settle",
-                "streamforge/workers/connector.py",
-            ),
-            "streamforge.workers.connector.Revisions.tell": (
-                "60_workers/connector.html#revisions.tell",
-                "streamforge/workers/connector.py",
-            ),
-            "streamforge.workers.connector._join": ("60_workers/connector.html#_join", "streamforge/workers/connector.py"),
-            "streamforge.workers.connector._look_around": (
-                "60_workers/connector.html#_look_around",
-                "streamforge/workers/connector.py",
-            ),
-            "streamforge.workers.connector._messages": (
-                "60_workers/connector.html#_messages",
-                "streamforge/workers/connector.py",
-            ),
-            "streamforge.workers.connector._publish": ("60_workers/connector.html#_publish", "streamforge/workers/connector.py"),
-            "streamforge.workers.connector._recall": ("60_workers/connector.html#_recall", "streamforge/workers/connector.py"),
-            "streamforge.workers.connector._save": ("60_workers/connector.html#_save", "streamforge/workers/connector.py"),
-            "streamforge.workers.connector._tell_others": (
-                "60_workers/connector.html#_tell_others",
-                "streamforge/workers/connector.py",
-            ),
-            "streamforge.workers.connector.candle_rows": (
-                "60_workers/connector.html#candle_rows",
-                "streamforge/workers/connector.py",
-            ),
-            "streamforge.workers.connector.handler_of": (
-                "60_workers/connector.html#handler_of",
-                "streamforge/workers/connector.py",
-            ),
-            "streamforge.workers.connector.reached": ("60_workers/connector.html#reached", "streamforge/workers/connector.py"),
-            "streamforge.workers.connector.read_indicators": (
-                "60_workers/connector.html#read_indicators",
-                "streamforge/workers/connector.py",
+            "streamforge.workers.connector.enrichment.enrich": (
+                "60_workers/connector/enrichment.html#enrich",
+                "streamforge/workers/connector/enrichment.py",
             ),
         },
-        "streamforge.workers.context": {
-            "streamforge.workers.context.Context": ("60_workers/context.html#context", "streamforge/workers/context.py"),
-            "streamforge.workers.context.Context.__init__": (
-                "60_workers/context.html#context.__init__",
-                "streamforge/workers/context.py",
+        "streamforge.workers.connector.pipeline": {
+            "streamforge.workers.connector.pipeline.Handler": (
+                "60_workers/connector/pipeline.html#handler",
+                "streamforge/workers/connector/pipeline.py",
             ),
-            "streamforge.workers.context.Context.count": (
-                "60_workers/context.html#context.count",
-                "streamforge/workers/context.py",
+            "streamforge.workers.connector.pipeline.Handler.__init__": (
+                "60_workers/connector/pipeline.html#handler.__init__",
+                "streamforge/workers/connector/pipeline.py",
             ),
-            "streamforge.workers.context.Context.dead_letters": (
-                "60_workers/context.html#context.dead_letters",
-                "streamforge/workers/context.py",
+            "streamforge.workers.connector.pipeline.Handler.begin": (
+                "60_workers/connector/pipeline.html#handler.begin",
+                "streamforge/workers/connector/pipeline.py",
             ),
-            "streamforge.workers.context.Context.progress": (
-                "60_workers/context.html#context.progress",
-                "streamforge/workers/context.py",
+            "streamforge.workers.connector.pipeline.Handler.checkpoint": (
+                "60_workers/connector/pipeline.html#handler.checkpoint",
+                "streamforge/workers/connector/pipeline.py",
             ),
-            "streamforge.workers.context.Context.publish": (
-                "60_workers/context.html#context.publish",
-                "streamforge/workers/context.py",
+            "streamforge.workers.connector.pipeline.Handler.committed": (
+                "60_workers/connector/pipeline.html#handler.committed",
+                "streamforge/workers/connector/pipeline.py",
             ),
-            "streamforge.workers.context.Context.result": (
-                "60_workers/context.html#context.result",
-                "streamforge/workers/context.py",
+            "streamforge.workers.connector.pipeline.Handler.cut": (
+                "60_workers/connector/pipeline.html#handler.cut",
+                "streamforge/workers/connector/pipeline.py",
             ),
-            "streamforge.workers.context.Context.retry": (
-                "60_workers/context.html#context.retry",
-                "streamforge/workers/context.py",
+            "streamforge.workers.connector.pipeline.Handler.end": (
+                "60_workers/connector/pipeline.html#handler.end",
+                "streamforge/workers/connector/pipeline.py",
             ),
-            "streamforge.workers.context.Context.stop": (
-                "60_workers/context.html#context.stop",
-                "streamforge/workers/context.py",
+            "streamforge.workers.connector.pipeline.Handler.forget": (
+                "60_workers/connector/pipeline.html#handler.forget",
+                "streamforge/workers/connector/pipeline.py",
             ),
-            "streamforge.workers.context.Context.upstream_ends": (
-                "60_workers/context.html#context.upstream_ends",
-                "streamforge/workers/context.py",
+            "streamforge.workers.connector.pipeline.Handler.prepare": (
+                "60_workers/connector/pipeline.html#handler.prepare",
+                "streamforge/workers/connector/pipeline.py",
             ),
-            "streamforge.workers.context.Failpoints": ("60_workers/context.html#failpoints", "streamforge/workers/context.py"),
-            "streamforge.workers.context.Failpoints.__call__": (
-                "60_workers/context.html#failpoints.__call__",
-                "streamforge/workers/context.py",
+            "streamforge.workers.connector.pipeline.Handler.refused": (
+                "60_workers/connector/pipeline.html#handler.refused",
+                "streamforge/workers/connector/pipeline.py",
             ),
-            "streamforge.workers.context.Failpoints.__init__": (
-                "60_workers/context.html#failpoints.__init__",
-                "streamforge/workers/context.py",
+            "streamforge.workers.connector.pipeline.Handler.shape": (
+                "60_workers/connector/pipeline.html#handler.shape",
+                "streamforge/workers/connector/pipeline.py",
             ),
-            "streamforge.workers.context._PatientBus": ("60_workers/context.html#_patientbus", "streamforge/workers/context.py"),
-            "streamforge.workers.context._PatientBus.__getattr__": (
-                "60_workers/context.html#_patientbus.__getattr__",
-                "streamforge/workers/context.py",
+            "streamforge.workers.connector.pipeline.Handler.write": (
+                "60_workers/connector/pipeline.html#handler.write",
+                "streamforge/workers/connector/pipeline.py",
             ),
-            "streamforge.workers.context._PatientBus.__init__": (
-                "60_workers/context.html#_patientbus.__init__",
-                "streamforge/workers/context.py",
+            "streamforge.workers.connector.pipeline.Pipeline": (
+                "60_workers/connector/pipeline.html#pipeline",
+                "streamforge/workers/connector/pipeline.py",
             ),
-            "streamforge.workers.context.dead_letter": ("60_workers/context.html#dead_letter", "streamforge/workers/context.py"),
-            "streamforge.workers.context.is_own_topic": (
-                "60_workers/context.html#is_own_topic",
-                "streamforge/workers/context.py",
+            "streamforge.workers.connector.pipeline.Pipeline.__init__": (
+                "60_workers/connector/pipeline.html#pipeline.__init__",
+                "streamforge/workers/connector/pipeline.py",
             ),
-            "streamforge.workers.context.retrying": ("60_workers/context.html#retrying", "streamforge/workers/context.py"),
+            "streamforge.workers.connector.pipeline.Pipeline._go_back": (
+                "60_workers/connector/pipeline.html#pipeline._go_back",
+                "streamforge/workers/connector/pipeline.py",
+            ),
+            "streamforge.workers.connector.pipeline.Pipeline._next": (
+                "60_workers/connector/pipeline.html#pipeline._next",
+                "streamforge/workers/connector/pipeline.py",
+            ),
+            "streamforge.workers.connector.pipeline.Pipeline._settle": (
+                "60_workers/connector/pipeline.html#pipeline._settle",
+                "streamforge/workers/connector/pipeline.py",
+            ),
+            "streamforge.workers.connector.pipeline.Pipeline.run": (
+                "60_workers/connector/pipeline.html#pipeline.run",
+                "streamforge/workers/connector/pipeline.py",
+            ),
+            "streamforge.workers.connector.pipeline.Reader": (
+                "60_workers/connector/pipeline.html#reader",
+                "streamforge/workers/connector/pipeline.py",
+            ),
+            "streamforge.workers.connector.pipeline.Reader.__init__": (
+                "60_workers/connector/pipeline.html#reader.__init__",
+                "streamforge/workers/connector/pipeline.py",
+            ),
+            "streamforge.workers.connector.pipeline.Reader._gather": (
+                "60_workers/connector/pipeline.html#reader._gather",
+                "streamforge/workers/connector/pipeline.py",
+            ),
+            "streamforge.workers.connector.pipeline.Reader._prepare": (
+                "60_workers/connector/pipeline.html#reader._prepare",
+                "streamforge/workers/connector/pipeline.py",
+            ),
+            "streamforge.workers.connector.pipeline.Reader._watch": (
+                "60_workers/connector/pipeline.html#reader._watch",
+                "streamforge/workers/connector/pipeline.py",
+            ),
+            "streamforge.workers.connector.pipeline.Reader.read": (
+                "60_workers/connector/pipeline.html#reader.read",
+                "streamforge/workers/connector/pipeline.py",
+            ),
+            "streamforge.workers.connector.pipeline.Ready": (
+                "60_workers/connector/pipeline.html#ready",
+                "streamforge/workers/connector/pipeline.py",
+            ),
+            "streamforge.workers.connector.pipeline.Settler": (
+                "60_workers/connector/pipeline.html#settler",
+                "streamforge/workers/connector/pipeline.py",
+            ),
+            "streamforge.workers.connector.pipeline.Settler.__init__": (
+                "60_workers/connector/pipeline.html#settler.__init__",
+                "streamforge/workers/connector/pipeline.py",
+            ),
+            "streamforge.workers.connector.pipeline.Settler._take": (
+                "60_workers/connector/pipeline.html#settler._take",
+                "streamforge/workers/connector/pipeline.py",
+            ),
+            "streamforge.workers.connector.pipeline.Settler.settle": (
+                "60_workers/connector/pipeline.html#settler.settle",
+                "streamforge/workers/connector/pipeline.py",
+            ),
+            "streamforge.workers.connector.pipeline.Wiring": (
+                "60_workers/connector/pipeline.html#wiring",
+                "streamforge/workers/connector/pipeline.py",
+            ),
+            "streamforge.workers.connector.pipeline.Wiring.enriched": (
+                "60_workers/connector/pipeline.html#wiring.enriched",
+                "streamforge/workers/connector/pipeline.py",
+            ),
+            "streamforge.workers.connector.pipeline._Patient": (
+                "60_workers/connector/pipeline.html#_patient",
+                "streamforge/workers/connector/pipeline.py",
+            ),
+            "streamforge.workers.connector.pipeline._Patient.__getattr__": (
+                "60_workers/connector/pipeline.html#_patient.__getattr__",
+                "streamforge/workers/connector/pipeline.py",
+            ),
+            "streamforge.workers.connector.pipeline._Patient.__init__": (
+                "60_workers/connector/pipeline.html#_patient.__init__",
+                "streamforge/workers/connector/pipeline.py",
+            ),
+            "streamforge.workers.connector.pipeline._tell_lag": (
+                "60_workers/connector/pipeline.html#_tell_lag",
+                "streamforge/workers/connector/pipeline.py",
+            ),
+            "streamforge.workers.connector.pipeline.patient": (
+                "60_workers/connector/pipeline.html#patient",
+                "streamforge/workers/connector/pipeline.py",
+            ),
+            "streamforge.workers.connector.pipeline.read_wiring": (
+                "60_workers/connector/pipeline.html#read_wiring",
+                "streamforge/workers/connector/pipeline.py",
+            ),
+            "streamforge.workers.connector.pipeline.write_rows": (
+                "60_workers/connector/pipeline.html#write_rows",
+                "streamforge/workers/connector/pipeline.py",
+            ),
         },
-        "streamforge.workers.dead_letters": {
-            "streamforge.workers.dead_letters.Letter": (
-                "60_workers/dead_letters.html#letter",
-                "streamforge/workers/dead_letters.py",
+        "streamforge.workers.connector.price_steps": {
+            "streamforge.workers.connector.price_steps.price_step": (
+                "60_workers/connector/price_steps.html#price_step",
+                "streamforge/workers/connector/price_steps.py",
+            )
+        },
+        "streamforge.workers.connector.revisions": {
+            "streamforge.workers.connector.revisions.Pending": (
+                "60_workers/connector/revisions.html#pending",
+                "streamforge/workers/connector/revisions.py",
             ),
-            "streamforge.workers.dead_letters.Letter.mark": (
-                "60_workers/dead_letters.html#letter.mark",
-                "streamforge/workers/dead_letters.py",
+            "streamforge.workers.connector.revisions.Revised": (
+                "60_workers/connector/revisions.html#revised",
+                "streamforge/workers/connector/revisions.py",
             ),
-            "streamforge.workers.dead_letters.Letter.original": (
-                "60_workers/dead_letters.html#letter.original",
-                "streamforge/workers/dead_letters.py",
+            "streamforge.workers.connector.revisions._head": (
+                "60_workers/connector/revisions.html#_head",
+                "streamforge/workers/connector/revisions.py",
             ),
-            "streamforge.workers.dead_letters.by_error": (
-                "60_workers/dead_letters.html#by_error",
-                "streamforge/workers/dead_letters.py",
+            "streamforge.workers.connector.revisions._stretch": (
+                "60_workers/connector/revisions.html#_stretch",
+                "streamforge/workers/connector/revisions.py",
             ),
-            "streamforge.workers.dead_letters.choose": (
-                "60_workers/dead_letters.html#choose",
-                "streamforge/workers/dead_letters.py",
+            "streamforge.workers.connector.revisions._where": (
+                "60_workers/connector/revisions.html#_where",
+                "streamforge/workers/connector/revisions.py",
             ),
-            "streamforge.workers.dead_letters.dead_letters": (
-                "60_workers/dead_letters.html#dead_letters",
-                "streamforge/workers/dead_letters.py",
-            ),
-            "streamforge.workers.dead_letters.letters_topic": (
-                "60_workers/dead_letters.html#letters_topic",
-                "streamforge/workers/dead_letters.py",
-            ),
-            "streamforge.workers.dead_letters.progress_topic": (
-                "60_workers/dead_letters.html#progress_topic",
-                "streamforge/workers/dead_letters.py",
-            ),
-            "streamforge.workers.dead_letters.read_all": (
-                "60_workers/dead_letters.html#read_all",
-                "streamforge/workers/dead_letters.py",
-            ),
-            "streamforge.workers.dead_letters.read_letter": (
-                "60_workers/dead_letters.html#read_letter",
-                "streamforge/workers/dead_letters.py",
-            ),
-            "streamforge.workers.dead_letters.replay": (
-                "60_workers/dead_letters.html#replay",
-                "streamforge/workers/dead_letters.py",
-            ),
-            "streamforge.workers.dead_letters.sent_back": (
-                "60_workers/dead_letters.html#sent_back",
-                "streamforge/workers/dead_letters.py",
-            ),
-            "streamforge.workers.dead_letters.waits": (
-                "60_workers/dead_letters.html#waits",
-                "streamforge/workers/dead_letters.py",
+            "streamforge.workers.connector.revisions.revise": (
+                "60_workers/connector/revisions.html#revise",
+                "streamforge/workers/connector/revisions.py",
             ),
         },
-        "streamforge.workers.decoding": {
-            "streamforge.workers.decoding.Kind": ("60_workers/decoding.html#kind", "streamforge/workers/decoding.py"),
-            "streamforge.workers.decoding.Sorted": ("60_workers/decoding.html#sorted", "streamforge/workers/decoding.py"),
-            "streamforge.workers.decoding.Sorted.columns": (
-                "60_workers/decoding.html#sorted.columns",
-                "streamforge/workers/decoding.py",
+        "streamforge.workers.connector.states": {
+            "streamforge.workers.connector.states.PartitionState": (
+                "60_workers/connector/states.html#partitionstate",
+                "streamforge/workers/connector/states.py",
             ),
-            "streamforge.workers.decoding.Sorted.part": (
-                "60_workers/decoding.html#sorted.part",
-                "streamforge/workers/decoding.py",
+            "streamforge.workers.connector.states.PartitionState.__init__": (
+                "60_workers/connector/states.html#partitionstate.__init__",
+                "streamforge/workers/connector/states.py",
             ),
-            "streamforge.workers.decoding.Sorted.without": (
-                "60_workers/decoding.html#sorted.without",
-                "streamforge/workers/decoding.py",
+            "streamforge.workers.connector.states.PartitionState._entry": (
+                "60_workers/connector/states.html#partitionstate._entry",
+                "streamforge/workers/connector/states.py",
             ),
-            "streamforge.workers.decoding._book_possible": (
-                "60_workers/decoding.html#_book_possible",
-                "streamforge/workers/decoding.py",
+            "streamforge.workers.connector.states.PartitionState.amend": (
+                "60_workers/connector/states.html#partitionstate.amend",
+                "streamforge/workers/connector/states.py",
             ),
-            "streamforge.workers.decoding._candles_possible": (
-                "60_workers/decoding.html#_candles_possible",
-                "streamforge/workers/decoding.py",
+            "streamforge.workers.connector.states.PartitionState.save": (
+                "60_workers/connector/states.html#partitionstate.save",
+                "streamforge/workers/connector/states.py",
             ),
-            "streamforge.workers.decoding._judge": ("60_workers/decoding.html#_judge", "streamforge/workers/decoding.py"),
-            "streamforge.workers.decoding._levels_possible": (
-                "60_workers/decoding.html#_levels_possible",
-                "streamforge/workers/decoding.py",
+            "streamforge.workers.connector.states._kept_id": (
+                "60_workers/connector/states.html#_kept_id",
+                "streamforge/workers/connector/states.py",
             ),
-            "streamforge.workers.decoding._named": ("60_workers/decoding.html#_named", "streamforge/workers/decoding.py"),
-            "streamforge.workers.decoding._read_book": ("60_workers/decoding.html#_read_book", "streamforge/workers/decoding.py"),
-            "streamforge.workers.decoding._trades_possible": (
-                "60_workers/decoding.html#_trades_possible",
-                "streamforge/workers/decoding.py",
+            "streamforge.workers.connector.states.announce": (
+                "60_workers/connector/states.html#announce",
+                "streamforge/workers/connector/states.py",
             ),
-            "streamforge.workers.decoding._within": ("60_workers/decoding.html#_within", "streamforge/workers/decoding.py"),
-            "streamforge.workers.decoding.columns_of": ("60_workers/decoding.html#columns_of", "streamforge/workers/decoding.py"),
-            "streamforge.workers.decoding.sort_out": ("60_workers/decoding.html#sort_out", "streamforge/workers/decoding.py"),
+            "streamforge.workers.connector.states.keep_state": (
+                "60_workers/connector/states.html#keep_state",
+                "streamforge/workers/connector/states.py",
+            ),
+            "streamforge.workers.connector.states.load_partition": (
+                "60_workers/connector/states.html#load_partition",
+                "streamforge/workers/connector/states.py",
+            ),
+            "streamforge.workers.connector.states.market_of": (
+                "60_workers/connector/states.html#market_of",
+                "streamforge/workers/connector/states.py",
+            ),
+            "streamforge.workers.connector.states.missed": (
+                "60_workers/connector/states.html#missed",
+                "streamforge/workers/connector/states.py",
+            ),
+            "streamforge.workers.connector.states.warm_enricher": (
+                "60_workers/connector/states.html#warm_enricher",
+                "streamforge/workers/connector/states.py",
+            ),
+        },
+        "streamforge.workers.connector.trades": {
+            "streamforge.workers.connector.trades.TradeHandler": (
+                "60_workers/connector/trades.html#tradehandler",
+                "streamforge/workers/connector/trades.py",
+            ),
+            "streamforge.workers.connector.trades.TradeHandler.__init__": (
+                "60_workers/connector/trades.html#tradehandler.__init__",
+                "streamforge/workers/connector/trades.py",
+            ),
+            "streamforge.workers.connector.trades.TradeHandler._volume": (
+                "60_workers/connector/trades.html#tradehandler._volume",
+                "streamforge/workers/connector/trades.py",
+            ),
+            "streamforge.workers.connector.trades.TradeHandler.end": (
+                "60_workers/connector/trades.html#tradehandler.end",
+                "streamforge/workers/connector/trades.py",
+            ),
+            "streamforge.workers.connector.trades.TradeHandler.prepare": (
+                "60_workers/connector/trades.html#tradehandler.prepare",
+                "streamforge/workers/connector/trades.py",
+            ),
+            "streamforge.workers.connector.trades.TradeHandler.refused": (
+                "60_workers/connector/trades.html#tradehandler.refused",
+                "streamforge/workers/connector/trades.py",
+            ),
+            "streamforge.workers.connector.trades.TradeHandler.shape": (
+                "60_workers/connector/trades.html#tradehandler.shape",
+                "streamforge/workers/connector/trades.py",
+            ),
+            "streamforge.workers.connector.trades.TradeHandler.write": (
+                "60_workers/connector/trades.html#tradehandler.write",
+                "streamforge/workers/connector/trades.py",
+            ),
+            "streamforge.workers.connector.trades._aggregate": (
+                "60_workers/connector/trades.html#_aggregate",
+                "streamforge/workers/connector/trades.py",
+            ),
+            "streamforge.workers.connector.trades._counted": (
+                "60_workers/connector/trades.html#_counted",
+                "streamforge/workers/connector/trades.py",
+            ),
+            "streamforge.workers.connector.trades._interval": (
+                "60_workers/connector/trades.html#_interval",
+                "streamforge/workers/connector/trades.py",
+            ),
+            "streamforge.workers.connector.trades._table": (
+                "60_workers/connector/trades.html#_table",
+                "streamforge/workers/connector/trades.py",
+            ),
+            "streamforge.workers.connector.trades.fresh_candles": (
+                "60_workers/connector/trades.html#fresh_candles",
+                "streamforge/workers/connector/trades.py",
+            ),
+            "streamforge.workers.connector.trades.trades_around": (
+                "60_workers/connector/trades.html#trades_around",
+                "streamforge/workers/connector/trades.py",
+            ),
+            "streamforge.workers.connector.trades.volume_rows": (
+                "60_workers/connector/trades.html#volume_rows",
+                "streamforge/workers/connector/trades.py",
+            ),
+            "streamforge.workers.connector.trades.whole_candles": (
+                "60_workers/connector/trades.html#whole_candles",
+                "streamforge/workers/connector/trades.py",
+            ),
+        },
+        "streamforge.workers.connector.worker": {
+            "streamforge.workers.connector.worker.CandleHandler": (
+                "60_workers/connector/worker.html#candlehandler",
+                "streamforge/workers/connector/worker.py",
+            ),
+            "streamforge.workers.connector.worker.CandleHandler.prepare": (
+                "60_workers/connector/worker.html#candlehandler.prepare",
+                "streamforge/workers/connector/worker.py",
+            ),
+            "streamforge.workers.connector.worker.CandleHandler.shape": (
+                "60_workers/connector/worker.html#candlehandler.shape",
+                "streamforge/workers/connector/worker.py",
+            ),
+            "streamforge.workers.connector.worker.Connector": (
+                "60_workers/connector/worker.html#connector",
+                "streamforge/workers/connector/worker.py",
+            ),
+            "streamforge.workers.connector.worker.Connector.run": (
+                "60_workers/connector/worker.html#connector.run",
+                "streamforge/workers/connector/worker.py",
+            ),
+            "streamforge.workers.connector.worker.EnrichedHandler": (
+                "60_workers/connector/worker.html#enrichedhandler",
+                "streamforge/workers/connector/worker.py",
+            ),
+            "streamforge.workers.connector.worker.EnrichedHandler.__init__": (
+                "60_workers/connector/worker.html#enrichedhandler.__init__",
+                "streamforge/workers/connector/worker.py",
+            ),
+            "streamforge.workers.connector.worker.EnrichedHandler.begin": (
+                "60_workers/connector/worker.html#enrichedhandler.begin",
+                "streamforge/workers/connector/worker.py",
+            ),
+            "streamforge.workers.connector.worker.EnrichedHandler.checkpoint": (
+                "60_workers/connector/worker.html#enrichedhandler.checkpoint",
+                "streamforge/workers/connector/worker.py",
+            ),
+            "streamforge.workers.connector.worker.EnrichedHandler.committed": (
+                "60_workers/connector/worker.html#enrichedhandler.committed",
+                "streamforge/workers/connector/worker.py",
+            ),
+            "streamforge.workers.connector.worker.EnrichedHandler.cut": (
+                "60_workers/connector/worker.html#enrichedhandler.cut",
+                "streamforge/workers/connector/worker.py",
+            ),
+            "streamforge.workers.connector.worker.EnrichedHandler.end": (
+                "60_workers/connector/worker.html#enrichedhandler.end",
+                "streamforge/workers/connector/worker.py",
+            ),
+            "streamforge.workers.connector.worker.EnrichedHandler.forget": (
+                "60_workers/connector/worker.html#enrichedhandler.forget",
+                "streamforge/workers/connector/worker.py",
+            ),
+            "streamforge.workers.connector.worker.EnrichedHandler.prepare": (
+                "60_workers/connector/worker.html#enrichedhandler.prepare",
+                "streamforge/workers/connector/worker.py",
+            ),
+            "streamforge.workers.connector.worker.EnrichedHandler.write": (
+                "60_workers/connector/worker.html#enrichedhandler.write",
+                "streamforge/workers/connector/worker.py",
+            ),
+            "streamforge.workers.connector.worker.Revisions": (
+                "60_workers/connector/worker.html#revisions",
+                "streamforge/workers/connector/worker.py",
+            ),
+            "streamforge.workers.connector.worker.Revisions.__init__": (
+                "60_workers/connector/worker.html#revisions.__init__",
+                "streamforge/workers/connector/worker.py",
+            ),
+            "streamforge.workers.connector.worker.Revisions._revise": (
+                "60_workers/connector/worker.html#revisions._revise",
+                "streamforge/workers/connector/worker.py",
+            ),
+            "streamforge.workers.connector.worker.Revisions.note": (
+                "60_workers/connector/worker.html#revisions.note",
+                "streamforge/workers/connector/worker.py",
+            ),
+            "streamforge.workers.connector.worker.Revisions.settle": (
+                "60_workers/connector/worker.html#revisions.settle",
+                "streamforge/workers/connector/worker.py",
+            ),
+            "streamforge.workers.connector.worker.Revisions.tell": (
+                "60_workers/connector/worker.html#revisions.tell",
+                "streamforge/workers/connector/worker.py",
+            ),
+            "streamforge.workers.connector.worker._join": (
+                "60_workers/connector/worker.html#_join",
+                "streamforge/workers/connector/worker.py",
+            ),
+            "streamforge.workers.connector.worker._look_around": (
+                "60_workers/connector/worker.html#_look_around",
+                "streamforge/workers/connector/worker.py",
+            ),
+            "streamforge.workers.connector.worker._messages": (
+                "60_workers/connector/worker.html#_messages",
+                "streamforge/workers/connector/worker.py",
+            ),
+            "streamforge.workers.connector.worker._publish": (
+                "60_workers/connector/worker.html#_publish",
+                "streamforge/workers/connector/worker.py",
+            ),
+            "streamforge.workers.connector.worker._recall": (
+                "60_workers/connector/worker.html#_recall",
+                "streamforge/workers/connector/worker.py",
+            ),
+            "streamforge.workers.connector.worker._save": (
+                "60_workers/connector/worker.html#_save",
+                "streamforge/workers/connector/worker.py",
+            ),
+            "streamforge.workers.connector.worker._tell_others": (
+                "60_workers/connector/worker.html#_tell_others",
+                "streamforge/workers/connector/worker.py",
+            ),
+            "streamforge.workers.connector.worker.candle_rows": (
+                "60_workers/connector/worker.html#candle_rows",
+                "streamforge/workers/connector/worker.py",
+            ),
+            "streamforge.workers.connector.worker.handler_of": (
+                "60_workers/connector/worker.html#handler_of",
+                "streamforge/workers/connector/worker.py",
+            ),
+            "streamforge.workers.connector.worker.reached": (
+                "60_workers/connector/worker.html#reached",
+                "streamforge/workers/connector/worker.py",
+            ),
+            "streamforge.workers.connector.worker.read_indicators": (
+                "60_workers/connector/worker.html#read_indicators",
+                "streamforge/workers/connector/worker.py",
+            ),
         },
         "streamforge.workers.dummy": {
             "streamforge.workers.dummy.Dummy": ("60_workers/dummy.html#dummy", "streamforge/workers/dummy.py"),
-            "streamforge.workers.dummy.Dummy.__init__": ("60_workers/dummy.html#dummy.__init__", "streamforge/workers/dummy.py"),
-            "streamforge.workers.dummy.Dummy.heard": ("60_workers/dummy.html#dummy.heard", "streamforge/workers/dummy.py"),
+            "streamforge.workers.dummy.Dummy.__init__": (
+                "60_workers/dummy.html#dummy.__init__",
+                "streamforge/workers/dummy.py",
+            ),
+            "streamforge.workers.dummy.Dummy.heard": (
+                "60_workers/dummy.html#dummy.heard",
+                "streamforge/workers/dummy.py",
+            ),
             "streamforge.workers.dummy.Dummy.run": ("60_workers/dummy.html#dummy.run", "streamforge/workers/dummy.py"),
-            "streamforge.workers.dummy.failure_named": ("60_workers/dummy.html#failure_named", "streamforge/workers/dummy.py"),
-        },
-        "streamforge.workers.enriched_rows": {
-            "streamforge.workers.enriched_rows._numbers": (
-                "60_workers/enriched_rows.html#_numbers",
-                "streamforge/workers/enriched_rows.py",
-            ),
-            "streamforge.workers.enriched_rows.differing": (
-                "60_workers/enriched_rows.html#differing",
-                "streamforge/workers/enriched_rows.py",
-            ),
-            "streamforge.workers.enriched_rows.enriched_table": (
-                "60_workers/enriched_rows.html#enriched_table",
-                "streamforge/workers/enriched_rows.py",
-            ),
-            "streamforge.workers.enriched_rows.revised_schema": (
-                "60_workers/enriched_rows.html#revised_schema",
-                "streamforge/workers/enriched_rows.py",
-            ),
-            "streamforge.workers.enriched_rows.row_type": (
-                "60_workers/enriched_rows.html#row_type",
-                "streamforge/workers/enriched_rows.py",
-            ),
-            "streamforge.workers.enriched_rows.rows_of": (
-                "60_workers/enriched_rows.html#rows_of",
-                "streamforge/workers/enriched_rows.py",
+            "streamforge.workers.dummy.failure_named": (
+                "60_workers/dummy.html#failure_named",
+                "streamforge/workers/dummy.py",
             ),
         },
-        "streamforge.workers.enrichment": {
-            "streamforge.workers.enrichment.Advanced": (
-                "60_workers/enrichment.html#advanced",
-                "streamforge/workers/enrichment.py",
+        "streamforge.workers.loaders.archive": {
+            "streamforge.workers.loaders.archive.ArchivedCandles": (
+                "60_workers/loaders/archive.html#archivedcandles",
+                "streamforge/workers/loaders/archive.py",
             ),
-            "streamforge.workers.enrichment.States": ("60_workers/enrichment.html#states", "streamforge/workers/enrichment.py"),
-            "streamforge.workers.enrichment.States.__init__": (
-                "60_workers/enrichment.html#states.__init__",
-                "streamforge/workers/enrichment.py",
+            "streamforge.workers.loaders.archive.ArchivedCandles.__aiter__": (
+                "60_workers/loaders/archive.html#archivedcandles.__aiter__",
+                "streamforge/workers/loaders/archive.py",
             ),
-            "streamforge.workers.enrichment.States.begin": (
-                "60_workers/enrichment.html#states.begin",
-                "streamforge/workers/enrichment.py",
+            "streamforge.workers.loaders.archive.ArchivedCandles.__init__": (
+                "60_workers/loaders/archive.html#archivedcandles.__init__",
+                "streamforge/workers/loaders/archive.py",
             ),
-            "streamforge.workers.enrichment.States.enricher": (
-                "60_workers/enrichment.html#states.enricher",
-                "streamforge/workers/enrichment.py",
+            "streamforge.workers.loaders.archive.ArchivedCandles._ask": (
+                "60_workers/loaders/archive.html#archivedcandles._ask",
+                "streamforge/workers/loaders/archive.py",
             ),
-            "streamforge.workers.enrichment._by_market": (
-                "60_workers/enrichment.html#_by_market",
-                "streamforge/workers/enrichment.py",
+            "streamforge.workers.loaders.archive.ArchivedTrades": (
+                "60_workers/loaders/archive.html#archivedtrades",
+                "streamforge/workers/loaders/archive.py",
             ),
-            "streamforge.workers.enrichment._late": ("60_workers/enrichment.html#_late", "streamforge/workers/enrichment.py"),
-            "streamforge.workers.enrichment._new": ("60_workers/enrichment.html#_new", "streamforge/workers/enrichment.py"),
-            "streamforge.workers.enrichment._over": ("60_workers/enrichment.html#_over", "streamforge/workers/enrichment.py"),
-            "streamforge.workers.enrichment.advance": ("60_workers/enrichment.html#advance", "streamforge/workers/enrichment.py"),
-            "streamforge.workers.enrichment.cut": ("60_workers/enrichment.html#cut", "streamforge/workers/enrichment.py"),
-            "streamforge.workers.enrichment.enrich": ("60_workers/enrichment.html#enrich", "streamforge/workers/enrichment.py"),
-        },
-        "streamforge.workers.gnn_trainer": {
-            "streamforge.workers.gnn_trainer.Asked": ("60_workers/gnn_trainer.html#asked", "streamforge/workers/gnn_trainer.py"),
-            "streamforge.workers.gnn_trainer.GnnTrainer": (
-                "60_workers/gnn_trainer.html#gnntrainer",
-                "streamforge/workers/gnn_trainer.py",
+            "streamforge.workers.loaders.archive.ArchivedTrades.__aiter__": (
+                "60_workers/loaders/archive.html#archivedtrades.__aiter__",
+                "streamforge/workers/loaders/archive.py",
             ),
-            "streamforge.workers.gnn_trainer.GnnTrainer.run": (
-                "60_workers/gnn_trainer.html#gnntrainer.run",
-                "streamforge/workers/gnn_trainer.py",
+            "streamforge.workers.loaders.archive.ArchivedTrades.__init__": (
+                "60_workers/loaders/archive.html#archivedtrades.__init__",
+                "streamforge/workers/loaders/archive.py",
             ),
-            "streamforge.workers.gnn_trainer.configured": (
-                "60_workers/gnn_trainer.html#configured",
-                "streamforge/workers/gnn_trainer.py",
+            "streamforge.workers.loaders.archive.ArchivedTrades._ask": (
+                "60_workers/loaders/archive.html#archivedtrades._ask",
+                "streamforge/workers/loaders/archive.py",
             ),
-            "streamforge.workers.gnn_trainer.parts": ("60_workers/gnn_trainer.html#parts", "streamforge/workers/gnn_trainer.py"),
-            "streamforge.workers.gnn_trainer.reporter": (
-                "60_workers/gnn_trainer.html#reporter",
-                "streamforge/workers/gnn_trainer.py",
+            "streamforge.workers.loaders.archive._month": (
+                "60_workers/loaders/archive.html#_month",
+                "streamforge/workers/loaders/archive.py",
             ),
-            "streamforge.workers.gnn_trainer.training_panel": (
-                "60_workers/gnn_trainer.html#training_panel",
-                "streamforge/workers/gnn_trainer.py",
+            "streamforge.workers.loaders.archive._nothing": (
+                "60_workers/loaders/archive.html#_nothing",
+                "streamforge/workers/loaders/archive.py",
             ),
-        },
-        "streamforge.workers.graph_builder": {
-            "streamforge.workers.graph_builder.GraphBuilder": (
-                "60_workers/graph_builder.html#graphbuilder",
-                "streamforge/workers/graph_builder.py",
+            "streamforge.workers.loaders.archive._records": (
+                "60_workers/loaders/archive.html#_records",
+                "streamforge/workers/loaders/archive.py",
             ),
-            "streamforge.workers.graph_builder.GraphBuilder.run": (
-                "60_workers/graph_builder.html#graphbuilder.run",
-                "streamforge/workers/graph_builder.py",
+            "streamforge.workers.loaders.archive.archive_figures": (
+                "60_workers/loaders/archive.html#archive_figures",
+                "streamforge/workers/loaders/archive.py",
             ),
-            "streamforge.workers.graph_builder.markets_of": (
-                "60_workers/graph_builder.html#markets_of",
-                "streamforge/workers/graph_builder.py",
+            "streamforge.workers.loaders.archive.open_archive": (
+                "60_workers/loaders/archive.html#open_archive",
+                "streamforge/workers/loaders/archive.py",
             ),
-            "streamforge.workers.graph_builder.panel_from": (
-                "60_workers/graph_builder.html#panel_from",
-                "streamforge/workers/graph_builder.py",
+            "streamforge.workers.loaders.archive.stretch_of": (
+                "60_workers/loaders/archive.html#stretch_of",
+                "streamforge/workers/loaders/archive.py",
+            ),
+            "streamforge.workers.loaders.archive.woven": (
+                "60_workers/loaders/archive.html#woven",
+                "streamforge/workers/loaders/archive.py",
             ),
         },
-        "streamforge.workers.live": {
-            "streamforge.workers.live.Inbox": ("60_workers/live.html#inbox", "streamforge/workers/live.py"),
-            "streamforge.workers.live.Inbox.__aenter__": ("60_workers/live.html#inbox.__aenter__", "streamforge/workers/live.py"),
-            "streamforge.workers.live.Inbox.__aexit__": ("60_workers/live.html#inbox.__aexit__", "streamforge/workers/live.py"),
-            "streamforge.workers.live.Inbox.__init__": ("60_workers/live.html#inbox.__init__", "streamforge/workers/live.py"),
-            "streamforge.workers.live.Inbox.each": ("60_workers/live.html#inbox.each", "streamforge/workers/live.py"),
-            "streamforge.workers.live.Inbox.take": ("60_workers/live.html#inbox.take", "streamforge/workers/live.py"),
-            "streamforge.workers.live.Line": ("60_workers/live.html#line", "streamforge/workers/live.py"),
-            "streamforge.workers.live.Line.__aenter__": ("60_workers/live.html#line.__aenter__", "streamforge/workers/live.py"),
-            "streamforge.workers.live.Line.__aexit__": ("60_workers/live.html#line.__aexit__", "streamforge/workers/live.py"),
-            "streamforge.workers.live.Line.__init__": ("60_workers/live.html#line.__init__", "streamforge/workers/live.py"),
-            "streamforge.workers.live.Line._reconnected": (
-                "60_workers/live.html#line._reconnected",
-                "streamforge/workers/live.py",
+        "streamforge.workers.loaders.base": {
+            "streamforge.workers.loaders.base.Fact": (
+                "60_workers/loaders/base.html#fact",
+                "streamforge/workers/loaders/base.py",
             ),
-            "streamforge.workers.live.Line.gap": ("60_workers/live.html#line.gap", "streamforge/workers/live.py"),
-            "streamforge.workers.live.Line.hole": ("60_workers/live.html#line.hole", "streamforge/workers/live.py"),
-            "streamforge.workers.live.Line.misread": ("60_workers/live.html#line.misread", "streamforge/workers/live.py"),
-            "streamforge.workers.live.Line.now": ("60_workers/live.html#line.now", "streamforge/workers/live.py"),
-            "streamforge.workers.live.Line.over": ("60_workers/live.html#line.over", "streamforge/workers/live.py"),
-            "streamforge.workers.live.Line.published": ("60_workers/live.html#line.published", "streamforge/workers/live.py"),
-            "streamforge.workers.live.Line.summary": ("60_workers/live.html#line.summary", "streamforge/workers/live.py"),
-            "streamforge.workers.live._Place": ("60_workers/live.html#_place", "streamforge/workers/live.py"),
-            "streamforge.workers.live._Place.numbers": ("60_workers/live.html#_place.numbers", "streamforge/workers/live.py"),
-            "streamforge.workers.live._look_up": ("60_workers/live.html#_look_up", "streamforge/workers/live.py"),
-            "streamforge.workers.live._put": ("60_workers/live.html#_put", "streamforge/workers/live.py"),
-            "streamforge.workers.live._reconnected": ("60_workers/live.html#_reconnected", "streamforge/workers/live.py"),
-            "streamforge.workers.live._run": ("60_workers/live.html#_run", "streamforge/workers/live.py"),
-            "streamforge.workers.live._say": ("60_workers/live.html#_say", "streamforge/workers/live.py"),
-            "streamforge.workers.live._window": ("60_workers/live.html#_window", "streamforge/workers/live.py"),
-            "streamforge.workers.live.last_written": ("60_workers/live.html#last_written", "streamforge/workers/live.py"),
-            "streamforge.workers.live.stream_options": ("60_workers/live.html#stream_options", "streamforge/workers/live.py"),
-        },
-        "streamforge.workers.loader": {
-            "streamforge.workers.loader.Loader": ("60_workers/loader.html#loader", "streamforge/workers/loader.py"),
-            "streamforge.workers.loader.Loader.run": ("60_workers/loader.html#loader.run", "streamforge/workers/loader.py"),
-            "streamforge.workers.loader._last_notes": ("60_workers/loader.html#_last_notes", "streamforge/workers/loader.py"),
-            "streamforge.workers.loader.before": ("60_workers/loader.html#before", "streamforge/workers/loader.py"),
-            "streamforge.workers.loader.deliver": ("60_workers/loader.html#deliver", "streamforge/workers/loader.py"),
-            "streamforge.workers.loader.key_of": ("60_workers/loader.html#key_of", "streamforge/workers/loader.py"),
-            "streamforge.workers.loader.report": ("60_workers/loader.html#report", "streamforge/workers/loader.py"),
-            "streamforge.workers.loader.writing": ("60_workers/loader.html#writing", "streamforge/workers/loader.py"),
-        },
-        "streamforge.workers.pipeline": {
-            "streamforge.workers.pipeline.Handler": ("60_workers/pipeline.html#handler", "streamforge/workers/pipeline.py"),
-            "streamforge.workers.pipeline.Handler.__init__": (
-                "60_workers/pipeline.html#handler.__init__",
-                "streamforge/workers/pipeline.py",
+            "streamforge.workers.loaders.base.Order": (
+                "60_workers/loaders/base.html#order",
+                "streamforge/workers/loaders/base.py",
             ),
-            "streamforge.workers.pipeline.Handler.begin": (
-                "60_workers/pipeline.html#handler.begin",
-                "streamforge/workers/pipeline.py",
+            "streamforge.workers.loaders.base.Order.market": (
+                "60_workers/loaders/base.html#order.market",
+                "streamforge/workers/loaders/base.py",
             ),
-            "streamforge.workers.pipeline.Handler.checkpoint": (
-                "60_workers/pipeline.html#handler.checkpoint",
-                "streamforge/workers/pipeline.py",
+            "streamforge.workers.loaders.base.Part": (
+                "60_workers/loaders/base.html#part",
+                "streamforge/workers/loaders/base.py",
             ),
-            "streamforge.workers.pipeline.Handler.committed": (
-                "60_workers/pipeline.html#handler.committed",
-                "streamforge/workers/pipeline.py",
+            "streamforge.workers.loaders.base.Seen": (
+                "60_workers/loaders/base.html#seen",
+                "streamforge/workers/loaders/base.py",
             ),
-            "streamforge.workers.pipeline.Handler.cut": (
-                "60_workers/pipeline.html#handler.cut",
-                "streamforge/workers/pipeline.py",
+            "streamforge.workers.loaders.base.Seen.__init__": (
+                "60_workers/loaders/base.html#seen.__init__",
+                "streamforge/workers/loaders/base.py",
             ),
-            "streamforge.workers.pipeline.Handler.end": (
-                "60_workers/pipeline.html#handler.end",
-                "streamforge/workers/pipeline.py",
+            "streamforge.workers.loaders.base.Seen.add": (
+                "60_workers/loaders/base.html#seen.add",
+                "streamforge/workers/loaders/base.py",
             ),
-            "streamforge.workers.pipeline.Handler.forget": (
-                "60_workers/pipeline.html#handler.forget",
-                "streamforge/workers/pipeline.py",
+            "streamforge.workers.loaders.base.Seen.flat": (
+                "60_workers/loaders/base.html#seen.flat",
+                "streamforge/workers/loaders/base.py",
             ),
-            "streamforge.workers.pipeline.Handler.prepare": (
-                "60_workers/pipeline.html#handler.prepare",
-                "streamforge/workers/pipeline.py",
+            "streamforge.workers.loaders.base.Seen.real": (
+                "60_workers/loaders/base.html#seen.real",
+                "streamforge/workers/loaders/base.py",
             ),
-            "streamforge.workers.pipeline.Handler.refused": (
-                "60_workers/pipeline.html#handler.refused",
-                "streamforge/workers/pipeline.py",
+            "streamforge.workers.loaders.base.Source": (
+                "60_workers/loaders/base.html#source",
+                "streamforge/workers/loaders/base.py",
             ),
-            "streamforge.workers.pipeline.Handler.shape": (
-                "60_workers/pipeline.html#handler.shape",
-                "streamforge/workers/pipeline.py",
+            "streamforge.workers.loaders.base.Source.__aenter__": (
+                "60_workers/loaders/base.html#source.__aenter__",
+                "streamforge/workers/loaders/base.py",
             ),
-            "streamforge.workers.pipeline.Handler.write": (
-                "60_workers/pipeline.html#handler.write",
-                "streamforge/workers/pipeline.py",
+            "streamforge.workers.loaders.base.Source.__aexit__": (
+                "60_workers/loaders/base.html#source.__aexit__",
+                "streamforge/workers/loaders/base.py",
             ),
-            "streamforge.workers.pipeline.Pipeline": ("60_workers/pipeline.html#pipeline", "streamforge/workers/pipeline.py"),
-            "streamforge.workers.pipeline.Pipeline.__init__": (
-                "60_workers/pipeline.html#pipeline.__init__",
-                "streamforge/workers/pipeline.py",
+            "streamforge.workers.loaders.base.Source.parts": (
+                "60_workers/loaders/base.html#source.parts",
+                "streamforge/workers/loaders/base.py",
             ),
-            "streamforge.workers.pipeline.Pipeline._go_back": (
-                "60_workers/pipeline.html#pipeline._go_back",
-                "streamforge/workers/pipeline.py",
+            "streamforge.workers.loaders.base.Source.summary": (
+                "60_workers/loaders/base.html#source.summary",
+                "streamforge/workers/loaders/base.py",
             ),
-            "streamforge.workers.pipeline.Pipeline._next": (
-                "60_workers/pipeline.html#pipeline._next",
-                "streamforge/workers/pipeline.py",
+            "streamforge.workers.loaders.base._Place": (
+                "60_workers/loaders/base.html#_place",
+                "streamforge/workers/loaders/base.py",
             ),
-            "streamforge.workers.pipeline.Pipeline._settle": (
-                "60_workers/pipeline.html#pipeline._settle",
-                "streamforge/workers/pipeline.py",
+            "streamforge.workers.loaders.base._Place.numbers": (
+                "60_workers/loaders/base.html#_place.numbers",
+                "streamforge/workers/loaders/base.py",
             ),
-            "streamforge.workers.pipeline.Pipeline.run": (
-                "60_workers/pipeline.html#pipeline.run",
-                "streamforge/workers/pipeline.py",
+            "streamforge.workers.loaders.base._next": (
+                "60_workers/loaders/base.html#_next",
+                "streamforge/workers/loaders/base.py",
             ),
-            "streamforge.workers.pipeline.Reader": ("60_workers/pipeline.html#reader", "streamforge/workers/pipeline.py"),
-            "streamforge.workers.pipeline.Reader.__init__": (
-                "60_workers/pipeline.html#reader.__init__",
-                "streamforge/workers/pipeline.py",
+            "streamforge.workers.loaders.base.in_time_order": (
+                "60_workers/loaders/base.html#in_time_order",
+                "streamforge/workers/loaders/base.py",
             ),
-            "streamforge.workers.pipeline.Reader._gather": (
-                "60_workers/pipeline.html#reader._gather",
-                "streamforge/workers/pipeline.py",
+            "streamforge.workers.loaders.base.open_source": (
+                "60_workers/loaders/base.html#open_source",
+                "streamforge/workers/loaders/base.py",
             ),
-            "streamforge.workers.pipeline.Reader._prepare": (
-                "60_workers/pipeline.html#reader._prepare",
-                "streamforge/workers/pipeline.py",
+            "streamforge.workers.loaders.base.read_back": (
+                "60_workers/loaders/base.html#read_back",
+                "streamforge/workers/loaders/base.py",
             ),
-            "streamforge.workers.pipeline.Reader._watch": (
-                "60_workers/pipeline.html#reader._watch",
-                "streamforge/workers/pipeline.py",
+            "streamforge.workers.loaders.base.read_order": (
+                "60_workers/loaders/base.html#read_order",
+                "streamforge/workers/loaders/base.py",
             ),
-            "streamforge.workers.pipeline.Reader.read": (
-                "60_workers/pipeline.html#reader.read",
-                "streamforge/workers/pipeline.py",
+            "streamforge.workers.loaders.base.side_by_side": (
+                "60_workers/loaders/base.html#side_by_side",
+                "streamforge/workers/loaders/base.py",
             ),
-            "streamforge.workers.pipeline.Ready": ("60_workers/pipeline.html#ready", "streamforge/workers/pipeline.py"),
-            "streamforge.workers.pipeline.Settler": ("60_workers/pipeline.html#settler", "streamforge/workers/pipeline.py"),
-            "streamforge.workers.pipeline.Settler.__init__": (
-                "60_workers/pipeline.html#settler.__init__",
-                "streamforge/workers/pipeline.py",
-            ),
-            "streamforge.workers.pipeline.Settler._take": (
-                "60_workers/pipeline.html#settler._take",
-                "streamforge/workers/pipeline.py",
-            ),
-            "streamforge.workers.pipeline.Settler.settle": (
-                "60_workers/pipeline.html#settler.settle",
-                "streamforge/workers/pipeline.py",
-            ),
-            "streamforge.workers.pipeline.Wiring": ("60_workers/pipeline.html#wiring", "streamforge/workers/pipeline.py"),
-            "streamforge.workers.pipeline.Wiring.enriched": (
-                "60_workers/pipeline.html#wiring.enriched",
-                "streamforge/workers/pipeline.py",
-            ),
-            "streamforge.workers.pipeline._Patient": ("60_workers/pipeline.html#_patient", "streamforge/workers/pipeline.py"),
-            "streamforge.workers.pipeline._Patient.__getattr__": (
-                "60_workers/pipeline.html#_patient.__getattr__",
-                "streamforge/workers/pipeline.py",
-            ),
-            "streamforge.workers.pipeline._Patient.__init__": (
-                "60_workers/pipeline.html#_patient.__init__",
-                "streamforge/workers/pipeline.py",
-            ),
-            "streamforge.workers.pipeline._tell_lag": ("60_workers/pipeline.html#_tell_lag", "streamforge/workers/pipeline.py"),
-            "streamforge.workers.pipeline.patient": ("60_workers/pipeline.html#patient", "streamforge/workers/pipeline.py"),
-            "streamforge.workers.pipeline.read_wiring": (
-                "60_workers/pipeline.html#read_wiring",
-                "streamforge/workers/pipeline.py",
-            ),
-            "streamforge.workers.pipeline.write_rows": ("60_workers/pipeline.html#write_rows", "streamforge/workers/pipeline.py"),
-        },
-        "streamforge.workers.ppo_trainer": {
-            "streamforge.workers.ppo_trainer.PpoTrainer": (
-                "60_workers/ppo_trainer.html#ppotrainer",
-                "streamforge/workers/ppo_trainer.py",
-            ),
-            "streamforge.workers.ppo_trainer.PpoTrainer.run": (
-                "60_workers/ppo_trainer.html#ppotrainer.run",
-                "streamforge/workers/ppo_trainer.py",
-            ),
-            "streamforge.workers.ppo_trainer.graph_word": (
-                "60_workers/ppo_trainer.html#graph_word",
-                "streamforge/workers/ppo_trainer.py",
+            "streamforge.workers.loaders.base.until_stopped": (
+                "60_workers/loaders/base.html#until_stopped",
+                "streamforge/workers/loaders/base.py",
             ),
         },
-        "streamforge.workers.price_steps": {
-            "streamforge.workers.price_steps.price_step": (
-                "60_workers/price_steps.html#price_step",
-                "streamforge/workers/price_steps.py",
-            )
-        },
-        "streamforge.workers.probes": {
-            "streamforge.workers.probes.Probes": ("60_workers/probes.html#probes", "streamforge/workers/probes.py"),
-            "streamforge.workers.probes.Probes.__aenter__": (
-                "60_workers/probes.html#probes.__aenter__",
-                "streamforge/workers/probes.py",
+        "streamforge.workers.loaders.candles": {
+            "streamforge.workers.loaders.candles.CandleSource": (
+                "60_workers/loaders/candles.html#candlesource",
+                "streamforge/workers/loaders/candles.py",
             ),
-            "streamforge.workers.probes.Probes.__aexit__": (
-                "60_workers/probes.html#probes.__aexit__",
-                "streamforge/workers/probes.py",
+            "streamforge.workers.loaders.candles.CandleSource.__aenter__": (
+                "60_workers/loaders/candles.html#candlesource.__aenter__",
+                "streamforge/workers/loaders/candles.py",
             ),
-            "streamforge.workers.probes.Probes.__init__": (
-                "60_workers/probes.html#probes.__init__",
-                "streamforge/workers/probes.py",
+            "streamforge.workers.loaders.candles.CandleSource.__aexit__": (
+                "60_workers/loaders/candles.html#candlesource.__aexit__",
+                "streamforge/workers/loaders/candles.py",
             ),
-            "streamforge.workers.probes.Probes._answer": (
-                "60_workers/probes.html#probes._answer",
-                "streamforge/workers/probes.py",
+            "streamforge.workers.loaders.candles.CandleSource.__init__": (
+                "60_workers/loaders/candles.html#candlesource.__init__",
+                "streamforge/workers/loaders/candles.py",
             ),
-            "streamforge.workers.probes.Probes._serve": ("60_workers/probes.html#probes._serve", "streamforge/workers/probes.py"),
-            "streamforge.workers.probes.watch_loop_lag": (
-                "60_workers/probes.html#watch_loop_lag",
-                "streamforge/workers/probes.py",
+            "streamforge.workers.loaders.candles.CandleSource._known": (
+                "60_workers/loaders/candles.html#candlesource._known",
+                "streamforge/workers/loaders/candles.py",
             ),
-        },
-        "streamforge.workers.revision": {
-            "streamforge.workers.revision.Pending": ("60_workers/revision.html#pending", "streamforge/workers/revision.py"),
-            "streamforge.workers.revision.Revised": ("60_workers/revision.html#revised", "streamforge/workers/revision.py"),
-            "streamforge.workers.revision._head": ("60_workers/revision.html#_head", "streamforge/workers/revision.py"),
-            "streamforge.workers.revision._stretch": ("60_workers/revision.html#_stretch", "streamforge/workers/revision.py"),
-            "streamforge.workers.revision._where": ("60_workers/revision.html#_where", "streamforge/workers/revision.py"),
-            "streamforge.workers.revision.revise": ("60_workers/revision.html#revise", "streamforge/workers/revision.py"),
-        },
-        "streamforge.workers.rl_agent": {
-            "streamforge.workers.rl_agent.Barrier": ("60_workers/rl_agent.html#barrier", "streamforge/workers/rl_agent.py"),
-            "streamforge.workers.rl_agent.Barrier.__init__": (
-                "60_workers/rl_agent.html#barrier.__init__",
-                "streamforge/workers/rl_agent.py",
+            "streamforge.workers.loaders.candles.CandleSource._part": (
+                "60_workers/loaders/candles.html#candlesource._part",
+                "streamforge/workers/loaders/candles.py",
             ),
-            "streamforge.workers.rl_agent.Barrier.add": (
-                "60_workers/rl_agent.html#barrier.add",
-                "streamforge/workers/rl_agent.py",
+            "streamforge.workers.loaders.candles.CandleSource.parts": (
+                "60_workers/loaders/candles.html#candlesource.parts",
+                "streamforge/workers/loaders/candles.py",
             ),
-            "streamforge.workers.rl_agent.Barrier.ready": (
-                "60_workers/rl_agent.html#barrier.ready",
-                "streamforge/workers/rl_agent.py",
+            "streamforge.workers.loaders.candles.CandleSource.summary": (
+                "60_workers/loaders/candles.html#candlesource.summary",
+                "streamforge/workers/loaders/candles.py",
             ),
-            "streamforge.workers.rl_agent.Inbox": ("60_workers/rl_agent.html#inbox", "streamforge/workers/rl_agent.py"),
-            "streamforge.workers.rl_agent.Inbox.__init__": (
-                "60_workers/rl_agent.html#inbox.__init__",
-                "streamforge/workers/rl_agent.py",
+            "streamforge.workers.loaders.candles.MarketPlan": (
+                "60_workers/loaders/candles.html#marketplan",
+                "streamforge/workers/loaders/candles.py",
             ),
-            "streamforge.workers.rl_agent.Inbox.offsets": (
-                "60_workers/rl_agent.html#inbox.offsets",
-                "streamforge/workers/rl_agent.py",
+            "streamforge.workers.loaders.candles.MarketStream": (
+                "60_workers/loaders/candles.html#marketstream",
+                "streamforge/workers/loaders/candles.py",
             ),
-            "streamforge.workers.rl_agent.Inbox.rows": ("60_workers/rl_agent.html#inbox.rows", "streamforge/workers/rl_agent.py"),
-            "streamforge.workers.rl_agent.Inbox.take": ("60_workers/rl_agent.html#inbox.take", "streamforge/workers/rl_agent.py"),
-            "streamforge.workers.rl_agent.Memory": ("60_workers/rl_agent.html#memory", "streamforge/workers/rl_agent.py"),
-            "streamforge.workers.rl_agent.RlAgent": ("60_workers/rl_agent.html#rlagent", "streamforge/workers/rl_agent.py"),
-            "streamforge.workers.rl_agent.RlAgent.listen": (
-                "60_workers/rl_agent.html#rlagent.listen",
-                "streamforge/workers/rl_agent.py",
+            "streamforge.workers.loaders.candles.MarketStream.__init__": (
+                "60_workers/loaders/candles.html#marketstream.__init__",
+                "streamforge/workers/loaders/candles.py",
             ),
-            "streamforge.workers.rl_agent.RlAgent.run": (
-                "60_workers/rl_agent.html#rlagent.run",
-                "streamforge/workers/rl_agent.py",
+            "streamforge.workers.loaders.candles.MarketStream.facts": (
+                "60_workers/loaders/candles.html#marketstream.facts",
+                "streamforge/workers/loaders/candles.py",
             ),
-            "streamforge.workers.rl_agent.RlAgent.take": (
-                "60_workers/rl_agent.html#rlagent.take",
-                "streamforge/workers/rl_agent.py",
+            "streamforge.workers.loaders.candles.MarketStream.holes": (
+                "60_workers/loaders/candles.html#marketstream.holes",
+                "streamforge/workers/loaders/candles.py",
             ),
-            "streamforge.workers.rl_agent.Speaker": ("60_workers/rl_agent.html#speaker", "streamforge/workers/rl_agent.py"),
-            "streamforge.workers.rl_agent.Speaker.__init__": (
-                "60_workers/rl_agent.html#speaker.__init__",
-                "streamforge/workers/rl_agent.py",
+            "streamforge.workers.loaders.candles.MarketStream.pages": (
+                "60_workers/loaders/candles.html#marketstream.pages",
+                "streamforge/workers/loaders/candles.py",
             ),
-            "streamforge.workers.rl_agent.Speaker.decision": (
-                "60_workers/rl_agent.html#speaker.decision",
-                "streamforge/workers/rl_agent.py",
+            "streamforge.workers.loaders.candles._asked": (
+                "60_workers/loaders/candles.html#_asked",
+                "streamforge/workers/loaders/candles.py",
             ),
-            "streamforge.workers.rl_agent.Speaker.keep": (
-                "60_workers/rl_agent.html#speaker.keep",
-                "streamforge/workers/rl_agent.py",
+            "streamforge.workers.loaders.candles._flat": (
+                "60_workers/loaders/candles.html#_flat",
+                "streamforge/workers/loaders/candles.py",
             ),
-            "streamforge.workers.rl_agent.Speaker.say": (
-                "60_workers/rl_agent.html#speaker.say",
-                "streamforge/workers/rl_agent.py",
+            "streamforge.workers.loaders.candles._inside": (
+                "60_workers/loaders/candles.html#_inside",
+                "streamforge/workers/loaders/candles.py",
             ),
-            "streamforge.workers.rl_agent.Speaker.store": (
-                "60_workers/rl_agent.html#speaker.store",
-                "streamforge/workers/rl_agent.py",
+            "streamforge.workers.loaders.candles._settled": (
+                "60_workers/loaders/candles.html#_settled",
+                "streamforge/workers/loaders/candles.py",
             ),
-            "streamforge.workers.rl_agent.Team": ("60_workers/rl_agent.html#team", "streamforge/workers/rl_agent.py"),
-            "streamforge.workers.rl_agent.Team.__init__": (
-                "60_workers/rl_agent.html#team.__init__",
-                "streamforge/workers/rl_agent.py",
+            "streamforge.workers.loaders.candles.flat_candles": (
+                "60_workers/loaders/candles.html#flat_candles",
+                "streamforge/workers/loaders/candles.py",
             ),
-            "streamforge.workers.rl_agent.Team._features": (
-                "60_workers/rl_agent.html#team._features",
-                "streamforge/workers/rl_agent.py",
+            "streamforge.workers.loaders.candles.last_close": (
+                "60_workers/loaders/candles.html#last_close",
+                "streamforge/workers/loaders/candles.py",
             ),
-            "streamforge.workers.rl_agent.Team.decide": (
-                "60_workers/rl_agent.html#team.decide",
-                "streamforge/workers/rl_agent.py",
+            "streamforge.workers.loaders.candles.plan_market": (
+                "60_workers/loaders/candles.html#plan_market",
+                "streamforge/workers/loaders/candles.py",
             ),
-            "streamforge.workers.rl_agent.Team.see": ("60_workers/rl_agent.html#team.see", "streamforge/workers/rl_agent.py"),
-            "streamforge.workers.rl_agent.Team.warmup": (
-                "60_workers/rl_agent.html#team.warmup",
-                "streamforge/workers/rl_agent.py",
-            ),
-            "streamforge.workers.rl_agent._number": ("60_workers/rl_agent.html#_number", "streamforge/workers/rl_agent.py"),
-            "streamforge.workers.rl_agent.load_team": ("60_workers/rl_agent.html#load_team", "streamforge/workers/rl_agent.py"),
-            "streamforge.workers.rl_agent.reached": ("60_workers/rl_agent.html#reached", "streamforge/workers/rl_agent.py"),
-            "streamforge.workers.rl_agent.read_all": ("60_workers/rl_agent.html#read_all", "streamforge/workers/rl_agent.py"),
-            "streamforge.workers.rl_agent.rehearse": ("60_workers/rl_agent.html#rehearse", "streamforge/workers/rl_agent.py"),
-            "streamforge.workers.rl_agent.remember": ("60_workers/rl_agent.html#remember", "streamforge/workers/rl_agent.py"),
-            "streamforge.workers.rl_agent.warm_up": ("60_workers/rl_agent.html#warm_up", "streamforge/workers/rl_agent.py"),
-        },
-        "streamforge.workers.sources": {
-            "streamforge.workers.sources.Fact": ("60_workers/sources.html#fact", "streamforge/workers/sources.py"),
-            "streamforge.workers.sources.Order": ("60_workers/sources.html#order", "streamforge/workers/sources.py"),
-            "streamforge.workers.sources.Order.market": (
-                "60_workers/sources.html#order.market",
-                "streamforge/workers/sources.py",
-            ),
-            "streamforge.workers.sources.Part": ("60_workers/sources.html#part", "streamforge/workers/sources.py"),
-            "streamforge.workers.sources.Seen": ("60_workers/sources.html#seen", "streamforge/workers/sources.py"),
-            "streamforge.workers.sources.Seen.__init__": (
-                "60_workers/sources.html#seen.__init__",
-                "streamforge/workers/sources.py",
-            ),
-            "streamforge.workers.sources.Seen.add": ("60_workers/sources.html#seen.add", "streamforge/workers/sources.py"),
-            "streamforge.workers.sources.Seen.flat": ("60_workers/sources.html#seen.flat", "streamforge/workers/sources.py"),
-            "streamforge.workers.sources.Seen.real": ("60_workers/sources.html#seen.real", "streamforge/workers/sources.py"),
-            "streamforge.workers.sources.Source": ("60_workers/sources.html#source", "streamforge/workers/sources.py"),
-            "streamforge.workers.sources.Source.__aenter__": (
-                "60_workers/sources.html#source.__aenter__",
-                "streamforge/workers/sources.py",
-            ),
-            "streamforge.workers.sources.Source.__aexit__": (
-                "60_workers/sources.html#source.__aexit__",
-                "streamforge/workers/sources.py",
-            ),
-            "streamforge.workers.sources.Source.parts": (
-                "60_workers/sources.html#source.parts",
-                "streamforge/workers/sources.py",
-            ),
-            "streamforge.workers.sources.Source.summary": (
-                "60_workers/sources.html#source.summary",
-                "streamforge/workers/sources.py",
-            ),
-            "streamforge.workers.sources._Place": ("60_workers/sources.html#_place", "streamforge/workers/sources.py"),
-            "streamforge.workers.sources._Place.numbers": (
-                "60_workers/sources.html#_place.numbers",
-                "streamforge/workers/sources.py",
-            ),
-            "streamforge.workers.sources._next": ("60_workers/sources.html#_next", "streamforge/workers/sources.py"),
-            "streamforge.workers.sources.in_time_order": (
-                "60_workers/sources.html#in_time_order",
-                "streamforge/workers/sources.py",
-            ),
-            "streamforge.workers.sources.open_source": ("60_workers/sources.html#open_source", "streamforge/workers/sources.py"),
-            "streamforge.workers.sources.read_back": ("60_workers/sources.html#read_back", "streamforge/workers/sources.py"),
-            "streamforge.workers.sources.read_order": ("60_workers/sources.html#read_order", "streamforge/workers/sources.py"),
-            "streamforge.workers.sources.side_by_side": (
-                "60_workers/sources.html#side_by_side",
-                "streamforge/workers/sources.py",
-            ),
-            "streamforge.workers.sources.until_stopped": (
-                "60_workers/sources.html#until_stopped",
-                "streamforge/workers/sources.py",
+            "streamforge.workers.loaders.candles.stored_candles": (
+                "60_workers/loaders/candles.html#stored_candles",
+                "streamforge/workers/loaders/candles.py",
             ),
         },
-        "streamforge.workers.states": {
-            "streamforge.workers.states.PartitionState": (
-                "60_workers/states.html#partitionstate",
-                "streamforge/workers/states.py",
+        "streamforge.workers.loaders.live": {
+            "streamforge.workers.loaders.live.Inbox": (
+                "60_workers/loaders/live.html#inbox",
+                "streamforge/workers/loaders/live.py",
             ),
-            "streamforge.workers.states.PartitionState.__init__": (
-                "60_workers/states.html#partitionstate.__init__",
-                "streamforge/workers/states.py",
+            "streamforge.workers.loaders.live.Inbox.__aenter__": (
+                "60_workers/loaders/live.html#inbox.__aenter__",
+                "streamforge/workers/loaders/live.py",
             ),
-            "streamforge.workers.states.PartitionState._entry": (
-                "60_workers/states.html#partitionstate._entry",
-                "streamforge/workers/states.py",
+            "streamforge.workers.loaders.live.Inbox.__aexit__": (
+                "60_workers/loaders/live.html#inbox.__aexit__",
+                "streamforge/workers/loaders/live.py",
             ),
-            "streamforge.workers.states.PartitionState.amend": (
-                "60_workers/states.html#partitionstate.amend",
-                "streamforge/workers/states.py",
+            "streamforge.workers.loaders.live.Inbox.__init__": (
+                "60_workers/loaders/live.html#inbox.__init__",
+                "streamforge/workers/loaders/live.py",
             ),
-            "streamforge.workers.states.PartitionState.save": (
-                "60_workers/states.html#partitionstate.save",
-                "streamforge/workers/states.py",
+            "streamforge.workers.loaders.live.Inbox.each": (
+                "60_workers/loaders/live.html#inbox.each",
+                "streamforge/workers/loaders/live.py",
             ),
-            "streamforge.workers.states._kept_id": ("60_workers/states.html#_kept_id", "streamforge/workers/states.py"),
-            "streamforge.workers.states.announce": ("60_workers/states.html#announce", "streamforge/workers/states.py"),
-            "streamforge.workers.states.keep_state": ("60_workers/states.html#keep_state", "streamforge/workers/states.py"),
-            "streamforge.workers.states.load_partition": (
-                "60_workers/states.html#load_partition",
-                "streamforge/workers/states.py",
+            "streamforge.workers.loaders.live.Inbox.take": (
+                "60_workers/loaders/live.html#inbox.take",
+                "streamforge/workers/loaders/live.py",
             ),
-            "streamforge.workers.states.market_of": ("60_workers/states.html#market_of", "streamforge/workers/states.py"),
-            "streamforge.workers.states.missed": ("60_workers/states.html#missed", "streamforge/workers/states.py"),
-            "streamforge.workers.states.warm_enricher": ("60_workers/states.html#warm_enricher", "streamforge/workers/states.py"),
-        },
-        "streamforge.workers.telemetry": {
-            "streamforge.workers.telemetry.Telemetry": (
-                "60_workers/telemetry.html#telemetry",
-                "streamforge/workers/telemetry.py",
+            "streamforge.workers.loaders.live.Line": (
+                "60_workers/loaders/live.html#line",
+                "streamforge/workers/loaders/live.py",
             ),
-            "streamforge.workers.telemetry.Telemetry.__init__": (
-                "60_workers/telemetry.html#telemetry.__init__",
-                "streamforge/workers/telemetry.py",
+            "streamforge.workers.loaders.live.Line.__aenter__": (
+                "60_workers/loaders/live.html#line.__aenter__",
+                "streamforge/workers/loaders/live.py",
             ),
-            "streamforge.workers.telemetry.Telemetry.flush": (
-                "60_workers/telemetry.html#telemetry.flush",
-                "streamforge/workers/telemetry.py",
+            "streamforge.workers.loaders.live.Line.__aexit__": (
+                "60_workers/loaders/live.html#line.__aexit__",
+                "streamforge/workers/loaders/live.py",
             ),
-            "streamforge.workers.telemetry.Telemetry.keep_reporting": (
-                "60_workers/telemetry.html#telemetry.keep_reporting",
-                "streamforge/workers/telemetry.py",
+            "streamforge.workers.loaders.live.Line.__init__": (
+                "60_workers/loaders/live.html#line.__init__",
+                "streamforge/workers/loaders/live.py",
             ),
-            "streamforge.workers.telemetry.Telemetry.progress": (
-                "60_workers/telemetry.html#telemetry.progress",
-                "streamforge/workers/telemetry.py",
+            "streamforge.workers.loaders.live.Line._reconnected": (
+                "60_workers/loaders/live.html#line._reconnected",
+                "streamforge/workers/loaders/live.py",
             ),
-            "streamforge.workers.telemetry.Telemetry.send": (
-                "60_workers/telemetry.html#telemetry.send",
-                "streamforge/workers/telemetry.py",
+            "streamforge.workers.loaders.live.Line.gap": (
+                "60_workers/loaders/live.html#line.gap",
+                "streamforge/workers/loaders/live.py",
             ),
-            "streamforge.workers.telemetry.Upstreams": (
-                "60_workers/telemetry.html#upstreams",
-                "streamforge/workers/telemetry.py",
+            "streamforge.workers.loaders.live.Line.hole": (
+                "60_workers/loaders/live.html#line.hole",
+                "streamforge/workers/loaders/live.py",
             ),
-            "streamforge.workers.telemetry.Upstreams.__init__": (
-                "60_workers/telemetry.html#upstreams.__init__",
-                "streamforge/workers/telemetry.py",
+            "streamforge.workers.loaders.live.Line.misread": (
+                "60_workers/loaders/live.html#line.misread",
+                "streamforge/workers/loaders/live.py",
             ),
-            "streamforge.workers.telemetry.Upstreams._fail": (
-                "60_workers/telemetry.html#upstreams._fail",
-                "streamforge/workers/telemetry.py",
+            "streamforge.workers.loaders.live.Line.now": (
+                "60_workers/loaders/live.html#line.now",
+                "streamforge/workers/loaders/live.py",
             ),
-            "streamforge.workers.telemetry.Upstreams.check": (
-                "60_workers/telemetry.html#upstreams.check",
-                "streamforge/workers/telemetry.py",
+            "streamforge.workers.loaders.live.Line.over": (
+                "60_workers/loaders/live.html#line.over",
+                "streamforge/workers/loaders/live.py",
             ),
-            "streamforge.workers.telemetry.Upstreams.done": (
-                "60_workers/telemetry.html#upstreams.done",
-                "streamforge/workers/telemetry.py",
+            "streamforge.workers.loaders.live.Line.published": (
+                "60_workers/loaders/live.html#line.published",
+                "streamforge/workers/loaders/live.py",
             ),
-            "streamforge.workers.telemetry.Upstreams.fold": (
-                "60_workers/telemetry.html#upstreams.fold",
-                "streamforge/workers/telemetry.py",
+            "streamforge.workers.loaders.live.Line.summary": (
+                "60_workers/loaders/live.html#line.summary",
+                "streamforge/workers/loaders/live.py",
             ),
-            "streamforge.workers.telemetry.Upstreams.merged": (
-                "60_workers/telemetry.html#upstreams.merged",
-                "streamforge/workers/telemetry.py",
+            "streamforge.workers.loaders.live._Place": (
+                "60_workers/loaders/live.html#_place",
+                "streamforge/workers/loaders/live.py",
             ),
-            "streamforge.workers.telemetry._each": ("60_workers/telemetry.html#_each", "streamforge/workers/telemetry.py"),
-            "streamforge.workers.telemetry.commands": ("60_workers/telemetry.html#commands", "streamforge/workers/telemetry.py"),
-            "streamforge.workers.telemetry.ensure_topic": (
-                "60_workers/telemetry.html#ensure_topic",
-                "streamforge/workers/telemetry.py",
+            "streamforge.workers.loaders.live._Place.numbers": (
+                "60_workers/loaders/live.html#_place.numbers",
+                "streamforge/workers/loaders/live.py",
             ),
-            "streamforge.workers.telemetry.read_place": (
-                "60_workers/telemetry.html#read_place",
-                "streamforge/workers/telemetry.py",
+            "streamforge.workers.loaders.live._look_up": (
+                "60_workers/loaders/live.html#_look_up",
+                "streamforge/workers/loaders/live.py",
             ),
-            "streamforge.workers.telemetry.upstream_ends": (
-                "60_workers/telemetry.html#upstream_ends",
-                "streamforge/workers/telemetry.py",
+            "streamforge.workers.loaders.live._put": (
+                "60_workers/loaders/live.html#_put",
+                "streamforge/workers/loaders/live.py",
             ),
-        },
-        "streamforge.workers.trade_rows": {
-            "streamforge.workers.trade_rows.TradeHandler": (
-                "60_workers/trade_rows.html#tradehandler",
-                "streamforge/workers/trade_rows.py",
+            "streamforge.workers.loaders.live._reconnected": (
+                "60_workers/loaders/live.html#_reconnected",
+                "streamforge/workers/loaders/live.py",
             ),
-            "streamforge.workers.trade_rows.TradeHandler.__init__": (
-                "60_workers/trade_rows.html#tradehandler.__init__",
-                "streamforge/workers/trade_rows.py",
+            "streamforge.workers.loaders.live._run": (
+                "60_workers/loaders/live.html#_run",
+                "streamforge/workers/loaders/live.py",
             ),
-            "streamforge.workers.trade_rows.TradeHandler._volume": (
-                "60_workers/trade_rows.html#tradehandler._volume",
-                "streamforge/workers/trade_rows.py",
+            "streamforge.workers.loaders.live._say": (
+                "60_workers/loaders/live.html#_say",
+                "streamforge/workers/loaders/live.py",
             ),
-            "streamforge.workers.trade_rows.TradeHandler.end": (
-                "60_workers/trade_rows.html#tradehandler.end",
-                "streamforge/workers/trade_rows.py",
+            "streamforge.workers.loaders.live._window": (
+                "60_workers/loaders/live.html#_window",
+                "streamforge/workers/loaders/live.py",
             ),
-            "streamforge.workers.trade_rows.TradeHandler.prepare": (
-                "60_workers/trade_rows.html#tradehandler.prepare",
-                "streamforge/workers/trade_rows.py",
+            "streamforge.workers.loaders.live.last_written": (
+                "60_workers/loaders/live.html#last_written",
+                "streamforge/workers/loaders/live.py",
             ),
-            "streamforge.workers.trade_rows.TradeHandler.refused": (
-                "60_workers/trade_rows.html#tradehandler.refused",
-                "streamforge/workers/trade_rows.py",
-            ),
-            "streamforge.workers.trade_rows.TradeHandler.shape": (
-                "60_workers/trade_rows.html#tradehandler.shape",
-                "streamforge/workers/trade_rows.py",
-            ),
-            "streamforge.workers.trade_rows.TradeHandler.write": (
-                "60_workers/trade_rows.html#tradehandler.write",
-                "streamforge/workers/trade_rows.py",
-            ),
-            "streamforge.workers.trade_rows._aggregate": (
-                "60_workers/trade_rows.html#_aggregate",
-                "streamforge/workers/trade_rows.py",
-            ),
-            "streamforge.workers.trade_rows._counted": (
-                "60_workers/trade_rows.html#_counted",
-                "streamforge/workers/trade_rows.py",
-            ),
-            "streamforge.workers.trade_rows._interval": (
-                "60_workers/trade_rows.html#_interval",
-                "streamforge/workers/trade_rows.py",
-            ),
-            "streamforge.workers.trade_rows._table": ("60_workers/trade_rows.html#_table", "streamforge/workers/trade_rows.py"),
-            "streamforge.workers.trade_rows.fresh_candles": (
-                "60_workers/trade_rows.html#fresh_candles",
-                "streamforge/workers/trade_rows.py",
-            ),
-            "streamforge.workers.trade_rows.trades_around": (
-                "60_workers/trade_rows.html#trades_around",
-                "streamforge/workers/trade_rows.py",
-            ),
-            "streamforge.workers.trade_rows.volume_rows": (
-                "60_workers/trade_rows.html#volume_rows",
-                "streamforge/workers/trade_rows.py",
-            ),
-            "streamforge.workers.trade_rows.whole_candles": (
-                "60_workers/trade_rows.html#whole_candles",
-                "streamforge/workers/trade_rows.py",
+            "streamforge.workers.loaders.live.stream_options": (
+                "60_workers/loaders/live.html#stream_options",
+                "streamforge/workers/loaders/live.py",
             ),
         },
-        "streamforge.workers.trade_source": {
-            "streamforge.workers.trade_source.TradeSource": (
-                "60_workers/trade_source.html#tradesource",
-                "streamforge/workers/trade_source.py",
+        "streamforge.workers.loaders.live_books": {
+            "streamforge.workers.loaders.live_books.WsBooks": (
+                "60_workers/loaders/live_books.html#wsbooks",
+                "streamforge/workers/loaders/live_books.py",
             ),
-            "streamforge.workers.trade_source.TradeSource.__aenter__": (
-                "60_workers/trade_source.html#tradesource.__aenter__",
-                "streamforge/workers/trade_source.py",
+            "streamforge.workers.loaders.live_books.WsBooks.__aenter__": (
+                "60_workers/loaders/live_books.html#wsbooks.__aenter__",
+                "streamforge/workers/loaders/live_books.py",
             ),
-            "streamforge.workers.trade_source.TradeSource.__aexit__": (
-                "60_workers/trade_source.html#tradesource.__aexit__",
-                "streamforge/workers/trade_source.py",
+            "streamforge.workers.loaders.live_books.WsBooks.__aexit__": (
+                "60_workers/loaders/live_books.html#wsbooks.__aexit__",
+                "streamforge/workers/loaders/live_books.py",
             ),
-            "streamforge.workers.trade_source.TradeSource.__init__": (
-                "60_workers/trade_source.html#tradesource.__init__",
-                "streamforge/workers/trade_source.py",
+            "streamforge.workers.loaders.live_books.WsBooks.__init__": (
+                "60_workers/loaders/live_books.html#wsbooks.__init__",
+                "streamforge/workers/loaders/live_books.py",
             ),
-            "streamforge.workers.trade_source.TradeSource._end": (
-                "60_workers/trade_source.html#tradesource._end",
-                "streamforge/workers/trade_source.py",
+            "streamforge.workers.loaders.live_books.WsBooks._ask": (
+                "60_workers/loaders/live_books.html#wsbooks._ask",
+                "streamforge/workers/loaders/live_books.py",
             ),
-            "streamforge.workers.trade_source.TradeSource._part": (
-                "60_workers/trade_source.html#tradesource._part",
-                "streamforge/workers/trade_source.py",
+            "streamforge.workers.loaders.live_books.WsBooks._resync": (
+                "60_workers/loaders/live_books.html#wsbooks._resync",
+                "streamforge/workers/loaders/live_books.py",
             ),
-            "streamforge.workers.trade_source.TradeSource.parts": (
-                "60_workers/trade_source.html#tradesource.parts",
-                "streamforge/workers/trade_source.py",
+            "streamforge.workers.loaders.live_books.WsBooks.parts": (
+                "60_workers/loaders/live_books.html#wsbooks.parts",
+                "streamforge/workers/loaders/live_books.py",
             ),
-            "streamforge.workers.trade_source.TradeSource.summary": (
-                "60_workers/trade_source.html#tradesource.summary",
-                "streamforge/workers/trade_source.py",
+            "streamforge.workers.loaders.live_books.WsBooks.summary": (
+                "60_workers/loaders/live_books.html#wsbooks.summary",
+                "streamforge/workers/loaders/live_books.py",
             ),
-            "streamforge.workers.trade_source.TradeStream": (
-                "60_workers/trade_source.html#tradestream",
-                "streamforge/workers/trade_source.py",
+            "streamforge.workers.loaders.live_books._in_order": (
+                "60_workers/loaders/live_books.html#_in_order",
+                "streamforge/workers/loaders/live_books.py",
             ),
-            "streamforge.workers.trade_source.TradeStream.__init__": (
-                "60_workers/trade_source.html#tradestream.__init__",
-                "streamforge/workers/trade_source.py",
-            ),
-            "streamforge.workers.trade_source.TradeStream._asked": (
-                "60_workers/trade_source.html#tradestream._asked",
-                "streamforge/workers/trade_source.py",
-            ),
-            "streamforge.workers.trade_source.TradeStream._known": (
-                "60_workers/trade_source.html#tradestream._known",
-                "streamforge/workers/trade_source.py",
-            ),
-            "streamforge.workers.trade_source.TradeStream.pages": (
-                "60_workers/trade_source.html#tradestream.pages",
-                "streamforge/workers/trade_source.py",
-            ),
-            "streamforge.workers.trade_source.TradeStream.plan": (
-                "60_workers/trade_source.html#tradestream.plan",
-                "streamforge/workers/trade_source.py",
-            ),
-            "streamforge.workers.trade_source._ids_of": (
-                "60_workers/trade_source.html#_ids_of",
-                "streamforge/workers/trade_source.py",
-            ),
-            "streamforge.workers.trade_source.ids_between": (
-                "60_workers/trade_source.html#ids_between",
-                "streamforge/workers/trade_source.py",
-            ),
-            "streamforge.workers.trade_source.nth_id": (
-                "60_workers/trade_source.html#nth_id",
-                "streamforge/workers/trade_source.py",
+            "streamforge.workers.loaders.live_books.book_options": (
+                "60_workers/loaders/live_books.html#book_options",
+                "streamforge/workers/loaders/live_books.py",
             ),
         },
-        "streamforge.workers.ws_books": {
-            "streamforge.workers.ws_books.WsBooks": ("60_workers/ws_books.html#wsbooks", "streamforge/workers/ws_books.py"),
-            "streamforge.workers.ws_books.WsBooks.__aenter__": (
-                "60_workers/ws_books.html#wsbooks.__aenter__",
-                "streamforge/workers/ws_books.py",
+        "streamforge.workers.loaders.live_candles": {
+            "streamforge.workers.loaders.live_candles.WsCandles": (
+                "60_workers/loaders/live_candles.html#wscandles",
+                "streamforge/workers/loaders/live_candles.py",
             ),
-            "streamforge.workers.ws_books.WsBooks.__aexit__": (
-                "60_workers/ws_books.html#wsbooks.__aexit__",
-                "streamforge/workers/ws_books.py",
+            "streamforge.workers.loaders.live_candles.WsCandles.__aenter__": (
+                "60_workers/loaders/live_candles.html#wscandles.__aenter__",
+                "streamforge/workers/loaders/live_candles.py",
             ),
-            "streamforge.workers.ws_books.WsBooks.__init__": (
-                "60_workers/ws_books.html#wsbooks.__init__",
-                "streamforge/workers/ws_books.py",
+            "streamforge.workers.loaders.live_candles.WsCandles.__aexit__": (
+                "60_workers/loaders/live_candles.html#wscandles.__aexit__",
+                "streamforge/workers/loaders/live_candles.py",
             ),
-            "streamforge.workers.ws_books.WsBooks._ask": (
-                "60_workers/ws_books.html#wsbooks._ask",
-                "streamforge/workers/ws_books.py",
+            "streamforge.workers.loaders.live_candles.WsCandles.__init__": (
+                "60_workers/loaders/live_candles.html#wscandles.__init__",
+                "streamforge/workers/loaders/live_candles.py",
             ),
-            "streamforge.workers.ws_books.WsBooks._resync": (
-                "60_workers/ws_books.html#wsbooks._resync",
-                "streamforge/workers/ws_books.py",
+            "streamforge.workers.loaders.live_candles.WsCandles._complete": (
+                "60_workers/loaders/live_candles.html#wscandles._complete",
+                "streamforge/workers/loaders/live_candles.py",
             ),
-            "streamforge.workers.ws_books.WsBooks.parts": (
-                "60_workers/ws_books.html#wsbooks.parts",
-                "streamforge/workers/ws_books.py",
+            "streamforge.workers.loaders.live_candles.WsCandles.parts": (
+                "60_workers/loaders/live_candles.html#wscandles.parts",
+                "streamforge/workers/loaders/live_candles.py",
             ),
-            "streamforge.workers.ws_books.WsBooks.summary": (
-                "60_workers/ws_books.html#wsbooks.summary",
-                "streamforge/workers/ws_books.py",
+            "streamforge.workers.loaders.live_candles.WsCandles.summary": (
+                "60_workers/loaders/live_candles.html#wscandles.summary",
+                "streamforge/workers/loaders/live_candles.py",
             ),
-            "streamforge.workers.ws_books._in_order": ("60_workers/ws_books.html#_in_order", "streamforge/workers/ws_books.py"),
-            "streamforge.workers.ws_books.book_options": (
-                "60_workers/ws_books.html#book_options",
-                "streamforge/workers/ws_books.py",
+            "streamforge.workers.loaders.live_candles._due": (
+                "60_workers/loaders/live_candles.html#_due",
+                "streamforge/workers/loaders/live_candles.py",
             ),
-        },
-        "streamforge.workers.ws_candles": {
-            "streamforge.workers.ws_candles.WsCandles": (
-                "60_workers/ws_candles.html#wscandles",
-                "streamforge/workers/ws_candles.py",
+            "streamforge.workers.loaders.live_candles._follow": (
+                "60_workers/loaders/live_candles.html#_follow",
+                "streamforge/workers/loaders/live_candles.py",
             ),
-            "streamforge.workers.ws_candles.WsCandles.__aenter__": (
-                "60_workers/ws_candles.html#wscandles.__aenter__",
-                "streamforge/workers/ws_candles.py",
+            "streamforge.workers.loaders.live_candles._history": (
+                "60_workers/loaders/live_candles.html#_history",
+                "streamforge/workers/loaders/live_candles.py",
             ),
-            "streamforge.workers.ws_candles.WsCandles.__aexit__": (
-                "60_workers/ws_candles.html#wscandles.__aexit__",
-                "streamforge/workers/ws_candles.py",
+            "streamforge.workers.loaders.live_candles._hole": (
+                "60_workers/loaders/live_candles.html#_hole",
+                "streamforge/workers/loaders/live_candles.py",
             ),
-            "streamforge.workers.ws_candles.WsCandles.__init__": (
-                "60_workers/ws_candles.html#wscandles.__init__",
-                "streamforge/workers/ws_candles.py",
+            "streamforge.workers.loaders.live_candles._loaded": (
+                "60_workers/loaders/live_candles.html#_loaded",
+                "streamforge/workers/loaders/live_candles.py",
             ),
-            "streamforge.workers.ws_candles.WsCandles._complete": (
-                "60_workers/ws_candles.html#wscandles._complete",
-                "streamforge/workers/ws_candles.py",
+            "streamforge.workers.loaders.live_candles._pages": (
+                "60_workers/loaders/live_candles.html#_pages",
+                "streamforge/workers/loaders/live_candles.py",
             ),
-            "streamforge.workers.ws_candles.WsCandles.parts": (
-                "60_workers/ws_candles.html#wscandles.parts",
-                "streamforge/workers/ws_candles.py",
+            "streamforge.workers.loaders.live_candles.closed_candles": (
+                "60_workers/loaders/live_candles.html#closed_candles",
+                "streamforge/workers/loaders/live_candles.py",
             ),
-            "streamforge.workers.ws_candles.WsCandles.summary": (
-                "60_workers/ws_candles.html#wscandles.summary",
-                "streamforge/workers/ws_candles.py",
-            ),
-            "streamforge.workers.ws_candles._due": ("60_workers/ws_candles.html#_due", "streamforge/workers/ws_candles.py"),
-            "streamforge.workers.ws_candles._follow": ("60_workers/ws_candles.html#_follow", "streamforge/workers/ws_candles.py"),
-            "streamforge.workers.ws_candles._history": (
-                "60_workers/ws_candles.html#_history",
-                "streamforge/workers/ws_candles.py",
-            ),
-            "streamforge.workers.ws_candles._hole": ("60_workers/ws_candles.html#_hole", "streamforge/workers/ws_candles.py"),
-            "streamforge.workers.ws_candles._loaded": ("60_workers/ws_candles.html#_loaded", "streamforge/workers/ws_candles.py"),
-            "streamforge.workers.ws_candles._pages": ("60_workers/ws_candles.html#_pages", "streamforge/workers/ws_candles.py"),
-            "streamforge.workers.ws_candles.closed_candles": (
-                "60_workers/ws_candles.html#closed_candles",
-                "streamforge/workers/ws_candles.py",
-            ),
-            "streamforge.workers.ws_candles.first_open": (
-                "60_workers/ws_candles.html#first_open",
-                "streamforge/workers/ws_candles.py",
+            "streamforge.workers.loaders.live_candles.first_open": (
+                "60_workers/loaders/live_candles.html#first_open",
+                "streamforge/workers/loaders/live_candles.py",
             ),
         },
-        "streamforge.workers.ws_trades": {
-            "streamforge.workers.ws_trades.WsTrades": ("60_workers/ws_trades.html#wstrades", "streamforge/workers/ws_trades.py"),
-            "streamforge.workers.ws_trades.WsTrades.__aenter__": (
-                "60_workers/ws_trades.html#wstrades.__aenter__",
-                "streamforge/workers/ws_trades.py",
+        "streamforge.workers.loaders.live_trades": {
+            "streamforge.workers.loaders.live_trades.WsTrades": (
+                "60_workers/loaders/live_trades.html#wstrades",
+                "streamforge/workers/loaders/live_trades.py",
             ),
-            "streamforge.workers.ws_trades.WsTrades.__aexit__": (
-                "60_workers/ws_trades.html#wstrades.__aexit__",
-                "streamforge/workers/ws_trades.py",
+            "streamforge.workers.loaders.live_trades.WsTrades.__aenter__": (
+                "60_workers/loaders/live_trades.html#wstrades.__aenter__",
+                "streamforge/workers/loaders/live_trades.py",
             ),
-            "streamforge.workers.ws_trades.WsTrades.__init__": (
-                "60_workers/ws_trades.html#wstrades.__init__",
-                "streamforge/workers/ws_trades.py",
+            "streamforge.workers.loaders.live_trades.WsTrades.__aexit__": (
+                "60_workers/loaders/live_trades.html#wstrades.__aexit__",
+                "streamforge/workers/loaders/live_trades.py",
             ),
-            "streamforge.workers.ws_trades.WsTrades.parts": (
-                "60_workers/ws_trades.html#wstrades.parts",
-                "streamforge/workers/ws_trades.py",
+            "streamforge.workers.loaders.live_trades.WsTrades.__init__": (
+                "60_workers/loaders/live_trades.html#wstrades.__init__",
+                "streamforge/workers/loaders/live_trades.py",
             ),
-            "streamforge.workers.ws_trades.WsTrades.summary": (
-                "60_workers/ws_trades.html#wstrades.summary",
-                "streamforge/workers/ws_trades.py",
+            "streamforge.workers.loaders.live_trades.WsTrades.parts": (
+                "60_workers/loaders/live_trades.html#wstrades.parts",
+                "streamforge/workers/loaders/live_trades.py",
             ),
-            "streamforge.workers.ws_trades._between": ("60_workers/ws_trades.html#_between", "streamforge/workers/ws_trades.py"),
-            "streamforge.workers.ws_trades._follow": ("60_workers/ws_trades.html#_follow", "streamforge/workers/ws_trades.py"),
-            "streamforge.workers.ws_trades._history": ("60_workers/ws_trades.html#_history", "streamforge/workers/ws_trades.py"),
-            "streamforge.workers.ws_trades._loaded": ("60_workers/ws_trades.html#_loaded", "streamforge/workers/ws_trades.py"),
-            "streamforge.workers.ws_trades._runs": ("60_workers/ws_trades.html#_runs", "streamforge/workers/ws_trades.py"),
-            "streamforge.workers.ws_trades.trades_of": (
-                "60_workers/ws_trades.html#trades_of",
-                "streamforge/workers/ws_trades.py",
+            "streamforge.workers.loaders.live_trades.WsTrades.summary": (
+                "60_workers/loaders/live_trades.html#wstrades.summary",
+                "streamforge/workers/loaders/live_trades.py",
+            ),
+            "streamforge.workers.loaders.live_trades._between": (
+                "60_workers/loaders/live_trades.html#_between",
+                "streamforge/workers/loaders/live_trades.py",
+            ),
+            "streamforge.workers.loaders.live_trades._follow": (
+                "60_workers/loaders/live_trades.html#_follow",
+                "streamforge/workers/loaders/live_trades.py",
+            ),
+            "streamforge.workers.loaders.live_trades._history": (
+                "60_workers/loaders/live_trades.html#_history",
+                "streamforge/workers/loaders/live_trades.py",
+            ),
+            "streamforge.workers.loaders.live_trades._loaded": (
+                "60_workers/loaders/live_trades.html#_loaded",
+                "streamforge/workers/loaders/live_trades.py",
+            ),
+            "streamforge.workers.loaders.live_trades._runs": (
+                "60_workers/loaders/live_trades.html#_runs",
+                "streamforge/workers/loaders/live_trades.py",
+            ),
+            "streamforge.workers.loaders.live_trades.trades_of": (
+                "60_workers/loaders/live_trades.html#trades_of",
+                "streamforge/workers/loaders/live_trades.py",
+            ),
+        },
+        "streamforge.workers.loaders.trades": {
+            "streamforge.workers.loaders.trades.TradeSource": (
+                "60_workers/loaders/trades.html#tradesource",
+                "streamforge/workers/loaders/trades.py",
+            ),
+            "streamforge.workers.loaders.trades.TradeSource.__aenter__": (
+                "60_workers/loaders/trades.html#tradesource.__aenter__",
+                "streamforge/workers/loaders/trades.py",
+            ),
+            "streamforge.workers.loaders.trades.TradeSource.__aexit__": (
+                "60_workers/loaders/trades.html#tradesource.__aexit__",
+                "streamforge/workers/loaders/trades.py",
+            ),
+            "streamforge.workers.loaders.trades.TradeSource.__init__": (
+                "60_workers/loaders/trades.html#tradesource.__init__",
+                "streamforge/workers/loaders/trades.py",
+            ),
+            "streamforge.workers.loaders.trades.TradeSource._end": (
+                "60_workers/loaders/trades.html#tradesource._end",
+                "streamforge/workers/loaders/trades.py",
+            ),
+            "streamforge.workers.loaders.trades.TradeSource._part": (
+                "60_workers/loaders/trades.html#tradesource._part",
+                "streamforge/workers/loaders/trades.py",
+            ),
+            "streamforge.workers.loaders.trades.TradeSource.parts": (
+                "60_workers/loaders/trades.html#tradesource.parts",
+                "streamforge/workers/loaders/trades.py",
+            ),
+            "streamforge.workers.loaders.trades.TradeSource.summary": (
+                "60_workers/loaders/trades.html#tradesource.summary",
+                "streamforge/workers/loaders/trades.py",
+            ),
+            "streamforge.workers.loaders.trades.TradeStream": (
+                "60_workers/loaders/trades.html#tradestream",
+                "streamforge/workers/loaders/trades.py",
+            ),
+            "streamforge.workers.loaders.trades.TradeStream.__init__": (
+                "60_workers/loaders/trades.html#tradestream.__init__",
+                "streamforge/workers/loaders/trades.py",
+            ),
+            "streamforge.workers.loaders.trades.TradeStream._asked": (
+                "60_workers/loaders/trades.html#tradestream._asked",
+                "streamforge/workers/loaders/trades.py",
+            ),
+            "streamforge.workers.loaders.trades.TradeStream._known": (
+                "60_workers/loaders/trades.html#tradestream._known",
+                "streamforge/workers/loaders/trades.py",
+            ),
+            "streamforge.workers.loaders.trades.TradeStream.pages": (
+                "60_workers/loaders/trades.html#tradestream.pages",
+                "streamforge/workers/loaders/trades.py",
+            ),
+            "streamforge.workers.loaders.trades.TradeStream.plan": (
+                "60_workers/loaders/trades.html#tradestream.plan",
+                "streamforge/workers/loaders/trades.py",
+            ),
+            "streamforge.workers.loaders.trades._ids_of": (
+                "60_workers/loaders/trades.html#_ids_of",
+                "streamforge/workers/loaders/trades.py",
+            ),
+            "streamforge.workers.loaders.trades.ids_between": (
+                "60_workers/loaders/trades.html#ids_between",
+                "streamforge/workers/loaders/trades.py",
+            ),
+            "streamforge.workers.loaders.trades.nth_id": (
+                "60_workers/loaders/trades.html#nth_id",
+                "streamforge/workers/loaders/trades.py",
+            ),
+        },
+        "streamforge.workers.loaders.worker": {
+            "streamforge.workers.loaders.worker.Loader": (
+                "60_workers/loaders/worker.html#loader",
+                "streamforge/workers/loaders/worker.py",
+            ),
+            "streamforge.workers.loaders.worker.Loader.run": (
+                "60_workers/loaders/worker.html#loader.run",
+                "streamforge/workers/loaders/worker.py",
+            ),
+            "streamforge.workers.loaders.worker._last_notes": (
+                "60_workers/loaders/worker.html#_last_notes",
+                "streamforge/workers/loaders/worker.py",
+            ),
+            "streamforge.workers.loaders.worker.before": (
+                "60_workers/loaders/worker.html#before",
+                "streamforge/workers/loaders/worker.py",
+            ),
+            "streamforge.workers.loaders.worker.deliver": (
+                "60_workers/loaders/worker.html#deliver",
+                "streamforge/workers/loaders/worker.py",
+            ),
+            "streamforge.workers.loaders.worker.key_of": (
+                "60_workers/loaders/worker.html#key_of",
+                "streamforge/workers/loaders/worker.py",
+            ),
+            "streamforge.workers.loaders.worker.report": (
+                "60_workers/loaders/worker.html#report",
+                "streamforge/workers/loaders/worker.py",
+            ),
+            "streamforge.workers.loaders.worker.writing": (
+                "60_workers/loaders/worker.html#writing",
+                "streamforge/workers/loaders/worker.py",
+            ),
+        },
+        "streamforge.workers.research.backtest": {
+            "streamforge.workers.research.backtest.Backtest": (
+                "60_workers/research/backtest.html#backtest",
+                "streamforge/workers/research/backtest.py",
+            ),
+            "streamforge.workers.research.backtest.Backtest.run": (
+                "60_workers/research/backtest.html#backtest.run",
+                "streamforge/workers/research/backtest.py",
+            ),
+        },
+        "streamforge.workers.research.gnn_trainer": {
+            "streamforge.workers.research.gnn_trainer.Asked": (
+                "60_workers/research/gnn_trainer.html#asked",
+                "streamforge/workers/research/gnn_trainer.py",
+            ),
+            "streamforge.workers.research.gnn_trainer.GnnTrainer": (
+                "60_workers/research/gnn_trainer.html#gnntrainer",
+                "streamforge/workers/research/gnn_trainer.py",
+            ),
+            "streamforge.workers.research.gnn_trainer.GnnTrainer.run": (
+                "60_workers/research/gnn_trainer.html#gnntrainer.run",
+                "streamforge/workers/research/gnn_trainer.py",
+            ),
+            "streamforge.workers.research.gnn_trainer.configured": (
+                "60_workers/research/gnn_trainer.html#configured",
+                "streamforge/workers/research/gnn_trainer.py",
+            ),
+            "streamforge.workers.research.gnn_trainer.parts": (
+                "60_workers/research/gnn_trainer.html#parts",
+                "streamforge/workers/research/gnn_trainer.py",
+            ),
+            "streamforge.workers.research.gnn_trainer.reporter": (
+                "60_workers/research/gnn_trainer.html#reporter",
+                "streamforge/workers/research/gnn_trainer.py",
+            ),
+            "streamforge.workers.research.gnn_trainer.training_panel": (
+                "60_workers/research/gnn_trainer.html#training_panel",
+                "streamforge/workers/research/gnn_trainer.py",
+            ),
+        },
+        "streamforge.workers.research.graph_builder": {
+            "streamforge.workers.research.graph_builder.GraphBuilder": (
+                "60_workers/research/graph_builder.html#graphbuilder",
+                "streamforge/workers/research/graph_builder.py",
+            ),
+            "streamforge.workers.research.graph_builder.GraphBuilder.run": (
+                "60_workers/research/graph_builder.html#graphbuilder.run",
+                "streamforge/workers/research/graph_builder.py",
+            ),
+            "streamforge.workers.research.graph_builder.markets_of": (
+                "60_workers/research/graph_builder.html#markets_of",
+                "streamforge/workers/research/graph_builder.py",
+            ),
+            "streamforge.workers.research.graph_builder.panel_from": (
+                "60_workers/research/graph_builder.html#panel_from",
+                "streamforge/workers/research/graph_builder.py",
+            ),
+        },
+        "streamforge.workers.research.ppo_trainer": {
+            "streamforge.workers.research.ppo_trainer.PpoTrainer": (
+                "60_workers/research/ppo_trainer.html#ppotrainer",
+                "streamforge/workers/research/ppo_trainer.py",
+            ),
+            "streamforge.workers.research.ppo_trainer.PpoTrainer.run": (
+                "60_workers/research/ppo_trainer.html#ppotrainer.run",
+                "streamforge/workers/research/ppo_trainer.py",
+            ),
+            "streamforge.workers.research.ppo_trainer.graph_word": (
+                "60_workers/research/ppo_trainer.html#graph_word",
+                "streamforge/workers/research/ppo_trainer.py",
+            ),
+        },
+        "streamforge.workers.research.rl_agent": {
+            "streamforge.workers.research.rl_agent.Barrier": (
+                "60_workers/research/rl_agent.html#barrier",
+                "streamforge/workers/research/rl_agent.py",
+            ),
+            "streamforge.workers.research.rl_agent.Barrier.__init__": (
+                "60_workers/research/rl_agent.html#barrier.__init__",
+                "streamforge/workers/research/rl_agent.py",
+            ),
+            "streamforge.workers.research.rl_agent.Barrier.add": (
+                "60_workers/research/rl_agent.html#barrier.add",
+                "streamforge/workers/research/rl_agent.py",
+            ),
+            "streamforge.workers.research.rl_agent.Barrier.ready": (
+                "60_workers/research/rl_agent.html#barrier.ready",
+                "streamforge/workers/research/rl_agent.py",
+            ),
+            "streamforge.workers.research.rl_agent.Inbox": (
+                "60_workers/research/rl_agent.html#inbox",
+                "streamforge/workers/research/rl_agent.py",
+            ),
+            "streamforge.workers.research.rl_agent.Inbox.__init__": (
+                "60_workers/research/rl_agent.html#inbox.__init__",
+                "streamforge/workers/research/rl_agent.py",
+            ),
+            "streamforge.workers.research.rl_agent.Inbox.offsets": (
+                "60_workers/research/rl_agent.html#inbox.offsets",
+                "streamforge/workers/research/rl_agent.py",
+            ),
+            "streamforge.workers.research.rl_agent.Inbox.rows": (
+                "60_workers/research/rl_agent.html#inbox.rows",
+                "streamforge/workers/research/rl_agent.py",
+            ),
+            "streamforge.workers.research.rl_agent.Inbox.take": (
+                "60_workers/research/rl_agent.html#inbox.take",
+                "streamforge/workers/research/rl_agent.py",
+            ),
+            "streamforge.workers.research.rl_agent.Memory": (
+                "60_workers/research/rl_agent.html#memory",
+                "streamforge/workers/research/rl_agent.py",
+            ),
+            "streamforge.workers.research.rl_agent.RlAgent": (
+                "60_workers/research/rl_agent.html#rlagent",
+                "streamforge/workers/research/rl_agent.py",
+            ),
+            "streamforge.workers.research.rl_agent.RlAgent.listen": (
+                "60_workers/research/rl_agent.html#rlagent.listen",
+                "streamforge/workers/research/rl_agent.py",
+            ),
+            "streamforge.workers.research.rl_agent.RlAgent.run": (
+                "60_workers/research/rl_agent.html#rlagent.run",
+                "streamforge/workers/research/rl_agent.py",
+            ),
+            "streamforge.workers.research.rl_agent.RlAgent.take": (
+                "60_workers/research/rl_agent.html#rlagent.take",
+                "streamforge/workers/research/rl_agent.py",
+            ),
+            "streamforge.workers.research.rl_agent.Speaker": (
+                "60_workers/research/rl_agent.html#speaker",
+                "streamforge/workers/research/rl_agent.py",
+            ),
+            "streamforge.workers.research.rl_agent.Speaker.__init__": (
+                "60_workers/research/rl_agent.html#speaker.__init__",
+                "streamforge/workers/research/rl_agent.py",
+            ),
+            "streamforge.workers.research.rl_agent.Speaker.decision": (
+                "60_workers/research/rl_agent.html#speaker.decision",
+                "streamforge/workers/research/rl_agent.py",
+            ),
+            "streamforge.workers.research.rl_agent.Speaker.keep": (
+                "60_workers/research/rl_agent.html#speaker.keep",
+                "streamforge/workers/research/rl_agent.py",
+            ),
+            "streamforge.workers.research.rl_agent.Speaker.say": (
+                "60_workers/research/rl_agent.html#speaker.say",
+                "streamforge/workers/research/rl_agent.py",
+            ),
+            "streamforge.workers.research.rl_agent.Speaker.store": (
+                "60_workers/research/rl_agent.html#speaker.store",
+                "streamforge/workers/research/rl_agent.py",
+            ),
+            "streamforge.workers.research.rl_agent.Team": (
+                "60_workers/research/rl_agent.html#team",
+                "streamforge/workers/research/rl_agent.py",
+            ),
+            "streamforge.workers.research.rl_agent.Team.__init__": (
+                "60_workers/research/rl_agent.html#team.__init__",
+                "streamforge/workers/research/rl_agent.py",
+            ),
+            "streamforge.workers.research.rl_agent.Team._features": (
+                "60_workers/research/rl_agent.html#team._features",
+                "streamforge/workers/research/rl_agent.py",
+            ),
+            "streamforge.workers.research.rl_agent.Team.decide": (
+                "60_workers/research/rl_agent.html#team.decide",
+                "streamforge/workers/research/rl_agent.py",
+            ),
+            "streamforge.workers.research.rl_agent.Team.see": (
+                "60_workers/research/rl_agent.html#team.see",
+                "streamforge/workers/research/rl_agent.py",
+            ),
+            "streamforge.workers.research.rl_agent.Team.warmup": (
+                "60_workers/research/rl_agent.html#team.warmup",
+                "streamforge/workers/research/rl_agent.py",
+            ),
+            "streamforge.workers.research.rl_agent._number": (
+                "60_workers/research/rl_agent.html#_number",
+                "streamforge/workers/research/rl_agent.py",
+            ),
+            "streamforge.workers.research.rl_agent.load_team": (
+                "60_workers/research/rl_agent.html#load_team",
+                "streamforge/workers/research/rl_agent.py",
+            ),
+            "streamforge.workers.research.rl_agent.reached": (
+                "60_workers/research/rl_agent.html#reached",
+                "streamforge/workers/research/rl_agent.py",
+            ),
+            "streamforge.workers.research.rl_agent.read_all": (
+                "60_workers/research/rl_agent.html#read_all",
+                "streamforge/workers/research/rl_agent.py",
+            ),
+            "streamforge.workers.research.rl_agent.rehearse": (
+                "60_workers/research/rl_agent.html#rehearse",
+                "streamforge/workers/research/rl_agent.py",
+            ),
+            "streamforge.workers.research.rl_agent.remember": (
+                "60_workers/research/rl_agent.html#remember",
+                "streamforge/workers/research/rl_agent.py",
+            ),
+            "streamforge.workers.research.rl_agent.warm_up": (
+                "60_workers/research/rl_agent.html#warm_up",
+                "streamforge/workers/research/rl_agent.py",
+            ),
+        },
+        "streamforge.workers.runtime.context": {
+            "streamforge.workers.runtime.context.Context": (
+                "60_workers/runtime/context.html#context",
+                "streamforge/workers/runtime/context.py",
+            ),
+            "streamforge.workers.runtime.context.Context.__init__": (
+                "60_workers/runtime/context.html#context.__init__",
+                "streamforge/workers/runtime/context.py",
+            ),
+            "streamforge.workers.runtime.context.Context.count": (
+                "60_workers/runtime/context.html#context.count",
+                "streamforge/workers/runtime/context.py",
+            ),
+            "streamforge.workers.runtime.context.Context.dead_letters": (
+                "60_workers/runtime/context.html#context.dead_letters",
+                "streamforge/workers/runtime/context.py",
+            ),
+            "streamforge.workers.runtime.context.Context.progress": (
+                "60_workers/runtime/context.html#context.progress",
+                "streamforge/workers/runtime/context.py",
+            ),
+            "streamforge.workers.runtime.context.Context.publish": (
+                "60_workers/runtime/context.html#context.publish",
+                "streamforge/workers/runtime/context.py",
+            ),
+            "streamforge.workers.runtime.context.Context.result": (
+                "60_workers/runtime/context.html#context.result",
+                "streamforge/workers/runtime/context.py",
+            ),
+            "streamforge.workers.runtime.context.Context.retry": (
+                "60_workers/runtime/context.html#context.retry",
+                "streamforge/workers/runtime/context.py",
+            ),
+            "streamforge.workers.runtime.context.Context.stop": (
+                "60_workers/runtime/context.html#context.stop",
+                "streamforge/workers/runtime/context.py",
+            ),
+            "streamforge.workers.runtime.context.Context.upstream_ends": (
+                "60_workers/runtime/context.html#context.upstream_ends",
+                "streamforge/workers/runtime/context.py",
+            ),
+            "streamforge.workers.runtime.context.Failpoints": (
+                "60_workers/runtime/context.html#failpoints",
+                "streamforge/workers/runtime/context.py",
+            ),
+            "streamforge.workers.runtime.context.Failpoints.__call__": (
+                "60_workers/runtime/context.html#failpoints.__call__",
+                "streamforge/workers/runtime/context.py",
+            ),
+            "streamforge.workers.runtime.context.Failpoints.__init__": (
+                "60_workers/runtime/context.html#failpoints.__init__",
+                "streamforge/workers/runtime/context.py",
+            ),
+            "streamforge.workers.runtime.context._PatientBus": (
+                "60_workers/runtime/context.html#_patientbus",
+                "streamforge/workers/runtime/context.py",
+            ),
+            "streamforge.workers.runtime.context._PatientBus.__getattr__": (
+                "60_workers/runtime/context.html#_patientbus.__getattr__",
+                "streamforge/workers/runtime/context.py",
+            ),
+            "streamforge.workers.runtime.context._PatientBus.__init__": (
+                "60_workers/runtime/context.html#_patientbus.__init__",
+                "streamforge/workers/runtime/context.py",
+            ),
+            "streamforge.workers.runtime.context.dead_letter": (
+                "60_workers/runtime/context.html#dead_letter",
+                "streamforge/workers/runtime/context.py",
+            ),
+            "streamforge.workers.runtime.context.is_own_topic": (
+                "60_workers/runtime/context.html#is_own_topic",
+                "streamforge/workers/runtime/context.py",
+            ),
+            "streamforge.workers.runtime.context.retrying": (
+                "60_workers/runtime/context.html#retrying",
+                "streamforge/workers/runtime/context.py",
+            ),
+        },
+        "streamforge.workers.runtime.dead_letters": {
+            "streamforge.workers.runtime.dead_letters.Letter": (
+                "60_workers/runtime/dead_letters.html#letter",
+                "streamforge/workers/runtime/dead_letters.py",
+            ),
+            "streamforge.workers.runtime.dead_letters.Letter.mark": (
+                "60_workers/runtime/dead_letters.html#letter.mark",
+                "streamforge/workers/runtime/dead_letters.py",
+            ),
+            "streamforge.workers.runtime.dead_letters.Letter.original": (
+                "60_workers/runtime/dead_letters.html#letter.original",
+                "streamforge/workers/runtime/dead_letters.py",
+            ),
+            "streamforge.workers.runtime.dead_letters.by_error": (
+                "60_workers/runtime/dead_letters.html#by_error",
+                "streamforge/workers/runtime/dead_letters.py",
+            ),
+            "streamforge.workers.runtime.dead_letters.choose": (
+                "60_workers/runtime/dead_letters.html#choose",
+                "streamforge/workers/runtime/dead_letters.py",
+            ),
+            "streamforge.workers.runtime.dead_letters.dead_letters": (
+                "60_workers/runtime/dead_letters.html#dead_letters",
+                "streamforge/workers/runtime/dead_letters.py",
+            ),
+            "streamforge.workers.runtime.dead_letters.letters_topic": (
+                "60_workers/runtime/dead_letters.html#letters_topic",
+                "streamforge/workers/runtime/dead_letters.py",
+            ),
+            "streamforge.workers.runtime.dead_letters.progress_topic": (
+                "60_workers/runtime/dead_letters.html#progress_topic",
+                "streamforge/workers/runtime/dead_letters.py",
+            ),
+            "streamforge.workers.runtime.dead_letters.read_all": (
+                "60_workers/runtime/dead_letters.html#read_all",
+                "streamforge/workers/runtime/dead_letters.py",
+            ),
+            "streamforge.workers.runtime.dead_letters.read_letter": (
+                "60_workers/runtime/dead_letters.html#read_letter",
+                "streamforge/workers/runtime/dead_letters.py",
+            ),
+            "streamforge.workers.runtime.dead_letters.replay": (
+                "60_workers/runtime/dead_letters.html#replay",
+                "streamforge/workers/runtime/dead_letters.py",
+            ),
+            "streamforge.workers.runtime.dead_letters.sent_back": (
+                "60_workers/runtime/dead_letters.html#sent_back",
+                "streamforge/workers/runtime/dead_letters.py",
+            ),
+            "streamforge.workers.runtime.dead_letters.waits": (
+                "60_workers/runtime/dead_letters.html#waits",
+                "streamforge/workers/runtime/dead_letters.py",
+            ),
+        },
+        "streamforge.workers.runtime.probes": {
+            "streamforge.workers.runtime.probes.Probes": (
+                "60_workers/runtime/probes.html#probes",
+                "streamforge/workers/runtime/probes.py",
+            ),
+            "streamforge.workers.runtime.probes.Probes.__aenter__": (
+                "60_workers/runtime/probes.html#probes.__aenter__",
+                "streamforge/workers/runtime/probes.py",
+            ),
+            "streamforge.workers.runtime.probes.Probes.__aexit__": (
+                "60_workers/runtime/probes.html#probes.__aexit__",
+                "streamforge/workers/runtime/probes.py",
+            ),
+            "streamforge.workers.runtime.probes.Probes.__init__": (
+                "60_workers/runtime/probes.html#probes.__init__",
+                "streamforge/workers/runtime/probes.py",
+            ),
+            "streamforge.workers.runtime.probes.Probes._answer": (
+                "60_workers/runtime/probes.html#probes._answer",
+                "streamforge/workers/runtime/probes.py",
+            ),
+            "streamforge.workers.runtime.probes.Probes._serve": (
+                "60_workers/runtime/probes.html#probes._serve",
+                "streamforge/workers/runtime/probes.py",
+            ),
+            "streamforge.workers.runtime.probes.watch_loop_lag": (
+                "60_workers/runtime/probes.html#watch_loop_lag",
+                "streamforge/workers/runtime/probes.py",
+            ),
+        },
+        "streamforge.workers.runtime.telemetry": {
+            "streamforge.workers.runtime.telemetry.Telemetry": (
+                "60_workers/runtime/telemetry.html#telemetry",
+                "streamforge/workers/runtime/telemetry.py",
+            ),
+            "streamforge.workers.runtime.telemetry.Telemetry.__init__": (
+                "60_workers/runtime/telemetry.html#telemetry.__init__",
+                "streamforge/workers/runtime/telemetry.py",
+            ),
+            "streamforge.workers.runtime.telemetry.Telemetry.flush": (
+                "60_workers/runtime/telemetry.html#telemetry.flush",
+                "streamforge/workers/runtime/telemetry.py",
+            ),
+            "streamforge.workers.runtime.telemetry.Telemetry.keep_reporting": (
+                "60_workers/runtime/telemetry.html#telemetry.keep_reporting",
+                "streamforge/workers/runtime/telemetry.py",
+            ),
+            "streamforge.workers.runtime.telemetry.Telemetry.progress": (
+                "60_workers/runtime/telemetry.html#telemetry.progress",
+                "streamforge/workers/runtime/telemetry.py",
+            ),
+            "streamforge.workers.runtime.telemetry.Telemetry.send": (
+                "60_workers/runtime/telemetry.html#telemetry.send",
+                "streamforge/workers/runtime/telemetry.py",
+            ),
+            "streamforge.workers.runtime.telemetry.Upstreams": (
+                "60_workers/runtime/telemetry.html#upstreams",
+                "streamforge/workers/runtime/telemetry.py",
+            ),
+            "streamforge.workers.runtime.telemetry.Upstreams.__init__": (
+                "60_workers/runtime/telemetry.html#upstreams.__init__",
+                "streamforge/workers/runtime/telemetry.py",
+            ),
+            "streamforge.workers.runtime.telemetry.Upstreams._fail": (
+                "60_workers/runtime/telemetry.html#upstreams._fail",
+                "streamforge/workers/runtime/telemetry.py",
+            ),
+            "streamforge.workers.runtime.telemetry.Upstreams.check": (
+                "60_workers/runtime/telemetry.html#upstreams.check",
+                "streamforge/workers/runtime/telemetry.py",
+            ),
+            "streamforge.workers.runtime.telemetry.Upstreams.done": (
+                "60_workers/runtime/telemetry.html#upstreams.done",
+                "streamforge/workers/runtime/telemetry.py",
+            ),
+            "streamforge.workers.runtime.telemetry.Upstreams.fold": (
+                "60_workers/runtime/telemetry.html#upstreams.fold",
+                "streamforge/workers/runtime/telemetry.py",
+            ),
+            "streamforge.workers.runtime.telemetry.Upstreams.merged": (
+                "60_workers/runtime/telemetry.html#upstreams.merged",
+                "streamforge/workers/runtime/telemetry.py",
+            ),
+            "streamforge.workers.runtime.telemetry._each": (
+                "60_workers/runtime/telemetry.html#_each",
+                "streamforge/workers/runtime/telemetry.py",
+            ),
+            "streamforge.workers.runtime.telemetry.commands": (
+                "60_workers/runtime/telemetry.html#commands",
+                "streamforge/workers/runtime/telemetry.py",
+            ),
+            "streamforge.workers.runtime.telemetry.ensure_topic": (
+                "60_workers/runtime/telemetry.html#ensure_topic",
+                "streamforge/workers/runtime/telemetry.py",
+            ),
+            "streamforge.workers.runtime.telemetry.read_place": (
+                "60_workers/runtime/telemetry.html#read_place",
+                "streamforge/workers/runtime/telemetry.py",
+            ),
+            "streamforge.workers.runtime.telemetry.upstream_ends": (
+                "60_workers/runtime/telemetry.html#upstream_ends",
+                "streamforge/workers/runtime/telemetry.py",
+            ),
+        },
+        "streamforge.workers.runtime.worker": {
+            "streamforge.workers.runtime.worker.Worker": (
+                "60_workers/runtime/worker.html#worker",
+                "streamforge/workers/runtime/worker.py",
+            ),
+            "streamforge.workers.runtime.worker.Worker.heard": (
+                "60_workers/runtime/worker.html#worker.heard",
+                "streamforge/workers/runtime/worker.py",
+            ),
+            "streamforge.workers.runtime.worker.Worker.run": (
+                "60_workers/runtime/worker.html#worker.run",
+                "streamforge/workers/runtime/worker.py",
+            ),
+            "streamforge.workers.runtime.worker._end": (
+                "60_workers/runtime/worker.html#_end",
+                "streamforge/workers/runtime/worker.py",
+            ),
+            "streamforge.workers.runtime.worker._last_words": (
+                "60_workers/runtime/worker.html#_last_words",
+                "streamforge/workers/runtime/worker.py",
+            ),
+            "streamforge.workers.runtime.worker._live": (
+                "60_workers/runtime/worker.html#_live",
+                "streamforge/workers/runtime/worker.py",
+            ),
+            "streamforge.workers.runtime.worker._names_only": (
+                "60_workers/runtime/worker.html#_names_only",
+                "streamforge/workers/runtime/worker.py",
+            ),
+            "streamforge.workers.runtime.worker._obey": (
+                "60_workers/runtime/worker.html#_obey",
+                "streamforge/workers/runtime/worker.py",
+            ),
+            "streamforge.workers.runtime.worker._process": (
+                "60_workers/runtime/worker.html#_process",
+                "streamforge/workers/runtime/worker.py",
+            ),
+            "streamforge.workers.runtime.worker._work": (
+                "60_workers/runtime/worker.html#_work",
+                "streamforge/workers/runtime/worker.py",
+            ),
+            "streamforge.workers.runtime.worker.find_worker": (
+                "60_workers/runtime/worker.html#find_worker",
+                "streamforge/workers/runtime/worker.py",
+            ),
+            "streamforge.workers.runtime.worker.run_worker": (
+                "60_workers/runtime/worker.html#run_worker",
+                "streamforge/workers/runtime/worker.py",
+            ),
+            "streamforge.workers.runtime.worker.serve": (
+                "60_workers/runtime/worker.html#serve",
+                "streamforge/workers/runtime/worker.py",
             ),
         },
     },

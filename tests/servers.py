@@ -35,5 +35,7 @@ def need(name: str) -> str:
     if url := url_of(name):
         return url
     if name in os.environ.get("STREAMFORGE_SERVERS", "").split():
-        pytest.fail(f"expected a {name} server here, found none in {FILE.name}: `make servers` starts it", pytrace=False)
+        pytest.fail(
+            f"expected a {name} server here, found none in {FILE.name}: `make servers` starts it", pytrace=False
+        )
     pytest.skip(f"no {name} server: `make servers` starts one")

@@ -35,7 +35,11 @@ async def proxied(api_url: str, upstream: str) -> AsyncIterator[Proxy]:
     "A proxy in front of `host:port`, gone at the end."
     async with httpx.AsyncClient(base_url=api_url, timeout=10) as api:
         name, port = f"t{secrets.token_hex(4)}", free_port()
-        (await api.post("/proxies", json={"name": name, "listen": f"127.0.0.1:{port}", "upstream": upstream, "enabled": True})).raise_for_status()
+        (
+            await api.post(
+                "/proxies", json={"name": name, "listen": f"127.0.0.1:{port}", "upstream": upstream, "enabled": True}
+            )
+        ).raise_for_status()
         try:
             yield Proxy(api, name, port)
         finally:

@@ -18,7 +18,12 @@ from execnb.nbio import dict2nb, read_nb, write_nb
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = ROOT / ".text"
-FMT = {"extension": ".py", "format_name": "percent", "cell_metadata_filter": "cid,tags,-all", "notebook_metadata_filter": "-all"}
+FMT = {
+    "extension": ".py",
+    "format_name": "percent",
+    "cell_metadata_filter": "cid,tags,-all",
+    "notebook_metadata_filter": "-all",
+}
 META = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
 
 
@@ -84,7 +89,13 @@ def run(nb_path: Path):
     nb = nbformat.read(nb_path, 4)
     todo = nbformat.from_dict({**nb, "cells": []})
     todo.cells = [c for c in nb.cells if not skip.search(c.source)]  # the same cell objects: outputs land in nb
-    NotebookClient(todo, timeout=600, coalesce_streams=True, kernel_name="python3", resources={"metadata": {"path": str(nb_path.parent)}}).execute()
+    NotebookClient(
+        todo,
+        timeout=600,
+        coalesce_streams=True,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(nb_path.parent)}},
+    ).execute()
     for c in nb.cells:
         c.metadata.pop("execution", None)
         for o in c.get("outputs", []):
@@ -116,7 +127,10 @@ def main(cmd: str, *paths: str):
     ext = ".py" if cmd == "push" else ".ipynb"
     roots = [Path(p) for p in paths] or base
     files = [
-        f for r in roots for f in ([r] if r.is_file() else sorted(r.rglob(f"*{ext}"))) if ".ipynb_checkpoints" not in f.parts
+        f
+        for r in roots
+        for f in ([r] if r.is_file() else sorted(r.rglob(f"*{ext}")))
+        if ".ipynb_checkpoints" not in f.parts
     ]
     for f in files:
         dict(pull=pull, push=push, export=export, run=run, strip=strip)[cmd](f)

@@ -106,5 +106,6 @@ def open_artifacts(
         if (error.name or "").startswith("streamforge"):
             raise
         raise BadUrl(
-            f"expected the client of {scheme}:// to be installed, found no '{error.name}'", "pip install 'streamforge[servers]'"
+            f"expected the client of {scheme}:// to be installed, found no '{error.name}'",
+            "pip install 'streamforge[servers]'",
         ) from None

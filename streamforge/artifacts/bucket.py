@@ -26,7 +26,16 @@ from minio.credentials.providers import Provider
 from minio.error import InvalidResponseError, MinioException, S3Error
 
 from .files import check_path
-from ..core.errors import BadName, BadSetting, BadUrl, DamagedArtifact, NotFound, Refused, StoreError, StreamForgeError
+from streamforge.core.errors import (
+    BadName,
+    BadSetting,
+    BadUrl,
+    DamagedArtifact,
+    NotFound,
+    Refused,
+    StoreError,
+    StreamForgeError,
+)
 from ..core.logs import get_logger
 from ..core.settings import read_secret
 from ..core.urls import Address, parse_url, redact
@@ -40,7 +49,11 @@ _OPTIONS = {
     "region": "of the bucket",
     "timeout": "seconds to connect and for each step of a transfer; an answer may take three times as long",
 }
-_REGION = {"minio": "us-east-1", "gcs": "auto", "s3": ""}  # without one the client asks the server, which limited users may not
+_REGION = {
+    "minio": "us-east-1",
+    "gcs": "auto",
+    "s3": "",
+}  # without one the client asks the server, which limited users may not
 _PART = 8 << 20  # bytes of one part of a large file: what is in memory besides the file itself, four times
 _STEP = 1 << 18  # bytes that are sent or read within one time-out
 _SLOWEST = 1 << 16  # bytes per second below which a download is given up
@@ -61,7 +74,10 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
         "Read a URL; raises `BadUrl`."
         address = parse_url(url, _OPTIONS)
         name, _, prefix = address.path.partition("/")
-        tls, timeout = address.options.get("tls", str(int(address.scheme != "minio"))), address.options.get("timeout", "10")
+        tls, timeout = (
+            address.options.get("tls", str(int(address.scheme != "minio"))),
+            address.options.get("timeout", "10"),
+        )
         if len(address.hosts) != 1 or not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", name):
             raise BadUrl(
                 f"expected {address.scheme}://host:port/bucket, found '{redact(url)}'",
@@ -113,10 +129,14 @@ class _Http(urllib3.PoolManager):
         logging.getLogger("urllib3.connectionpool").addFilter(_no_signatures)
         ca = place.address.options.get("ca") or os.environ.get("SSL_CERT_FILE") or certifi.where()
         if not os.access(ca, os.R_OK):
-            raise BadUrl(f"expected a readable file of certificates, found '{ca}'", "correct ca= in the URL", field="ca")
+            raise BadUrl(
+                f"expected a readable file of certificates, found '{ca}'", "correct ca= in the URL", field="ca"
+            )
         super().__init__(
             timeout=urllib3.Timeout(connect=place.timeout, read=3 * place.timeout),
-            retries=urllib3.Retry(total=2, backoff_factor=0.2, backoff_jitter=0.2, status_forcelist=[500, 502, 503, 504]),
+            retries=urllib3.Retry(
+                total=2, backoff_factor=0.2, backoff_jitter=0.2, status_forcelist=[500, 502, 503, 504]
+            ),
             maxsize=16,
             blocksize=_STEP,
             cert_reqs="CERT_REQUIRED",
@@ -151,7 +171,9 @@ def _answered(error: S3Error, place: Place) -> StreamForgeError:
             field="STREAMFORGE_ARTIFACTS_URL",
         )
     if error.code == "NoSuchKey":
-        return NotFound(f"expected {place.uri(error.object_name or '')}, found nothing there", "see which versions there are")
+        return NotFound(
+            f"expected {place.uri(error.object_name or '')}, found nothing there", "see which versions there are"
+        )
     if error.code in _REFUSED:
         return Refused(
             f"expected to work with {place.address}, found {error.code}",
@@ -272,7 +294,11 @@ class Bucket:
         self.place, self.http = place, _Http(place)
         region = place.address.options.get("region") or _REGION[place.address.scheme] or None
         self.client = Minio(
-            place.address.hosts[0], secure=place.tls, region=region, http_client=self.http, credentials=_Keys(place.address)
+            place.address.hosts[0],
+            secure=place.tls,
+            region=region,
+            http_client=self.http,
+            credentials=_Keys(place.address),
         )
 
     def check(self) -> None:
@@ -301,13 +327,19 @@ class Bucket:
         "Write an object that is not there yet; whether it was us."
         with _asking(self.place):
             if (
-                made := _create(self.http, lambda: self._signed(key), content, conditional=self.place.address.scheme != "gcs")
+                made := _create(
+                    self.http, lambda: self._signed(key), content, conditional=self.place.address.scheme != "gcs"
+                )
             ) is None:
-                raise StoreError(f"expected to create {self.place.uri(key)}, found others at it three times", "try again")
+                raise StoreError(
+                    f"expected to create {self.place.uri(key)}, found others at it three times", "try again"
+                )
             return made
 
     def _signed(self, key: str) -> str:
-        return self.client.get_presigned_url("PUT", self.place.name, self.place.prefix + key, expires=timedelta(minutes=5))
+        return self.client.get_presigned_url(
+            "PUT", self.place.name, self.place.prefix + key, expires=timedelta(minutes=5)
+        )
 
     def listed(self, below: str) -> list[tuple[str, float]]:
         "Objects below a folder, with the second (UTC) in which the server says that each was made."

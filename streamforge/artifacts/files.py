@@ -55,7 +55,9 @@ def check_paths(
         check_path(path)
         if inside := [o for o in files if o.startswith(f"{path}/")]:
             raise BadName(
-                f"expected files, found '{path}' as a file and as the folder of '{inside[0]}'", "rename one", field="path"
+                f"expected files, found '{path}' as a file and as the folder of '{inside[0]}'",
+                "rename one",
+                field="path",
             )
 
 
@@ -69,7 +71,11 @@ def _disk(what: str, root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        hint = "free some space: nothing was published" if error.errno in _FULL else "see to the folder's disk and permissions"
+        hint = (
+            "free some space: nothing was published"
+            if error.errno in _FULL
+            else "see to the folder's disk and permissions"
+        )
         raise StoreError(f"expected to {what} below {root}, found '{error.strerror}'", hint) from error
 
 
@@ -133,7 +139,8 @@ def checked(
     if len(content) != size or (found := hashlib.sha256(content).hexdigest()) != sha256:
         what = f"{len(content)} bytes" if len(content) != size else f"sha256 {found[:12]}"
         raise DamagedArtifact(
-            f"expected {path} of {manifest.name} with {size} bytes and sha256 {sha256[:12]}, found {what}", "publish it again"
+            f"expected {path} of {manifest.name} with {size} bytes and sha256 {sha256[:12]}, found {what}",
+            "publish it again",
         )
     return content
 
@@ -183,7 +190,9 @@ def _read_manifest(folder: Path, kind: str, name: str, version: str) -> Manifest
         manifest = decode_manifest((folder / "manifest.json").read_bytes(), kind, name, version)
     except FileNotFoundError:
         raise NotFound(
-            f"expected {kind} '{name}' in version {version[:12]}, found none", "see which versions there are", field="version"
+            f"expected {kind} '{name}' in version {version[:12]}, found none",
+            "see which versions there are",
+            field="version",
         ) from None
     return msgspec.structs.replace(manifest, uri=folder.as_uri())
 
@@ -226,14 +235,18 @@ def _name(root: Path, folder: Path, target: Path, manifest: Manifest) -> None:
             return
         with _incoming(root) as aside, suppress(FileNotFoundError):  # somebody else may have moved it
             target.rename(aside / "damaged")
-    raise StoreError(f"expected to replace the damaged {target}, found it there again ten times", "see who writes there")
+    raise StoreError(
+        f"expected to replace the damaged {target}, found it there again ten times", "see who writes there"
+    )
 
 
 def _folder(root: Path, kind: str, name: str, version: str) -> Path:
     "Where a version lies; raises `BadName`, `NotFound` for what cannot be one."
     if not re.fullmatch(r"[0-9a-f]{64}", version):
         raise NotFound(
-            f"expected a version of 64 hex digits, found '{version[:80]}'", "see which versions there are", field="version"
+            f"expected a version of 64 hex digits, found '{version[:80]}'",
+            "see which versions there are",
+            field="version",
         )
     return root / check_name(kind, "kind") / check_name(name, "name") / version
 
@@ -270,7 +283,9 @@ def _get(root: Path, manifest: Manifest, path: str) -> bytes:
     there = _manifest(root, manifest.kind, manifest.name, manifest.version)
     with _disk(f"read {path}", root):
         try:
-            return checked((_folder(root, there.kind, there.name, there.version) / "files" / path).read_bytes(), manifest, path)
+            return checked(
+                (_folder(root, there.kind, there.name, there.version) / "files" / path).read_bytes(), manifest, path
+            )
         except FileNotFoundError:
             raise DamagedArtifact(f"expected {path} in {there.uri}, found nothing", "publish it again") from None
 
@@ -310,7 +325,9 @@ class FileArtifacts:
     async def __aexit__(self, *exc: object) -> None:
         "Nothing is held open."
 
-    async def put(self, kind: str, name: str, files: Mapping[str, bytes], meta: Mapping[str, Any] | None = None) -> Manifest:
+    async def put(
+        self, kind: str, name: str, files: Mapping[str, bytes], meta: Mapping[str, Any] | None = None
+    ) -> Manifest:
         "Store files, then the manifest; the same content again is the same artifact. Raises `BadName`, `BadData`, `StoreError`."
         return await asyncio.to_thread(_put, self.root, kind, name, dict(files), dict(meta or {}))
 

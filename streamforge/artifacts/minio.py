@@ -39,7 +39,9 @@ def _key(kind: str, name: str, version: str) -> str:
     "Where a version lies; raises `BadName`, `NotFound` for what cannot be one."
     if not re.fullmatch(r"[0-9a-f]{64}", version):
         raise NotFound(
-            f"expected a version of 64 hex digits, found '{version[:80]}'", "see which versions there are", field="version"
+            f"expected a version of 64 hex digits, found '{version[:80]}'",
+            "see which versions there are",
+            field="version",
         )
     return f"{check_name(kind, 'kind')}/{check_name(name, 'name')}/{version}"
 
@@ -50,7 +52,9 @@ class _Objects:
     def __init__(self, bucket: Bucket):
         self.bucket = bucket
 
-    def put(self, kind: str, name: str, files: Mapping[str, bytes], meta: Mapping[str, Any], stop: threading.Event) -> Manifest:
+    def put(
+        self, kind: str, name: str, files: Mapping[str, bytes], meta: Mapping[str, Any], stop: threading.Event
+    ) -> Manifest:
         check_paths(files)
         manifest = version_of(check_name(kind, "kind"), check_name(name, "name"), files, plain_json(meta))
         key = _key(kind, name, manifest.version)
@@ -76,7 +80,9 @@ class _Objects:
             content = self.bucket.download(f"{key}/manifest.json", lambda size: 0 <= size <= _LARGEST_MANIFEST)
         except NotFound:
             raise NotFound(
-                f"expected {kind} '{name}' in version {version[:12]}, found none", "see which versions there are", field="version"
+                f"expected {kind} '{name}' in version {version[:12]}, found none",
+                "see which versions there are",
+                field="version",
             ) from None
         manifest = decode_manifest(content, kind, name, version)
         return (
@@ -101,7 +107,9 @@ class _Reader(_Objects):
             content = self.bucket.download(key, lambda size: size == manifest.files[path][0])
         except NotFound:
             self.manifest(manifest.kind, manifest.name, manifest.version)
-            raise DamagedArtifact(f"expected {path} at {self.bucket.place.uri(key)}, found nothing", "publish it again") from None
+            raise DamagedArtifact(
+                f"expected {path} at {self.bucket.place.uri(key)}, found nothing", "publish it again"
+            ) from None
         return checked(content, manifest, path)
 
     def _manifests(self, below: str) -> list[tuple[list[str], float]]:
@@ -153,7 +161,9 @@ class MinioArtifacts:
 
     def __init__(self, url: str):
         self.place = Place.parse(url)
-        self._threads = ThreadPoolExecutor(8, thread_name_prefix="sf-work-artifacts")  # a worker that ends does not wait for them
+        self._threads = ThreadPoolExecutor(
+            8, thread_name_prefix="sf-work-artifacts"
+        )  # a worker that ends does not wait for them
 
     async def __aenter__(self) -> "MinioArtifacts":
         bucket = Bucket(self.place)
@@ -168,7 +178,9 @@ class MinioArtifacts:
     async def _run(self, work: Callable[..., T], *args: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
 
-    async def put(self, kind: str, name: str, files: Mapping[str, bytes], meta: Mapping[str, Any] | None = None) -> Manifest:
+    async def put(
+        self, kind: str, name: str, files: Mapping[str, bytes], meta: Mapping[str, Any] | None = None
+    ) -> Manifest:
         "Store files, then the manifest; the same content again is the same artifact. Raises `BadName`, `BadData`, `Refused`, `StoreError`."
         stop = threading.Event()
         try:

@@ -151,7 +151,7 @@ class Bus(Protocol):
 
 
 # %% ../../nbs/20_bus/01_base.ipynb #84267078
-ADAPTERS = {"embedded": "streamforge.bus.embedded:EmbeddedBus", "kafka": "streamforge.bus.kafka:KafkaBus"}
+ADAPTERS = {"embedded": "streamforge.bus.embedded.bus:EmbeddedBus", "kafka": "streamforge.bus.kafka.bus:KafkaBus"}
 
 
 def open_bus(
@@ -161,7 +161,8 @@ def open_bus(
     scheme = url.partition("://")[0]
     if scheme not in ADAPTERS or "://" not in url:
         raise BadUrl(
-            f"expected one of {', '.join(f'{o}://' for o in ADAPTERS)} as bus, found '{redact(url)}'", "set STREAMFORGE_BUS_URL"
+            f"expected one of {', '.join(f'{o}://' for o in ADAPTERS)} as bus, found '{redact(url)}'",
+            "set STREAMFORGE_BUS_URL",
         )
     module, name = ADAPTERS[scheme].split(":")
     return getattr(importlib.import_module(module), name)(url)

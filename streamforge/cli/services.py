@@ -21,7 +21,7 @@ from ..core.errors import BadSetting, PortInUse
 from ..core.logs import logging_to
 from ..core.metrics import Metrics
 from ..core.settings import CREDENTIALS, Places
-from ..exchange.simulator import serve
+from ..exchange.simulator.app import serve
 from ..jobs.base import Jobs, open_jobs
 from ..manager.api import create_app
 from ..manager.reconcile import Manager, World
@@ -50,7 +50,8 @@ def worker_env(
 ) -> dict[str, str]:
     "What every worker of this lab gets in its environment."
     threads = {
-        name: env.get(name, "1") for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+        name: env.get(name, "1")
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
     }
     where = {
         "STREAMFORGE_HOME": places.home,

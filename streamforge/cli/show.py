@@ -23,7 +23,10 @@ class Show:
     def __init__(self) -> None:
         from rich.console import Console
 
-        self.console, self.stages = Console(highlight=False, width=None if sys.stdout.isatty() else 120), list[dict[str, Any]]()
+        self.console, self.stages = (
+            Console(highlight=False, width=None if sys.stdout.isatty() else 120),
+            list[dict[str, Any]](),
+        )
 
     @contextlib.asynccontextmanager
     async def stage(self, name: str, title: str) -> AsyncIterator[Callable[..., None]]:
@@ -31,7 +34,12 @@ class Show:
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
         began, said = time.perf_counter(), [""]
-        columns = TextColumn("  {task.description:34}"), BarColumn(24), TextColumn("{task.fields[note]}"), TimeElapsedColumn()
+        columns = (
+            TextColumn("  {task.description:34}"),
+            BarColumn(24),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+        )
         with Progress(*columns, console=self.console, transient=True) as progress:
             bar = progress.add_task(title, total=None, note="")
 
@@ -58,7 +66,9 @@ def show_table(show: Show, run: WalkForwardRun) -> None:
         if name not in HIDDEN:
             printed.add_column(name, justify="left" if n == 0 else "right", no_wrap=n < 3)
     for row in table(combine(run.results)):
-        printed.add_row(*(cell.replace(" [", "\n[") for name, cell in zip(COLUMNS, row, strict=True) if name not in HIDDEN))
+        printed.add_row(
+            *(cell.replace(" [", "\n[") for name, cell in zip(COLUMNS, row, strict=True) if name not in HIDDEN)
+        )
     show.console.print()
     show.console.print(printed)
     share = beaten(run.results)

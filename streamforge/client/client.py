@@ -24,7 +24,8 @@ def raise_for(answer: httpx.Response) -> Any:
         body = answer.json()
     except ValueError:
         raise TryAgain(
-            f"expected JSON from {answer.request.url}, found status {answer.status_code}", "is it a StreamForge queue-manager?"
+            f"expected JSON from {answer.request.url}, found status {answer.status_code}",
+            "is it a StreamForge queue-manager?",
         ) from None
     if answer.is_success:
         return body
@@ -94,5 +95,7 @@ class Client:
             if until(flow):
                 return flow
             if time.monotonic() > deadline:
-                raise TimeoutError(f"expected workflow '{queue_id}' to be over within {timeout:.0f} s, found it {flow['status']}")
+                raise TimeoutError(
+                    f"expected workflow '{queue_id}' to be over within {timeout:.0f} s, found it {flow['status']}"
+                )
             await asyncio.sleep(0.2)

@@ -32,7 +32,9 @@ def candles(
     path = SAMPLES / f"{symbol}.parquet"
     if symbol not in SYMBOLS:
         raise UnknownSymbol(
-            f"expected one of {' '.join(SYMBOLS)}, found '{symbol}'", "the sample has these markets only", field="symbol"
+            f"expected one of {' '.join(SYMBOLS)}, found '{symbol}'",
+            "the sample has these markets only",
+            field="symbol",
         )
     table = pd.read_parquet(path)
     if time_range:

@@ -54,7 +54,9 @@ def read_places(
     home = Path(env.get("STREAMFORGE_HOME") or ".streamforge").resolve()
     return Places(
         home=str(home),
-        bus_url=env.get("STREAMFORGE_BUS_URL") or _url(env, "kafka", "KAFKA_BOOTSTRAP_SERVERS") or f"embedded://{home}/bus",
+        bus_url=env.get("STREAMFORGE_BUS_URL")
+        or _url(env, "kafka", "KAFKA_BOOTSTRAP_SERVERS")
+        or f"embedded://{home}/bus",
         store_url=env.get("STREAMFORGE_STORE_URL")
         or _url(env, "arangodb", "ARANGO_URL", "ARANGO_DB")
         or f"sqlite:///{home}/store.db",
@@ -129,7 +131,9 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
         try:
             return float(text)
         except ValueError:
-            raise BadSetting(f"expected a number in {name}, found '{text}'", "correct the variable", field=name) from None
+            raise BadSetting(
+                f"expected a number in {name}, found '{text}'", "correct the variable", field=name
+            ) from None
 
 
 # %% ../../nbs/00_core/04_settings.ipynb #454ef82c
@@ -146,7 +150,9 @@ def read_settings(
             values[field.name] = _READ.get(field.type, str)(text)
         except (ValueError, KeyError):
             raise BadSetting(
-                f"expected {field.type} in {field.name.upper()}, found '{text}'", "correct the variable", field=field.name.upper()
+                f"expected {field.type} in {field.name.upper()}, found '{text}'",
+                "correct the variable",
+                field=field.name.upper(),
             ) from None
     for name in ("queue_id", "telemetry_producer_id"):
         if name not in values:

@@ -66,7 +66,9 @@ class TimeRange(msgspec.Struct, frozen=True, order=True):
             )
         start, end = to_ms(parts[1]), to_ms(parts[2])
         if end <= start:
-            raise BadTimeRange(f"'{text}' ends before it starts", "write START:END in UTC, end exclusive", field="time_range")
+            raise BadTimeRange(
+                f"'{text}' ends before it starts", "write START:END in UTC, end exclusive", field="time_range"
+            )
         return cls(start, end)
 
     def __str__(self) -> str:

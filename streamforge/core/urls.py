@@ -63,13 +63,20 @@ def parse_url(
     known = {"password_file": "a file that holds the password", **options}
     if unknown := [o for o in given if o not in known]:
         told = ", ".join(f"{name} ({meaning})" for name, meaning in known.items())
-        raise BadUrl(f"expected options {told}; found '{unknown[0]}' in {redact(place)}", "correct the URL", field=unknown[0])
+        raise BadUrl(
+            f"expected options {told}; found '{unknown[0]}' in {redact(place)}", "correct the URL", field=unknown[0]
+        )
     complete = tuple(o if _port(o) or not default_port else f"{o}:{default_port}" for o in named)
     if not complete or any(_port(o) and not (_port(o).isdigit() and 0 < int(_port(o)) < 65536) for o in complete):
         raise BadUrl(f"expected {scheme}://host:port, found '{redact(url)}'", "name the host and a port of 1 to 65535")
     name, _, secret = user.partition(":") if at else ("", "", "")
     return Address(
-        scheme=scheme, hosts=complete, path=unquote(path), user=unquote(name), options=given, written_password=unquote(secret)
+        scheme=scheme,
+        hosts=complete,
+        path=unquote(path),
+        user=unquote(name),
+        options=given,
+        written_password=unquote(secret),
     )
 
 

@@ -37,7 +37,9 @@ def _places(inputs: Any) -> int:
     "How many rows the inputs have."
     lengths = {len(o) for o in inputs.values()} if isinstance(inputs, Mapping) else {len(inputs)}
     if len(lengths) != 1:
-        raise BadData(f"expected columns of one length, found {sorted(lengths)}", "pass one row per candle in every column")
+        raise BadData(
+            f"expected columns of one length, found {sorted(lengths)}", "pass one row per candle in every column"
+        )
     return lengths.pop()
 
 
@@ -76,7 +78,8 @@ def _rows(function: Callable, inputs: Any, places: int) -> np.ndarray:
     values = np.asarray(function(inputs), np.float64)
     if values.ndim == 0 or len(values) != places:
         raise BadData(
-            f"expected one row per input row ({places}), found shape {values.shape}", "return NaN where there is no value yet"
+            f"expected one row per input row ({places}), found shape {values.shape}",
+            "return NaN where there is no value yet",
         )
     return values
 

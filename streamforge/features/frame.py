@@ -81,7 +81,9 @@ class Enricher:
         times = np.require(open_time, np.int64, ("C", "A", "W"))  # one kind of array, so that numba compiles once
         numbers = [np.require(o, np.float64, ("C", "A", "W")) for o in (open, high, low, close, volume)]
         _check_candles(times, numbers, self.last_open_time)
-        values = advance_all(self._lines, self._state, times, numbers[1], numbers[2], numbers[3], numbers[4], len(self.names))
+        values = advance_all(
+            self._lines, self._state, times, numbers[1], numbers[2], numbers[3], numbers[4], len(self.names)
+        )
         self.last_open_time = int(times[-1]) if len(times) else self.last_open_time
         return values
 
@@ -109,12 +111,18 @@ def _read_state(kept: bytes) -> tuple[tuple[str, ...], int, np.ndarray]:
     "Names, last open time and state vector out of JSON."
     try:
         found = json.loads(kept)
-        names, last_open_time, state = tuple(found["names"]), int(found["last_open_time"]), np.array(found["state"], np.float64)
+        names, last_open_time, state = (
+            tuple(found["names"]),
+            int(found["last_open_time"]),
+            np.array(found["state"], np.float64),
+        )
         if state.ndim == 1 and np.isfinite(state).all():
             return names, last_open_time, state
         raise ValueError("state is not a list of finite numbers")
     except (ValueError, TypeError, KeyError) as error:
-        raise BadData(f"expected an enricher's state, found {kept[:60]!r} ({error})", "rebuild it from history") from None
+        raise BadData(
+            f"expected an enricher's state, found {kept[:60]!r} ({error})", "rebuild it from history"
+        ) from None
 
 
 def _check_candle(open_time: int, open: float, high: float, low: float, close: float, volume: float, last: int) -> None:
@@ -141,13 +149,25 @@ def _check_candles(times: np.ndarray, numbers: list[np.ndarray], last: int) -> N
     if row >= 0:
         before = int(times[row - 1]) if row else last
         _check_candle(
-            int(times[row]), float(open[row]), float(high[row]), float(low[row]), float(close[row]), float(volume[row]), before
+            int(times[row]),
+            float(open[row]),
+            float(high[row]),
+            float(low[row]),
+            float(close[row]),
+            float(volume[row]),
+            before,
         )
 
 
 @njit(cache=True)
 def _first_bad(
-    times: np.ndarray, open: np.ndarray, high: np.ndarray, low: np.ndarray, close: np.ndarray, volume: np.ndarray, last: int
+    times: np.ndarray,
+    open: np.ndarray,
+    high: np.ndarray,
+    low: np.ndarray,
+    close: np.ndarray,
+    volume: np.ndarray,
+    last: int,
 ) -> int:
     "The first row that `_check_candle` would refuse, -1 if there is none."
     for t in range(len(times)):
@@ -183,7 +203,8 @@ def features(
     x, close = np.asarray(indicators, np.float64), np.asarray(close, np.float64)
     if x.shape != (*close.shape, len(INDICATORS)):
         raise BadData(
-            f"expected indicators of shape {(*close.shape, len(INDICATORS))}, found {x.shape}", "pass the columns of INDICATORS"
+            f"expected indicators of shape {(*close.shape, len(INDICATORS))}, found {x.shape}",
+            "pass the columns of INDICATORS",
         )
     at = {name: x[..., k] for k, name in enumerate(INDICATORS)}
     width = at["bb_upper"] - at["bb_lower"]
@@ -295,7 +316,8 @@ def panel_of(
     for symbol, names in columns.items():
         if missing := {"open_time", *_PRICES} - names:
             raise BadData(
-                f"expected columns open_time, {', '.join(_PRICES)} for {symbol}, found no {sorted(missing)}", "rename or add them"
+                f"expected columns open_time, {', '.join(_PRICES)} for {symbol}, found no {sorted(missing)}",
+                "rename or add them",
             )
     times = {symbol: np.array(table["open_time"], np.int64) for symbol, table in markets.items()}
     union = np.unique(np.concatenate(list(times.values())))
@@ -332,7 +354,8 @@ class Scaler:
         rows = np.asarray(features, np.float64).reshape(-1, np.shape(features)[-1])
         if (counts := np.isfinite(rows).sum(0)).min(initial=len(rows)) < 1:
             raise NotEnoughData(
-                f"expected finite training values in every feature, found {counts.tolist()}", "fit on more rows than the warm-up"
+                f"expected finite training values in every feature, found {counts.tolist()}",
+                "fit on more rows than the warm-up",
             )
         std = np.nanstd(rows, 0)
         return cls(np.nanmean(rows, 0), np.where(std > 1e-12 * np.nanmax(np.abs(rows), 0), std, 1.0))

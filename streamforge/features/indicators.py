@@ -72,7 +72,9 @@ def sum_update(
 
 
 # %% ../../nbs/40_features/01_indicators.ipynb #dd80c6af
-MOMENTS_STATE = 4  # cursor, 1 once a block is complete, mean and squared deviations of the current block; then two rings of n
+MOMENTS_STATE = (
+    4  # cursor, 1 once a block is complete, mean and squared deviations of the current block; then two rings of n
+)
 
 
 @njit(cache=True)
@@ -176,7 +178,9 @@ def macd_update(
     fast: int = 12,  # candles
     slow: int = 26,  # candles
     signal: int = 9,  # candles
-) -> tuple[float, float, float]:  # line, signal, histogram in quote currency; NaN for the first slow + signal - 2 candles
+) -> tuple[
+    float, float, float
+]:  # line, signal, histogram in quote currency; NaN for the first slow + signal - 2 candles
     "Advance MACD by one candle (Appel 1979), started as TA-Lib starts it."
     seen = state[0]
     state[0] = seen + 1
@@ -317,7 +321,14 @@ def state_size(
 ) -> int:  # float64 numbers
     "How much an indicator remembers."
     window = WINDOW_STATE + n
-    sizes = {LOG_RETURN: 1, SMA: window, EMA: EMA_STATE, RSI: RSI_STATE, MACD: MACD_STATE, BOLLINGER: MOMENTS_STATE + 2 * n}
+    sizes = {
+        LOG_RETURN: 1,
+        SMA: window,
+        EMA: EMA_STATE,
+        RSI: RSI_STATE,
+        MACD: MACD_STATE,
+        BOLLINGER: MOMENTS_STATE + 2 * n,
+    }
     sizes |= {ATR: ATR_STATE, VWAP: 2 * window, SESSION: SESSION_STATE, VOLATILITY: 1 + window, OBV: OBV_STATE}
     return sizes[operation]
 

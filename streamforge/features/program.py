@@ -45,7 +45,9 @@ def program(
 ]:  # (operations, 7) int64: operation, window, state begin and end, three columns (-1: unwanted); state size
     "What `advance` has to do for these names; raises `BadSetting` for one that does not exist or comes twice."
     if len(set(names)) != len(names) or not names:
-        raise BadSetting(f"expected distinct indicator names, found {names}", "name each indicator once", field="indicators")
+        raise BadSetting(
+            f"expected distinct indicator names, found {names}", "name each indicator once", field="indicators"
+        )
     lines: dict[tuple[int, int], list[int]] = {}
     size = 0
     for column, name in enumerate(names):

@@ -30,7 +30,13 @@ class GATv2Classifier(nn.Module):
         self.dropout, width = dropout, hidden * heads
         self.convs = nn.ModuleList(
             GATv2Conv(
-                n_features if i == 0 else width, hidden, heads, edge_dim=1, fill_value=1.0, negative_slope=SLOPE, residual=True
+                n_features if i == 0 else width,
+                hidden,
+                heads,
+                edge_dim=1,
+                fill_value=1.0,
+                negative_slope=SLOPE,
+                residual=True,
             )
             for i in range(layers)
         )

@@ -48,7 +48,9 @@ def stack(
 
     names = (("lin_l", "lin_l.bias"), ("lin_r", "lin_r.bias"), ("res", "bias"))
     speak, listen, stay = (np.stack([padded(layer, *o) for layer in range(config.layers)]) for o in names)
-    edge = np.stack([weights[f"convs.{layer}.lin_edge.weight"][:, 0] for layer in range(config.layers)]).astype(np.float64)
+    edge = np.stack([weights[f"convs.{layer}.lin_edge.weight"][:, 0] for layer in range(config.layers)]).astype(
+        np.float64
+    )
     att = np.stack([weights[f"convs.{layer}.att"][0] for layer in range(config.layers)]).astype(np.float64)
     head = np.append(weights["head.weight"][0], weights["head.bias"]).astype(np.float64)
     return Weights(np.array(card.mean), np.array(card.std), speak, listen, stay, edge, att, head)
@@ -91,7 +93,11 @@ def _attend(
         for n in range(degree + 1):
             score[n] = 0.0
             for c in range(hidden):
-                z = listen[i, head * hidden + c] + speak[near[n], head * hidden + c] + edge[head * hidden + c] * strength[n]
+                z = (
+                    listen[i, head * hidden + c]
+                    + speak[near[n], head * hidden + c]
+                    + edge[head * hidden + c] * strength[n]
+                )
                 score[n] += att[head, c] * (z if z > 0 else SLOPE * z)
             top = max(top, score[n])
         total = 0.0
@@ -148,7 +154,9 @@ def _row(features: np.ndarray, returns: np.ndarray, w: Weights, k: int, threshol
 
 
 @njit(cache=True)
-def _history(features: np.ndarray, returns: np.ndarray, w: Weights, window: int, k: int, threshold: float) -> np.ndarray:
+def _history(
+    features: np.ndarray, returns: np.ndarray, w: Weights, window: int, k: int, threshold: float
+) -> np.ndarray:
     "`_row` at every row whose window is full; NaN before."
     probability = np.full(features.shape[:2], np.nan)
     for t in range(window, features.shape[0]):
@@ -167,7 +175,8 @@ class Predictor:
     ):
         if card.features != FEATURES:
             raise BadConfig(
-                f"expected a model of the features {FEATURES}, found {card.features}", "train it again with this version"
+                f"expected a model of the features {FEATURES}, found {card.features}",
+                "train it again with this version",
             )
         self.card, self.config, self.symbols, self.horizon, self.window = (
             card,
@@ -210,5 +219,8 @@ class Predictor:
         panel: Panel,  # T rows, N markets
     ) -> np.ndarray:  # (T, N) float64 probability of a rise; NaN where features are, and in the first `window` rows
         "What `predict_row` says at every row of a panel."
-        arrays = np.ascontiguousarray(panel.features, np.float32), log_returns(np.ascontiguousarray(panel.close, np.float64))
+        arrays = (
+            np.ascontiguousarray(panel.features, np.float32),
+            log_returns(np.ascontiguousarray(panel.close, np.float64)),
+        )
         return _history(*arrays, self._weights, self.window, self.config.k, self.config.threshold)

@@ -14,7 +14,9 @@ from numba import njit
 @njit(cache=True)
 def log_returns(
     close: np.ndarray,  # (T, N) prices in quote currency, NaN where a market has no candle
-) -> np.ndarray:  # (T, N) log(close[t] / close[t-1]); NaN in the first row and where either price is missing or not positive
+) -> (
+    np.ndarray
+):  # (T, N) log(close[t] / close[t-1]); NaN in the first row and where either price is missing or not positive
     "Log returns from row to row."
     returns = np.full(close.shape, np.nan)
     for t in range(1, close.shape[0]):
@@ -120,7 +122,9 @@ def edges(
     corr: np.ndarray,  # (N, N) correlations, NaN where unknown
     k: int = 3,  # at most this many sources per target
     threshold: float = 0.3,  # least absolute correlation
-) -> tuple[np.ndarray, np.ndarray]:  # edge_index (2, E) int64: source, target; weight (E,) float32: the correlation with its sign
+) -> tuple[
+    np.ndarray, np.ndarray
+]:  # edge_index (2, E) int64: source, target; weight (E,) float32: the correlation with its sign
     "The graph of a correlation matrix, ordered by target, then by strength."
     source = np.empty((len(corr), k), np.int32)
     weight = np.empty((len(corr), k), np.float32)

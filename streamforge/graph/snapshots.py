@@ -47,7 +47,9 @@ class Snapshots:
         "The last snapshot that is not younger than `row`; raises `NotEnoughData` before the first."
         i = int(np.searchsorted(self.rows, row, side="right")) - 1
         if i < 0:
-            raise NotEnoughData(f"expected a row from {self.window} on, found {row}", "the first window is not full before that")
+            raise NotEnoughData(
+                f"expected a row from {self.window} on, found {row}", "the first window is not full before that"
+            )
         return i
 
 
@@ -63,7 +65,9 @@ def disjoint(
 
 # %% ../../nbs/41_graph/02_snapshots.ipynb #f6ee5f47
 @njit(cache=True)
-def _graphs(returns: np.ndarray, rows: np.ndarray, window: int, threshold: float, source: np.ndarray, weight: np.ndarray) -> None:
+def _graphs(
+    returns: np.ndarray, rows: np.ndarray, window: int, threshold: float, source: np.ndarray, weight: np.ndarray
+) -> None:
     "The graph of each row, one window after the other."
     for i in range(len(rows)):
         corr = correlations(returns[rows[i] - window + 1 : rows[i] + 1])
@@ -103,7 +107,9 @@ def edge_rows(
     snapshots: Snapshots,
     symbols: tuple[str, ...],  # (N,) names of the nodes
     graph_name: str,  # `relations_1h`
-) -> dict[str, np.ndarray]:  # columns of equal length: graph, source, target (text), open_time [ms UTC], weight (float64)
+) -> dict[
+    str, np.ndarray
+]:  # columns of equal length: graph, source, target (text), open_time [ms UTC], weight (float64)
     "All edges of all snapshots, in time order, as columns."
     when, target, place = np.nonzero(snapshots.source >= 0)
     names = np.array(symbols, object)

@@ -171,7 +171,13 @@ def fit(
         p = probabilities(model, val)[known]
         area, loss_val = auc(val.label[known], p), -np.log(np.where(val.label[known] == 1, p, 1 - p).clip(1e-12)).mean()
         curve.append(
-            {"epoch": epoch, "epochs": config.epochs, "loss": loss, "loss_val": float(loss_val), "auc_val": float(area or 0)}
+            {
+                "epoch": epoch,
+                "epochs": config.epochs,
+                "loss": loss,
+                "loss_val": float(loss_val),
+                "auc_val": float(area or 0),
+            }
         )
         value = curve[-1]["auc_val"] if config.monitor == "auc" else -loss_val
         if value > best:
@@ -303,4 +309,6 @@ def train_gnn(
         seed=seed,
     )
     files = pack(card, {k: v.numpy() for k, v in model.state_dict().items()})
-    return GnnResult(files, metrics, _by_symbol(card.symbols, judged["test"], said["test"]) if "test" in judged else {}, curve)
+    return GnnResult(
+        files, metrics, _by_symbol(card.symbols, judged["test"], said["test"]) if "test" in judged else {}, curve
+    )

@@ -86,7 +86,8 @@ def open_jobs(
     scheme = url.partition("://")[0]
     if scheme not in ADAPTERS or "://" not in url:
         raise BadUrl(
-            f"expected one of {', '.join(f'{o}://' for o in ADAPTERS)} for jobs, found '{url}'", "set STREAMFORGE_JOBS_URL"
+            f"expected one of {', '.join(f'{o}://' for o in ADAPTERS)} for jobs, found '{url}'",
+            "set STREAMFORGE_JOBS_URL",
         )
     module, name = ADAPTERS[scheme].split(":")
     return getattr(importlib.import_module(module), name)(url, env or {})

@@ -215,7 +215,12 @@ async def _try(job: _Job, guard: _Guard) -> int | None:
     try:
         with await asyncio.to_thread(_open_log, job.log) as output:
             process = await asyncio.create_subprocess_exec(
-                *job.command, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output, env=job.env, start_new_session=True
+                *job.command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=job.env,
+                start_new_session=True,
             )
     except OSError as error:
         job.message = f"expected to start {shlex.join(job.command)}, found '{error}'"
@@ -309,7 +314,9 @@ def _options(url: str, env: Mapping[str, str]) -> tuple[float, Path, float, floa
     logs = told.pop("logs", "") or f"{read_places(dict(os.environ) | dict(env)).home}/logs"
     command = shlex.split(told.pop("command", "")) or [sys.executable, "-m", "streamforge.cli.main", "worker"]
     if place != "process://" or told or not slots > 0 or not delay >= 0 or not grace >= 0:
-        raise BadUrl(f"expected process://?slots=2&logs=/path, found '{url}'", "options are slots, logs, delay, grace, command")
+        raise BadUrl(
+            f"expected process://?slots=2&logs=/path, found '{url}'", "options are slots, logs, delay, grace, command"
+        )
     return slots, Path(logs), delay, grace, command
 
 

@@ -176,7 +176,10 @@ async def read_ledger(
     interval: str = "",
 ) -> dict[Market, Entry]:
     "The entries of many markets, sorted."
-    found = {Market.named(o.id): entry_of(o.body) for o in await store.list(KIND, prefix=f"{collection}:" if collection else "")}
+    found = {
+        Market.named(o.id): entry_of(o.body)
+        for o in await store.list(KIND, prefix=f"{collection}:" if collection else "")
+    }
     return {o: found[o] for o in sorted(found) if (not symbols or o.symbol in symbols) and interval in ("", o.interval)}
 
 

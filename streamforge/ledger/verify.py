@@ -56,7 +56,9 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
 
 # %% ../../nbs/25_ledger/03_verify.ipynb #4bd1c5e4
 def judge_candles(
-    columns: dict[str, np.ndarray],  # (n,) each: open_time, close_time [ms], prices, volume (NaN for null), filled (bool)
+    columns: dict[
+        str, np.ndarray
+    ],  # (n,) each: open_time, close_time [ms], prices, volume (NaN for null), filled (bool)
     interval: str,  # `1h`
     step: int,  # ms
 ) -> tuple[np.ndarray, np.ndarray]:  # (n,) bool each: on the grid; possible
@@ -64,7 +66,9 @@ def judge_candles(
     o, h, low, c, v, t = (columns[name] for name in ("open", "high", "low", "close", "volume", "open_time"))
     origin = open_times(TimeRange(0, 2 * step), interval)[0]
     with np.errstate(invalid="ignore"):
-        possible = (low > 0) & (low <= np.minimum(o, c)) & (h >= np.maximum(o, c)) & (v >= 0) & np.isfinite(h) & np.isfinite(v)
+        possible = (
+            (low > 0) & (low <= np.minimum(o, c)) & (h >= np.maximum(o, c)) & (v >= 0) & np.isfinite(h) & np.isfinite(v)
+        )
     return (t - origin) % step == 0, possible & (columns["close_time"] == t + step - 1)
 
 
@@ -132,7 +136,13 @@ async def inspect(
             good |= covered(moments[possible], market.step)
     known = good & entry.filled
     return Findings(
-        market=market, span=span, rows=rows, good=good - known, filled=flat | known, off_grid=tuple(off), impossible=tuple(odd)
+        market=market,
+        span=span,
+        rows=rows,
+        good=good - known,
+        filled=flat | known,
+        off_grid=tuple(off),
+        impossible=tuple(odd),
     )
 
 
@@ -197,7 +207,9 @@ async def verify(
             entry.note("asked", found.span) if market.kind == "trade_ids" or not entry.asked else entry
         )  # or what is lost at an edge, or was never in a ledger, would be forgotten by the next look
         return (
-            entry.note("absent", found.span - found.good - found.filled).note("filled", found.filled).note("verified", found.good)
+            entry.note("absent", found.span - found.good - found.filled)
+            .note("filled", found.filled)
+            .note("verified", found.good)
         )
 
     return found, await update_entry(store, market, seen)
@@ -233,7 +245,9 @@ async def verify_trades(
         around = [await _time_of(store, ids, start - 1), await _time_of(store, ids, end)]
         known = await whole_span(store, times, await read_entry(store, times))
         low, high = known.hull.parts[0] if known else (0, 1)
-        doubtful |= Ranges.of((around[0] if around[0] is not None else low, around[1] + 1 if around[1] is not None else high))
+        doubtful |= Ranges.of(
+            (around[0] if around[0] is not None else low, around[1] + 1 if around[1] is not None else high)
+        )
 
     def seen(by_time: Entry) -> Entry:
         return by_time.note("verified", by_time.loaded - doubtful).note("absent", by_time.loaded & doubtful)
@@ -245,7 +259,9 @@ async def verify_trades(
 async def _time_of(store: Store, ids: Market, id: int) -> int | None:
     "When a stored trade happened, ms; None if it is not stored."
     try:
-        table = await store.read(ids.collection, where={"symbol": ids.symbol}, start=id, end=id + 1, columns=["timestamp"])
+        table = await store.read(
+            ids.collection, where={"symbol": ids.symbol}, start=id, end=id + 1, columns=["timestamp"]
+        )
     except NotFound:
         return None
     return table["timestamp"][0].as_py() if table.num_rows else None

@@ -35,7 +35,9 @@ def without_env(
     body: dict[str, Any],  # a workflow as JSON values
 ) -> dict[str, Any]:
     "Leave out the environments of the workers, but for their markets."
-    targets = [{k: v for k, v in o.items() if k != "env"} | {"symbol": o["env"].get("SYMBOL", "")} for o in body["targets"]]
+    targets = [
+        {k: v for k, v in o.items() if k != "env"} | {"symbol": o["env"].get("SYMBOL", "")} for o in body["targets"]
+    ]
     return body | {"targets": targets}
 
 
@@ -77,12 +79,16 @@ def queue_routes(manager: Manager) -> APIRouter:
         "One workflow."
         return summary(manager.board.find(queue_id))
 
-    @router.post("/queues/stop", status_code=202, openapi_extra=_body({"queue_id": "wf-btcusdt-api_candles_1h-20230101-a1b2c3"}))
+    @router.post(
+        "/queues/stop", status_code=202, openapi_extra=_body({"queue_id": "wf-btcusdt-api_candles_1h-20230101-a1b2c3"})
+    )
     async def stop(request: Request) -> dict[str, Any]:
         "Stop a workflow: `{queue_id}`, or one of its targets: `{queue_id, telemetry_id}`."
         body = await json_body(request)
         if not isinstance(body.get("queue_id"), str) or not isinstance(body.get("telemetry_id", ""), str):
-            raise BadConfig("expected `queue_id`, and perhaps `telemetry_id`, as text", "correct the request", field="queue_id")
+            raise BadConfig(
+                "expected `queue_id`, and perhaps `telemetry_id`, as text", "correct the request", field="queue_id"
+            )
         return summary(await manager.stop(body["queue_id"], body.get("telemetry_id", "")))
 
     @router.websocket("/ws/events")
@@ -95,7 +101,10 @@ def queue_routes(manager: Manager) -> APIRouter:
 def _body(example: dict[str, Any]) -> dict[str, Any]:
     "What /docs says of a JSON body that the route reads itself."
     return {
-        "requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}, "example": example}}}
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": {"type": "object"}, "example": example}},
+        }
     }
 
 
@@ -178,7 +187,9 @@ def create_app(
     @app.get("/metrics", tags=["health"])
     async def metrics() -> Response:
         for target, state in _job_states(manager):
-            manager.world.metrics("streamforge_jobs", target=target, state=state).set(_job_states(manager)[target, state])
+            manager.world.metrics("streamforge_jobs", target=target, state=state).set(
+                _job_states(manager)[target, state]
+            )
         return Response(manager.world.metrics.text(), media_type="text/plain; version=0.0.4")
 
     return app

@@ -13,7 +13,16 @@ from typing import Any
 import msgspec
 
 from ..core.errors import BadConfig, BadName, UnknownTarget
-from ..core.names import check_name, collection_of, data_topic, enriched_topic, interval_of, open_topic, queue_id, telemetry_id
+from streamforge.core.names import (
+    check_name,
+    collection_of,
+    data_topic,
+    enriched_topic,
+    interval_of,
+    open_topic,
+    queue_id,
+    telemetry_id,
+)
 from ..core.times import TimeRange, interval_ms
 
 
@@ -28,7 +37,12 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     parameters: tuple[str, ...] = ()  # names of its own environment variables that a request may set
 
 
-LINE = ("LIVE_BUFFER", "WS_SILENCE_SECONDS", "WS_LIFETIME_SECONDS", "WS_OVERLAP_SECONDS")  # of what follows a live stream
+LINE = (
+    "LIVE_BUFFER",
+    "WS_SILENCE_SECONDS",
+    "WS_LIFETIME_SECONDS",
+    "WS_OVERLAP_SECONDS",
+)  # of what follows a live stream
 BOOK = ("SNAPSHOT_SECONDS", "DEPTH_LEVELS")
 REPAIR = ("ONLY_MISSING", "AGAIN", "FILL")  # what `streamforge data repair` asks of a loader
 SINK = (
@@ -46,7 +60,15 @@ TARGETS: dict[str, Target] = {
     "loader-ws-orderbook": Target(writes="data", slots=0.25, endless=True, parameters=(*LINE, *BOOK)),
     "arango-connector": Target(reads="data", writes="enriched", slots=0.75, parameters=SINK),
     "graph-builder": Target(
-        parameters=("GRAPH_COLLECTION_NAME", "GRAPH_NAME", "COLLECTION_INPUTS", "WINDOW", "STRIDE", "TOP_K", "THRESHOLD")
+        parameters=(
+            "GRAPH_COLLECTION_NAME",
+            "GRAPH_NAME",
+            "COLLECTION_INPUTS",
+            "WINDOW",
+            "STRIDE",
+            "TOP_K",
+            "THRESHOLD",
+        )
     ),
     "gnn-trainer": Target(
         parameters=(
@@ -84,7 +106,15 @@ TARGETS: dict[str, Target] = {
     "backtest": Target(parameters=("FOLD_PARAMETERS",)),
     "dummy-service": Target(
         slots=0.1,
-        parameters=("DUMMY_STEPS", "DUMMY_SECONDS", "NOOP", "EXIT_ON_PING", "EXIT_AFTER", "SIMULATE_LOADING", "FAIL_AFTER"),
+        parameters=(
+            "DUMMY_STEPS",
+            "DUMMY_SECONDS",
+            "NOOP",
+            "EXIT_ON_PING",
+            "EXIT_AFTER",
+            "SIMULATE_LOADING",
+            "FAIL_AFTER",
+        ),
     ),
 }
 
@@ -121,7 +151,11 @@ def plan(
     symbol, type_, text = (_text(request, o) for o in ("symbol", "type", "time_range"))
     span = TimeRange.parse(text) if text else None
     entries = request.get("targets") or _short_form(symbol, type_, span)
-    if not isinstance(entries, Sequence) or isinstance(entries, str) or not all(isinstance(o, Mapping) for o in entries):
+    if (
+        not isinstance(entries, Sequence)
+        or isinstance(entries, str)
+        or not all(isinstance(o, Mapping) for o in entries)
+    ):
         raise BadConfig("expected `targets` as a list of objects", "see /docs", field="targets")
     queue = (
         check_name(_text(request, "queue_id"), "queue_id")
@@ -142,8 +176,14 @@ def plan(
             "leave telemetry_id out and one is made",
             field="targets.telemetry_id",
         )
-    _link(planned, targets, {o.telemetry_id for o, entry in zip(planned, entries, strict=True) if entry.get("collection_name")})
-    return Plan(queue_id=queue, symbol=symbol, type=type_, time_range=text, targets=planned, topics=_topics(planned, targets))
+    _link(
+        planned,
+        targets,
+        {o.telemetry_id for o, entry in zip(planned, entries, strict=True) if entry.get("collection_name")},
+    )
+    return Plan(
+        queue_id=queue, symbol=symbol, type=type_, time_range=text, targets=planned, topics=_topics(planned, targets)
+    )
 
 
 # %% ../../nbs/70_manager/01_plan.ipynb #67871276
@@ -187,12 +227,16 @@ def _symbols(text: str) -> str:
 
 
 # %% ../../nbs/70_manager/01_plan.ipynb #d86395ee
-def _target(entry: Mapping[str, Any], index: int, shared: Mapping[str, str], targets: Mapping[str, Target]) -> PlannedTarget:
+def _target(
+    entry: Mapping[str, Any], index: int, shared: Mapping[str, str], targets: Mapping[str, Target]
+) -> PlannedTarget:
     "One entry of `targets[]` with its environment."
     name = _text(entry, "target")
     if name not in targets:
         raise UnknownTarget(
-            f"expected one of {' '.join(sorted(targets))}, found '{name}'", "correct the request", field=f"targets.{index}.target"
+            f"expected one of {' '.join(sorted(targets))}, found '{name}'",
+            "correct the request",
+            field=f"targets.{index}.target",
         )
     type_, span = _text(entry, "type") or shared["type"], _text(entry, "time_range") or shared["time_range"]
     interval = _text(entry, "interval") or interval_of(type_)
@@ -215,7 +259,9 @@ def _target(entry: Mapping[str, Any], index: int, shared: Mapping[str, str], tar
     after = entry.get("after") or []
     if isinstance(after, str) or not all(isinstance(o, str) for o in after):
         raise BadConfig(
-            "expected `after` as a list of telemetry ids or targets", "correct the request", field=f"targets.{index}.after"
+            "expected `after` as a list of telemetry ids or targets",
+            "correct the request",
+            field=f"targets.{index}.after",
         )
     notes = [f"image '{entry['image']}' ignored: jobs are local processes"] if entry.get("image") else []
     kept = {key: value for key, value in env.items() if value}
@@ -297,6 +343,8 @@ def _topics(planned: list[PlannedTarget], targets: Mapping[str, Target]) -> list
     forming = {
         open_topic(o.env["KAFKA_TOPIC"])
         for o in planned
-        if targets[o.target].writes == "data" and o.env.get("TYPE", "").startswith("ws_candles_") and o.env.get("OPEN") != "0"
+        if targets[o.target].writes == "data"
+        and o.env.get("TYPE", "").startswith("ws_candles_")
+        and o.env.get("OPEN") != "0"
     }
     return sorted(data | forming | {enriched_topic(o) for o in data} | {f"{o}-dlq" for o in data})

@@ -24,7 +24,7 @@ from .plan import Plan
 from .state import Board, TargetState, Workflow, conclude, new_workflow, take
 from ..messages.control import Command, Event, decode_event, encode_control
 from ..store.base import Store
-from ..workers.context import is_own_topic
+from ..workers.runtime.context import is_own_topic
 
 # %% ../../nbs/70_manager/03_reconcile.ipynb #55686241
 OPEN_KEPT_MS = 3_600_000  # forming candles are for drawing: an hour of them is enough
@@ -108,7 +108,9 @@ async def step(
         await _step_target(world, workflow, target)
     if conclude(workflow, world.clock()) and workflow.over:
         log.info("workflow over", queue_id=workflow.queue_id, status=workflow.status, message=workflow.message)
-        world.metrics("streamforge_workflow_seconds", state=workflow.status).observe(max(workflow.ended - workflow.created, 0.0))
+        world.metrics("streamforge_workflow_seconds", state=workflow.status).observe(
+            max(workflow.ended - workflow.created, 0.0)
+        )
     if msgspec.json.encode(workflow) != before:
         await board.save(workflow)
 
@@ -167,7 +169,9 @@ async def _start_target(world: World, workflow: Workflow, target: TargetState, n
             "QUEUE_CONTROL_TOPIC": world.control_topic,
             "QUEUE_EVENTS_TOPIC": world.events_topic,
         }
-        target.job = (await world.jobs.start(JobSpec(name=name, target=target.target, env=env, slots=target.slots))).state
+        target.job = (
+            await world.jobs.start(JobSpec(name=name, target=target.target, env=env, slots=target.slots))
+        ).state
 
 
 # %% ../../nbs/70_manager/03_reconcile.ipynb #4b1454aa

@@ -41,7 +41,9 @@ class TargetState(msgspec.Struct, kw_only=True):
     @property
     def over(self) -> bool:
         "Will nothing more come of it?"
-        return self.status in ("finished", "stopped") or (self.status == "error" and self.job in ("failed", "stopped", ""))
+        return self.status in ("finished", "stopped") or (
+            self.status == "error" and self.job in ("failed", "stopped", "")
+        )
 
 
 class Workflow(msgspec.Struct, kw_only=True):
@@ -77,7 +79,8 @@ class Workflow(msgspec.Struct, kw_only=True):
 def new_workflow(plan: Plan, created: float) -> Workflow:
     "A planned workflow as the first state to be stored."
     targets = [
-        TargetState(target=o.target, telemetry_id=o.telemetry_id, env=o.env, after=o.after, slots=o.slots) for o in plan.targets
+        TargetState(target=o.target, telemetry_id=o.telemetry_id, env=o.env, after=o.after, slots=o.slots)
+        for o in plan.targets
     ]
     return Workflow(
         queue_id=plan.queue_id,
@@ -172,7 +175,9 @@ class Board:
     def find(self, queue_id: str) -> Workflow:
         "A workflow by its id; raises `NotFound`."
         if queue_id not in self.workflows:
-            raise NotFound(f"expected a known queue_id, found '{queue_id}'", "GET /queues/list lists them", field="queue_id")
+            raise NotFound(
+                f"expected a known queue_id, found '{queue_id}'", "GET /queues/list lists them", field="queue_id"
+            )
         return self.workflows[queue_id]
 
     def tell(self, message: dict[str, Any]) -> None:

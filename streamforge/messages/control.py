@@ -83,7 +83,9 @@ def _with_rest(type_: Any, value: bytes) -> Any:
     fields = decode(_Object, b'{"fields": ' + value + b"}").fields
     known = {k: v for k, v in fields.items() if k in type_.__struct_fields__ and k != "rest"}
     try:
-        return msgspec.convert(known | {"rest": {k: v for k, v in fields.items() if k not in known}}, type_, str_keys=True)
+        return msgspec.convert(
+            known | {"rest": {k: v for k, v in fields.items() if k not in known}}, type_, str_keys=True
+        )
     except msgspec.ValidationError as error:
         raise BadRecord(
             f"expected a {type_.__name__}, found {value[:80]!r} ({error})", "see the notebook of messages.control"

@@ -245,7 +245,9 @@ def decode(
     if type_ is DepthUpdate and not _finite(
         record
     ):  # its numbers are text; no others can be NaN or infinite, for JSON has no such numbers
-        raise BadRecord(f"expected finite numbers in {type_.__name__}, found {bytes(value[:80])!r}", "see the dead-letter topic")
+        raise BadRecord(
+            f"expected finite numbers in {type_.__name__}, found {bytes(value[:80])!r}", "see the dead-letter topic"
+        )
     return record
 
 
@@ -260,6 +262,8 @@ def candles_of(
     names = [o for o in Candle.__struct_fields__ if o in columns and o not in ("symbol", "interval", "close_time")]
     rows = zip(*([o.item() if hasattr(o, "item") else o for o in columns[name]] for name in names), strict=True)
     return [
-        Candle(symbol=symbol, interval=interval, close_time=row[0] + interval_ms - 1, **dict(zip(names, row, strict=True)))
+        Candle(
+            symbol=symbol, interval=interval, close_time=row[0] + interval_ms - 1, **dict(zip(names, row, strict=True))
+        )
         for row in rows
     ]

@@ -62,9 +62,16 @@ class Market:
     features: np.ndarray  # (T, F) float32 standardised; NaN while an input warms up
 
     def __post_init__(self) -> None:
-        for name, kind in (("open_time", np.int64), ("open", np.float64), ("close", np.float64), ("features", np.float32)):
+        for name, kind in (
+            ("open_time", np.int64),
+            ("open", np.float64),
+            ("close", np.float64),
+            ("features", np.float32),
+        ):
             object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name), kind))
-        if self.features.ndim != 2 or not len(self.open_time) == len(self.open) == len(self.close) == len(self.features):
+        if self.features.ndim != 2 or not len(self.open_time) == len(self.open) == len(self.close) == len(
+            self.features
+        ):
             raise BadCandles(
                 f"expected columns of one length and a table of features for {self.symbol}, found {self.open_time.shape}, {self.open.shape}, {self.close.shape}, {self.features.shape}",
                 "give the same rows of each",
@@ -195,7 +202,9 @@ def pool_of(
             f"expected {min(config.episode, config.window)} decidable candles in a row after a window of {config.window}, found none in {[o.symbol for o in markets]}",
             "give a longer range or a shorter window",
         )
-    opens, closes, features = (np.concatenate([getattr(o, name) for o in markets]) for name in ("open", "close", "features"))
+    opens, closes, features = (
+        np.concatenate([getattr(o, name) for o in markets]) for name in ("open", "close", "features")
+    )
     return Pool(tuple(markets), opens, closes, features, until, starts, offsets[:-1])
 
 
@@ -258,16 +267,23 @@ class TradingEnv(gym.Env):
         self._obs = np.empty((1, *self.observation_space.shape), np.float32)  # type: ignore[misc]
         self._rewards, self._dones = np.empty(1), np.zeros(1, np.bool_)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
         "Begin an episode, at random or at options' `start` (a row of the pool) for `length` candles; raises `BadSetting`."
         super().reset(seed=seed)
         options = options or {}
         row = int(options.get("start", self.pool.starts[self.np_random.integers(len(self.pool.starts))]))
         if not (0 <= row < len(self.pool.until) and self.pool.until[row] > row):
             raise BadSetting(
-                f"expected a decidable row with a candle after it, found {row}", "take one of pool.starts", field="start"
+                f"expected a decidable row with a candle after it, found {row}",
+                "take one of pool.starts",
+                field="start",
             )
-        self._rows[0], self._ends[0] = row, min(row + int(options.get("length", self.config.episode)), self.pool.until[row])
+        self._rows[0], self._ends[0] = (
+            row,
+            min(row + int(options.get("length", self.config.episode)), self.pool.until[row]),
+        )
         begin(self._accounts, self._rows, np.zeros(1, np.int64), self.pool.features, self.config.window, self._obs)
         return self._obs[0].copy(), self._info()
 

@@ -60,7 +60,9 @@ def agent_config(
 def agent_markets(
     config: PolicyConfig,  # says how to standardise
     panel: Panel,
-    probability: np.ndarray | None = None,  # (T, N) of the same rows; needed if the configuration has the graph's column
+    probability: (
+        np.ndarray | None
+    ) = None,  # (T, N) of the same rows; needed if the configuration has the graph's column
 ) -> list[Market]:  # one per market that has candles, in the panel's order
     "The markets of a panel, each with only the rows where it has a candle."
     seen, markets = agent_features(panel, probability), []

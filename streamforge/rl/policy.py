@@ -150,7 +150,11 @@ def _fail(what: str) -> DamagedArtifact:
 
 def _shapes(config: PolicyConfig) -> dict[str, tuple[int, ...]]:
     pairs = list(itertools.pairwise(config.sizes))
-    return {f"pi.{n}.{kind}": shape for n, (i, o) in enumerate(pairs) for kind, shape in (("weight", (o, i)), ("bias", (o,)))}
+    return {
+        f"pi.{n}.{kind}": shape
+        for n, (i, o) in enumerate(pairs)
+        for kind, shape in (("weight", (o, i)), ("bias", (o,)))
+    }
 
 
 class Policy:
@@ -186,7 +190,8 @@ class Policy:
         "Unnormalised log probabilities of sell, hold, buy; raises `BadData` for an observation of another width."
         if obs.shape != (self.config.sizes[0],) or not np.isfinite(obs).all():
             raise BadData(
-                f"expected {self.config.sizes[0]} finite numbers, found {obs.shape}", "build observations with rl.env.observe"
+                f"expected {self.config.sizes[0]} finite numbers, found {obs.shape}",
+                "build observations with rl.env.observe",
             )
         return forward(np.asarray(obs, np.float32), *self.net, self.room()[1]).copy()
 
@@ -198,7 +203,10 @@ class Policy:
         "The two files to publish; the same policy gives the same bytes."
         content = save(self.tensors)
         config = msgspec.structs.replace(self.config, weights_sha256=hashlib.sha256(content).hexdigest())
-        return {WEIGHTS: content, CONFIG: msgspec.json.format(msgspec.json.encode(config, order="deterministic"), indent=1)}
+        return {
+            WEIGHTS: content,
+            CONFIG: msgspec.json.format(msgspec.json.encode(config, order="deterministic"), indent=1),
+        }
 
     @classmethod
     def load(cls, files: Mapping[str, bytes]) -> "Policy":  # file name -> content
@@ -264,7 +272,12 @@ def replay(
             f"expected features {policy.config.features} and a first row within {len(market)}, found {market.features.shape[1]} features and row {start}",
             "build the market with market_for",
         )
-    actions, equity, positions, fills = np.empty(rows, np.int64), np.empty(rows), np.empty(rows), np.zeros(rows, np.int8)
+    actions, equity, positions, fills = (
+        np.empty(rows, np.int64),
+        np.empty(rows),
+        np.empty(rows),
+        np.zeros(rows, np.int8),
+    )
     _replay(
         (market.open, market.close),
         market.features,
@@ -339,7 +352,9 @@ class Agent:
         self._rows[-1], self.last_open_time = row, open_time
         return True
 
-    def on_candle(self, open_time: int, open: float, close: float, features: np.ndarray) -> Decided | None:  # features (F,) raw
+    def on_candle(
+        self, open_time: int, open: float, close: float, features: np.ndarray
+    ) -> Decided | None:  # features (F,) raw
         "Fill what was pending at this open, mark at this close, decide; None if the candle is not new or not decidable. Raises `BadData`."
         if not (np.isfinite([open, close]).all() and min(open, close) > 0):
             raise BadData(
@@ -352,7 +367,11 @@ class Agent:
         window = self.policy.config.window
         action = decide(self._rows, window - 1, window, self.account, self.policy.net, self._room)
         self.pending = action if action >= 0 else HOLD
-        return Decided(open_time, action, position(self.account), close, float(self.account[EQUITY])) if action >= 0 else None
+        return (
+            Decided(open_time, action, position(self.account), close, float(self.account[EQUITY]))
+            if action >= 0
+            else None
+        )
 
     def state(self) -> bytes:  # one JSON object
         "All that it knows; floats are written so that they read back the same."
@@ -369,7 +388,9 @@ class Agent:
             told = msgspec.json.decode(state, type=AgentState)
             rows = np.array([[np.nan if x is None else x for x in row] for row in told.rows], np.float32)
         except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
-            raise BadData(f"expected the state of an agent, found {state[:80]!r} ({error})", "start the agent anew") from error
+            raise BadData(
+                f"expected the state of an agent, found {state[:80]!r} ({error})", "start the agent anew"
+            ) from error
         if rows.shape != agent._rows.shape or told.pending not in range(len(ACTIONS)):
             raise BadData(
                 f"expected {agent._rows.shape} rows of features, found {rows.shape} and pending action {told.pending}",

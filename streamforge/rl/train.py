@@ -32,7 +32,9 @@ class PpoConfig:
     n_envs: int = 256  # episodes at a time
     n_steps: int = 16  # candles per episode and rollout
     batch_size: int = 1_024  # of n_envs * n_steps
-    n_epochs: int = 2  # over each rollout; with four, a market without any signal is learnt by heart and traded at a loss
+    n_epochs: int = (
+        2  # over each rollout; with four, a market without any signal is learnt by heart and traded at a loss
+    )
     learning_rate: float = 1e-3  # at the start; falls to zero
     gamma: float = 0.95  # discount per candle
     gae_lambda: float = 0.9
@@ -67,7 +69,9 @@ class PpoResult:
     ]  # steps, steps_per_second, mean_reward, entropy, approx_kl, explained_variance, best_step, validation (mean log return)
 
 
-Progress = Callable[[int, float, float], object]  # steps so far, steps per second, mean log return of the last hundred episodes
+Progress = Callable[
+    [int, float, float], object
+]  # steps so far, steps per second, mean log return of the last hundred episodes
 
 
 # %% ../../nbs/43_rl/04_train.ipynb #f1c5677c
@@ -109,9 +113,13 @@ def _threads(n: int) -> Iterator[None]:
 
 
 def _tensors(model: PPO) -> dict[str, np.ndarray]:
-    layers = [o for o in model.policy.mlp_extractor.policy_net if isinstance(o, torch.nn.Linear)] + [model.policy.action_net]
+    layers = [o for o in model.policy.mlp_extractor.policy_net if isinstance(o, torch.nn.Linear)] + [
+        model.policy.action_net
+    ]
     return {
-        f"pi.{n}.{kind}": getattr(o, kind).detach().numpy().copy() for n, o in enumerate(layers) for kind in ("weight", "bias")
+        f"pi.{n}.{kind}": getattr(o, kind).detach().numpy().copy()
+        for n, o in enumerate(layers)
+        for kind in ("weight", "bias")
     }
 
 
@@ -131,7 +139,10 @@ def make_ppo(
         )
     rules = EnvConfig(window=policy.window, episode=config.episode, costs=policy.costs)
     env = BatchedTradingEnv(markets, rules, config.n_envs, seed=seed, reward_scale=config.reward_scale)
-    layers: dict[str, Any] = {"net_arch": {"pi": list(policy.hidden), "vf": list(policy.hidden)}, "activation_fn": torch.nn.Tanh}
+    layers: dict[str, Any] = {
+        "net_arch": {"pi": list(policy.hidden), "vf": list(policy.hidden)},
+        "activation_fn": torch.nn.Tanh,
+    }
     learning: dict[str, Any] = {
         "learning_rate": lambda left: config.learning_rate * left,
         "clip_range": config.clip,
@@ -157,7 +168,9 @@ def train_ppo(
     policy: PolicyConfig,
     config: PpoConfig = PpoConfig(),
     *,
-    validation: Sequence[Market] = (),  # rows after those, with the same scaler; they choose among the policies of all rollouts
+    validation: Sequence[
+        Market
+    ] = (),  # rows after those, with the same scaler; they choose among the policies of all rollouts
     seed: int = 0,
     progress: Progress | None = None,  # called once per rollout; what it raises ends the training
 ) -> PpoResult:
@@ -180,6 +193,11 @@ def train_ppo(
         "explained_variance": latest["train/explained_variance"],
     }
     told |= {"best_step": float(reports.best_step), "validation": reports.best_result}
-    meta = policy.meta | {"seed": seed, "steps": model.num_timesteps, "best_step": reports.best_step, "ppo": asdict(config)}
+    meta = policy.meta | {
+        "seed": seed,
+        "steps": model.num_timesteps,
+        "best_step": reports.best_step,
+        "ppo": asdict(config),
+    }
     described = msgspec.structs.replace(policy, symbols=tuple(o.symbol for o in markets), meta=meta)
     return PpoResult(Policy(described, reports.best).files(), {k: v for k, v in told.items() if np.isfinite(v)})

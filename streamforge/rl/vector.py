@@ -35,7 +35,9 @@ class _RowsOfArrays(VecEnv):
 
     def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
         "Episodes are rows of arrays and have no methods."
-        raise AttributeError(f"episodes are rows of arrays, found a call of {method_name}; use TradingEnv for a single one")
+        raise AttributeError(
+            f"episodes are rows of arrays, found a call of {method_name}; use TradingEnv for a single one"
+        )
 
     def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
         "Never."
@@ -55,13 +57,22 @@ class BatchedTradingEnv(_RowsOfArrays):
         seed: int = 0,
         reward_scale: float = 1.0,  # rewards are multiplied by it; 1 leaves them in log equity
     ):
-        self.pool, self.config, self.reward_scale, self.render_mode = pool_of(markets, config), config, reward_scale, None
+        self.pool, self.config, self.reward_scale, self.render_mode = (
+            pool_of(markets, config),
+            config,
+            reward_scale,
+            None,
+        )
         super().__init__(n_envs, *spaces_of(self.pool, config))
         self._rng = np.random.default_rng(seed)
         self.accounts = np.empty((n_envs, WIDTH))
         self.rows, self.ends, self._begun = (np.zeros(n_envs, np.int64) for _ in range(3))
         self._obs = np.empty((n_envs, *self.observation_space.shape), np.float32)  # type: ignore[misc]
-        self._rewards, self._dones, self._actions = np.empty(n_envs), np.zeros(n_envs, np.bool_), np.zeros(n_envs, np.int64)
+        self._rewards, self._dones, self._actions = (
+            np.empty(n_envs),
+            np.zeros(n_envs, np.bool_),
+            np.zeros(n_envs, np.int64),
+        )
         self._prices, self._costs = (self.pool.open, self.pool.close), (config.costs.fee, config.costs.slippage)
         self._nothing: list[dict[str, Any]] = [{} for _ in range(n_envs)]
 
@@ -88,7 +99,9 @@ class BatchedTradingEnv(_RowsOfArrays):
         "Take the actions of all episodes."
         self._actions = np.asarray(actions, np.int64)
 
-    def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:  # (n, D), (n,), (n,), n infos
+    def step_wait(
+        self,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:  # (n, D), (n,), (n,), n infos
         "Play one candle in every episode; those that were cut begin anew."
         advance(
             self.accounts,

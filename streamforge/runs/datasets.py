@@ -40,7 +40,9 @@ def _array(content: bytes) -> np.ndarray:
     "The array in the bytes of an `.npy` file, without pickle; raises `ValueError`, `EOFError`, `SyntaxError`."
     file = io.BytesIO(content)
     major, _ = np.lib.format.read_magic(file)
-    shape, by_column, kind = (np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0)(file)
+    shape, by_column, kind = (
+        np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+    )(file)
     if kind.hasobject or len(content) - file.tell() != math.prod(shape) * kind.itemsize:
         raise ValueError(f"{len(content)} bytes for {shape} of {kind}")
     flat = np.frombuffer(content, kind, offset=file.tell()) if math.prod(shape) else np.empty(0, kind)
@@ -57,7 +59,8 @@ def panel_from(
             arrays[name.removesuffix(".npy")] = _array(content)
         except (ValueError, EOFError, SyntaxError) as error:
             raise DamagedArtifact(
-                f"expected an array without pickled objects in {name}, found something else ({error})", "freeze the dataset again"
+                f"expected an array without pickled objects in {name}, found something else ({error})",
+                "freeze the dataset again",
             ) from None
     return Panel.from_arrays(arrays)
 
@@ -119,7 +122,9 @@ async def read_panel(
     ]
     markets = {}
     for symbol in symbols:
-        rows = await store.read(collection, where={"symbol": symbol, "interval": interval}, columns=wanted, **_limits(span))
+        rows = await store.read(
+            collection, where={"symbol": symbol, "interval": interval}, columns=wanted, **_limits(span)
+        )
         if not filled and len(flat := await _filled(store, collection, symbol, interval, span)):
             rows = rows.filter(~np.isin(rows["open_time"].to_numpy(), flat))
         if not rows.num_rows:

@@ -61,7 +61,9 @@ class Run:
 
     async def artifact(self, role: str, manifest: Manifest) -> None:
         "Note what the run has produced or used: `model`, `dataset`, `report`."
-        await self.log(artifacts=self.experiment.artifacts | {role: f"{manifest.kind}/{manifest.name}/{manifest.version}"})
+        await self.log(
+            artifacts=self.experiment.artifacts | {role: f"{manifest.kind}/{manifest.name}/{manifest.version}"}
+        )
 
 
 @asynccontextmanager
@@ -121,6 +123,7 @@ def best(
     able = [o for o in runs if o.status == "finished" and o.metrics.get(metric) is not None]
     if not able:
         raise NotFound(
-            f"expected a finished run with metric {metric}, found none among {len(runs)}", "log the metric, or ask for another"
+            f"expected a finished run with metric {metric}, found none among {len(runs)}",
+            "log the metric, or ask for another",
         )
     return (min if lowest else max)(able, key=lambda o: o.metrics[metric] or 0.0)

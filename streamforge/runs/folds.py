@@ -153,7 +153,10 @@ def fold_folder(
     notebook: Path | None = None,  # the packaged pipeline unless told
 ) -> Path:  # `OUTPUT/fold-0-1a2b3c4d5e6f`
     "Where a fold keeps its executed notebook and its result."
-    return Path(parameters.output) / f"fold-{parameters.fold}-{fold_key(parameters, notebook or pipelines_dir() / FOLD)[:12]}"
+    return (
+        Path(parameters.output)
+        / f"fold-{parameters.fold}-{fold_key(parameters, notebook or pipelines_dir() / FOLD)[:12]}"
+    )
 
 
 def read_result(
@@ -166,7 +169,8 @@ def read_result(
         return msgspec.json.decode((folder / RESULT).read_bytes(), type=FoldResult)
     except msgspec.MsgspecError as error:
         raise DamagedArtifact(
-            f"expected the result of a fold in '{folder / RESULT}', found {error}", "delete the file and run the fold again"
+            f"expected the result of a fold in '{folder / RESULT}', found {error}",
+            "delete the file and run the fold again",
         ) from None
 
 
@@ -223,7 +227,8 @@ async def run_fold(
         await run_notebook(notebook, told, folder / EXECUTED, timeout=timeout, progress=progress)
         if not (folder / PARTIAL).exists():
             raise BadSetting(
-                f"expected {notebook.name} to end with write_result, found no result in '{folder}'", "let its last cell write one"
+                f"expected {notebook.name} to end with write_result, found no result in '{folder}'",
+                "let its last cell write one",
             )
     except StreamForgeError as error:
         (folder / ERROR).write_bytes(

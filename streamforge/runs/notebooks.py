@@ -29,7 +29,8 @@ def pipelines_dir() -> Path:
         if folder.is_dir():
             return folder
     raise NotFound(
-        f"expected pipelines in '{package}' or beside it, found none", "install the wheel again, or work in a whole clone"
+        f"expected pipelines in '{package}' or beside it, found none",
+        "install the wheel again, or work in a whole clone",
     )
 
 
@@ -43,7 +44,8 @@ def check_parameters(
         from papermill import inspect_notebook
     except ModuleNotFoundError as error:
         raise BadConfig(
-            f"expected papermill for running {notebook.name}, found no module '{error.name}'", "install streamforge[lab,ml]"
+            f"expected papermill for running {notebook.name}, found no module '{error.name}'",
+            "install streamforge[lab,ml]",
         ) from None
     if not notebook.is_file():
         raise NotFound(f"expected a notebook '{notebook}', found none", f"see {notebook.parent} for those there are")
@@ -58,7 +60,9 @@ def check_parameters(
     for name, about in known.items():
         if about["default"] == "None" and given.get(name) is None:
             raise BadSetting(
-                f"expected parameter '{name}' for {notebook.name}, found none", about["help"] or "give it a value", field=name
+                f"expected parameter '{name}' for {notebook.name}, found none",
+                about["help"] or "give it a value",
+                field=name,
             )
 
 
@@ -76,7 +80,14 @@ def _kernels(started: list[Any]) -> type:
         @property
         def kernel_spec(self) -> KernelSpec:
             return KernelSpec(
-                argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--IPKernelApp.log_level=40"],
+                argv=[
+                    sys.executable,
+                    "-m",
+                    "ipykernel_launcher",
+                    "-f",
+                    "{connection_file}",
+                    "--IPKernelApp.log_level=40",
+                ],
                 display_name="python3",
                 language="python",
             )
@@ -113,7 +124,8 @@ def _failed(notebook: Path, output: Path, error: Any) -> StreamForgeError:
     line = next((o.strip() for o in str(error.source).splitlines() if o.strip()), "")
     found: type[StreamForgeError] = kind if ours and kind else BadConfig
     return found(
-        f"expected every cell to run, found {where} (the cell begins `{line[:80]}`)", f"see the executed notebook {output}"
+        f"expected every cell to run, found {where} (the cell begins `{line[:80]}`)",
+        f"see the executed notebook {output}",
     )
 
 

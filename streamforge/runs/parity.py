@@ -56,7 +56,9 @@ def compare(
     theirs = replayed.open_time[replayed.decided & (replayed.open_time <= when[-1])]
     both, i, j = np.intersect1d(when, replayed.open_time, return_indices=True)
     action = np.array([ACTIONS.index(str(o)) for o in np.asarray(live["action"])[i]], np.int64)
-    other = (action != replayed.actions[j]) | (np.asarray(live["position"], np.float64)[i] != replayed.result.position[j])
+    other = (action != replayed.actions[j]) | (
+        np.asarray(live["position"], np.float64)[i] != replayed.result.position[j]
+    )
     apart = [
         np.abs(np.asarray(live[name], np.float64)[i] / told[j] - 1)
         for name, told in (("price", close), ("equity", replayed.result.equity))

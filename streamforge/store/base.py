@@ -47,7 +47,9 @@ class Schema(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if not self.key or any(o not in self.columns for o in self.key) or self.columns[self.key[-1]] != "int":
-            raise BadName(f"expected a key of known columns that ends with an int, found {self.key}", "correct the schema")
+            raise BadName(
+                f"expected a key of known columns that ends with an int, found {self.key}", "correct the schema"
+            )
 
 
 CANDLES = Schema(
@@ -267,9 +269,9 @@ class Store(Rows, Documents, Protocol):
 
 # %% ../../nbs/21_store/01_base.ipynb #e5957280
 ADAPTERS = {
-    "sqlite": "streamforge.store.sql:SqlStore",
-    "postgresql": "streamforge.store.sql:SqlStore",
-    "arangodb": "streamforge.store.arango:ArangoStore",
+    "sqlite": "streamforge.store.sql.store:SqlStore",
+    "postgresql": "streamforge.store.sql.store:SqlStore",
+    "arangodb": "streamforge.store.arango.store:ArangoStore",
 }
 
 

@@ -80,4 +80,6 @@ def random_agents(
 ) -> Backtest:  # arrays of (T, n): one column per agent
     "Agents with somebody's habits and no idea, on one market; raises `BadSetting`, `BadCandles`."
     opens, closes = (np.repeat(np.asarray(o, np.float64)[:, None], n, axis=1) for o in (open, close))
-    return backtest(opens, closes, random_actions(len(opens), n, turnover=turnover, exposure=exposure, seed=seed), costs)
+    return backtest(
+        opens, closes, random_actions(len(opens), n, turnover=turnover, exposure=exposure, seed=seed), costs
+    )

@@ -113,7 +113,9 @@ async def relations(
     table = await store.read(collection, where={"graph": graph}, end=None if at is None else at + 1)
     if not table.num_rows:
         raise NotFound(
-            f"expected edges of graph '{graph}' in '{collection}', found none", "run a graph-builder first", field="graph"
+            f"expected edges of graph '{graph}' in '{collection}', found none",
+            "run a graph-builder first",
+            field="graph",
         )
     latest = pc.max(table["open_time"]).as_py()
     edges = table.filter(pc.equal(table["open_time"], latest)).select(["source", "target", "weight"]).to_pylist()
@@ -165,7 +167,9 @@ def page_routes(store: Store, bus: Bus) -> APIRouter:
         return await cached("graphs", 5.0, graphs)
 
     @router.get("/api/candles")
-    async def get_candles(collection: str, symbol: str, interval: str, last: int = Query(300, ge=1, le=5_000)) -> dict[str, Any]:
+    async def get_candles(
+        collection: str, symbol: str, interval: str, last: int = Query(300, ge=1, le=5_000)
+    ) -> dict[str, Any]:
         return await chart(store, check_name(collection, "collection"), symbol, interval, last)
 
     @router.get("/api/graph")

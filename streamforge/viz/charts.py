@@ -95,7 +95,9 @@ def _add_decisions(figure: "Figure", table: Any, decisions: Any) -> None:
     at = {int(o): k for k, o in enumerate(table["open_time"])}
     low, high = np.array(table["low"], np.float64), np.array(table["high"], np.float64)
     made = [
-        (at[int(t)], _ACTIONS.get(a, a)) for t, a in zip(decisions["open_time"], decisions["action"], strict=True) if int(t) in at
+        (at[int(t)], _ACTIONS.get(a, a))
+        for t, a in zip(decisions["open_time"], decisions["action"], strict=True)
+        if int(t) in at
     ]
     moments = _moments(table["open_time"])
     for action, symbol, colour, edge in (
@@ -104,7 +106,9 @@ def _add_decisions(figure: "Figure", table: Any, decisions: Any) -> None:
     ):
         where = [k for k, o in made if o == action]
         marker = {"symbol": symbol, "size": 10, "color": colour, "line": {"width": 1, "color": "white"}}
-        figure.add_trace(Scatter(x=moments[where], y=edge[where], name=action, mode="markers", marker=marker), row=1, col=1)
+        figure.add_trace(
+            Scatter(x=moments[where], y=edge[where], name=action, mode="markers", marker=marker), row=1, col=1
+        )
 
 
 # %% ../../nbs/50_viz/01_charts.ipynb #1f8b552f
@@ -129,7 +133,9 @@ def candlestick(
         row = 1 if name.startswith(_ON_PRICE) else 2 + families.index(name.split("_")[0])
         line = {"width": 1.2, "color": _COLOURS[(k + 2) % len(_COLOURS)]}
         figure.add_trace(
-            Scatter(x=moments, y=_numbers(table[name], len(moments), name), name=name, mode="lines", line=line), row=row, col=1
+            Scatter(x=moments, y=_numbers(table[name], len(moments), name), name=name, mode="lines", line=line),
+            row=row,
+            col=1,
         )
     if decisions is not None:
         _add_decisions(figure, table, decisions)
@@ -157,7 +163,13 @@ def _edge_lines(place: np.ndarray, pairs: dict[tuple[int, int], float]) -> list[
         xy = ends.reshape(-1, 2)
         traces.append(
             Scatter(
-                x=xy[:, 0], y=xy[:, 1], mode="lines", line=line, opacity=0.1 + 0.15 * strength, hoverinfo="skip", showlegend=False
+                x=xy[:, 0],
+                y=xy[:, 1],
+                mode="lines",
+                line=line,
+                opacity=0.1 + 0.15 * strength,
+                hoverinfo="skip",
+                showlegend=False,
             )
         )
     return traces
@@ -169,7 +181,8 @@ def _undirected(count: int, edges: Any, weights: Any) -> dict[tuple[int, int], f
     index = np.asarray(edges, np.int64).reshape(2, -1)
     if index.size and (index.min() < 0 or index.max() >= count):
         raise BadData(
-            f"expected edges between nodes 0 to {count - 1}, found {index.min()} to {index.max()}", "pass indices into symbols"
+            f"expected edges between nodes 0 to {count - 1}, found {index.min()} to {index.max()}",
+            "pass indices into symbols",
         )
     strengths = _numbers(weights, index.shape[1], "weights")
     return {(int(min(a, b)), int(max(a, b))): float(w) for (a, b), w in zip(index.T, strengths, strict=True) if a != b}
@@ -223,7 +236,9 @@ def relation_graph(
     angle = 2 * np.pi * np.arange(len(symbols)) / max(len(symbols), 1)
     place = np.stack([np.sin(angle), np.cos(angle)], 1)
     figure = _styled(Figure([*_edge_lines(place, pairs), _nodes(symbols, place, pairs, values)]), 480, title)
-    figure.update_xaxes(visible=False, range=(-1.6, 1.6)).update_yaxes(visible=False, range=(-1.3, 1.3), scaleanchor="x")
+    figure.update_xaxes(visible=False, range=(-1.6, 1.6)).update_yaxes(
+        visible=False, range=(-1.3, 1.3), scaleanchor="x"
+    )
     return figure.update_layout(hovermode="closest")
 
 
@@ -252,17 +267,25 @@ def equity_curves(
                 "opacity": 0.2,
             }
             figure.add_trace(
-                Scatter(**band, fillcolor=colour, hoverinfo="skip", name=f"{name}, 5 to 95%", legendgroup=name), row=1, col=1
+                Scatter(**band, fillcolor=colour, hoverinfo="skip", name=f"{name}, 5 to 95%", legendgroup=name),
+                row=1,
+                col=1,
             )
         line = {"width": 1.6, "color": colour}
         figure.add_trace(
-            Scatter(x=x, y=_numbers(middle, len(x), name), name=name, mode="lines", line=line, legendgroup=name), row=1, col=1
+            Scatter(x=x, y=_numbers(middle, len(x), name), name=name, mode="lines", line=line, legendgroup=name),
+            row=1,
+            col=1,
         )
         drawdown = np.median(runs / np.maximum.accumulate(runs, 1) - 1, 0)
         figure.add_trace(
-            Scatter(x=x, y=drawdown, name=name, mode="lines", line=line | {"width": 1}, legendgroup=name, showlegend=False),
+            Scatter(
+                x=x, y=drawdown, name=name, mode="lines", line=line | {"width": 1}, legendgroup=name, showlegend=False
+            ),
             row=2,
             col=1,
         )
-    figure.update_yaxes(type="log", title="equity", row=1, col=1).update_yaxes(tickformat=".0%", title="drawdown", row=2, col=1)
+    figure.update_yaxes(type="log", title="equity", row=1, col=1).update_yaxes(
+        tickformat=".0%", title="drawdown", row=2, col=1
+    )
     return _styled(figure, 480, title)

@@ -26,9 +26,12 @@ def _columns(rows: Any, names: tuple[str, ...]) -> list[np.ndarray]:
     if len({len(o) for o in columns}) > 1:
         raise BadData(f"expected columns of one length, found {[len(o) for o in columns]}", "pass rows of one table")
     if not len(columns[0]):
-        raise BadData(f"expected rows with {', '.join(names)}, found none", "see whether anything was recorded in this range")
+        raise BadData(
+            f"expected rows with {', '.join(names)}, found none", "see whether anything was recorded in this range"
+        )
     return [
-        o if name in ("timestamp", "open_time", "side") else o.astype(np.float64) for name, o in zip(names, columns, strict=True)
+        o if name in ("timestamp", "open_time", "side") else o.astype(np.float64)
+        for name, o in zip(names, columns, strict=True)
     ]
 
 
@@ -82,7 +85,13 @@ def liquidity_map(
         mine = side == name
         z = _grid(times, prices, at[mine], units[mine], quantity[mine])
         figure.add_trace(
-            Heatmap(z=z, name=name, colorscale=colours, hovertemplate="%{x}<br>%{y}: %{z}<extra>" + name + "</extra>", **look)
+            Heatmap(
+                z=z,
+                name=name,
+                colorscale=colours,
+                hovertemplate="%{x}<br>%{y}: %{z}<extra>" + name + "</extra>",
+                **look,
+            )
         )
     if mid is not None:
         moments, line = _columns(mid, ("timestamp", "mid"))
@@ -90,7 +99,9 @@ def liquidity_map(
         ys = np.full(len(xs), np.nan)  # a gap in the line, too
         ys[np.searchsorted(xs, moments)] = line
         figure.add_trace(
-            Scatter(x=xs.astype("datetime64[ms]"), y=ys, name="mid", mode="lines", line={"color": "#222222", "width": 1.4})
+            Scatter(
+                x=xs.astype("datetime64[ms]"), y=ys, name="mid", mode="lines", line={"color": "#222222", "width": 1.4}
+            )
         )
     return _styled(figure, 460, title).update_layout(hovermode="closest")
 

@@ -53,11 +53,24 @@ async def measure(url: str, size: int) -> list[dict[str, object]]:
         try:
             manifest = await artifacts.put("datasets", NAME, {"data": content})
             for work, ours, peer in (
-                ("publish one file", lambda number: artifacts.put("datasets", NAME, {"data": content}, {"round": number}), peer_put),
+                (
+                    "publish one file",
+                    lambda number: artifacts.put("datasets", NAME, {"data": content}, {"round": number}),
+                    peer_put,
+                ),
                 ("read one file, checked", lambda number: artifacts.get(manifest, "data"), peer_get),
             ):
                 speed = [size / await best(peer) / 1e6, size / await best(ours) / 1e6]
-                found.append({"work": work, "unit": "MB/s", "ours": round(speed[1]), "peer": round(speed[0]), "peer_name": "minio client", "ratio": round(speed[1] / speed[0], 2)})
+                found.append(
+                    {
+                        "work": work,
+                        "unit": "MB/s",
+                        "ours": round(speed[1]),
+                        "peer": round(speed[0]),
+                        "peer_name": "minio client",
+                        "ratio": round(speed[1] / speed[0], 2),
+                    }
+                )
         finally:
             for old, _ in await asyncio.to_thread(raw.listed, f"datasets/{NAME}"):
                 await asyncio.to_thread(raw.remove, old)

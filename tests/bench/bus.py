@@ -28,7 +28,9 @@ def open_table(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, isolation_level=None, timeout=30)
     db.execute("PRAGMA journal_mode=WAL")
     db.execute("PRAGMA synchronous=OFF")  # it survives kill -9 and not a power cut, as ours
-    db.execute("CREATE TABLE IF NOT EXISTS queue (offset INTEGER PRIMARY KEY, key TEXT, value BLOB, headers BLOB, at INTEGER)")
+    db.execute(
+        "CREATE TABLE IF NOT EXISTS queue (offset INTEGER PRIMARY KEY, key TEXT, value BLOB, headers BLOB, at INTEGER)"
+    )
     return db
 
 
@@ -39,7 +41,9 @@ def write_table(db: sqlite3.Connection, rows: list[tuple]) -> None:
 
 
 def read_table(db: sqlite3.Connection, offset: int, limit: int = BATCH) -> list[tuple]:
-    return db.execute("SELECT offset, key, value, headers, at FROM queue WHERE offset > ? ORDER BY offset LIMIT ?", (offset, limit)).fetchall()
+    return db.execute(
+        "SELECT offset, key, value, headers, at FROM queue WHERE offset > ? ORDER BY offset LIMIT ?", (offset, limit)
+    ).fetchall()
 
 
 async def throughput(url: str, table: Path, count: int, partitions: int) -> list[dict]:
@@ -78,9 +82,18 @@ async def throughput(url: str, table: Path, count: int, partitions: int) -> list
     ]
 
 
-def line(work: str, unit: str, ours: float, peer: float | None, peer_name: str = PEER, *, less_is_better: bool = False) -> dict:
+def line(
+    work: str, unit: str, ours: float, peer: float | None, peer_name: str = PEER, *, less_is_better: bool = False
+) -> dict:
     ratio = None if not peer or not ours else round(peer / ours if less_is_better else ours / peer, 2)
-    return {"work": work, "unit": unit, "ours": round(ours, 3), "peer": peer and round(peer, 3), "peer_name": peer_name, "ratio": ratio}
+    return {
+        "work": work,
+        "unit": unit,
+        "ours": round(ours, 3),
+        "peer": peer and round(peer, 3),
+        "peer_name": peer_name,
+        "ratio": ratio,
+    }
 
 
 # -- other processes: `python bus.py ROLE ...`
@@ -123,7 +136,9 @@ async def idle(url: str, topic: str, seconds: float) -> None:
 
 
 def start(role: str, *args: object) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, __file__, role, *map(str, args)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, __file__, role, *map(str, args)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
 
 
 async def wake_up(url: str, table: Path, count: int, rate: float) -> list[dict]:
@@ -155,8 +170,22 @@ async def wake_up(url: str, table: Path, count: int, rate: float) -> list[dict]:
     writer.communicate()
     name = f"{PEER}, polled every 10 ms"
     return [
-        line(f"wake-up at {rate:.0f} records/s across processes, p50", "ms", statistics.median(ours), statistics.median(peer), name, less_is_better=True),
-        line(f"wake-up at {rate:.0f} records/s across processes, p99", "ms", statistics.quantiles(ours, n=100)[98], statistics.quantiles(peer, n=100)[98], name, less_is_better=True),
+        line(
+            f"wake-up at {rate:.0f} records/s across processes, p50",
+            "ms",
+            statistics.median(ours),
+            statistics.median(peer),
+            name,
+            less_is_better=True,
+        ),
+        line(
+            f"wake-up at {rate:.0f} records/s across processes, p99",
+            "ms",
+            statistics.quantiles(ours, n=100)[98],
+            statistics.quantiles(peer, n=100)[98],
+            name,
+            less_is_better=True,
+        ),
     ]
 
 
@@ -175,7 +204,16 @@ async def idle_cost(url: str, table: Path, seconds: float) -> list[dict]:
             read_table(db, 1 << 40)
         await asyncio.sleep(0.01)
     peer = time.process_time() - cpu
-    return [line("20 idle consumers in one process", "% of a core", 100 * used / seconds, 100 * peer / seconds, f"{PEER}, polled every 10 ms", less_is_better=True)]
+    return [
+        line(
+            "20 idle consumers in one process",
+            "% of a core",
+            100 * used / seconds,
+            100 * peer / seconds,
+            f"{PEER}, polled every 10 ms",
+            less_is_better=True,
+        )
+    ]
 
 
 async def bench(count: int) -> list[dict]:

@@ -23,14 +23,21 @@ from streamforge.core.settings import read_places
 from streamforge.messages.control import Event, encode_control
 from streamforge.messages.records import candles_of, encode
 from streamforge.store.base import CANDLES
-from streamforge.workers.base import serve
+from streamforge.workers.runtime.worker import serve
 
-ENV = {"QUEUE_ID": "wf-1", "TELEMETRY_PRODUCER_ID": "arango-connector__a", "TYPE": "api_candles_1h", "UPSTREAM": "loader-producer__a"}
+ENV = {
+    "QUEUE_ID": "wf-1",
+    "TELEMETRY_PRODUCER_ID": "arango-connector__a",
+    "TYPE": "api_candles_1h",
+    "UPSTREAM": "loader-producer__a",
+}
 
 
 async def fill(home: str, markets: tuple[str, ...]) -> int:
     "The topic, in time order, and the word that this is all."
-    rows = [o for s in markets for o in candles_of({k: v.to_numpy() for k, v in candles(s).items()}, s, "1h", 3_600_000)]
+    rows = [
+        o for s in markets for o in candles_of({k: v.to_numpy() for k, v in candles(s).items()}, s, "1h", 3_600_000)
+    ]
     rows.sort(key=lambda o: o.open_time)
     async with open_bus(read_places({"STREAMFORGE_HOME": home}).bus_url) as bus:
         await bus.create_topic("wf-1-data", TopicSpec(partitions=4))
@@ -38,7 +45,16 @@ async def fill(home: str, markets: tuple[str, ...]) -> int:
         for n in range(0, len(rows), 5_000):
             await bus.publish("wf-1-data", [Message(encode(o), o.symbol) for o in rows[n : n + 5_000]])
         ends = {"wf-1-data": await bus.end_offsets("wf-1-data")}
-        said = Event(queue_id="wf-1", producer="loader-producer__a", status="finished", instance="1", seq=0, timestamp=0.0, finished=True, end_offsets=ends)
+        said = Event(
+            queue_id="wf-1",
+            producer="loader-producer__a",
+            status="finished",
+            instance="1",
+            seq=0,
+            timestamp=0.0,
+            finished=True,
+            end_offsets=ends,
+        )
         await bus.publish("queue-events", [Message(encode_control(said), "wf-1")])
     return len(rows)
 
@@ -51,7 +67,10 @@ async def peer(home: str, count: int) -> None:
     db.execute("PRAGMA synchronous=NORMAL")
     db.execute(f"CREATE TABLE candles ({', '.join(names)}, PRIMARY KEY ({', '.join(CANDLES.key)})) WITHOUT ROWID")
     insert = f"INSERT OR REPLACE INTO candles VALUES ({', '.join('?' * len(names))})"
-    async with open_bus(read_places({"STREAMFORGE_HOME": home}).bus_url) as bus, bus.subscribe(["wf-1-data"], "peer") as subscription:
+    async with (
+        open_bus(read_places({"STREAMFORGE_HOME": home}).bus_url) as bus,
+        bus.subscribe(["wf-1-data"], "peer") as subscription,
+    ):
         done = 0
         while done < count:
             batch = await subscription.poll()
@@ -80,7 +99,15 @@ async def main(markets: int, rounds: int) -> list[dict]:
             best = {name: max(best.get(name, 0.0), count / seconds) for name, seconds in took.items()}
     about = {"work": f"topic to stored, enriched and published, {count:,} candles", "unit": "candles/s"}
     name = "json + sqlite3, candles only"
-    return [about | {"ours": round(best["ours"]), "peer": round(best["peer"]), "peer_name": name, "ratio": round(best["ours"] / best["peer"], 2)}]
+    return [
+        about
+        | {
+            "ours": round(best["ours"]),
+            "peer": round(best["peer"]),
+            "peer_name": name,
+            "ratio": round(best["ours"] / best["peer"], 2),
+        }
+    ]
 
 
 if __name__ == "__main__":

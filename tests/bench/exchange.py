@@ -15,8 +15,8 @@ import httpx
 
 from streamforge.core.samples import SYMBOLS
 from streamforge.core.times import TimeRange
-from streamforge.exchange.rest import BinanceRest
-from streamforge.exchange.simulator import Simulator, serve
+from streamforge.exchange.binance.rest import BinanceRest
+from streamforge.exchange.simulator.app import Simulator, serve
 
 SPAN = TimeRange.parse("2021-06-01:2022-10-14")  # 12,000 hours
 ROUNDS = 5

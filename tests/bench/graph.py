@@ -42,15 +42,37 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def beside(name: str, unit: str, amount: int, ours: Callable[[], object], peer: Callable[[], object], peer_name: str, rounds: int) -> dict:
+def beside(
+    name: str,
+    unit: str,
+    amount: int,
+    ours: Callable[[], object],
+    peer: Callable[[], object],
+    peer_name: str,
+    rounds: int,
+) -> dict:
     "Both sides in turn, after one round to warm up; amounts per second."
     ours(), peer()
     pairs = [(timed(ours), timed(peer)) for _ in range(rounds)]
     mine, theirs = (amount / statistics.median(o) for o in zip(*pairs, strict=True))
-    return {"work": name, "unit": unit, "ours": round(mine, 1), "peer": round(theirs, 1), "peer_name": peer_name, "ratio": round(mine / theirs, 2)}
+    return {
+        "work": name,
+        "unit": unit,
+        "ours": round(mine, 1),
+        "peer": round(theirs, 1),
+        "peer_name": peer_name,
+        "ratio": round(mine / theirs, 2),
+    }
 
 
-def step(model: GATv2Classifier, optimiser: torch.optim.Optimizer, x: torch.Tensor, edge_index: torch.Tensor, weight: torch.Tensor, label: torch.Tensor):
+def step(
+    model: GATv2Classifier,
+    optimiser: torch.optim.Optimizer,
+    x: torch.Tensor,
+    edge_index: torch.Tensor,
+    weight: torch.Tensor,
+    label: torch.Tensor,
+):
     optimiser.zero_grad()
     known = label >= 0
     binary_cross_entropy_with_logits(model(x, edge_index, weight)[known], label[known]).backward()
@@ -75,7 +97,10 @@ def training(data, graphs: list[Data], rounds: int) -> list[dict]:
         for o in DataLoader(graphs, batch_size=CONFIG.batch):
             step(model, optimiser, o.x, o.edge_index, o.edge_attr, o.y)
 
-    one, many = (beside("training epoch", "snapshots/s", ROWS, ours, *o, rounds) for o in ((alone, "PyG, a snapshot per step"), (collated, "PyG DataLoader, same batches")))
+    one, many = (
+        beside("training epoch", "snapshots/s", ROWS, ours, *o, rounds)
+        for o in ((alone, "PyG, a snapshot per step"), (collated, "PyG DataLoader, same batches"))
+    )
     one["peer"] = round(one["peer"] * len(few) / ROWS, 1)
     one["ratio"] = round(one["ours"] / one["peer"], 2)
     return [one, many]
@@ -100,7 +125,15 @@ def inference(panel, data, graphs: list[Data], card: ModelCard, model: GATv2Clas
     np.testing.assert_allclose(predictor.history(part)[CONFIG.window :], probabilities(model, data), atol=1e-6)
     return [
         beside("inference, row by row, graph included", "rows/s", 256, live, by_geometric, "PyG, graph given", rounds),
-        beside("inference, history, graph included", "rows/s", ROWS, lambda: predictor.history(part), lambda: probabilities(model, data), "PyG in batches of 512, graph given", rounds),
+        beside(
+            "inference, history, graph included",
+            "rows/s",
+            ROWS,
+            lambda: predictor.history(part),
+            lambda: probabilities(model, data),
+            "PyG in batches of 512, graph given",
+            rounds,
+        ),
     ]
 
 
@@ -122,7 +155,11 @@ def relations(panel, rounds: int) -> list[dict]:
         return table.rolling(CONFIG.window).corr()
 
     np.testing.assert_allclose(ours(), by_pandas(), atol=1e-12)
-    peers = ((by_pandas, "pandas DataFrame.corr"), (rolling, "pandas rolling.corr"), (by_numpy, "numpy.corrcoef (cannot miss rows)"))
+    peers = (
+        (by_pandas, "pandas DataFrame.corr"),
+        (rolling, "pandas rolling.corr"),
+        (by_numpy, "numpy.corrcoef (cannot miss rows)"),
+    )
     return [beside("correlation of a window", "windows/s", ROWS, ours, *o, rounds) for o in peers]
 
 
@@ -139,9 +176,19 @@ def main() -> None:
     data = stretch(panel, build(panel, CONFIG.window, 1, CONFIG.k, CONFIG.threshold), scaler, rows, CONFIG.horizon)
     singles = [data.batch(np.array([i])) for i in range(ROWS)]
     graphs = [Data(x=x, edge_index=edge_index, edge_attr=weight, y=label) for x, edge_index, weight, label in singles]
-    card = ModelCard(config=CONFIG, symbols=SYMBOLS, features=FEATURES, mean=tuple(scaler.mean.tolist()), std=tuple(scaler.std.tolist()))
+    card = ModelCard(
+        config=CONFIG,
+        symbols=SYMBOLS,
+        features=FEATURES,
+        mean=tuple(scaler.mean.tolist()),
+        std=tuple(scaler.std.tolist()),
+    )
     model = GATv2Classifier(len(FEATURES), CONFIG.hidden, CONFIG.heads, CONFIG.layers)
-    lines = [*relations(panel, asked.rounds), *inference(panel, data, graphs, card, model, asked.rounds), *training(data, graphs, asked.rounds)]
+    lines = [
+        *relations(panel, asked.rounds),
+        *inference(panel, data, graphs, card, model, asked.rounds),
+        *training(data, graphs, asked.rounds),
+    ]
     for line in lines:
         print(json.dumps(line))
     if asked.json:

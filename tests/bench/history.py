@@ -19,12 +19,12 @@ import numpy as np
 from msgspec.structs import replace
 
 from streamforge.core.times import TimeRange, iso
-from streamforge.exchange.answers import PAGE
-from streamforge.exchange.candle_files import CandleTable
-from streamforge.exchange.faults import Fault
-from streamforge.exchange.limits import BINANCE, Limiter
-from streamforge.exchange.simulator import Simulator, serve
-from streamforge.workers.base import run_worker as work
+from streamforge.exchange.binance.limits import BINANCE, Limiter
+from streamforge.exchange.binance.models import PAGE
+from streamforge.exchange.files import CandleTable
+from streamforge.exchange.simulator.app import Simulator, serve
+from streamforge.exchange.simulator.faults import Fault
+from streamforge.workers.runtime.worker import run_worker as work
 
 SYMBOLS = [f"MARKET{k}" for k in range(8)]
 FIRST, MINUTE = 1_609_459_200_000, 60_000  # 2021-01-01
@@ -39,9 +39,21 @@ def table(count: int) -> CandleTable:
     high, low = np.maximum(opens, close) + 1.25, np.minimum(opens, close) - 1.25
     volume, trades = np.round(random.uniform(1, 900, count), 5), random.integers(1, 5_000, count).astype(float)
     names = ("quote_asset_volume", "taker_buy_base_asset_volume", "taker_buy_quote_asset_volume")
-    extra = {"number_of_trades": trades} | dict(zip(names, (np.round(volume * o, 5) for o in (30_000, 0.5, 15_000)), strict=True))
+    extra = {"number_of_trades": trades} | dict(
+        zip(names, (np.round(volume * o, 5) for o in (30_000, 0.5, 15_000)), strict=True)
+    )
     moments = FIRST + MINUTE * np.arange(count, dtype=np.int64)
-    return CandleTable(symbol=SYMBOLS[0], interval="1m", open_time=moments, open=opens, high=high, low=low, close=close, volume=volume, extra=extra)
+    return CandleTable(
+        symbol=SYMBOLS[0],
+        interval="1m",
+        open_time=moments,
+        open=opens,
+        high=high,
+        low=low,
+        close=close,
+        volume=volume,
+        extra=extra,
+    )
 
 
 def exchange(pipe, count: int) -> None:
@@ -51,7 +63,9 @@ def exchange(pipe, count: int) -> None:
         walk = table(count)
         simulator = Simulator({o: replace(walk, symbol=o) for o in SYMBOLS})
         rendered, *others = simulator.markets.values()
-        rendered.rows(0, count)  # now, and once for all: this process has the loader's cores to itself until the load begins
+        rendered.rows(
+            0, count
+        )  # now, and once for all: this process has the loader's cores to itself until the load begins
         for o in others:
             o._block, o._ends = rendered._block, rendered._ends
         simulator.faults.add(Fault(kind="slow", seconds=LATENCY, times=0))
@@ -73,8 +87,16 @@ def bound(count: int) -> float:
 def load(url: str, home: str, days: int) -> int:
     "The worker from its environment to its exit code, as the process that it is."
     span = TimeRange(FIRST, FIRST + days * 24 * 60 * MINUTE)
-    env = {"STREAMFORGE_HOME": home, "QUEUE_ID": "wf-history", "TELEMETRY_PRODUCER_ID": "loader__bench", "SYMBOL": ",".join(SYMBOLS), "TYPE": "api_candles_1m"}
-    return work("loader-producer", env | {"TIME_RANGE": f"{iso(span.start)[:10]}:{iso(span.end)[:10]}", "BINANCE_API_URL": url})
+    env = {
+        "STREAMFORGE_HOME": home,
+        "QUEUE_ID": "wf-history",
+        "TELEMETRY_PRODUCER_ID": "loader__bench",
+        "SYMBOL": ",".join(SYMBOLS),
+        "TYPE": "api_candles_1m",
+    }
+    return work(
+        "loader-producer", env | {"TIME_RANGE": f"{iso(span.start)[:10]}:{iso(span.end)[:10]}", "BINANCE_API_URL": url}
+    )
 
 
 def main(days: int) -> list[dict]:
@@ -95,7 +117,16 @@ def main(days: int) -> list[dict]:
         raise SystemExit(f"expected a loader that ends with 0, found {code}")
     sys.stderr.write(f"{took:.1f} s, bound {bound(count):.1f} s; cpu of the loader {cpu:.1f} s; exchange: {served}\n")
     work_name = f"history load: {len(SYMBOLS)} markets x {days} days of 1m candles, 100 ms latency, {len(SYMBOLS) * count / took:,.0f} candles/s"
-    return [{"work": work_name, "unit": "s", "ours": round(took, 2), "peer": round(bound(count), 2), "peer_name": "the weight limit alone", "ratio": round(bound(count) / took, 3)}]
+    return [
+        {
+            "work": work_name,
+            "unit": "s",
+            "ours": round(took, 2),
+            "peer": round(bound(count), 2),
+            "peer_name": "the weight limit alone",
+            "ratio": round(bound(count) / took, 3),
+        }
+    ]
 
 
 if __name__ == "__main__":

@@ -27,7 +27,10 @@ def market(n: int) -> pd.DataFrame:
     rng = np.random.default_rng(11)
     close = np.exp(rng.normal(0, 0.004, n).cumsum() + 10)
     open = np.concatenate([close[:1], close[:-1]])
-    high, low = np.maximum(open, close) * (1 + rng.random(n) * 0.003), np.minimum(open, close) * (1 - rng.random(n) * 0.003)
+    high, low = (
+        np.maximum(open, close) * (1 + rng.random(n) * 0.003),
+        np.minimum(open, close) * (1 - rng.random(n) * 0.003),
+    )
     columns = {"open": open, "high": high, "low": low, "close": close, "volume": rng.exponential(100, n)}
     return pd.DataFrame({"open_time": np.arange(n) * 3_600_000, **columns})
 
@@ -44,10 +47,18 @@ def with_numpy(high: np.ndarray, low: np.ndarray, close: np.ndarray, volume: np.
     return lacking + [moving_sum((high + low + close) / 3 * volume, 24) / moving_sum(volume, 24)] if vwap else lacking
 
 
-def by_talib(open_time: np.ndarray, open: np.ndarray, high: np.ndarray, low: np.ndarray, close: np.ndarray, volume: np.ndarray) -> list:
+def by_talib(
+    open_time: np.ndarray, open: np.ndarray, high: np.ndarray, low: np.ndarray, close: np.ndarray, volume: np.ndarray
+) -> list:
     "The fifteen columns with TA-Lib."
     averages = [talib.SMA(close, 20), talib.EMA(close, 12), talib.EMA(close, 26)]
-    others = [talib.RSI(close), *talib.MACD(close), *talib.BBANDS(close, 20, 2.0, 2.0), talib.ATR(high, low, close), talib.OBV(close, volume)]
+    others = [
+        talib.RSI(close),
+        *talib.MACD(close),
+        *talib.BBANDS(close, 20, 2.0, 2.0),
+        talib.ATR(high, low, close),
+        talib.OBV(close, volume),
+    ]
     return averages + others + with_numpy(high, low, close, volume, vwap=True)
 
 
@@ -73,7 +84,9 @@ def by_ta(table: pd.DataFrame) -> list:
     ]
 
 
-def beside(work: str, candles: int, ours: Callable, peer: Callable, peer_name: str, peer_candles: int = 0, rounds: int = 5) -> dict:
+def beside(
+    work: str, candles: int, ours: Callable, peer: Callable, peer_name: str, peer_candles: int = 0, rounds: int = 5
+) -> dict:
     "Median speeds of both sides over alternating rounds."
     seconds: tuple[list[float], list[float]] = ([], [])
     ours(), peer()
@@ -83,7 +96,14 @@ def beside(work: str, candles: int, ours: Callable, peer: Callable, peer_name: s
             run()
             seconds[side].append(time.perf_counter() - start)
     speed, theirs = candles / statistics.median(seconds[0]), (peer_candles or candles) / statistics.median(seconds[1])
-    return {"work": work, "unit": "candles/s", "ours": round(speed), "peer": round(theirs), "peer_name": peer_name, "ratio": round(speed / theirs, 3)}
+    return {
+        "work": work,
+        "unit": "candles/s",
+        "ours": round(speed),
+        "peer": round(theirs),
+        "peer_name": peer_name,
+        "ratio": round(speed / theirs, 3),
+    }
 
 
 def histories(table: pd.DataFrame) -> list[dict]:
@@ -104,7 +124,9 @@ def histories(table: pd.DataFrame) -> list[dict]:
         ("obv",): lambda: talib.OBV(close, volume),
     }
     for names, peer in single.items():
-        found.append(beside(f"history, {names[0]}", n, lambda names=names: Enricher(names).history(*columns), peer, "TA-Lib"))
+        found.append(
+            beside(f"history, {names[0]}", n, lambda names=names: Enricher(names).history(*columns), peer, "TA-Lib")
+        )
     return found
 
 

@@ -29,7 +29,9 @@ RATE, WARM, KEYS = 200, 2, [f"MARKET{i}USDT" for i in range(24)]
 
 def decide(value: bytes) -> bytes:
     tick = json.loads(value)
-    return json.dumps({"symbol": tick["symbol"], "action": "hold", "price": tick["close"], "sent": tick["sent"]}).encode()
+    return json.dumps(
+        {"symbol": tick["symbol"], "action": "hold", "price": tick["close"], "sent": tick["sent"]}
+    ).encode()
 
 
 async def echo_ours(ticks: str, decisions: str) -> None:
@@ -37,16 +39,27 @@ async def echo_ours(ticks: str, decisions: str) -> None:
         await bus.publish(decisions, [])
         print("ready", flush=True)
         publishing: set[asyncio.Task] = set()
-        async for batch in member.batches():  # as the peer does, the next tick is read before the last decision is acknowledged
-            publishing.add(asyncio.create_task(bus.publish(decisions, [Message(decide(o.value), key=o.key) for o in batch.records])))
+        async for (
+            batch
+        ) in member.batches():  # as the peer does, the next tick is read before the last decision is acknowledged
+            publishing.add(
+                asyncio.create_task(
+                    bus.publish(decisions, [Message(decide(o.value), key=o.key) for o in batch.records])
+                )
+            )
             if len(publishing) >= 64:
                 await asyncio.wait(publishing, return_when=asyncio.FIRST_COMPLETED)
             publishing -= {o for o in publishing if o.done() and o.result()}
 
 
 async def echo_aiokafka(ticks: str, decisions: str) -> None:
-    consumer = AIOKafkaConsumer(ticks, bootstrap_servers=PLACE, group_id=ticks, enable_auto_commit=False, auto_offset_reset="earliest")
-    async with consumer, AIOKafkaProducer(bootstrap_servers=PLACE, acks="all", enable_idempotence=True, linger_ms=0) as producer:
+    consumer = AIOKafkaConsumer(
+        ticks, bootstrap_servers=PLACE, group_id=ticks, enable_auto_commit=False, auto_offset_reset="earliest"
+    )
+    async with (
+        consumer,
+        AIOKafkaProducer(bootstrap_servers=PLACE, acks="all", enable_idempotence=True, linger_ms=0) as producer,
+    ):
         print("ready", flush=True)
         while True:
             for rows in (await consumer.getmany(timeout_ms=1000)).values():
@@ -60,7 +73,12 @@ async def drive(role: str, seconds: float) -> list[float]:
     async with open_bus(f"kafka://{PLACE}") as bus:
         await bus.create_topic(ticks, TopicSpec(partitions=8))
         await bus.create_topic(decisions)
-        echo = await asyncio.to_thread(subprocess.Popen, [sys.executable, __file__, "--role", role, ticks, decisions], stdout=subprocess.PIPE, text=True)
+        echo = await asyncio.to_thread(
+            subprocess.Popen,
+            [sys.executable, __file__, "--role", role, ticks, decisions],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         assert await asyncio.to_thread(echo.stdout.readline) == "ready\n"
         consumer = AIOKafkaConsumer(bootstrap_servers=PLACE, auto_offset_reset="earliest")
         async with consumer, AIOKafkaProducer(bootstrap_servers=PLACE, linger_ms=0) as producer:
@@ -91,7 +109,17 @@ async def measure(consumer: AIOKafkaConsumer, producer: AIOKafkaProducer, ticks:
     for i in range(count):
         await asyncio.sleep(max(0.0, start + i / RATE - time.monotonic()))
         sent.append(time.monotonic_ns())
-        tick = {"symbol": KEYS[i % 24], "interval": "1m", "open_time": i, "open": 1.0, "high": 1.0, "low": 1.0, "close": 1.0 + i, "volume": 1.0, "sent": sent[-1]}
+        tick = {
+            "symbol": KEYS[i % 24],
+            "interval": "1m",
+            "open_time": i,
+            "open": 1.0,
+            "high": 1.0,
+            "low": 1.0,
+            "close": 1.0 + i,
+            "volume": 1.0,
+            "sent": sent[-1],
+        }
         await producer.send(ticks, json.dumps(tick).encode(), key=KEYS[i % 24].encode())
     await asyncio.wait_for(collecting, 30)
     return [found[o] for o in sent[RATE * WARM :]]
@@ -108,7 +136,16 @@ async def bench(seconds: float, rounds: int) -> list[dict]:
     out = []
     for name, values in (("p50", p50), ("p99", p99)):
         ours, peer = statistics.median(values["ours"]), statistics.median(values["aiokafka"])
-        out.append({"work": f"tick to decision at {RATE}/s, 8 partitions, {name}, median of {rounds} rounds of {seconds:g} s", "unit": "ms", "ours": round(ours, 2), "peer": round(peer, 2), "peer_name": "bare aiokafka, getmany + idempotent send, linger 0", "ratio": round(peer / ours, 2)})
+        out.append(
+            {
+                "work": f"tick to decision at {RATE}/s, 8 partitions, {name}, median of {rounds} rounds of {seconds:g} s",
+                "unit": "ms",
+                "ours": round(ours, 2),
+                "peer": round(peer, 2),
+                "peer_name": "bare aiokafka, getmany + idempotent send, linger 0",
+                "ratio": round(peer / ours, 2),
+            }
+        )
     return out
 
 

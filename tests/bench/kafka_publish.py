@@ -56,14 +56,24 @@ async def publish_confluent(topic: str, count: int) -> float:
     from confluent_kafka import Producer
 
     failed: list[object] = []
-    producer = Producer({"bootstrap.servers": PLACE, "enable.idempotence": True, "partitioner": "murmur2_random", "linger.ms": 20, "batch.size": 256 * 1024})
+    producer = Producer(
+        {
+            "bootstrap.servers": PLACE,
+            "enable.idempotence": True,
+            "partitioner": "murmur2_random",
+            "linger.ms": 20,
+            "batch.size": 256 * 1024,
+        }
+    )
     producer.produce(topic, b"", b"warm")
     producer.flush()
     began = time.perf_counter()
     for i in range(count):
         while True:
             try:
-                producer.produce(topic, VALUE, KEYS[i % 24], on_delivery=lambda error, _: failed.append(error) if error else None)
+                producer.produce(
+                    topic, VALUE, KEYS[i % 24], on_delivery=lambda error, _: failed.append(error) if error else None
+                )
                 break
             except BufferError:
                 producer.poll(0.05)
@@ -85,24 +95,38 @@ async def read_ours(topic: str, count: int) -> float:
 
 
 async def read_aiokafka(topic: str, count: int) -> float:
-    async with AIOKafkaConsumer(topic, bootstrap_servers=PLACE, group_id=f"{topic}-peer", auto_offset_reset="earliest", enable_auto_commit=False) as consumer:
+    async with AIOKafkaConsumer(
+        topic, bootstrap_servers=PLACE, group_id=f"{topic}-peer", auto_offset_reset="earliest", enable_auto_commit=False
+    ) as consumer:
         began, seen = time.perf_counter(), 0
         while seen < count:
             found = await consumer.getmany(timeout_ms=1000, max_records=BATCH)
             seen += sum(len(o) for o in found.values())
-            await consumer.commit({pair: rows[-1].offset + 1 for pair, rows in found.items()} or {TopicPartition(topic, 0): 0})
+            await consumer.commit(
+                {pair: rows[-1].offset + 1 for pair, rows in found.items()} or {TopicPartition(topic, 0): 0}
+            )
         return count / (time.perf_counter() - began)
 
 
 async def read_confluent(topic: str, count: int) -> float:
     from confluent_kafka import Consumer
 
-    consumer = Consumer({"bootstrap.servers": PLACE, "group.id": f"{topic}-librdkafka", "auto.offset.reset": "earliest", "enable.auto.commit": False})
+    consumer = Consumer(
+        {
+            "bootstrap.servers": PLACE,
+            "group.id": f"{topic}-librdkafka",
+            "auto.offset.reset": "earliest",
+            "enable.auto.commit": False,
+        }
+    )
     consumer.subscribe([topic])
     first = consumer.consume(1, 30)
     began, seen = time.perf_counter(), len(first)
     while seen < count:
-        rows = [(o.topic(), o.partition(), o.offset(), o.key(), o.value(), o.timestamp()) for o in consumer.consume(BATCH, 1)]
+        rows = [
+            (o.topic(), o.partition(), o.offset(), o.key(), o.value(), o.timestamp())
+            for o in consumer.consume(BATCH, 1)
+        ]
         seen += len(rows)
         if rows:
             consumer.commit(asynchronous=False)
@@ -110,19 +134,30 @@ async def read_confluent(topic: str, count: int) -> float:
     return count / (time.perf_counter() - began)
 
 
-ROLES = {o.__name__: o for o in (publish_ours, publish_aiokafka, publish_confluent, read_ours, read_aiokafka, read_confluent)}
+ROLES = {
+    o.__name__: o for o in (publish_ours, publish_aiokafka, publish_confluent, read_ours, read_aiokafka, read_confluent)
+}
 
 
 def child(role: str, topic: str, count: int) -> float:
     "One variant in a fresh process."
-    done = subprocess.run([sys.executable, __file__, "--role", role, topic, str(count)], capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        [sys.executable, __file__, "--role", role, topic, str(count)], capture_output=True, text=True, timeout=600
+    )
     if done.returncode:
         raise SystemExit(f"{role} failed:\n{done.stderr[-2000:]}")
     return float(done.stdout.split()[-1])
 
 
 def importable(name: str) -> bool:
-    found = subprocess.run([sys.executable, "-c", f"import {name}"], env=os.environ | {"PYTHONPATH": os.environ.get("PEERS", "")}, capture_output=True).returncode == 0
+    found = (
+        subprocess.run(
+            [sys.executable, "-c", f"import {name}"],
+            env=os.environ | {"PYTHONPATH": os.environ.get("PEERS", "")},
+            capture_output=True,
+        ).returncode
+        == 0
+    )
     if not found:
         print(f"{name} cannot be imported and is left out; --peers names the folder where it is", file=sys.stderr)
     return found
@@ -136,17 +171,35 @@ async def bench(count: int, rounds: int) -> list[dict]:
             for name in ["ours", *peers]:
                 topic = f"bench-{secrets.token_hex(4)}"
                 await bus.create_topic(topic, TopicSpec(partitions=PARTITIONS))
-                found.setdefault(f"publish_{name}", []).append(await asyncio.to_thread(child, f"publish_{name}", topic, count))
+                found.setdefault(f"publish_{name}", []).append(
+                    await asyncio.to_thread(child, f"publish_{name}", topic, count)
+                )
                 if name == "ours":
                     for reader in ["ours", *peers]:
-                        found.setdefault(f"read_{reader}", []).append(await asyncio.to_thread(child, f"read_{reader}", topic, count))
+                        found.setdefault(f"read_{reader}", []).append(
+                            await asyncio.to_thread(child, f"read_{reader}", topic, count)
+                        )
                 await bus.delete_topic(topic)
     out = []
-    names = {"aiokafka": ("aiokafka `send`, idempotent", "aiokafka getmany + commit"), "confluent": ("confluent-kafka produce, linger 20, 256 KiB", "confluent-kafka consume(5000) + commit")}
-    for i, (what, work) in enumerate((("publish", "publish, acks=all, idempotent"), ("read", "read as records and commit every batch"))):
+    names = {
+        "aiokafka": ("aiokafka `send`, idempotent", "aiokafka getmany + commit"),
+        "confluent": ("confluent-kafka produce, linger 20, 256 KiB", "confluent-kafka consume(5000) + commit"),
+    }
+    for i, (what, work) in enumerate(
+        (("publish", "publish, acks=all, idempotent"), ("read", "read as records and commit every batch"))
+    ):
         for peer in peers:
             ours, theirs = (statistics.median(found[f"{what}_{o}"]) for o in ("ours", peer))
-            out.append({"work": f"{work}: {count:,} records of 284 bytes, 24 keys, 8 partitions", "unit": "records/s", "ours": round(ours), "peer": round(theirs), "peer_name": names[peer][i], "ratio": round(ours / theirs, 2)})
+            out.append(
+                {
+                    "work": f"{work}: {count:,} records of 284 bytes, 24 keys, 8 partitions",
+                    "unit": "records/s",
+                    "ours": round(ours),
+                    "peer": round(theirs),
+                    "peer_name": names[peer][i],
+                    "ratio": round(ours / theirs, 2),
+                }
+            )
     return out
 
 

@@ -21,9 +21,51 @@ from pathlib import Path
 
 BATCH = 10_000  # records that a sink asks for at once: the connector's default, and the same for all
 MOST = 330  # seconds of measuring: no round begins that would end later
-FIELDS = ["symbol", "interval", "open_time", "open", "high", "low", "close", "volume", "close_time", "quote_asset_volume", "number_of_trades", "taker_buy_base_asset_volume", "taker_buy_quote_asset_volume"]
+FIELDS = [
+    "symbol",
+    "interval",
+    "open_time",
+    "open",
+    "high",
+    "low",
+    "close",
+    "volume",
+    "close_time",
+    "quote_asset_volume",
+    "number_of_trades",
+    "taker_buy_base_asset_volume",
+    "taker_buy_quote_asset_volume",
+]
 TEXT, WHOLE = ("symbol", "interval"), ("open_time", "close_time", "number_of_trades")
-SYMBOLS = [f"{o}USDT" for o in ["BTC", "ETH", "BNB", "SOL", "XRP", "ADA", "DOGE", "TRX", "DOT", "LTC", "LINK", "AVAX", "UNI", "ATOM", "XLM", "ETC", "FIL", "APT", "ARB", "OP", "NEAR", "INJ", "SUI", "PEPE"]]
+SYMBOLS = [
+    f"{o}USDT"
+    for o in [
+        "BTC",
+        "ETH",
+        "BNB",
+        "SOL",
+        "XRP",
+        "ADA",
+        "DOGE",
+        "TRX",
+        "DOT",
+        "LTC",
+        "LINK",
+        "AVAX",
+        "UNI",
+        "ATOM",
+        "XLM",
+        "ETC",
+        "FIL",
+        "APT",
+        "ARB",
+        "OP",
+        "NEAR",
+        "INJ",
+        "SUI",
+        "PEPE",
+    ]
+]
 PEERS = {"faststream": "faststream", "quix": "quixstreams", "confluent": "confluent_kafka", "aiokafka": "aiokafka"}
 
 
@@ -32,7 +74,21 @@ def values(count: int) -> list[tuple[str, bytes]]:
     made, start = [], 1_700_000_000_000
     for n in range(count):
         opened, price, volume = start + n // 24 * 60_000, round(100 + n % 997 * 0.01, 2), round(1 + n % 89 * 0.25, 2)
-        row = (SYMBOLS[n % 24], "1m", opened, price, price + 1, price - 1, round(price + 0.5, 2), volume, opened + 59_999, round(volume * price, 2), n % 1523, volume / 2, round(volume * price / 2, 2))
+        row = (
+            SYMBOLS[n % 24],
+            "1m",
+            opened,
+            price,
+            price + 1,
+            price - 1,
+            round(price + 0.5, 2),
+            volume,
+            opened + 59_999,
+            round(volume * price, 2),
+            n % 1523,
+            volume / 2,
+            round(volume * price / 2, 2),
+        )
         made.append((SYMBOLS[n % 24], json.dumps(dict(zip(FIELDS, row, strict=True)), separators=(",", ":")).encode()))
     return made
 
@@ -43,11 +99,15 @@ def database(path: str) -> sqlite3.Connection:
     db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
     db.execute("PRAGMA journal_mode=WAL")
     db.execute("PRAGMA synchronous=NORMAL")
-    db.execute(f"CREATE TABLE candles_1m ({', '.join(o + ' ' + kinds.get(o, 'REAL') for o in FIELDS)}, PRIMARY KEY (symbol, interval, open_time)) WITHOUT ROWID")
+    db.execute(
+        f"CREATE TABLE candles_1m ({', '.join(o + ' ' + kinds.get(o, 'REAL') for o in FIELDS)}, PRIMARY KEY (symbol, interval, open_time)) WITHOUT ROWID"
+    )
     return db
 
 
-UPSERT = f"INSERT INTO candles_1m VALUES ({','.join('?' * len(FIELDS))}) ON CONFLICT DO UPDATE SET " + ", ".join(f"{o}=excluded.{o}" for o in FIELDS[3:])
+UPSERT = f"INSERT INTO candles_1m VALUES ({','.join('?' * len(FIELDS))}) ON CONFLICT DO UPDATE SET " + ", ".join(
+    f"{o}=excluded.{o}" for o in FIELDS[3:]
+)
 
 
 def upsert(db: sqlite3.Connection, rows: list) -> None:
@@ -79,13 +139,26 @@ async def ours(broker: str, topic: str, home: str, clock: Clock) -> None:
 
     import structlog
 
-    from streamforge.workers.base import serve
-    from streamforge.workers.context import Context
+    from streamforge.workers.runtime.context import Context
+    from streamforge.workers.runtime.worker import serve
 
     gc.set_threshold(50_000, 20, 50)  # as a worker's process does
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-    env = {"QUEUE_ID": f"wf-{topic}", "TELEMETRY_PRODUCER_ID": "arango-connector__a", "TYPE": "api_candles_1m", "KAFKA_TOPIC": topic, "INDICATORS": "none", "STREAMFORGE_HOME": home}
-    env |= {"STREAMFORGE_BUS_URL": f"kafka://{broker}", "STREAMFORGE_STORE_URL": f"sqlite:///{home}/store.db", "GROUP_ID": f"g-{uuid.uuid4().hex[:8]}", "QUEUE_EVENTS_TOPIC": f"{topic}-events", "QUEUE_CONTROL_TOPIC": f"{topic}-control"}
+    env = {
+        "QUEUE_ID": f"wf-{topic}",
+        "TELEMETRY_PRODUCER_ID": "arango-connector__a",
+        "TYPE": "api_candles_1m",
+        "KAFKA_TOPIC": topic,
+        "INDICATORS": "none",
+        "STREAMFORGE_HOME": home,
+    }
+    env |= {
+        "STREAMFORGE_BUS_URL": f"kafka://{broker}",
+        "STREAMFORGE_STORE_URL": f"sqlite:///{home}/store.db",
+        "GROUP_ID": f"g-{uuid.uuid4().hex[:8]}",
+        "QUEUE_EVENTS_TOPIC": f"{topic}-events",
+        "QUEUE_CONTROL_TOPIC": f"{topic}-control",
+    }
 
     def begun(ctx: Context) -> None:
         count = ctx.count
@@ -111,7 +184,13 @@ async def aiokafka(broker: str, topic: str, home: str, clock: Clock) -> None:
     from orjson import loads
 
     db, row = database(f"{home}/store.db"), itemgetter(*FIELDS)
-    async with AIOKafkaConsumer(topic, bootstrap_servers=broker, group_id=f"g-{uuid.uuid4().hex[:8]}", enable_auto_commit=False, auto_offset_reset="earliest") as consumer:
+    async with AIOKafkaConsumer(
+        topic,
+        bootstrap_servers=broker,
+        group_id=f"g-{uuid.uuid4().hex[:8]}",
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+    ) as consumer:
         while not clock.done:
             found = await consumer.getmany(timeout_ms=200, max_records=BATCH)
             if rows := [row(loads(o.value)) for part in found.values() for o in part]:
@@ -138,7 +217,14 @@ async def faststream(broker: str, topic: str, home: str, clock: Clock) -> None:
             clock.end = time.time()
             app.exit()
 
-    kafka.subscriber(topic, batch=True, group_id=f"g-{uuid.uuid4().hex[:8]}", auto_offset_reset="earliest", ack_policy=AckPolicy.MANUAL, max_records=BATCH)(sink)
+    kafka.subscriber(
+        topic,
+        batch=True,
+        group_id=f"g-{uuid.uuid4().hex[:8]}",
+        auto_offset_reset="earliest",
+        ack_policy=AckPolicy.MANUAL,
+        max_records=BATCH,
+    )(sink)
     await app.run()
 
 
@@ -153,7 +239,16 @@ def quix(broker: str, topic: str, home: str, clock: Clock) -> None:
             for chunk in batch.iter_chunks(BATCH):
                 upsert(db, [row(o.value) for o in chunk])
 
-    app = Application(broker_address=broker, consumer_group=f"g-{uuid.uuid4().hex[:8]}", auto_offset_reset="earliest", loglevel="ERROR", auto_create_topics=False, commit_every=BATCH, state_dir=home, on_message_processed=lambda *a: clock.mark(1))
+    app = Application(
+        broker_address=broker,
+        consumer_group=f"g-{uuid.uuid4().hex[:8]}",
+        auto_offset_reset="earliest",
+        loglevel="ERROR",
+        auto_create_topics=False,
+        commit_every=BATCH,
+        state_dir=home,
+        on_message_processed=lambda *a: clock.mark(1),
+    )
     app.dataframe(app.topic(topic, key_deserializer="str", value_deserializer="json")).sink(Sqlite())
     app.run(count=clock.count)
     clock.end = time.time()
@@ -164,7 +259,14 @@ def confluent(broker: str, topic: str, home: str, clock: Clock) -> None:
     from orjson import loads
 
     db, row = database(f"{home}/store.db"), itemgetter(*FIELDS)
-    consumer = Consumer({"bootstrap.servers": broker, "group.id": f"g-{uuid.uuid4().hex[:8]}", "enable.auto.commit": False, "auto.offset.reset": "earliest"})
+    consumer = Consumer(
+        {
+            "bootstrap.servers": broker,
+            "group.id": f"g-{uuid.uuid4().hex[:8]}",
+            "enable.auto.commit": False,
+            "auto.offset.reset": "earliest",
+        }
+    )
     consumer.subscribe([topic])
     while not clock.done:
         if rows := [row(loads(o.value())) for o in consumer.consume(BATCH, 0.2) if not o.error()]:
@@ -258,13 +360,21 @@ async def tidy(broker: str, names: list[str]) -> None:
     from streamforge.bus.base import open_bus
 
     async with open_bus(f"kafka://{broker}") as bus:
-        for topic in set(await bus.topics()) & {f"{name}{ending}" for name in names for ending in ("", "-events", "-control", "-dlq")}:
+        for topic in set(await bus.topics()) & {
+            f"{name}{ending}" for name in names for ending in ("", "-events", "-control", "-dlq")
+        }:
             await bus.delete_topic(topic)
 
 
 def start(name: str, broker: str, topic: str, count: int, peers: str, part: str = "--variant") -> subprocess.Popen:
     path = os.pathsep.join(o for o in (os.environ.get("PYTHONPATH", ""), peers if name in PEERS else "") if o)
-    return subprocess.Popen([sys.executable, __file__, part, name, "--broker", broker, "--topic", topic, "--records", str(count)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=os.environ | {"PYTHONPATH": path})
+    return subprocess.Popen(
+        [sys.executable, __file__, part, name, "--broker", broker, "--topic", topic, "--records", str(count)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path},
+    )
 
 
 def times(process: subprocess.Popen, name: str) -> dict:
@@ -313,7 +423,12 @@ def measure(broker: str, names: list[str], count: int, rounds: int, peers: str) 
 
 def importable(module: str, peers: str) -> bool:
     path = os.pathsep.join(o for o in (os.environ.get("PYTHONPATH", ""), peers) if o)
-    return subprocess.run([sys.executable, "-c", f"import {module}"], env=os.environ | {"PYTHONPATH": path}, capture_output=True).returncode == 0
+    return (
+        subprocess.run(
+            [sys.executable, "-c", f"import {module}"], env=os.environ | {"PYTHONPATH": path}, capture_output=True
+        ).returncode
+        == 0
+    )
 
 
 def broker_of() -> str:
@@ -350,7 +465,17 @@ if __name__ == "__main__":
     rates, lines = measure(broker, names, asked.records, asked.rounds, asked.peers), []
     for how, work in (("alone", "Kafka to SQLite, consumer alone"), ("beside", "Kafka to SQLite, loader beside it")):
         mid = {name: statistics.median(o) for name, o in rates[how].items()}
-        lines += [{"work": f"{work}, {asked.records:,} candles", "unit": "records/s", "ours": round(mid["ours"]), "peer": round(mid[o]), "peer_name": o, "ratio": round(mid["ours"] / mid[o], 2)} for o in names[1:]]
+        lines += [
+            {
+                "work": f"{work}, {asked.records:,} candles",
+                "unit": "records/s",
+                "ours": round(mid["ours"]),
+                "peer": round(mid[o]),
+                "peer_name": o,
+                "ratio": round(mid["ours"] / mid[o], 2),
+            }
+            for o in names[1:]
+        ]
     for line in lines:
         sys.stdout.write(json.dumps(line) + "\n")
     if asked.json:

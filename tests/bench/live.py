@@ -23,7 +23,7 @@ from websockets.asyncio.server import serve as serve_socket
 from streamforge.bus.base import Message, TopicSpec, open_bus
 from streamforge.core.logs import setup
 from streamforge.core.times import iso
-from streamforge.workers.base import serve
+from streamforge.workers.runtime.worker import serve
 
 START, MINUTE = 1_722_470_400_000, 60_000
 
@@ -32,19 +32,42 @@ def event(kind: str, n: int) -> tuple[str, bytes]:
     "The stream and the n-th event of it."
     t, price = START + n * MINUTE, b"64000.%02d" % (n % 100)
     if kind == "ws_candles_1m":
-        numbers = b'"o":"%s","c":"%s","h":"%s","l":"%s","v":"1.5","n":7,"x":true,"q":"9.5","V":"0.7","Q":"4.5","B":"0"' % (price, price, price, price)
-        return "btcusdt@kline_1m", b'{"e":"kline","E":%d,"s":"BTCUSDT","k":{"t":%d,"T":%d,"s":"BTCUSDT","i":"1m","f":1,"L":7,%s}}' % (t, t, t + MINUTE - 1, numbers)
+        numbers = (
+            b'"o":"%s","c":"%s","h":"%s","l":"%s","v":"1.5","n":7,"x":true,"q":"9.5","V":"0.7","Q":"4.5","B":"0"'
+            % (price, price, price, price)
+        )
+        return (
+            "btcusdt@kline_1m",
+            b'{"e":"kline","E":%d,"s":"BTCUSDT","k":{"t":%d,"T":%d,"s":"BTCUSDT","i":"1m","f":1,"L":7,%s}}'
+            % (t, t, t + MINUTE - 1, numbers),
+        )
     if kind == "ws_trades":
-        return "btcusdt@aggTrade", b'{"e":"aggTrade","E":%d,"s":"BTCUSDT","a":%d,"p":"%s","q":"0.00100","f":%d,"l":%d,"T":%d,"m":true,"M":true}' % (START + n, n, price, n, n, START + n)
+        return (
+            "btcusdt@aggTrade",
+            b'{"e":"aggTrade","E":%d,"s":"BTCUSDT","a":%d,"p":"%s","q":"0.00100","f":%d,"l":%d,"T":%d,"m":true,"M":true}'
+            % (START + n, n, price, n, n, START + n),
+        )
     levels = b",".join(b'["%d.%02d","%d.5"]' % (63_900 - k, n % 7, 1 + (n + k) % 9) for k in range(10))
     above = b",".join(b'["%d.%02d","%d.5"]' % (64_100 + k, n % 7, 1 + (n + k) % 9) for k in range(10))
-    return "btcusdt@depth@100ms", b'{"e":"depthUpdate","E":%d,"s":"BTCUSDT","U":%d,"u":%d,"b":[%s],"a":[%s]}' % (START + n * 100, n + 1, n + 1, levels, above)
+    return "btcusdt@depth@100ms", b'{"e":"depthUpdate","E":%d,"s":"BTCUSDT","U":%d,"u":%d,"b":[%s],"a":[%s]}' % (
+        START + n * 100,
+        n + 1,
+        n + 1,
+        levels,
+        above,
+    )
 
 
 def answer(path: str) -> str:
     "What the bench's exchange says by REST."
     if "depth" in path:
-        return json.dumps({"lastUpdateId": 0, "bids": [[f"{63_899 - k}.50", "1.0"] for k in range(600)], "asks": [[f"{64_100 + k}.50", "1.0"] for k in range(600)]})
+        return json.dumps(
+            {
+                "lastUpdateId": 0,
+                "bids": [[f"{63_899 - k}.50", "1.0"] for k in range(600)],
+                "asks": [[f"{64_100 + k}.50", "1.0"] for k in range(600)],
+            }
+        )
     if "aggTrades" in path:
         return "[]"
     return json.dumps({"serverTime": START, "rateLimits": [], "symbols": [{"symbol": "BTCUSDT", "status": "TRADING"}]})
@@ -52,7 +75,9 @@ def answer(path: str) -> str:
 
 def play(kind: str, count: int, pace: float, pipe) -> None:
     "A process of its own: tells its port, then when each event was sent."
-    frames = [b'{"stream":"%s","data":%s}' % (name.encode(), data) for name, data in (event(kind, n) for n in range(count))]
+    frames = [
+        b'{"stream":"%s","data":%s}' % (name.encode(), data) for name, data in (event(kind, n) for n in range(count))
+    ]
     logging.disable(logging.CRITICAL)
 
     async def handler(socket) -> None:
@@ -96,11 +121,25 @@ class Acknowledged:
 
 
 async def ours(kind: str, port: int, topic: str, count: int, bus_url: str, home: str, seen: Acknowledged) -> None:
-    import streamforge.workers.base as base
+    import streamforge.workers.runtime.worker as base
 
     end = START + (count * MINUTE if kind == "ws_candles_1m" else (count - 1) * (1 if kind == "ws_trades" else 100))
-    env = {"STREAMFORGE_HOME": home, "STREAMFORGE_BUS_URL": bus_url, "QUEUE_ID": topic, "TELEMETRY_PRODUCER_ID": "loader__1", "SYMBOL": "BTCUSDT", "TYPE": kind, "KAFKA_TOPIC": topic}
-    env |= {"TIME_RANGE": f"{iso(START)}:{iso(end)}", "BINANCE_API_URL": f"http://127.0.0.1:{port}", "BINANCE_WS_URL": f"ws://127.0.0.1:{port}", "LIVE_BUFFER": "1000000", "OPEN": "0"}
+    env = {
+        "STREAMFORGE_HOME": home,
+        "STREAMFORGE_BUS_URL": bus_url,
+        "QUEUE_ID": topic,
+        "TELEMETRY_PRODUCER_ID": "loader__1",
+        "SYMBOL": "BTCUSDT",
+        "TYPE": kind,
+        "KAFKA_TOPIC": topic,
+    }
+    env |= {
+        "TIME_RANGE": f"{iso(START)}:{iso(end)}",
+        "BINANCE_API_URL": f"http://127.0.0.1:{port}",
+        "BINANCE_WS_URL": f"ws://127.0.0.1:{port}",
+        "LIVE_BUFFER": "1000000",
+        "OPEN": "0",
+    }
     opened, base.open_bus = base.open_bus, lambda url: seen.watch(opened(url))
     try:
         assert await serve("loader-producer", env) == 0
@@ -109,7 +148,10 @@ async def ours(kind: str, port: int, topic: str, count: int, bus_url: str, home:
 
 
 async def peer(kind: str, port: int, topic: str, count: int, bus_url: str, seen: Acknowledged) -> None:
-    async with open_bus(bus_url) as bus, connect(f"ws://127.0.0.1:{port}/stream?streams={event(kind, 0)[0]}", compression=None, proxy=None) as socket:
+    async with (
+        open_bus(bus_url) as bus,
+        connect(f"ws://127.0.0.1:{port}/stream?streams={event(kind, 0)[0]}", compression=None, proxy=None) as socket,
+    ):
         bus = seen.watch(bus)
         await bus.create_topic(topic, TopicSpec())
         for _ in range(count - 1):
@@ -128,7 +170,11 @@ async def one(side: str, kind: str, count: int, pace: float, bus_url: str) -> tu
         port = await asyncio.to_thread(here.recv)
         with tempfile.TemporaryDirectory() as home:
             url = bus_url or f"embedded://{home}/bus"
-            await (ours(kind, port, topic, count, url, home, seen) if side == "ours" else peer(kind, port, topic, count, url, seen))
+            await (
+                ours(kind, port, topic, count, url, home, seen)
+                if side == "ours"
+                else peer(kind, port, topic, count, url, seen)
+            )
         sent = here.recv()
     finally:
         process.kill()
@@ -155,12 +201,30 @@ async def main() -> None:
         for side in ("ours", "peer") * 3:
             rates[side].append((await one(side, kind, count if side == "ours" else count // 4, 0, options.bus))[0])
         a, b = (statistics.median(rates[o]) for o in ("ours", "peer"))
-        found.append({"work": f"{kind}: socket to bus", "unit": "events/s", "ours": round(a), "peer": round(b), "peer_name": name, "ratio": round(a / b, 2)})
+        found.append(
+            {
+                "work": f"{kind}: socket to bus",
+                "unit": "events/s",
+                "ours": round(a),
+                "peer": round(b),
+                "peer_name": name,
+                "ratio": round(a / b, 2),
+            }
+        )
         print(found[-1], flush=True)
     late = {side: (await one(side, "ws_trades", 2_000, 200, options.bus))[1][200:] for side in ("ours", "peer")}
     for share in (0.5, 0.99):
         a, b = (1_000 * percentile(late[o], share) for o in ("ours", "peer"))
-        found.append({"work": f"ws_trades: socket to bus at 200/s, p{share * 100:g}", "unit": "ms", "ours": round(a, 2), "peer": round(b, 2), "peer_name": name, "ratio": round(b / a, 2)})
+        found.append(
+            {
+                "work": f"ws_trades: socket to bus at 200/s, p{share * 100:g}",
+                "unit": "ms",
+                "ours": round(a, 2),
+                "peer": round(b, 2),
+                "peer_name": name,
+                "ratio": round(b / a, 2),
+            }
+        )
         print(found[-1], flush=True)
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")

@@ -32,8 +32,13 @@ def example(symbol: str) -> Market:
     "A market with twelve plain features."
     table = candles(symbol, "2021-06-01:2022-06-01")
     returns = np.log(table.close).diff()
-    raw = np.column_stack([returns.rolling(n).mean() for n in (1, 2, 4, 8, 24, 72)] + [returns.rolling(n).std() for n in (4, 8, 24, 48, 72, 96)])
-    return Market(symbol, table.open_time, table.open, table.close, standardise(raw, np.nanmean(raw, 0), np.nanstd(raw, 0)))
+    raw = np.column_stack(
+        [returns.rolling(n).mean() for n in (1, 2, 4, 8, 24, 72)]
+        + [returns.rolling(n).std() for n in (4, 8, 24, 48, 72, 96)]
+    )
+    return Market(
+        symbol, table.open_time, table.open, table.close, standardise(raw, np.nanmean(raw, 0), np.nanstd(raw, 0))
+    )
 
 
 class PlainEnv(gym.Env):
@@ -41,9 +46,17 @@ class PlainEnv(gym.Env):
 
     def __init__(self, market: Market, seed: int = 0):
         first = int(np.isfinite(market.features).all(1).argmax()) + WINDOW
-        self.open, self.close, self.features, self.first = market.open.tolist(), market.close.tolist(), np.clip(market.features, -CLIP, CLIP), first
+        self.open, self.close, self.features, self.first = (
+            market.open.tolist(),
+            market.close.tolist(),
+            np.clip(market.features, -CLIP, CLIP),
+            first,
+        )
         width = WINDOW * market.features.shape[1] + 3
-        self.observation_space, self.action_space = gym.spaces.Box(-CLIP, CLIP, (width,), np.float32), gym.spaces.Discrete(3)
+        self.observation_space, self.action_space = (
+            gym.spaces.Box(-CLIP, CLIP, (width,), np.float32),
+            gym.spaces.Discrete(3),
+        )
         self.random = np.random.default_rng(seed)
 
     def observation(self) -> np.ndarray:
@@ -85,7 +98,9 @@ def same_game(market: Market) -> None:
     "The peer plays the same game, or the comparison means nothing."
     ours, plain, rng = TradingEnv([market]), PlainEnv(market), np.random.default_rng(0)
     start = int(ours.pool.starts[100])
-    np.testing.assert_allclose(ours.reset(options={"start": start})[0], plain.reset(options={"start": start})[0], atol=1e-6)
+    np.testing.assert_allclose(
+        ours.reset(options={"start": start})[0], plain.reset(options={"start": start})[0], atol=1e-6
+    )
     for action in rng.integers(0, 3, EPISODE):
         a, b = ours.step(int(action)), plain.step(int(action))
         np.testing.assert_allclose(a[0], b[0], atol=1e-6)
@@ -105,7 +120,13 @@ def environment_steps(markets: list[Market], n_envs: int, steps: int) -> dict:
     plain.reset()
     few = max(1, steps // 50)
     peer = rate(lambda: [plain.step(a) for a in actions[:few]], few * n_envs, 4)
-    return {"work": f"environment steps, {n_envs} episodes", "unit": "steps/s", "ours": ours, "peer": peer, "peer_name": "plain Python gymnasium environment in SB3's DummyVecEnv"}
+    return {
+        "work": f"environment steps, {n_envs} episodes",
+        "unit": "steps/s",
+        "ours": ours,
+        "peer": peer,
+        "peer_name": "plain Python gymnasium environment in SB3's DummyVecEnv",
+    }
 
 
 def ppo_steps(markets: list[Market]) -> dict:
@@ -116,12 +137,22 @@ def ppo_steps(markets: list[Market]) -> dict:
     ours = make_ppo(markets, described, config)
     plain = DummyVecEnv([lambda k=k: PlainEnv(markets[k], k) for k in range(len(markets))])
     layers = {"net_arch": {"pi": [64, 64], "vf": [64, 64]}}
-    peer = PPO("MlpPolicy", plain, policy_kwargs=layers, device="cpu", seed=0)  # its defaults: 2048 steps, batches of 64, 10 epochs
-    equal = PPO("MlpPolicy", plain, n_steps=512, batch_size=1_024, n_epochs=4, policy_kwargs=layers, device="cpu", seed=0)
+    peer = PPO(
+        "MlpPolicy", plain, policy_kwargs=layers, device="cpu", seed=0
+    )  # its defaults: 2048 steps, batches of 64, 10 epochs
+    equal = PPO(
+        "MlpPolicy", plain, n_steps=512, batch_size=1_024, n_epochs=4, policy_kwargs=layers, device="cpu", seed=0
+    )
     rollout = config.n_envs * config.n_steps
-    found = [rate(lambda o=o, n=n: o.learn(n, reset_num_timesteps=False), n, k) for o, n, k in ((ours, 4 * rollout, 4), (equal, 4_096, 3), (peer, 16_384, 1))]
+    found = [
+        rate(lambda o=o, n=n: o.learn(n, reset_num_timesteps=False), n, k)
+        for o, n, k in ((ours, 4 * rollout, 4), (equal, 4_096, 3), (peer, 16_384, 1))
+    ]
     named = "PPO, the same batches and epochs, in DummyVecEnv of 8", "PPO as SB3 starts it, in DummyVecEnv of 8"
-    return [{"work": "PPO training", "unit": "steps/s", "ours": found[0], "peer": o, "peer_name": name} for name, o in zip(named, found[1:], strict=True)]
+    return [
+        {"work": "PPO training", "unit": "steps/s", "ours": found[0], "peer": o, "peer_name": name}
+        for name, o in zip(named, found[1:], strict=True)
+    ]
 
 
 def backtest_candles(market: Market) -> dict:
@@ -144,7 +175,13 @@ def backtest_candles(market: Market) -> dict:
     few = 5_000
     np.testing.assert_allclose(backtest(opens[:few], closes[:few], actions[:few]).equity, loop(table[:few]), rtol=1e-12)
     ours, peer = rate(lambda: backtest(opens, closes, actions), len(opens)), rate(lambda: loop(table[:few]), few)
-    return {"work": f"backtest of {len(opens)} candles", "unit": "candles/s", "ours": ours, "peer": peer, "peer_name": "loop over pandas rows"}
+    return {
+        "work": f"backtest of {len(opens)} candles",
+        "unit": "candles/s",
+        "ours": ours,
+        "peer": peer,
+        "peer_name": "loop over pandas rows",
+    }
 
 
 def main() -> None:
@@ -153,7 +190,12 @@ def main() -> None:
     where = parser.parse_args().json
     markets = [example(symbol) for symbol in SYMBOLS]
     same_game(markets[0])
-    rows = [environment_steps(markets, 64, 2_000), environment_steps(markets, 256, 1_000), backtest_candles(markets[0]), *ppo_steps(markets)]
+    rows = [
+        environment_steps(markets, 64, 2_000),
+        environment_steps(markets, 256, 1_000),
+        backtest_candles(markets[0]),
+        *ppo_steps(markets),
+    ]
     for row in rows:
         row["ratio"] = row["ours"] / row["peer"]
         print(json.dumps(row))

@@ -15,8 +15,8 @@ from websockets.asyncio.client import connect
 
 from streamforge.core.samples import SYMBOLS
 from streamforge.core.times import to_ms
-from streamforge.exchange.sim_trades import CandleTrades, TradePages
-from streamforge.exchange.simulator import Simulator, serve
+from streamforge.exchange.simulator.app import Simulator, serve
+from streamforge.exchange.simulator.trades import CandleTrades, TradePages
 
 START, HOUR = to_ms("2021-06-01"), 3_600_000
 
@@ -36,7 +36,9 @@ async def stream(url, names, hours, last):
     "Events per second that one client reads; `last` market times end it."
     async with httpx.AsyncClient(base_url=url, trust_env=False) as control:
         await control.post("/sim/clock", json={"now": START})
-        async with connect(f"ws{url[4:]}/stream?streams={names}", compression=None, proxy=None, max_queue=None) as socket:
+        async with connect(
+            f"ws{url[4:]}/stream?streams={names}", compression=None, proxy=None, max_queue=None
+        ) as socket:
             await control.post("/sim/clock", json={"now": START + hours * HOUR})
             count, began = 0, time.perf_counter()
             while count < last:

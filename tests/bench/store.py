@@ -30,9 +30,9 @@ from streamforge.artifacts.base import open_artifacts  # noqa: E402
 from streamforge.features.frame import INDICATORS, Panel  # noqa: E402
 from streamforge.messages.records import Candle  # noqa: E402
 from streamforge.runs.datasets import freeze, load_panel, read_panel  # noqa: E402
+from streamforge.store.arrow import as_arrow  # noqa: E402
 from streamforge.store.base import CANDLES, enriched_schema, open_store  # noqa: E402
-from streamforge.store.postgresql import Postgresql  # noqa: E402
-from streamforge.store.rows import as_arrow  # noqa: E402
+from streamforge.store.sql.postgresql import Postgresql  # noqa: E402
 
 BATCH = 5_000  # as the connector writes them
 HOUR = 3_600_000
@@ -89,7 +89,10 @@ async def writing(folder: Path, rows: list[Candle], rounds: int) -> list[dict]:
 
     for number in range(rounds):
         db = open_documents(folder / f"documents-{number}.db")
-        async with open_store(f"sqlite:///{folder}/store-{number}.db") as store, open_store(f"sqlite:///{folder}/columns-{number}.db") as second:
+        async with (
+            open_store(f"sqlite:///{folder}/store-{number}.db") as store,
+            open_store(f"sqlite:///{folder}/columns-{number}.db") as second,
+        ):
             await store.ensure("candles", CANDLES)
             await second.ensure("candles", CANDLES)
             for work in ("new rows", "same rows again"):
@@ -109,7 +112,13 @@ async def writing(folder: Path, rows: list[Candle], rounds: int) -> list[dict]:
                 note(f"{work} peer", peer)
         db.close()
     return [
-        result(f"upsert of {form}, {work}, 13 columns", "rows/s", len(rows) / best[f"{work} {form}"], len(rows) / best[f"{work} peer"], "JSON documents in SQLite, from records")
+        result(
+            f"upsert of {form}, {work}, 13 columns",
+            "rows/s",
+            len(rows) / best[f"{work} {form}"],
+            len(rows) / best[f"{work} peer"],
+            "JSON documents in SQLite, from records",
+        )
         for form in ("columns", "records")
         for work in ("new rows", "same rows again")
     ]
@@ -128,7 +137,10 @@ async def reading(name: str, url: str, collection: str, engine: sa.Engine, count
     columns, results = ", ".join(Candle.__struct_fields__), []
     everything = f"SELECT {columns} FROM {collection} ORDER BY symbol, interval, open_time"
     market = f"SELECT {columns} FROM {collection} WHERE symbol = 'MARKET3' AND interval = '1h' ORDER BY open_time"
-    cases = [(f"{count:,} rows", {}, everything, count), (f"a market of {count // 8:,} rows", {"symbol": "MARKET3", "interval": "1h"}, market, count // 8)]
+    cases = [
+        (f"{count:,} rows", {}, everything, count),
+        (f"a market of {count // 8:,} rows", {"symbol": "MARKET3", "interval": "1h"}, market, count // 8),
+    ]
     async with open_store(url) as store:
         for work, where, sql, expected in cases:
             ours, peer = [], []
@@ -139,7 +151,15 @@ async def reading(name: str, url: str, collection: str, engine: sa.Engine, count
                 assert frame.shape == (expected, len(Candle.__struct_fields__))
                 del frame
                 peer.append(clocked(lambda sql=sql: pd.read_sql(sql, engine)))
-            results.append(result(f"{name}: {work} into a DataFrame, 13 columns", "rows/s", expected / min(ours), expected / min(peer), "pandas.read_sql"))
+            results.append(
+                result(
+                    f"{name}: {work} into a DataFrame, 13 columns",
+                    "rows/s",
+                    expected / min(ours),
+                    expected / min(peer),
+                    "pandas.read_sql",
+                )
+            )
     engine.dispose()
     return results
 
@@ -149,24 +169,39 @@ async def indicators_stored(folder: Path, panel: Panel) -> None:
     async with open_store(f"sqlite:///{folder}/enriched.db") as store:
         await store.ensure("enriched", enriched_schema(INDICATORS))
         for n, symbol in enumerate(panel.symbols):
-            columns = {o: getattr(panel, o)[:, n] for o in PRICES} | dict(zip(INDICATORS, panel.indicators[:, n].T, strict=True))
+            columns = {o: getattr(panel, o)[:, n] for o in PRICES} | dict(
+                zip(INDICATORS, panel.indicators[:, n].T, strict=True)
+            )
             numbers = {o: pa.array(v, from_pandas=True) for o, v in columns.items()}
-            names = {"symbol": pa.repeat(symbol, len(panel)), "interval": pa.repeat("1h", len(panel)), "open_time": pa.array(panel.open_time)}
+            names = {
+                "symbol": pa.repeat(symbol, len(panel)),
+                "interval": pa.repeat("1h", len(panel)),
+                "open_time": pa.array(panel.open_time),
+            }
             await store.upsert("enriched", pa.table(names | numbers))
 
 
 def as_frame(panel: Panel) -> pd.DataFrame:
     "A row per market and hour, as the peer has it."
     count = len(panel.symbols)
-    keys = {"symbol": pd.Categorical.from_codes(np.tile(np.arange(count), len(panel)), panel.symbols), "open_time": np.repeat(panel.open_time, count)}
+    keys = {
+        "symbol": pd.Categorical.from_codes(np.tile(np.arange(count), len(panel)), panel.symbols),
+        "open_time": np.repeat(panel.open_time, count),
+    }
     prices = pd.DataFrame(keys | {o: getattr(panel, o).ravel() for o in PRICES}, copy=False)
-    return pd.concat([prices, pd.DataFrame(panel.indicators.reshape(-1, len(INDICATORS)), columns=list(INDICATORS), copy=False)], axis=1)
+    return pd.concat(
+        [prices, pd.DataFrame(panel.indicators.reshape(-1, len(INDICATORS)), columns=list(INDICATORS), copy=False)],
+        axis=1,
+    )
 
 
 async def frozen(folder: Path, count: int, rounds: int) -> list[dict]:
     "Prices and indicators of all markets, from a dataset that was frozen once (its features come with it), beside the same columns by SQL."
     sql = f"SELECT symbol, open_time, {', '.join([*PRICES, *INDICATORS])} FROM enriched ORDER BY symbol, interval, open_time"
-    async with open_store(f"sqlite:///{folder}/read.db") as store, open_artifacts(f"file://{folder}/artifacts") as artifacts:
+    async with (
+        open_store(f"sqlite:///{folder}/read.db") as store,
+        open_artifacts(f"file://{folder}/artifacts") as artifacts,
+    ):
         panel = await read_panel(store, "candles", [f"MARKET{k}" for k in range(8)], "1h")
         await indicators_stored(folder, panel)
         manifest = await freeze(artifacts, "bench", panel, interval="1h")
@@ -181,7 +216,9 @@ async def frozen(folder: Path, count: int, rounds: int) -> list[dict]:
                 peer.append(clocked(lambda: pd.read_sql(sql, engine)))
     engine.dispose()
     work = f"frozen dataset: {count:,} rows into a DataFrame, checked by sha256, {2 + len(PRICES) + len(INDICATORS)} columns"
-    return [result(work, "rows/s", count / min(ours), count / min(peer), "pandas.read_sql of the same columns from SQLite")]
+    return [
+        result(work, "rows/s", count / min(ours), count / min(peer), "pandas.read_sql of the same columns from SQLite")
+    ]
 
 
 async def on_server(rows: list[Candle], rounds: int) -> list[dict]:
@@ -190,7 +227,14 @@ async def on_server(rows: list[Candle], rounds: int) -> list[dict]:
         return []
     address, collection = Postgresql(url).address, f"bench_{secrets.token_hex(4)}"
     host, _, port = address.hosts[0].rpartition(":")
-    place = sa.URL.create("postgresql+psycopg", address.user, address.password(os.environ, "POSTGRES_PASSWORD"), host, int(port), address.path)
+    place = sa.URL.create(
+        "postgresql+psycopg",
+        address.user,
+        address.password(os.environ, "POSTGRES_PASSWORD"),
+        host,
+        int(port),
+        address.path,
+    )
     try:
         await filled(url, collection, rows)
         return await reading("PostgreSQL", url, collection, sa.create_engine(place), len(rows), rounds)
@@ -202,7 +246,14 @@ async def on_server(rows: list[Candle], rounds: int) -> list[dict]:
 
 
 def result(work: str, unit: str, ours: float, peer: float, peer_name: str) -> dict:
-    return {"work": work, "unit": unit, "ours": round(ours), "peer": round(peer), "peer_name": peer_name, "ratio": round(ours / peer, 2)}
+    return {
+        "work": work,
+        "unit": unit,
+        "ours": round(ours),
+        "peer": round(peer),
+        "peer_name": peer_name,
+        "ratio": round(ours / peer, 2),
+    }
 
 
 async def main(rows: int, rounds: int) -> list[dict]:
@@ -212,7 +263,14 @@ async def main(rows: int, rounds: int) -> list[dict]:
         results = await writing(home, everything[: min(rows, 400_000)], rounds)
         await filled(f"sqlite:///{home}/read.db", "candles", everything)
         shutil.copy(home / "read.db", home / "copy.db")  # one process, two SQLite libraries: never on the same file
-        results += await reading("SQLite", f"sqlite:///{home}/read.db", "candles", sa.create_engine(f"sqlite:///{home}/copy.db"), rows, rounds)
+        results += await reading(
+            "SQLite",
+            f"sqlite:///{home}/read.db",
+            "candles",
+            sa.create_engine(f"sqlite:///{home}/copy.db"),
+            rows,
+            rounds,
+        )
         results += await frozen(home, rows, rounds)
         return results + await on_server(everything, rounds)
 

@@ -8,7 +8,15 @@ from urllib.parse import urlsplit
 import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 MISSING = "" if CHROMIUM else "chromium is not installed (apt-get install chromium)"
 if not importlib.util.find_spec("playwright"):
     MISSING = "playwright is not installed (the extra `dev`)"
@@ -20,7 +28,12 @@ class Witness:
 
     def __init__(self, page, host: str):
         self.host, self.faults = host, list[str]()
-        page.on("console", lambda o: self.saw(o.type in ("error", "warning") and not o.text.startswith("[.WebGL"), f"console: {o.text}"))
+        page.on(
+            "console",
+            lambda o: self.saw(
+                o.type in ("error", "warning") and not o.text.startswith("[.WebGL"), f"console: {o.text}"
+            ),
+        )
         page.on("pageerror", lambda o: self.saw(True, f"exception: {o}"))
         page.on("request", lambda o: self.saw(self.outside(o.url), f"to another host: {o.url}"))
         page.on("websocket", lambda o: self.saw(self.outside(o.url), f"to another host: {o.url}"))
@@ -39,6 +52,8 @@ class Witness:
 async def until(page, expression: str, seconds: float = 60):
     "Wait until a JavaScript expression is true in the page, frame by frame; its value. (wait_for_function needs eval, which our pages forbid.)"
     look = f"const look = () => {{ const found = {expression}; if (found || performance.now() > end) resolve(found); else requestAnimationFrame(look); }};"
-    found = await page.evaluate(f"new Promise((resolve) => {{ const end = performance.now() + {1000 * seconds}; {look} look(); }})")
+    found = await page.evaluate(
+        f"new Promise((resolve) => {{ const end = performance.now() + {1000 * seconds}; {look} look(); }})"
+    )
     assert found, f"waited {seconds} s in vain for {expression}"
     return found

@@ -26,10 +26,19 @@ async def jupyterlab(home: Path):
     (home / "app" / "overrides.json").write_text(json.dumps(QUIET))
     own = {name: str(home / name.lower()) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR")}
     env = os.environ | own | {"JUPYTER_RUNTIME_DIR": str(home / "runtime"), "PLOTLY_RENDERER": "plotly_mimetype"}
-    args = ["--no-browser", "--allow-root", "--ip=127.0.0.1", "--port=0", "--IdentityProvider.token=tour", f"--ServerApp.root_dir={home}"]
+    args = [
+        "--no-browser",
+        "--allow-root",
+        "--ip=127.0.0.1",
+        "--port=0",
+        "--IdentityProvider.token=tour",
+        f"--ServerApp.root_dir={home}",
+    ]
     args += ["--LabApp.expose_app_in_browser=True", f"--LabApp.app_settings_dir={home / 'app'}"]
     with (home / "lab.log").open("wb") as log:
-        server = await asyncio.create_subprocess_exec(sys.executable, "-m", "jupyterlab", *args, env=env, stdout=log, stderr=log)
+        server = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "jupyterlab", *args, env=env, stdout=log, stderr=log
+        )
     try:
         port = await asyncio.wait_for(listening(home / "runtime", server), 60)
         yield f"127.0.0.1:{port}", f"http://127.0.0.1:{port}/lab/tree/nbs/index.ipynb?token=tour&reset"
@@ -73,18 +82,26 @@ async def test_the_tour_opens_and_runs(tmp_path):
     from playwright.async_api import async_playwright
 
     cells = [o["cell_type"] + "".join(o["source"]) for o in json.loads((NBS / "index.ipynb").read_text())["cells"]]
-    first = next(n for n, source in enumerate(cells) if "audit(" in source and source.startswith("code"))  # run what comes before it
+    first = next(
+        n for n, source in enumerate(cells) if "audit(" in source and source.startswith("code")
+    )  # run what comes before it
     async with jupyterlab(tmp_path) as (host, url), async_playwright() as play:
         browser = await play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = await browser.new_page(viewport={"width": 1200, "height": 2600})
         witness = Witness(page, host)
         await page.goto(url, wait_until="domcontentloaded")
-        await page.locator(".jp-RenderedImage img").first.wait_for(timeout=40_000)  # a picture from the file, before anything has run
+        await page.locator(".jp-RenderedImage img").first.wait_for(
+            timeout=40_000
+        )  # a picture from the file, before anything has run
         await until(page, f"{NOTEBOOK}?.context?.sessionContext?.session?.kernel?.connectionStatus === 'connected'", 40)
         await page.evaluate(RUN, first)
-        printed = await until(page, f"/largest difference[^]*same after a restart|error:/.test({PRINTED}) && {PRINTED}", 40)
+        printed = await until(
+            page, f"/largest difference[^]*same after a restart|error:/.test({PRINTED}) && {PRINTED}", 40
+        )
         assert "error:" not in printed and "largest difference over all indicators: 0.0" in printed
-        await until(page, "document.querySelectorAll('.js-plotly-plot .boxlayer path.box').length > 100")  # live in the page, no picture
+        await until(
+            page, "document.querySelectorAll('.js-plotly-plot .boxlayer path.box').length > 100"
+        )  # live in the page, no picture
         faults = [o for o in witness.faults if o.startswith(("exception", "to another host"))]
         await browser.close()
     assert not faults, "\n".join(faults)

@@ -32,7 +32,12 @@ def enriched_rows(symbol):
     plain = candles_of({o: table[o].to_numpy() for o in table}, symbol, "1h", 3_600_000)
     values = Enricher().history(*(table[o] for o in PRICES))
     fields = ({o: getattr(candle, o) for o in candle.__struct_fields__} for candle in plain)
-    rows = [enriched_type(INDICATORS)(**own, **{k: None if math.isnan(v) else v for k, v in zip(INDICATORS, row, strict=True)}) for own, row in zip(fields, values, strict=True)]
+    rows = [
+        enriched_type(INDICATORS)(
+            **own, **{k: None if math.isnan(v) else v for k, v in zip(INDICATORS, row, strict=True)}
+        )
+        for own, row in zip(fields, values, strict=True)
+    ]
     return plain, rows
 
 
@@ -41,7 +46,22 @@ def decisions_of(agent, rows):
     made, turns, long = [], {"buy": 0, "sell": 0}, False
     for n, row in enumerate(rows):
         action = ACTIONS[n % len(ACTIONS)]
-        made.append(Decision(agent=agent, symbol=row.symbol, interval="1h", open_time=row.open_time, action=action, position=float(long), price=row.close, equity=1 + n / 1e4, model_name="ppo", model_version="0", latency_ms=1.0, queue_id="wf-1"))
+        made.append(
+            Decision(
+                agent=agent,
+                symbol=row.symbol,
+                interval="1h",
+                open_time=row.open_time,
+                action=action,
+                position=float(long),
+                price=row.close,
+                equity=1 + n / 1e4,
+                model_name="ppo",
+                model_version="0",
+                latency_ms=1.0,
+                queue_id="wf-1",
+            )
+        )
         if action != "hold" and (action == "buy") != long:
             turns[action], long = turns[action] + 1, action == "buy"
     return made, turns
@@ -50,7 +70,12 @@ def decisions_of(agent, rows):
 async def fill(store):
     "Two markets with indicators, two agents in one of them, a ring of relations with three snapshots."
     collection = "candles_1h"
-    for name, schema in ((collection, CANDLES), (enriched_collection(collection), enriched_schema(INDICATORS)), ("decisions", DECISIONS), ("edges", EDGES)):
+    for name, schema in (
+        (collection, CANDLES),
+        (enriched_collection(collection), enriched_schema(INDICATORS)),
+        ("decisions", DECISIONS),
+        ("edges", EDGES),
+    ):
         await store.ensure(name, schema)
     for symbol in MARKETS:
         plain, enriched = enriched_rows(symbol)
@@ -61,8 +86,20 @@ async def fill(store):
             await store.upsert("decisions", made + decisions_of(HOSTILE, enriched[-20:])[0])
     nodes = ["BTCUSDT", "ETHUSDT", "BNBUSDT", "XRPUSDT", HOSTILE]
     ring = [(a, b) for a, b in zip(nodes, nodes[1:] + nodes[:1], strict=True)]
-    await store.upsert("edges", [{"graph": "relations_1h", "source": a, "target": b, "open_time": at, "weight": 0.5 - n / 4} for at in (1, 2, 3) for n, (a, b) in enumerate(ring)])
-    return {"candles": len(plain), "turns": turns, "nodes": nodes, "close": {o: candles(o, "2021-05-10:2021-05-25").close.tolist() for o in MARKETS}}
+    await store.upsert(
+        "edges",
+        [
+            {"graph": "relations_1h", "source": a, "target": b, "open_time": at, "weight": 0.5 - n / 4}
+            for at in (1, 2, 3)
+            for n, (a, b) in enumerate(ring)
+        ],
+    )
+    return {
+        "candles": len(plain),
+        "turns": turns,
+        "nodes": nodes,
+        "close": {o: candles(o, "2021-05-10:2021-05-25").close.tolist() for o in MARKETS},
+    }
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -83,12 +120,16 @@ async def world(tmp_path_factory):
 @asynccontextmanager
 async def visit(lab, browser, **options):
     "The page, drawn; afterwards nothing may have gone wrong in it."
-    context = await browser.new_context(**WIDE | options) if options else browser.contexts[0]  # one for all keeps plotly's code warm
+    context = (
+        await browser.new_context(**WIDE | options) if options else browser.contexts[0]
+    )  # one for all keeps plotly's code warm
     page = await context.new_page()
     page.set_default_timeout(20_000)
     witness = Witness(page, urlsplit(lab.url).netloc)
     await page.goto(lab.url)
-    await until(page, "document.getElementById('candles').data?.length && document.getElementById('relations').data?.length")
+    await until(
+        page, "document.getElementById('candles').data?.length && document.getElementById('relations').data?.length"
+    )
     await page.locator("#link.on").wait_for()
     yield page
     faults = list(witness.faults)
@@ -170,7 +211,15 @@ async def test_a_workflow_is_seen_live(world):
     lab, browser, _ = world
     async with visit(lab, browser) as page, Client(lab.url) as client:
         await page.evaluate("window.sameDocument = true")
-        await client.start(queue_id="seen-live", targets=[{"target": "dummy-service", "parameters": {"NOOP": "true", "SIMULATE_LOADING": "true", "DUMMY_SECONDS": "0.05"}}])
+        await client.start(
+            queue_id="seen-live",
+            targets=[
+                {
+                    "target": "dummy-service",
+                    "parameters": {"NOOP": "true", "SIMULATE_LOADING": "true", "DUMMY_SECONDS": "0.05"},
+                }
+            ],
+        )
         card = page.locator(".workflow", has_text="seen-live")
         await card.wait_for()
         await page.locator(".workflow.running", has_text="seen-live").wait_for()
@@ -185,7 +234,9 @@ async def test_a_workflow_is_seen_live(world):
 async def test_hostile_text_stays_text(world):
     lab, browser, _ = world
     async with visit(lab, browser) as page, Client(lab.url) as client:
-        await client.start(queue_id="hostile", targets=[{"target": "dummy-service", "parameters": {"DUMMY_STEPS": HOSTILE}}])
+        await client.start(
+            queue_id="hostile", targets=[{"target": "dummy-service", "parameters": {"DUMMY_STEPS": HOSTILE}}]
+        )
         await page.locator(".workflow.error", has_text="hostile").wait_for()
         assert HOSTILE in await page.locator(".workflow.error", has_text="hostile").inner_text()
         await page.select_option("#agent", HOSTILE)
@@ -210,7 +261,9 @@ async def test_dark_and_light(world):
 async def test_nothing_sticks_out(world, width):
     lab, browser, _ = world
     async with Client(lab.url) as client:
-        await client.start(queue_id=f"long-{width}", targets=[{"target": "dummy-service", "parameters": {"DUMMY_STEPS": LONG}}])
+        await client.start(
+            queue_id=f"long-{width}", targets=[{"target": "dummy-service", "parameters": {"DUMMY_STEPS": LONG}}]
+        )
         await client.wait(f"long-{width}", timeout=60)
     async with visit(lab, browser, viewport={"width": width, "height": 800}) as page:
         await page.locator(".workflow.error", has_text=LONG).first.wait_for()

@@ -1,6 +1,6 @@
 """One suite per port, run over every adapter: the embedded ones always, a server's where its URL is given.
 
-    pytest tests/contracts/test_store.py --store postgresql://lab@localhost/lab
+pytest tests/contracts/test_store.py --store postgresql://lab@localhost/lab
 """
 
 import secrets
@@ -15,7 +15,12 @@ from servers import need  # noqa: E402
 from standins.arango import standin  # noqa: E402
 
 # started by `make servers`, but for the stand-in, which runs in a thread of the tests
-SERVERS = {"bus": ["kafka", "kafka-secure"], "store": ["arangodb-standin", "postgresql"], "artifacts": ["minio"], "jobs": []}
+SERVERS = {
+    "bus": ["kafka", "kafka-secure"],
+    "store": ["arangodb-standin", "postgresql"],
+    "artifacts": ["minio"],
+    "jobs": [],
+}
 PORTS = {
     "bus": "kafka://localhost:9092",
     "store": "postgresql://lab@localhost/lab",
@@ -26,7 +31,9 @@ PORTS = {
 
 def pytest_addoption(parser):
     for port, example in PORTS.items():
-        parser.addoption(f"--{port}", default="", help=f"run the contract of this port against a server too, such as {example}")
+        parser.addoption(
+            f"--{port}", default="", help=f"run the contract of this port against a server too, such as {example}"
+        )
 
 
 def pytest_generate_tests(metafunc):
@@ -85,4 +92,6 @@ def artifacts_url(request, tmp_path, fresh) -> Iterator[str]:
 
 @pytest.fixture
 def jobs_url(request, tmp_path) -> str:
-    return f"process://?slots=2&delay=0.05&logs={tmp_path}/logs" if request.param == "embedded" else _server(request.param)
+    return (
+        f"process://?slots=2&delay=0.05&logs={tmp_path}/logs" if request.param == "embedded" else _server(request.param)
+    )

@@ -13,7 +13,12 @@ import pytest
 from streamforge.artifacts.base import open_artifacts, version_of
 from streamforge.core.errors import BadData, BadName, DamagedArtifact, NotFound
 
-FILES = {"weights.safetensors": bytes(range(256)) * 40, "config.json": b'{"hidden": 32}', "folds/0/metrics.json": b"{}", "empty": b""}
+FILES = {
+    "weights.safetensors": bytes(range(256)) * 40,
+    "config.json": b'{"hidden": 32}',
+    "folds/0/metrics.json": b"{}",
+    "empty": b"",
+}
 
 
 @pytest.fixture
@@ -81,7 +86,14 @@ async def test_no_path_leads_outside(artifacts, fresh, path):
 
 
 async def test_names_are_checked(artifacts, fresh):
-    for kind, name in (("../x", fresh), ("models", "../x"), ("", fresh), ("models", ""), ("models", "a/b"), (".incoming", fresh)):
+    for kind, name in (
+        ("../x", fresh),
+        ("models", "../x"),
+        ("", fresh),
+        ("models", ""),
+        ("models", "a/b"),
+        (".incoming", fresh),
+    ):
         with pytest.raises(BadName):
             await artifacts.put(kind, name, FILES)
     with pytest.raises(BadName):

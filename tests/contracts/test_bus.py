@@ -59,7 +59,9 @@ async def drain(subscription, count: int) -> list:
 async def settle(*members, total: int) -> None:
     "Poll in turn until the members share all partitions evenly."
     deadline = time.monotonic() + DEADLINE
-    while sorted(len(o.assignment()) for o in members) != sorted((total + i) // len(members) for i in range(len(members))):
+    while sorted(len(o.assignment()) for o in members) != sorted(
+        (total + i) // len(members) for i in range(len(members))
+    ):
         assert time.monotonic() < deadline, [o.assignment() for o in members]
         for o in members:
             batch = await o.poll(max_wait=0.05)
@@ -84,7 +86,9 @@ HEAD = "import asyncio, sys\nfrom streamforge.bus.base import *\nfrom streamforg
 def program(source: str, *args: str) -> subprocess.Popen:
     "Another process that runs `async def main(url, topic, ...)`."
     text = f"{HEAD}\n{source}\nasyncio.run(main(*sys.argv[1:]))"
-    return subprocess.Popen([sys.executable, "-c", text, *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", text, *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
 
 
 async def line(process: subprocess.Popen) -> str:
@@ -116,7 +120,13 @@ async def test_topics(bus, fresh):
 
 
 async def test_unknown_topic(bus, fresh):
-    for wrong in (bus.publish(fresh, [Message(b"")]), bus.delete_topic(fresh), bus.end_offsets(fresh), bus.begin_offsets(fresh), bus.committed("g", fresh)):
+    for wrong in (
+        bus.publish(fresh, [Message(b"")]),
+        bus.delete_topic(fresh),
+        bus.end_offsets(fresh),
+        bus.begin_offsets(fresh),
+        bus.committed("g", fresh),
+    ):
         with pytest.raises(UnknownTopic):
             await wrong
     with pytest.raises(UnknownTopic):
@@ -277,7 +287,9 @@ async def test_batches(bus, topic):
             await member.commit(batch.end_offsets)
             if len(seen) == 30:
                 break
-    assert sorted(seen) == list(range(30)) and await bus.committed(topic, topic) == {p: o for p, o in (await bus.end_offsets(topic)).items() if o}
+    assert sorted(seen) == list(range(30)) and await bus.committed(topic, topic) == {
+        p: o for p, o in (await bus.end_offsets(topic)).items() if o
+    }
 
 
 async def test_members_share_partitions(bus, bus_url, topic):
@@ -523,7 +535,9 @@ async def test_producers_that_are_killed_harm_nobody(bus, bus_url, fresh):
             producers[name].kill()
         for name, process in producers.items():
             rest, _ = await asyncio.to_thread(process.communicate)
-            acknowledged[name] = int(rest.split()[-1]) if rest.endswith("\n") and rest.split() else acknowledged.get(name, 0)
+            acknowledged[name] = (
+                int(rest.split()[-1]) if rest.endswith("\n") and rest.split() else acknowledged.get(name, 0)
+            )
     finally:
         for process in producers.values():
             end(process)

@@ -222,7 +222,9 @@ async def test_the_log_is_the_end_of_the_output(jobs, fresh):
     await jobs.start(job(fresh, " ".join(f"say:line{k}" for k in range(300)) + " exit:0"))
     await jobs.wait(fresh, timeout=60)
     assert (await jobs.log(fresh, tail=3)).splitlines() == ["line297", "line298", "line299"]
-    assert len((await jobs.log(fresh)).splitlines()) == 50 and len((await jobs.log(fresh, tail=1000)).splitlines()) == 300
+    assert (
+        len((await jobs.log(fresh)).splitlines()) == 50 and len((await jobs.log(fresh, tail=1000)).splitlines()) == 300
+    )
 
 
 async def test_closing_stops_what_it_started(url, fresh, jobs_url):
@@ -251,7 +253,9 @@ asyncio.run(main(*sys.argv[1:3]))
 
 
 def parent_of(url: str, name: str, do: str) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", PARENT, f"{url}&grace=0.5", name, do], stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", PARENT, f"{url}&grace=0.5", name, do], stdout=subprocess.PIPE, text=True
+    )
 
 
 @pytest.mark.parametrize("do", ["child pid sleep", "deaf child pid sleep"], ids=["polite", "deaf"])

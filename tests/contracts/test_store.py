@@ -15,7 +15,10 @@ import pytest
 from streamforge.core.errors import BadData, BadName, Conflict, NotFound
 from streamforge.store.base import CANDLES, EDGES, Document, Schema, open_store
 
-MIXED = Schema(columns={"name": "text", "at": "int", "count": "int", "price": "float", "note": "text", "good": "bool"}, key=("name", "at"))
+MIXED = Schema(
+    columns={"name": "text", "at": "int", "count": "int", "price": "float", "note": "text", "good": "bool"},
+    key=("name", "at"),
+)
 
 
 @pytest.fixture
@@ -146,13 +149,17 @@ async def test_a_key_must_be_whole(store, fresh):
     with pytest.raises(BadData):
         await store.upsert(fresh, [edge(1), {"graph": "g", "source": "a", "open_time": 1}])
     with pytest.raises(BadData):
-        await store.upsert(fresh, pa.table({"graph": ["g"], "source": ["a"], "target": ["b"], "open_time": [1], "weight": [math.nan]}))
+        await store.upsert(
+            fresh, pa.table({"graph": ["g"], "source": ["a"], "target": ["b"], "open_time": [1], "weight": [math.nan]})
+        )
     assert await store.count(fresh) == 0
 
 
 async def test_ranges(store, fresh):
     await store.ensure(fresh, EDGES)
-    await store.upsert(fresh, [edge(k, float(k), source) for k in range(10) for source in ("BTCUSDT", "ADAUSDT", "ada", "_X")])
+    await store.upsert(
+        fresh, [edge(k, float(k), source) for k in range(10) for source in ("BTCUSDT", "ADAUSDT", "ada", "_X")]
+    )
 
     async def read(**asked):
         return [(row["source"], row["open_time"]) for row in (await store.read(fresh, **asked)).to_pylist()]
@@ -178,7 +185,9 @@ async def test_columns(store, fresh):
     await store.upsert(fresh, [edge(k, float(k)) for k in range(3)])
     table = await store.read(fresh, columns=["weight", "source"], where={"source": "BTCUSDT"})
     assert table.to_pydict() == {"weight": [0.0, 1.0, 2.0], "source": ["BTCUSDT"] * 3}
-    assert (await store.read(fresh, columns=["source"], where={"source": "BTCUSDT"})).to_pydict() == {"source": ["BTCUSDT"] * 3}
+    assert (await store.read(fresh, columns=["source"], where={"source": "BTCUSDT"})).to_pydict() == {
+        "source": ["BTCUSDT"] * 3
+    }
     assert (await store.read(fresh, columns=["weight"], last=2)).to_pydict() == {"weight": [1.0, 2.0]}
     for wrong in ({"columns": ["colour"]}, {"where": {"colour": "red"}}, {"where": {"weight": "1"}}):
         with pytest.raises(BadData):
@@ -221,14 +230,29 @@ async def test_ensure(store, store_url, fresh):
 
 
 async def test_names_that_a_database_would_stumble_over(store, fresh):
-    names = ["candles", "Candles", "CANDLES", "select", "sqlite_master", "pg_class", "a.b-c_d", "x" * 150, "x" * 151, "0"]
+    names = [
+        "candles",
+        "Candles",
+        "CANDLES",
+        "select",
+        "sqlite_master",
+        "pg_class",
+        "a.b-c_d",
+        "x" * 150,
+        "x" * 151,
+        "0",
+    ]
     collections = [f"{fresh}{name}" for name in names] + [f"select-{fresh}", f"sqlite_{fresh}", f"sf_{fresh}"]
-    schema = Schema(columns={"order": "text", "group": "int", "a.b-c": "float", "FROM": "text", "0": "int"}, key=("order", "group"))
+    schema = Schema(
+        columns={"order": "text", "group": "int", "a.b-c": "float", "FROM": "text", "0": "int"}, key=("order", "group")
+    )
     for number, name in enumerate(collections):
         await store.ensure(name, schema)
         await store.upsert(name, [{"order": "by", "group": number, "a.b-c": 0.5, "FROM": "x", "0": 0}])
     for number, name in enumerate(collections):
-        assert (await store.read(name)).to_pylist() == [{"order": "by", "group": number, "a.b-c": 0.5, "FROM": "x", "0": 0}]
+        assert (await store.read(name)).to_pylist() == [
+            {"order": "by", "group": number, "a.b-c": 0.5, "FROM": "x", "0": 0}
+        ]
     for wrong in ('x"; DROP TABLE documents; --', "", "a/b", "../x", "a b"):
         with pytest.raises(BadName):
             await store.ensure(wrong, schema)
@@ -267,10 +291,16 @@ async def test_documents_by_prefix(store, fresh):
     for id in ids:
         await store.put(fresh, id, {})
     for prefix in ("", "a", "a%", "a_", "b/", "A", "ä", "aa", "zz"):
-        assert [o.id for o in await store.list(fresh, prefix=prefix)] == sorted(o for o in ids if o.startswith(prefix)), prefix
+        assert [o.id for o in await store.list(fresh, prefix=prefix)] == sorted(
+            o for o in ids if o.startswith(prefix)
+        ), prefix
 
 
-@pytest.mark.parametrize("body", [{"auc": math.nan}, {"auc": math.inf}, {"x": {1, 2}}, {"x": b"bytes"}, {"x": object()}], ids=["NaN", "infinity", "a set", "bytes", "an object"])
+@pytest.mark.parametrize(
+    "body",
+    [{"auc": math.nan}, {"auc": math.inf}, {"x": {1, 2}}, {"x": b"bytes"}, {"x": object()}],
+    ids=["NaN", "infinity", "a set", "bytes", "an object"],
+)
 async def test_a_document_is_json(store, fresh, body):
     with pytest.raises(BadData):
         await store.put(fresh, "one", body)
@@ -364,7 +394,8 @@ async def test_the_event_loop_goes_on(store, fresh):
     "While 60,000 rows go in and come out, whoever else lives in the loop is served."
     await store.ensure(fresh, CANDLES)
     rows = [
-        {"symbol": "BTCUSDT", "interval": "1m", "open_time": k, "close_time": k} | dict.fromkeys(("open", "high", "low", "close", "volume"), 0.5 + k)
+        {"symbol": "BTCUSDT", "interval": "1m", "open_time": k, "close_time": k}
+        | dict.fromkeys(("open", "high", "low", "close", "volume"), 0.5 + k)
         for k in range(60_000)
     ]
     late, last = [], time.perf_counter()
@@ -398,7 +429,9 @@ async def test_a_column_that_is_empty_for_long(store, fresh):
     rows = [{"name": "a", "at": k} for k in range(20_000)] + [{"name": "a", "at": 20_000} | late]
     await store.upsert(fresh, rows)
     table = await store.read(fresh, where={"name": "a"})
-    assert table.slice(20_000).to_pylist() == [{"name": "a", "at": 20_000} | late] and table["price"].null_count == 20_000
+    assert (
+        table.slice(20_000).to_pylist() == [{"name": "a", "at": 20_000} | late] and table["price"].null_count == 20_000
+    )
     assert [str(o.type) for o in table.columns] == ["string", "int64", "int64", "double", "string", "bool"]
 
 
@@ -408,12 +441,16 @@ async def test_text_that_some_database_cannot_keep(store, fresh):
         for batch in ([{"name": "a", "at": 1, "note": wrong}], [{"name": wrong, "at": 1}]):
             with pytest.raises(BadData):
                 await store.upsert(fresh, batch)
-        assert (await store.read(fresh, where={"name": wrong})).num_rows == 0 and await store.count(fresh, where={"name": wrong}) == 0
+        assert (await store.read(fresh, where={"name": wrong})).num_rows == 0 and await store.count(
+            fresh, where={"name": wrong}
+        ) == 0
         with pytest.raises((BadData, BadName)):
             await store.put(fresh, wrong, {})
     with pytest.raises(BadData):
         await store.put(fresh, "one", {"text": "\ud800"})
-    assert await store.put(fresh, "one", {"text": "a\0b"}) == 1 and (await store.get(fresh, "one")).body == {"text": "a\0b"}
+    assert await store.put(fresh, "one", {"text": "a\0b"}) == 1 and (await store.get(fresh, "one")).body == {
+        "text": "a\0b"
+    }
 
 
 async def test_a_caller_that_is_cancelled_leaves_nothing_half_done(store, fresh):
@@ -446,12 +483,24 @@ db.commit()
 
 async def test_a_file_of_an_earlier_version_opens(tmp_path):
     "Written by Python's own SQLite, in the tables that SQLAlchemy made: in another process, as two libraries must not share a file in one."
-    await asyncio.to_thread(subprocess.run, [sys.executable, "-c", OLD, tmp_path / "store.db", msgspec.json.encode(EDGES).decode()], check=True)
+    await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", OLD, tmp_path / "store.db", msgspec.json.encode(EDGES).decode()],
+        check=True,
+    )
     async with open_store(f"sqlite:///{tmp_path}/store.db") as store:
-        assert (await store.read("edges", columns=["open_time", "weight"])).to_pydict() == {"open_time": [1, 2, 3], "weight": [0.5, None, 2.0]}
+        assert (await store.read("edges", columns=["open_time", "weight"])).to_pydict() == {
+            "open_time": [1, 2, 3],
+            "weight": [0.5, None, 2.0],
+        }
         assert await store.get("workflow", "wf-1") == Document("workflow", "wf-1", 3, {"status": "done"})
         await store.ensure("edges", Schema(columns=EDGES.columns | {"lag": "int"}, key=EDGES.key))
-        assert await store.upsert("edges", [edge(2, 0.25, lag=1)]) == 1 and await store.put("workflow", "wf-1", {}, version=3) == 4
+        assert (
+            await store.upsert("edges", [edge(2, 0.25, lag=1)]) == 1
+            and await store.put("workflow", "wf-1", {}, version=3) == 4
+        )
     read = "import sqlite3, sys; print(sqlite3.connect(sys.argv[1]).execute('SELECT weight, lag FROM edges ORDER BY open_time').fetchall(), end='')"
-    found = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", read, tmp_path / "store.db"], check=True, capture_output=True, text=True)
+    found = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-c", read, tmp_path / "store.db"], check=True, capture_output=True, text=True
+    )
     assert found.stdout == "[(0.5, None), (0.25, 1), (2.0, None)]"

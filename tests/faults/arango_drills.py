@@ -9,9 +9,21 @@ from worker_lab import House, until
 
 SMALL = CONNECT | {"BATCH_ROWS": "20"}
 STORMS = {
-    "503, 429, write conflict": [Fault(503, chance=0.15), Fault(429, chance=0.15), Fault(1200, on="POST .*/(import|document)", chance=0.5)],
-    "queue, shards": [Fault(21004, chance=0.15), Fault(1495, on="POST", chance=0.1), Fault(1496, on="POST", chance=0.1)],
-    "lost answers": [Fault("drop", chance=0.1), Fault("lost", on="POST .*/(import|document)", chance=0.2), Fault("html", chance=0.05)],
+    "503, 429, write conflict": [
+        Fault(503, chance=0.15),
+        Fault(429, chance=0.15),
+        Fault(1200, on="POST .*/(import|document)", chance=0.5),
+    ],
+    "queue, shards": [
+        Fault(21004, chance=0.15),
+        Fault(1495, on="POST", chance=0.1),
+        Fault(1496, on="POST", chance=0.1),
+    ],
+    "lost answers": [
+        Fault("drop", chance=0.1),
+        Fault("lost", on="POST .*/(import|document)", chance=0.2),
+        Fault("html", chance=0.05),
+    ],
     "write conflicts": [Fault(1200, on="POST .*/(import|document)", chance=0.9)],
 }
 
@@ -39,7 +51,10 @@ async def storms(lab: Lab, runs: int) -> None:
                 met, server.arango.faults = len(server.arango.requests) - before, []
                 code = await asyncio.wait_for(waiting, 120)
                 lab.outcome.judge(expected, await house.contents(), f"run {n} {name}")
-                lab.outcome.check(code == 0 and met > 5 and not await house.events("error"), f"run {n} {name}: code {code}, {met} requests in the storm")
+                lab.outcome.check(
+                    code == 0 and met > 5 and not await house.events("error"),
+                    f"run {n} {name}: code {code}, {met} requests in the storm",
+                )
 
 
 @drill("database slow, down, back (ArangoDB)", on=("arangodb-standin",), runs=2, short=1)
@@ -71,11 +86,20 @@ async def permanent(lab: Lab, runs: int) -> None:
                 await house.fill(stream)
                 moments = sorted({key[2] for key in expected["candles_1h"]})
                 victims = {moments[o] for o in (100, 101, 300)}
-                server.arango.spoiled = [(lambda name, row, victims=victims: name == "candles_1h" and row["open_time"] in victims, number)]
+                server.arango.spoiled = [
+                    (lambda name, row, victims=victims: name == "candles_1h" and row["open_time"] in victims, number)
+                ]
                 code = await house.run("arango-connector", **CONNECT)
                 rows = {key: row for key, row in expected["candles_1h"].items() if key[2] not in victims}
                 lab.outcome.judge({"candles_1h": rows}, await house.contents(), f"run {n} {number}")
-                refused = [o for o in await house.records(f"{house.data}-dlq") if dict(o.headers).get("sf.dlq.stage") == b"write"]
+                refused = [
+                    o
+                    for o in await house.records(f"{house.data}-dlq")
+                    if dict(o.headers).get("sf.dlq.stage") == b"write"
+                ]
                 found = {json.loads(o.value)["open_time"] for o in refused}
                 told = all(f"number {number}" in dict(o.headers)["sf.dlq.error"].decode() for o in refused)
-                lab.outcome.check(code == 0 and found == victims and told, f"run {n} {number}: code {code}, {len(refused)} refused, the number told: {told}")
+                lab.outcome.check(
+                    code == 0 and found == victims and told,
+                    f"run {n} {number}: code {code}, {len(refused)} refused, the number told: {told}",
+                )

@@ -9,9 +9,9 @@ from drill import Lab, drill
 from worker_lab import House, until
 
 from streamforge.core.samples import SAMPLES, candles
-from streamforge.exchange.candle_files import read_folder
-from streamforge.exchange.faults import Fault
-from streamforge.exchange.simulator import Simulator, serve
+from streamforge.exchange.files import read_folder
+from streamforge.exchange.simulator.app import Simulator, serve
+from streamforge.exchange.simulator.faults import Fault
 from streamforge.messages.records import Candle, Trade, decode
 
 SPAN = "2021-04-10:2021-07-05"
@@ -22,7 +22,18 @@ FAULTS = {
     "damaged once": ((Fault(kind="flipped", path=MONTH),), 0),
     "damaged": ((Fault(kind="flipped", path=MONTH, times=2),), 65),
     "wrong checksum": ((Fault(kind="checksum", path=f"{MONTH}.CHECKSUM", times=2),), 65),
-    "404": ((Fault(kind="server_error", status=404, path=f"{MONTH}.CHECKSUM", times=0), Fault(kind="server_error", status=404, path="/data/spot/daily/klines/BTCUSDT/1h/BTCUSDT-1h-2021-05-20.zip.CHECKSUM", times=0)), 0),
+    "404": (
+        (
+            Fault(kind="server_error", status=404, path=f"{MONTH}.CHECKSUM", times=0),
+            Fault(
+                kind="server_error",
+                status=404,
+                path="/data/spot/daily/klines/BTCUSDT/1h/BTCUSDT-1h-2021-05-20.zip.CHECKSUM",
+                times=0,
+            ),
+        ),
+        0,
+    ),
 }
 
 
@@ -50,7 +61,9 @@ async def bad_files(lab: Lab, runs: int) -> None:
     async with lab.house() as house, exchange() as (_, urls):
         assert await house.run("loader-producer", **urls, **CANDLES | {"SOURCE": "rest"}) == 0
         truth = await published(house, Candle, "open_time")
-    assert [o for _, o in truth] == candles("BTCUSDT", SPAN).open_time.tolist(), "the undisturbed loader lost or invented candles"
+    assert [o for _, o in truth] == candles("BTCUSDT", SPAN).open_time.tolist(), (
+        "the undisturbed loader lost or invented candles"
+    )
     for n in range(runs):
         name = list(FAULTS)[n % len(FAULTS)]
         async with lab.house() as house, exchange() as (simulator, urls):
@@ -59,10 +72,16 @@ async def bad_files(lab: Lab, runs: int) -> None:
             partly = await published(house, Candle, "open_time")
             errors = [o.extra["error_type"] for o in await house.events("error")]
             again = await house.run("loader-producer", **urls, **CANDLES)
-            lab.outcome.judge({"stream": truth}, {"stream": await published(house, Candle, "open_time")}, f"run {n} {name}")
+            lab.outcome.judge(
+                {"stream": truth}, {"stream": await published(house, Candle, "open_time")}, f"run {n} {name}"
+            )
             wanted = FAULTS[name][1]
-            right = (code, errors, again) == (wanted, ["DamagedArtifact"] if wanted else [], 0) and partly == dict(list(truth.items())[: len(partly)])
-            lab.outcome.check(right, f"run {n} {name}: code {code}, said {errors}, then {again}, {len(partly)} candles before")
+            right = (code, errors, again) == (wanted, ["DamagedArtifact"] if wanted else [], 0) and partly == dict(
+                list(truth.items())[: len(partly)]
+            )
+            lab.outcome.check(
+                right, f"run {n} {name}: code {code}, said {errors}, then {again}, {len(partly)} candles before"
+            )
 
 
 @drill("trades loader killed (-9)", runs=12, short=3)
@@ -73,8 +92,17 @@ async def trades_killed(lab: Lab, runs: int) -> None:
     @asynccontextmanager
     async def market(rest: bool):
         async with exchange() as (simulator, urls):
-            simulator.faults.add(Fault(kind="gap", path="/api/v3/aggTrades", symbol="BTCUSDT", start=hole[0], end=hole[1], times=0))
-            simulator.faults.add(Fault(kind="server_error", status=404, path="/data/spot/daily/aggTrades/BTCUSDT/BTCUSDT-aggTrades-2021-05-12.zip.CHECKSUM", times=0))
+            simulator.faults.add(
+                Fault(kind="gap", path="/api/v3/aggTrades", symbol="BTCUSDT", start=hole[0], end=hole[1], times=0)
+            )
+            simulator.faults.add(
+                Fault(
+                    kind="server_error",
+                    status=404,
+                    path="/data/spot/daily/aggTrades/BTCUSDT/BTCUSDT-aggTrades-2021-05-12.zip.CHECKSUM",
+                    times=0,
+                )
+            )
             yield urls | TRADES | ({"SOURCE": "rest"} if rest else {})
 
     async with lab.house() as house, market(True) as env:
@@ -82,12 +110,18 @@ async def trades_killed(lab: Lab, runs: int) -> None:
         truth = await published(house, Trade, "trade_id")
         (gap,) = (await house.events("finished"))[0].extra["gaps"]
     ids = {o for _, o in truth}
-    assert ids == set(range(min(ids), max(ids) + 1)) - set(range(gap["start"], gap["end"])), "ids with holes that were not told"
+    assert ids == set(range(min(ids), max(ids) + 1)) - set(range(gap["start"], gap["end"])), (
+        "ids with holes that were not told"
+    )
     for n in range(runs):
         chance = random.Random(n)
         async with lab.house() as house, market(n % 4 > 1) as env:
             if n % 3:
-                code = await house.run("loader-producer", FAILPOINT=f"after-publish:{1 + n // 3}" if n % 3 == 1 else "before-finished:1", **env)
+                code = await house.run(
+                    "loader-producer",
+                    FAILPOINT=f"after-publish:{1 + n // 3}" if n % 3 == 1 else "before-finished:1",
+                    **env,
+                )
             else:
                 worker, upto = await house.start("loader-producer", **env), chance.randrange(1, len(truth))
 
@@ -100,6 +134,8 @@ async def trades_killed(lab: Lab, runs: int) -> None:
                 code = await asyncio.wait_for(worker.wait(), 120)
             again = await house.run("loader-producer", **env)
             lab.outcome.judge({"stream": truth}, {"stream": await published(house, Trade, "trade_id")}, f"run {n}")
-            told = [(o["start"], o["end"]) for done in (await house.events("finished"))[-1:] for o in done.extra["gaps"]]
+            told = [
+                (o["start"], o["end"]) for done in (await house.events("finished"))[-1:] for o in done.extra["gaps"]
+            ]
             right = code in (0, -signal.SIGKILL) and again == 0 and told == [(gap["start"], gap["end"])]
             lab.outcome.check(right, f"run {n}: {code}, then {again}, told {told}")

@@ -23,7 +23,11 @@ async def cut(lab: Lab, runs: int) -> None:
         async with proxied(url_of("toxiproxy"), server) as proxy:
             through = url.replace(server, f"127.0.0.1:{proxy.port}")
             async with open_artifacts(url) as straight, open_artifacts(through) as artifacts:
-                await (proxy.cut() if n % 2 else proxy.poison("limit_data", stream="upstream", bytes=1_000_000 + 100_000 * n))
+                await (
+                    proxy.cut()
+                    if n % 2
+                    else proxy.poison("limit_data", stream="upstream", bytes=1_000_000 + 100_000 * n)
+                )
                 try:
                     await asyncio.wait_for(artifacts.put("models", name, content), 150)
                     told = ""
@@ -34,7 +38,9 @@ async def cut(lab: Lab, runs: int) -> None:
                 manifest = await artifacts.put("models", name, content)
                 whole = await straight.get(manifest, "weights.bin") == content["weights.bin"]
         lab.outcome.runs, lab.outcome.exact = n + 1, lab.outcome.exact + 1
-        lab.outcome.check(bool(told) and not seen and whole, f"run {n}: told {told[:80]!r}, seen {len(seen)}, whole {whole}")
+        lab.outcome.check(
+            bool(told) and not seen and whole, f"run {n}: told {told[:80]!r}, seen {len(seen)}, whole {whole}"
+        )
 
 
 @drill("artifact with a flipped bit, event before object", on=("embedded",), runs=8, short=2)

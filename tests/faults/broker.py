@@ -16,7 +16,12 @@ CACHE = Path(os.environ.get("STREAMFORGE_SERVERS_CACHE", Path.home() / ".cache/s
 
 def kafka_sh(home: Path, port: int, verb: str) -> None:
     "A broker of our own: starting, stopping and killing it disturbs nobody else."
-    env = os.environ | {"KAFKA_HOME": str(home), "KAFKA_LIBS": str(CACHE / "kafka"), "KAFKA_PORT": str(port), "KAFKA_HEAP": "256m"}
+    env = os.environ | {
+        "KAFKA_HOME": str(home),
+        "KAFKA_LIBS": str(CACHE / "kafka"),
+        "KAFKA_PORT": str(port),
+        "KAFKA_HEAP": "256m",
+    }
     done = subprocess.run(["bash", str(SCRIPT), verb], env=env, capture_output=True, text=True, timeout=120)
     if done.returncode:
         raise RuntimeError(f"kafka.sh {verb} ended with {done.returncode}: {done.stdout[-500:]} {done.stderr[-1500:]}")
@@ -46,6 +51,9 @@ async def broker_killed(lab: Lab, runs: int) -> None:
                 await until(goes_on, 60)
                 back, code = time.monotonic() - began, await asyncio.wait_for(worker.wait(), 120)
                 lab.outcome.judge(expected, await house.contents(), f"run {n}")
-                lab.outcome.check(code == 0 and back < 15 and not await house.events("error"), f"run {n}: code {code}, went on after {back:.1f} s")
+                lab.outcome.check(
+                    code == 0 and back < 15 and not await house.events("error"),
+                    f"run {n}: code {code}, went on after {back:.1f} s",
+                )
     finally:
         await asyncio.to_thread(kafka_sh, home, port, "stop")

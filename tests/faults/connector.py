@@ -26,7 +26,10 @@ SMALL = CONNECT | {"BATCH_ROWS": "20"}
 async def killed(lab: Lab, runs: int) -> None:
     "Half of them at named points, half at any moment; started again until it is done."
     expected, chance = await lab.expected(), random.Random(11)
-    plans = [(n, POINTS[n // 2 % len(POINTS)] if n % 2 == 0 else "", chance.randrange(1, 6), chance.random()) for n in range(runs)]
+    plans = [
+        (n, POINTS[n // 2 % len(POINTS)] if n % 2 == 0 else "", chance.randrange(1, 6), chance.random())
+        for n in range(runs)
+    ]
 
     async def life(n: int, point: str, nth: int, moment: float) -> None:
         async with lab.house() as house:
@@ -71,7 +74,10 @@ async def terminated(lab: Lab, runs: int) -> None:
             said = [o.status for o in await house.events("interrupted", "error")]
             once = await house.length(f"{house.data}-enriched") == len(found["stream"])
             good = code == (0 if n % 2 else 75) and lasted < 30 and said == ["interrupted"] and again == 0 and once
-            lab.outcome.check(good, f"run {n}: code {code} after {lasted:.1f} s, said {said}, then {again}, nothing twice: {once}, {before} before")
+            lab.outcome.check(
+                good,
+                f"run {n}: code {code} after {lasted:.1f} s, said {said}, then {again}, nothing twice: {once}, {before} before",
+            )
 
     await side_by_side([lambda n=n: life(n) for n in range(runs)])
 
@@ -85,11 +91,15 @@ async def frozen(lab: Lab, runs: int) -> None:
             await house.fill(await lab.stream())
             mark = "&" if "?" in house.places.bus_url else "?"
             house.env["STREAMFORGE_BUS_URL"] = f"{house.places.bus_url}{mark}session_timeout=6"
-            zombie = await house.start("arango-connector", **SMALL | ({"FAILPOINT": f"after-publish:{1 + n}:stop"} if n % 2 else {}))
+            zombie = await house.start(
+                "arango-connector", **SMALL | ({"FAILPOINT": f"after-publish:{1 + n}:stop"} if n % 2 else {})
+            )
             await until(lambda: house.length(f"{house.data}-enriched"))
             if not n % 2:
                 zombie.send_signal(signal.SIGSTOP)
-            running = asyncio.create_task(house.run("arango-connector", timeout=180, **CONNECT | {"TELEMETRY_PRODUCER_ID": "arango-connector__b"}))
+            running = asyncio.create_task(
+                house.run("arango-connector", timeout=180, **CONNECT | {"TELEMETRY_PRODUCER_ID": "arango-connector__b"})
+            )
             await asyncio.sleep(60 if runs > 1 else 15)
             zombie.send_signal(signal.SIGCONT)
             other, code = await running, await asyncio.wait_for(zombie.wait(), 180)
@@ -105,18 +115,30 @@ async def storm(lab: Lab, runs: int) -> None:
         async with lab.house() as house:
             await house.fill(await lab.stream(), partitions=8)
             tiny = CONNECT | {"BATCH_ROWS": "10"}
-            members = [await house.start("arango-connector", **tiny | {"TELEMETRY_PRODUCER_ID": f"arango-connector__{i}"}) for i in range(4)]
+            members = [
+                await house.start("arango-connector", **tiny | {"TELEMETRY_PRODUCER_ID": f"arango-connector__{i}"})
+                for i in range(4)
+            ]
             for i in range(4):
                 await asyncio.sleep(chance.uniform(2, 5))
                 if members[i].returncode is None:
                     members[i].terminate() if i % 2 else members[i].kill()
                 await members[i].wait()
-                members[i] = await house.start("arango-connector", **tiny | {"TELEMETRY_PRODUCER_ID": f"arango-connector__{i}"})
+                members[i] = await house.start(
+                    "arango-connector", **tiny | {"TELEMETRY_PRODUCER_ID": f"arango-connector__{i}"}
+                )
             codes = [await asyncio.wait_for(o.wait(), 240) for o in members]
             found = await house.contents()
             dead = {(value,) for value in found["dead"].values()}
-            lab.outcome.judge({k: v for k, v in expected.items() if k != "dead"}, {k: v for k, v in found.items() if k != "dead"}, f"run {n}")
-            lab.outcome.check(codes == [0] * 4 and dead == {(value,) for value in expected["dead"].values()}, f"run {n}: codes {codes}")
+            lab.outcome.judge(
+                {k: v for k, v in expected.items() if k != "dead"},
+                {k: v for k, v in found.items() if k != "dead"},
+                f"run {n}",
+            )
+            lab.outcome.check(
+                codes == [0] * 4 and dead == {(value,) for value in expected["dead"].values()},
+                f"run {n}: codes {codes}",
+            )
 
 
 @drill("duplicate and out-of-order records", runs=10, short=2)
@@ -155,7 +177,10 @@ async def nonsense(lab: Lab, runs: int) -> None:
             found = await house.contents()
             lab.outcome.judge(expected, found, f"run {n}")
             (done,) = [o for o in await house.events("finished") if o.producer.startswith("arango-connector")]
-            lab.outcome.check(code == 0 and done.extra["dead"] == len(found["dead"]) > 0, f"run {n}: code {code}, said {done.extra.get('dead')} dead")
+            lab.outcome.check(
+                code == 0 and done.extra["dead"] == len(found["dead"]) > 0,
+                f"run {n}: code {code}, said {done.extra.get('dead')} dead",
+            )
 
 
 @drill("record of 0.9 MB, record of 1.1 MB", runs=1, short=1)
@@ -207,7 +232,9 @@ async def database_locked(lab: Lab, runs: int) -> None:
     for n in range(runs):
         async with lab.house() as house:
             await house.fill(await lab.stream())
-            worker = await house.start("arango-connector", **SMALL | {"STREAMFORGE_STORE_URL": f"{house.places.store_url}?timeout=0.5"})
+            worker = await house.start(
+                "arango-connector", **SMALL | {"STREAMFORGE_STORE_URL": f"{house.places.store_url}?timeout=0.5"}
+            )
             await until(lambda: house.length(f"{house.data}-enriched"))
             other = sqlite3.connect(house.places.store_url.removeprefix("sqlite:///"), isolation_level=None, timeout=30)
             other.execute("BEGIN IMMEDIATE")
@@ -229,7 +256,11 @@ async def one_bad_row(lab: Lab, runs: int) -> None:
         await house.fill(stream[:5])
         assert await house.run("arango-connector", **CONNECT) == 0
         rows = (await house.contents())["candles_1h"]
-        victim = json.loads(stream[700][1])["open_time"] if stream[700][1].startswith(b"{") else json.loads(stream[701][1])["open_time"]
+        victim = (
+            json.loads(stream[700][1])["open_time"]
+            if stream[700][1].startswith(b"{")
+            else json.loads(stream[701][1])["open_time"]
+        )
         forbid(house, f"open_time <> {victim}")
         await house.fill(stream[5:], producer="loader-producer__rest")  # the first loader has said its end already
         code = await house.run("arango-connector", **CONNECT | {"UPSTREAM": "loader-producer__rest"})
@@ -239,8 +270,13 @@ async def one_bad_row(lab: Lab, runs: int) -> None:
         lab.outcome.lost = len(stored - found["candles_1h"].keys())
         lab.outcome.duplicated = len(found["candles_1h"].keys() - stored)
         lab.outcome.exact = int(lab.outcome.lost + lab.outcome.duplicated == 0)
-        refused = [o for o in await house.records(f"{house.data}-dlq") if dict(o.headers).get("sf.dlq.stage") == b"write"]
-        lab.outcome.check(code == 0 and len(rows) > 0 and {json.loads(o.value)["open_time"] for o in refused} == {victim}, f"code {code}, {len(refused)} refused")
+        refused = [
+            o for o in await house.records(f"{house.data}-dlq") if dict(o.headers).get("sf.dlq.stage") == b"write"
+        ]
+        lab.outcome.check(
+            code == 0 and len(rows) > 0 and {json.loads(o.value)["open_time"] for o in refused} == {victim},
+            f"code {code}, {len(refused)} refused",
+        )
 
 
 def forbid(house, condition: str) -> None:
@@ -248,7 +284,26 @@ def forbid(house, condition: str) -> None:
     address = parse_url(house.places.store_url, {})
     host, port = address.hosts[0].split(":")
     find = "SELECT physical FROM sf_collections WHERE name = 'candles_1h'"
-    base = ["psql", "-h", host, "-p", port, "-U", address.user, "-d", address.path, "-v", "ON_ERROR_STOP=1", "-At", "-c"]
+    base = [
+        "psql",
+        "-h",
+        host,
+        "-p",
+        port,
+        "-U",
+        address.user,
+        "-d",
+        address.path,
+        "-v",
+        "ON_ERROR_STOP=1",
+        "-At",
+        "-c",
+    ]
     env = os.environ | {"PGPASSWORD": address.password({}, "POSTGRES_PASSWORD")}
     table = subprocess.run([*base, find], env=env, check=True, capture_output=True, text=True).stdout.strip()
-    subprocess.run([*base, f'ALTER TABLE "{table}" ADD CONSTRAINT drill CHECK ({condition}) NOT VALID'], env=env, check=True, capture_output=True)
+    subprocess.run(
+        [*base, f'ALTER TABLE "{table}" ADD CONSTRAINT drill CHECK ({condition}) NOT VALID'],
+        env=env,
+        check=True,
+        capture_output=True,
+    )

@@ -15,9 +15,13 @@ from streamforge.core.errors import StoreError
 def small_disk(folder: Path, size: str):
     "A file system of this size, made larger by calling what is yielded."
     folder.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=True, capture_output=True)
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=True, capture_output=True
+    )
     try:
-        yield lambda more: subprocess.run(["mount", "-o", f"remount,size={more}", str(folder)], check=True, capture_output=True)
+        yield lambda more: subprocess.run(
+            ["mount", "-o", f"remount,size={more}", str(folder)], check=True, capture_output=True
+        )
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True, capture_output=True)
 
@@ -33,16 +37,28 @@ async def full(lab: Lab, runs: int) -> None:
     for n in range(runs):
         async with lab.house() as house:
             with small_disk(house.home / "store", f"{600 + 100 * n}k") as enlarge:
-                env = CONNECT | {"STREAMFORGE_STORE_URL": f"sqlite:///{house.home}/store/store.db", "RETRY_SECONDS": "3"}
-                house.places = type(house.places)(**{o: getattr(house.places, o) for o in ("home", "bus_url", "artifacts_url")}, store_url=env["STREAMFORGE_STORE_URL"])
+                env = CONNECT | {
+                    "STREAMFORGE_STORE_URL": f"sqlite:///{house.home}/store/store.db",
+                    "RETRY_SECONDS": "3",
+                }
+                house.places = type(house.places)(
+                    **{o: getattr(house.places, o) for o in ("home", "bus_url", "artifacts_url")},
+                    store_url=env["STREAMFORGE_STORE_URL"],
+                )
                 await house.fill(await lab.stream())
                 code = await house.run("arango-connector", **env)
-                said = [(o.status, o.message) for o in await house.events("error", "finished") if o.producer.startswith("arango")]
+                said = [
+                    (o.status, o.message)
+                    for o in await house.events("error", "finished")
+                    if o.producer.startswith("arango")
+                ]
                 enlarge("64m")
                 again = await house.run("arango-connector", **env)
                 lab.outcome.judge(expected, await house.contents(), f"run {n}")
                 clear = [status for status, _ in said] == ["error"] and "full" in said[0][1]
-                lab.outcome.check(code == 75 and clear and again == 0, f"run {n}: code {code}, said {said}, then {again}")
+                lab.outcome.check(
+                    code == 75 and clear and again == 0, f"run {n}: code {code}, said {said}, then {again}"
+                )
 
 
 @drill("disk full while an artifact is written", on=("embedded",), runs=1, short=1)

@@ -38,7 +38,12 @@ class Outcome:
         "Add one run."
         lost = sum(len(rows.keys() - found[name].keys()) for name, rows in expected.items())
         more = sum(len(found[name].keys() - rows.keys()) for name, rows in expected.items())
-        wrong = sum(1 for name, rows in expected.items() for key in rows.keys() & found[name].keys() if rows[key] != found[name][key])
+        wrong = sum(
+            1
+            for name, rows in expected.items()
+            for key in rows.keys() & found[name].keys()
+            if rows[key] != found[name][key]
+        )
         self.runs, self.exact = self.runs + 1, self.exact + (lost + wrong + more == 0)
         self.lost, self.wrong, self.duplicated = self.lost + lost, self.wrong + wrong, self.duplicated + more
         if lost + wrong + more:
@@ -70,7 +75,14 @@ class Drill:
 DRILLS: list[Drill] = []
 
 
-def drill(fault: str, *, on: tuple[str, ...] = ("embedded", "kafka+postgresql"), runs: int = 1, short: int = 1, needs: tuple[str, ...] = ()):
+def drill(
+    fault: str,
+    *,
+    on: tuple[str, ...] = ("embedded", "kafka+postgresql"),
+    runs: int = 1,
+    short: int = 1,
+    needs: tuple[str, ...] = (),
+):
     "Register a drill."
 
     def register(run: Callable[["Lab", int], Awaitable[None]]):
@@ -96,7 +108,11 @@ class Lab:
         home = self.folder / f"{self.made}"
         home.mkdir(parents=True)
         with contextlib.ExitStack() as stack:
-            real = stack.enter_context(real_places(home, url_of("kafka"), url_of("postgresql"))) if self.on == "kafka+postgresql" else {}
+            real = (
+                stack.enter_context(real_places(home, url_of("kafka"), url_of("postgresql")))
+                if self.on == "kafka+postgresql"
+                else {}
+            )
             house = House(home, real | places if real or places else None)
             try:
                 yield house

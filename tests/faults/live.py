@@ -7,14 +7,29 @@ import time
 from contextlib import asynccontextmanager
 
 from drill import Lab, drill, side_by_side
-from live_lab import MARKETS, QUICK, check_books, floats, market, mishaps, read_books, span, text_of, true_candles, true_trades
+from live_lab import (
+    MARKETS,
+    QUICK,
+    check_books,
+    floats,
+    market,
+    mishaps,
+    read_books,
+    span,
+    text_of,
+    true_candles,
+    true_trades,
+)
 from worker_lab import House, until
 
 from streamforge.core.times import TimeRange
-from streamforge.exchange.faults import Fault
+from streamforge.exchange.simulator.faults import Fault
 from streamforge.messages.records import BookSnapshot, Candle, Trade, decode, encode
 
-KINDS = {"candles": ("loader-ws-candles", "ws_candles_1h", "@kline", Candle, true_candles), "trades": ("loader-ws-trades", "ws_trades", "@aggTrade", Trade, true_trades)}
+KINDS = {
+    "candles": ("loader-ws-candles", "ws_candles_1h", "@kline", Candle, true_candles),
+    "trades": ("loader-ws-trades", "ws_trades", "@aggTrade", Trade, true_trades),
+}
 LINES = ("cut in a frame", "silence", "24 h cut", "serverShutdown", "taken over before the cut", "closed and refused")
 
 
@@ -24,7 +39,9 @@ def identity(record: Candle | Trade) -> tuple:
 
 async def truth(rest, kind: str, wanted: TimeRange) -> dict[str, dict[tuple, bytes]]:
     "What the exchange has in the range."
-    return {"stream": {identity(o): encode(o) for symbol in MARKETS for o in await KINDS[kind][4](rest, symbol, wanted)}}
+    return {
+        "stream": {identity(o): encode(o) for symbol in MARKETS for o in await KINDS[kind][4](rest, symbol, wanted)}
+    }
 
 
 async def published(house: House, kind: str) -> tuple[dict[str, dict[tuple, bytes]], list[tuple]]:
@@ -70,14 +87,19 @@ async def line_lost(lab: Lab, runs: int) -> None:
         target, type_, path, *_ = KINDS[kind]
         faults, rules, more = mishaps(path)[fault]
         async with lab.house() as house, market(*faults, **rules) as (sim, rest, places), watched(sim) as alone:
-            code = await house.run(target, timeout=120, **QUICK | places | more | {"TYPE": type_, "TIME_RANGE": text_of(wanted)})
+            code = await house.run(
+                target, timeout=120, **QUICK | places | more | {"TYPE": type_, "TIME_RANGE": text_of(wanted)}
+            )
             longest = alone[0]
             sim.faults.clear()
             found, again = await published(house, kind)
             lab.outcome.judge(await truth(rest, kind, wanted), found, f"run {n} {kind} {fault}")
             last = (await house.events("finished", "error"))[-1]
             holds = code == 0 and not again and longest < 5 and last.extra.get("reconnects", 0) > 0
-            lab.outcome.check(holds, f"run {n} {kind} {fault}: code {code}, {len(again)} again, {longest:.1f} s alone, {last.extra.get('reconnects')} reconnects")
+            lab.outcome.check(
+                holds,
+                f"run {n} {kind} {fault}: code {code}, {len(again)} again, {longest:.1f} s alone, {last.extra.get('reconnects')} reconnects",
+            )
 
     await side_by_side([lambda n=n: life(n) for n in range(runs)])
 
@@ -86,7 +108,11 @@ async def true_book(sim, rest, symbol: str, moment: int) -> bytes:
     "The exchange's book at a moment."
     sim.clock.set(moment, 0.0)
     o = await rest.depth(symbol, 1_000)
-    return encode(BookSnapshot(symbol=symbol, timestamp=moment, bids=floats(o.bids), asks=floats(o.asks), last_update_id=o.last_update_id))
+    return encode(
+        BookSnapshot(
+            symbol=symbol, timestamp=moment, bids=floats(o.bids), asks=floats(o.asks), last_update_id=o.last_update_id
+        )
+    )
 
 
 @drill("depth hole, stale snapshot", runs=6, short=1)
@@ -94,19 +120,42 @@ async def book_lost(lab: Lab, runs: int) -> None:
     "Every snapshot of the topic is the exchange's own, every reader's book too, none crossed; each start over is counted."
     for n in range(runs):
         wanted, chance = span(1, 1 / 60), random.Random(n)
-        holes = [Fault(kind="gap", path="@depth", symbol=symbol, after=chance.randrange(50, 400), times=chance.randrange(1, 4)) for symbol in MARKETS]
-        async with lab.house() as house, market(*holes, Fault(kind="stale", seconds=30.0, after=n % 3), speed=20.0) as (sim, rest, places):
-            code = await house.run("loader-ws-orderbook", timeout=120, **QUICK | places | {"TYPE": "ws_depth", "SNAPSHOT_SECONDS": "5", "TIME_RANGE": text_of(wanted)})
+        holes = [
+            Fault(
+                kind="gap", path="@depth", symbol=symbol, after=chance.randrange(50, 400), times=chance.randrange(1, 4)
+            )
+            for symbol in MARKETS
+        ]
+        async with (
+            lab.house() as house,
+            market(*holes, Fault(kind="stale", seconds=30.0, after=n % 3), speed=20.0) as (sim, rest, places),
+        ):
+            code = await house.run(
+                "loader-ws-orderbook",
+                timeout=120,
+                **QUICK | places | {"TYPE": "ws_depth", "SNAPSHOT_SECONDS": "5", "TIME_RANGE": text_of(wanted)},
+            )
             sim.faults.clear()
             records, last = await read_books(house), (await house.events("finished", "error"))[-1]
             readers = [await check_books(sim, rest, records, symbol) for symbol in MARKETS]
             snapshots = [o for o in records if isinstance(o, BookSnapshot)]
             crossed = [o for o in snapshots if o.bids[0][0] >= o.asks[0][0]]
             found = {(o.symbol, o.timestamp): encode(o) for o in snapshots}
-            lab.outcome.judge({"books": {key: await true_book(sim, rest, *key) for key in found}}, {"books": found}, f"run {n}")
+            lab.outcome.judge(
+                {"books": {key: await true_book(sim, rest, *key) for key in found}}, {"books": found}, f"run {n}"
+            )
             told = {o["symbol"] for o in last.extra.get("gaps", ())}
-            holds = code == 0 and not crossed and last.extra["resyncs"] >= len(MARKETS) and told == set(MARKETS) and all(whole for whole, _ in readers)
-            lab.outcome.check(holds, f"run {n}: code {code}, {len(crossed)} crossed, {last.extra.get('resyncs')} started over, gaps of {sorted(told)}, readers {readers}")
+            holds = (
+                code == 0
+                and not crossed
+                and last.extra["resyncs"] >= len(MARKETS)
+                and told == set(MARKETS)
+                and all(whole for whole, _ in readers)
+            )
+            lab.outcome.check(
+                holds,
+                f"run {n}: code {code}, {len(crossed)} crossed, {last.extra.get('resyncs')} started over, gaps of {sorted(told)}, readers {readers}",
+            )
 
 
 @drill("live loader killed (-9)", runs=12, short=2)
@@ -119,7 +168,11 @@ async def live_killed(lab: Lab, runs: int) -> None:
         async with lab.house() as house, market() as (sim, rest, places):
             env = QUICK | places | {"TYPE": type_, "TIME_RANGE": text_of(wanted)}
             if n % 2 == 0:
-                code = await house.run(target, **env, FAILPOINT=f"{('before-publish', 'after-publish', 'after-ledger')[n // 2 % 3]}:{chance.randrange(1, 4)}")
+                code = await house.run(
+                    target,
+                    **env,
+                    FAILPOINT=f"{('before-publish', 'after-publish', 'after-ledger')[n // 2 % 3]}:{chance.randrange(1, 4)}",
+                )
             else:
                 worker, upto = await house.start(target, **env), chance.randrange(1, 30)
 
@@ -133,6 +186,8 @@ async def live_killed(lab: Lab, runs: int) -> None:
             again = await house.run(target, timeout=120, **env)
             found, twice = await published(house, kind)
             lab.outcome.judge(await truth(rest, kind, wanted), found, f"run {n} {kind}")
-            lab.outcome.check((code, again) == (-signal.SIGKILL, 0), f"run {n} {kind}: {code}, then {again}, {len(twice)} twice")
+            lab.outcome.check(
+                (code, again) == (-signal.SIGKILL, 0), f"run {n} {kind}: {code}, then {again}, {len(twice)} twice"
+            )
 
     await side_by_side([lambda n=n: life(n) for n in range(runs)])

@@ -11,8 +11,8 @@ from drill import Lab, drill, side_by_side
 from worker_lab import House, until
 
 from streamforge.core.samples import candles
-from streamforge.exchange.faults import Fault
-from streamforge.exchange.simulator import Simulator, serve
+from streamforge.exchange.simulator.app import Simulator, serve
+from streamforge.exchange.simulator.faults import Fault
 from streamforge.messages.records import Candle, decode
 
 SPAN = "2021-04-10:2021-10-10"
@@ -25,7 +25,9 @@ async def published(house: House) -> dict[tuple, bytes]:
     once: dict[tuple, bytes] = {}
     for record in await house.records(house.data):
         row = decode(Candle, record.value)
-        assert once.setdefault((row.symbol, row.open_time), record.value) == record.value, f"two truths about {row.symbol} {row.open_time}"
+        assert once.setdefault((row.symbol, row.open_time), record.value) == record.value, (
+            f"two truths about {row.symbol} {row.open_time}"
+        )
     return once
 
 
@@ -71,7 +73,9 @@ class Watched:
         early = 0
         for _, refused, port, status in self.seen:
             if status in (418, 429):
-                later = Counter(where for came, _, where, _ in self.seen if refused < came < refused + retry_after - 0.02)
+                later = Counter(
+                    where for came, _, where, _ in self.seen if refused < came < refused + retry_after - 0.02
+                )
                 early += later.pop(port, 0) + sum(count - 1 for count in later.values())
         return early
 
@@ -95,7 +99,9 @@ async def rude(lab: Lab, runs: int) -> None:
         async with lab.house() as house, watched() as (app, url):
             kind = KINDS[n % len(KINDS)]
             for after in (1, 3, 6):
-                app.simulator.faults.add(Fault(kind=kind, after=after, seconds=2 if kind in ("too_many", "banned") else 1))
+                app.simulator.faults.add(
+                    Fault(kind=kind, after=after, seconds=2 if kind in ("too_many", "banned") else 1)
+                )
             code = await house.run("loader-producer", timeout=120, BINANCE_API_URL=url, **LOAD)
             lab.outcome.judge(expected, {"stream": await published(house)}, f"run {n} {kind}")
             early = app.too_early(2.0)
@@ -122,8 +128,16 @@ async def holes(lab: Lab, runs: int) -> None:
             left = {key: value for key, value in expected.items() if not (key[0] == "ETHUSDT" and key[1] in hole)}
             lab.outcome.judge({"stream": left}, {"stream": await published(house)}, f"run {n}")
             done = await house.events("finished")
-            told = {t for o in (done[0].extra["gaps"] if done else []) if o["symbol"] == "ETHUSDT" for t in range(o["start"], o["end"], hour)}
-            lab.outcome.check(code == 0 and told >= set(hole), f"run {n}: code {code}, {len(set(hole) - told)} missing candles were not reported")
+            told = {
+                t
+                for o in (done[0].extra["gaps"] if done else [])
+                if o["symbol"] == "ETHUSDT"
+                for t in range(o["start"], o["end"], hour)
+            }
+            lab.outcome.check(
+                code == 0 and told >= set(hole),
+                f"run {n}: code {code}, {len(set(hole) - told)} missing candles were not reported",
+            )
 
     await side_by_side([lambda n=n: life(n) for n in range(runs)])
 
@@ -138,9 +152,17 @@ async def loader_killed(lab: Lab, runs: int) -> None:
         async with lab.house() as house, exchange() as (simulator, url):
             simulator.faults.add(Fault(kind="slow", seconds=0.05, times=0))
             if n % 3 < 2:
-                code = await house.run("loader-producer", FAILPOINT="before-finished:1" if n % 3 else f"after-publish:{1 + n // 3 % 5}", BINANCE_API_URL=url, **LOAD)
+                code = await house.run(
+                    "loader-producer",
+                    FAILPOINT="before-finished:1" if n % 3 else f"after-publish:{1 + n // 3 % 5}",
+                    BINANCE_API_URL=url,
+                    **LOAD,
+                )
             else:
-                worker, upto = await house.start("loader-producer", BINANCE_API_URL=url, **LOAD), chance.randrange(1, len(expected["stream"]))
+                worker, upto = (
+                    await house.start("loader-producer", BINANCE_API_URL=url, **LOAD),
+                    chance.randrange(1, len(expected["stream"])),
+                )
 
                 async def far_enough() -> bool:
                     return worker.returncode is not None or await house.length(house.data) >= upto
@@ -170,4 +192,6 @@ async def loader_evicted(lab: Lab, runs: int) -> None:
             said = [o.status for o in await house.events("interrupted", "finished", "error")]
             again = await house.run("loader-producer", BINANCE_API_URL=url, **LOAD)
             lab.outcome.judge(expected, {"stream": await published(house)}, f"run {n}")
-            lab.outcome.check((code, said, again) == (75, ["interrupted"], 0), f"run {n}: code {code}, said {said}, then {again}")
+            lab.outcome.check(
+                (code, said, again) == (75, ["interrupted"], 0), f"run {n}: code {code}, said {said}, then {again}"
+            )

@@ -1,6 +1,6 @@
 """`make faults`: every drill, whole, as a table and as JSON.
 
-    python tests/faults/run.py [--json FILE] [--only TEXT] [--on embedded] [--runs N] [--short]
+python tests/faults/run.py [--json FILE] [--only TEXT] [--on embedded] [--runs N] [--short]
 """
 
 import argparse
@@ -26,16 +26,28 @@ def main() -> int:
     told, outcomes = parser.parse_args(), []
     for drill in DRILLS:
         for on in drill.on:
-            if told.only.lower() not in drill.fault.lower() or (told.on and told.on != on) or (told.short and not drill.short):
+            if (
+                told.only.lower() not in drill.fault.lower()
+                or (told.on and told.on != on)
+                or (told.short and not drill.short)
+            ):
                 continue
             if missing := [o for o in (*NEEDED.get(on, ()), *drill.needs) if not url_of(o)]:
-                print(f"skipped     {drill.fault}, on {on}: no {' '.join(missing)}; `make servers` starts them", flush=True)
+                print(
+                    f"skipped     {drill.fault}, on {on}: no {' '.join(missing)}; `make servers` starts them",
+                    flush=True,
+                )
                 continue
             with tempfile.TemporaryDirectory(prefix="drill") as folder:
-                outcome = asyncio.run(perform(drill, on, Path(folder), told.runs or (drill.short if told.short else drill.runs)))
+                outcome = asyncio.run(
+                    perform(drill, on, Path(folder), told.runs or (drill.short if told.short else drill.runs))
+                )
             outcomes.append(outcome)
             verdict = "ok  " if outcome.exact == outcome.runs and outcome.runs else "BAD "
-            print(f"{verdict} {outcome.exact:>3} of {outcome.runs:<3} {outcome.fault}, on {on}: lost {outcome.lost}, wrong {outcome.wrong}, doubled {outcome.duplicated} ({outcome.seconds:.0f} s)", flush=True)
+            print(
+                f"{verdict} {outcome.exact:>3} of {outcome.runs:<3} {outcome.fault}, on {on}: lost {outcome.lost}, wrong {outcome.wrong}, doubled {outcome.duplicated} ({outcome.seconds:.0f} s)",
+                flush=True,
+            )
             for note in outcome.notes:
                 print(f"       {note}", flush=True)
             if told.json:

@@ -19,7 +19,9 @@ def ports_of(name: str) -> set[int]:
     "Where a service can be reached from this machine."
     service = SERVICES[name]
     if service.get("network_mode") == "host":
-        said = " ".join(map(str, [*service.get("command", []), *(f"{k}={v}" for k, v in service.get("environment", {}).items())]))
+        said = " ".join(
+            map(str, [*service.get("command", []), *(f"{k}={v}" for k, v in service.get("environment", {}).items())])
+        )
         return {int(o) for o in re.findall(r"(?:-port |127\.0\.0\.1:|HTTP_PORT=)(\d+)", said)}
     return {int(o.split(":")[1]) for o in service["ports"]}
 
@@ -28,14 +30,18 @@ def test_ports_are_those_of_make_servers():
     script = (SERVERS / "servers.sh").read_text()
     told = {name: int(port) for name, port in re.findall(r"([\w-]+)\) echo \$\(\((\d+) \+ SHIFT\)\)", script)}
     assert {"kafka", "kafka-secure", "postgresql", "minio", "toxiproxy"} == set(told)
-    assert {name: {port, port + 1} if name == "minio" else {port} for name, port in told.items()} | BESIDE == {name: ports_of(name) for name in SERVICES}
+    assert {name: {port, port + 1} if name == "minio" else {port} for name, port in told.items()} | BESIDE == {
+        name: ports_of(name) for name in SERVICES
+    }
 
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_only_this_machine_reaches_it(name):
     service = SERVICES[name]
     if service.get("network_mode") == "host":
-        assert "127.0.0.1" in " ".join([*service.get("command", []), *map(str, service.get("environment", {}).values())])
+        assert "127.0.0.1" in " ".join(
+            [*service.get("command", []), *map(str, service.get("environment", {}).values())]
+        )
     else:
         assert all(o.startswith("127.0.0.1:") for o in service["ports"])
 
@@ -43,32 +49,54 @@ def test_only_this_machine_reaches_it(name):
 @pytest.mark.parametrize("name", SERVICES)
 def test_images_are_pinned_and_a_digest_can_take_their_place(name):
     image = SERVICES[name]["image"]
-    assert re.fullmatch(r"\$\{[A-Z]+_IMAGE:-[\w./-]+:(v?\d+\.\d+[\w.-]*|RELEASE\.[\dTZ-]+)(@sha256:[0-9a-f]{64})?\}", image), image
+    assert re.fullmatch(
+        r"\$\{[A-Z]+_IMAGE:-[\w./-]+:(v?\d+\.\d+[\w.-]*|RELEASE\.[\dTZ-]+)(@sha256:[0-9a-f]{64})?\}", image
+    ), image
     assert SERVICES[name]["healthcheck"]["test"][0] == "CMD" and SERVICES[name]["restart"] == "unless-stopped"
 
 
 def test_versions_are_those_that_are_tested_here():
-    assert (SERVERS / "kafka-4.3.1.lock").exists() and "apache/kafka:4.3.1}" in SERVICES["kafka"]["image"] and SERVICES["kafka"]["image"] == SERVICES["kafka-secure"]["image"]
-    assert "TOXIPROXY_VERSION=v2.5.0" in (SERVERS / "servers.sh").read_text() and "toxiproxy:2.5.0}" in SERVICES["toxiproxy"]["image"]
+    assert (
+        (SERVERS / "kafka-4.3.1.lock").exists()
+        and "apache/kafka:4.3.1}" in SERVICES["kafka"]["image"]
+        and SERVICES["kafka"]["image"] == SERVICES["kafka-secure"]["image"]
+    )
+    assert (
+        "TOXIPROXY_VERSION=v2.5.0" in (SERVERS / "servers.sh").read_text()
+        and "toxiproxy:2.5.0}" in SERVICES["toxiproxy"]["image"]
+    )
 
 
 def test_no_secret_stands_in_the_file():
     for name, service in SERVICES.items():
         for variable, value in service.get("environment", {}).items():
-            assert not re.search("PASSWORD|SECRET|TOKEN|KEY", variable) or (variable.endswith("_FILE") and value == f"/run/secrets/{name}"), variable
+            assert not re.search("PASSWORD|SECRET|TOKEN|KEY", variable) or (
+                variable.endswith("_FILE") and value == f"/run/secrets/{name}"
+            ), variable
         assert all(o in COMPOSE["secrets"] for o in service.get("secrets", []))
     assert all(o["file"] == f"../.servers/compose/passwords/{name}" for name, o in COMPOSE["secrets"].items())
 
 
 def test_kafka_is_told_everything_and_the_same_as_here():
     "One KAFKA_ variable drops all defaults of the image."
-    told = {name.removeprefix("KAFKA_").replace("_", ".").lower(): str(value) for name, value in SERVICES["kafka"]["environment"].items() if name.startswith("KAFKA_")}
+    told = {
+        name.removeprefix("KAFKA_").replace("_", ".").lower(): str(value)
+        for name, value in SERVICES["kafka"]["environment"].items()
+        if name.startswith("KAFKA_")
+    }
     script = (SERVERS / "kafka.sh").read_text()
     for line in re.search(r"cat >\"\$PROPS\" <<EOF\n(.*?)\nEOF", script, re.S)[1].splitlines():
         key, _, value = line.partition("=")
         if not line.startswith("#") and "$" not in value and key != "controller.quorum.bootstrap.servers":
             assert told[key] == value, key
-    assert {"listeners", "advertised.listeners", "listener.security.protocol.map", "inter.broker.listener.name", "controller.quorum.voters", "log.dirs"} <= set(told)
+    assert {
+        "listeners",
+        "advertised.listeners",
+        "listener.security.protocol.map",
+        "inter.broker.listener.name",
+        "controller.quorum.voters",
+        "log.dirs",
+    } <= set(told)
 
 
 def test_what_is_mounted_exists():
@@ -81,7 +109,11 @@ def test_what_is_mounted_exists():
                 assert place in COMPOSE["volumes"], place
     datasource = yaml.safe_load((SERVERS / "grafana" / "datasource.yml").read_text())["datasources"][0]
     scraped = yaml.safe_load((SERVERS / "prometheus.yml").read_text())["scrape_configs"]
-    assert datasource["url"] == "http://127.0.0.1:19090" and {o["job_name"] for o in scraped} == {"queue-manager", "worker", "prometheus"}
+    assert datasource["url"] == "http://127.0.0.1:19090" and {o["job_name"] for o in scraped} == {
+        "queue-manager",
+        "worker",
+        "prometheus",
+    }
 
 
 def test_secrets_are_made_once_and_only_their_owner_gets_there(tmp_path):
@@ -93,11 +125,21 @@ def test_secrets_are_made_once_and_only_their_owner_gets_there(tmp_path):
     (passwords / "minio").write_text("made-by-make-servers")
     seen = []
     for _ in range(2):
-        subprocess.run(["bash", tmp_path / "deploy/dev/servers/compose.sh", "secrets"], check=True, capture_output=True, timeout=60)
+        subprocess.run(
+            ["bash", tmp_path / "deploy/dev/servers/compose.sh", "secrets"], check=True, capture_output=True, timeout=60
+        )
         own = tmp_path / ".servers" / "compose"
         seen.append({str(o.relative_to(own)): o.read_text() for o in own.rglob("*") if o.is_file()})
     assert seen[0] == seen[1] and (own.stat().st_mode & 0o777) == 0o700
-    assert {"passwords/postgresql", "passwords/arangodb", "passwords/grafana", "kafka/ca.pem", "kafka/broker.pem", "kafka/server.properties", "kafka/users/app"} <= set(seen[0])
+    assert {
+        "passwords/postgresql",
+        "passwords/arangodb",
+        "passwords/grafana",
+        "kafka/ca.pem",
+        "kafka/broker.pem",
+        "kafka/server.properties",
+        "kafka/users/app",
+    } <= set(seen[0])
     assert seen[0]["passwords/minio"] == "made-by-make-servers" and not [o for o in seen[0] if o.endswith("ca.key")]
     assert len({seen[0][f"kafka/users/{o}"] for o in ("admin", "app", "reader", "stranger")}) == 4
 
@@ -105,4 +147,9 @@ def test_secrets_are_made_once_and_only_their_owner_gets_there(tmp_path):
 def test_compose_itself_agrees():
     if not shutil.which("docker") or subprocess.run(["docker", "compose", "version"], capture_output=True).returncode:
         pytest.skip("no docker compose here")
-    subprocess.run(["docker", "compose", "-f", ROOT / "deploy" / "compose.yaml", "config", "--quiet"], check=True, capture_output=True, timeout=60)
+    subprocess.run(
+        ["docker", "compose", "-f", ROOT / "deploy" / "compose.yaml", "config", "--quiet"],
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )

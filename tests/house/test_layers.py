@@ -7,19 +7,35 @@ import sys
 from pathlib import Path
 
 import pytest
+from layers import BOTH_HALVES, RANKS, RESEARCH
 
 ROOT = Path(__file__).parents[2]
 LIB = ROOT / "streamforge"
-RESEARCH = {"features", "graph", "trading", "rl", "evaluation", "viz"}
-FREE = {"core", "messages"}  # both halves stand on these
-ROOMS = {re.sub(r"^\d+_", "", p.name): int(p.name[:2]) for p in (ROOT / "nbs").iterdir() if re.match(r"\d\d_", p.name)}
-PLACES = {  # module -> (room number, place in the room)
-    f"{re.sub(r'^[0-9]+_', '', p.parent.name)}.{re.sub(r'^[0-9]+_', '', p.stem)}": (int(p.parent.name[:2]), int(p.name[:2]))
-    for p in (ROOT / "nbs").rglob("[0-9][0-9]_*.ipynb")
-    if ".ipynb_checkpoints" not in p.parts
+PLACES = {  # module -> number of its notebook
+    ".".join(re.sub(r"^\d+_", "", part) for part in path.relative_to(ROOT / "nbs").with_suffix("").parts): int(
+        path.name[:2]
+    )
+    for path in (ROOT / "nbs").rglob("[0-9][0-9]_*.ipynb")
+    if ".ipynb_checkpoints" not in path.parts
 }
 MODULES = sorted(p for p in LIB.rglob("*.py") if not p.name.startswith("_"))
-CLOCKS = {"time.time", "time.time_ns", "datetime.now", "os.environ", "os.getenv", "socket", "httpx", "requests", "urllib.request"}
+CLOCKS = {
+    "time.time",
+    "time.time_ns",
+    "datetime.now",
+    "os.environ",
+    "os.getenv",
+    "socket",
+    "httpx",
+    "requests",
+    "urllib.request",
+}
+
+
+def rank(module: str) -> tuple[int, str]:
+    "The layer of a module, and the name in the list that gave it: its own, or that of its package."
+    name = module if module in RANKS else module.rpartition(".")[0]
+    return RANKS[name], name
 
 
 def name_of(path: Path) -> str:
@@ -27,7 +43,7 @@ def name_of(path: Path) -> str:
 
 
 def imports_of(path: Path) -> set[str]:
-    "Modules of the house that `path` imports, relative ones resolved, as `room.module`."
+    "Modules of the library that `path` imports, relative ones resolved, as `package.module`."
     found, package = set(), ["streamforge", *path.relative_to(LIB).parent.parts]
     for node in ast.walk(ast.parse(path.read_text())):
         names = []
@@ -37,8 +53,8 @@ def imports_of(path: Path) -> set[str]:
             base = package[: len(package) - node.level + 1] if node.level else []
             stem = ".".join([*base, *(node.module or "").split(".")]).strip(".")
             names = [stem, *(f"{stem}.{o.name}" for o in node.names)]
-        found |= {m[1] for o in names if (m := re.match(r"streamforge\.(\w+\.\w+)", o)) and m[1] in PLACES}
-    return found
+        found |= {o.removeprefix("streamforge.") for o in names if o.startswith("streamforge.")}
+    return found & set(PLACES)
 
 
 def test_every_module_has_its_notebook():
@@ -47,19 +63,46 @@ def test_every_module_has_its_notebook():
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_imports_go_down(path):
-    here = PLACES[name_of(path)]
-    wrong = {o for o in imports_of(path) if PLACES[o] >= here}
-    assert not wrong, f"{name_of(path)} {here} imports what is built later: {wrong}"
+    module = name_of(path)
+    here, package = rank(module)
+    wrong = set()
+    for other in imports_of(path) - {module}:
+        there, its_package = rank(other)
+        if there > here or (there == here and (its_package != package or PLACES[other] >= PLACES[module])):
+            wrong.add(other)
+    assert not wrong, f"{module} imports from a layer that is not below its own (see layers.py): {wrong}"
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if p.parent.name in RESEARCH], ids=name_of)
+def test_every_package_has_its_layer():
+    modules = {name_of(path) for path in MODULES}
+    without = {o for o in modules if o not in RANKS and o.rpartition(".")[0] not in RANKS}
+    assert not without, f"add their package to layers.py: {without}"
+
+
+def test_numbers_are_the_order_of_reading():
+    "In each folder of notebooks the numbers begin at 01 and none is missing or used twice."
+    folders = {
+        path.parent for path in (ROOT / "nbs").rglob("[0-9][0-9]_*.ipynb") if ".ipynb_checkpoints" not in path.parts
+    }
+    numbers = {folder: sorted(int(path.name[:2]) for path in folder.glob("[0-9][0-9]_*.ipynb")) for folder in folders}
+    wrong = {
+        str(folder.relative_to(ROOT)): found
+        for folder, found in numbers.items()
+        if found != list(range(1, len(found) + 1))
+    }
+    assert not wrong, wrong
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if name_of(p).partition(".")[0] in RESEARCH], ids=name_of)
 def test_research_is_pure(path):
     rooms = {o.partition(".")[0] for o in imports_of(path)}
-    assert rooms <= RESEARCH | FREE, f"research imports platform: {rooms - RESEARCH - FREE}"
+    assert rooms <= RESEARCH | BOTH_HALVES, f"research imports platform: {rooms - RESEARCH - BOTH_HALVES}"
     source = path.read_text()
     reached = {ast.unparse(o) for o in ast.walk(ast.parse(source)) if isinstance(o, (ast.Attribute, ast.Name))}
     imported = {a.name for o in ast.walk(ast.parse(source)) if isinstance(o, ast.Import) for a in o.names}
-    assert not CLOCKS & (reached | imported), f"research uses clock, environment or network: {CLOCKS & (reached | imported)}"
+    assert not CLOCKS & (reached | imported), (
+        f"research uses clock, environment or network: {CLOCKS & (reached | imported)}"
+    )
 
 
 def untold(tree: ast.Module) -> list[str]:
@@ -72,8 +115,14 @@ def untold(tree: ast.Module) -> list[str]:
             if not ast.get_docstring(node):
                 wrong.append(f"line {node.lineno}: {node.name} has no docstring")
             if not isinstance(node, ast.ClassDef):
-                arguments = [o for o in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs) if o.arg not in ("self", "cls")]
-                wrong += [f"line {node.lineno}: {node.name}({o.arg}) has no type" for o in arguments if o.annotation is None]
+                arguments = [
+                    o
+                    for o in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+                    if o.arg not in ("self", "cls")
+                ]
+                wrong += [
+                    f"line {node.lineno}: {node.name}({o.arg}) has no type" for o in arguments if o.annotation is None
+                ]
                 wrong += [f"line {node.lineno}: {node.name} has no result type"] if node.returns is None else []
     return wrong
 
@@ -86,17 +135,39 @@ def test_public_names_are_told(path):
 def test_import_is_light():
     "`import streamforge` takes under 0.3 s and loads neither torch nor pandas (the best of three: machines are noisy)."
     code = "import sys, time; t = time.perf_counter(); import streamforge; print(time.perf_counter() - t, 'torch' in sys.modules, 'pandas' in sys.modules)"
-    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() for _ in range(3)]
+    runs = [
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+        for _ in range(3)
+    ]
     assert all(o[1:] == ["False", "False"] for o in runs) and min(float(o[0]) for o in runs) < 0.3
 
 
-HEAVY = {"torch", "sklearn", "stable_baselines3", "papermill", "gymnasium", "torch_geometric", "jupyterlab", "TA-Lib", "talib"}
-LEAN = ["workers.base", "workers.loader", "workers.connector", "cli.main", "manager.api", "visualizer.app"]
+HEAVY = {
+    "torch",
+    "sklearn",
+    "stable_baselines3",
+    "papermill",
+    "gymnasium",
+    "torch_geometric",
+    "jupyterlab",
+    "TA-Lib",
+    "talib",
+}
+LEAN = [
+    "workers.runtime.worker",
+    "workers.loaders.worker",
+    "workers.connector.worker",
+    "cli.main",
+    "manager.api",
+    "visualizer.app",
+]
 
 
-@pytest.mark.parametrize("module", [o for o in LEAN if o in PLACES])
+@pytest.mark.parametrize("module", LEAN)
 def test_the_core_install_is_enough(module):
     "Loaders, connectors, the manager and the page need no package of the extras."
     code = f"import sys, streamforge.{module}; print(*sys.modules)"
-    loaded = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+    loaded = set(
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    )
     assert not HEAVY & loaded, HEAVY & loaded

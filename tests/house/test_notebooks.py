@@ -7,7 +7,12 @@ import pytest
 from execnb.nbio import read_nb
 
 ROOT = Path(__file__).parents[2]
-NOTEBOOKS = sorted(p for folder in ("nbs", "pipelines") for p in (ROOT / folder).rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+NOTEBOOKS = sorted(
+    p
+    for folder in ("nbs", "pipelines")
+    for p in (ROOT / folder).rglob("*.ipynb")
+    if ".ipynb_checkpoints" not in p.parts
+)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: str(p.relative_to(ROOT)))
@@ -37,3 +42,26 @@ def test_clean(path):
 def test_pipelines_take_parameters(path):
     tagged = [o for o in read_nb(path).cells if "parameters" in o.metadata.get("tags", [])]
     assert len(tagged) == 1, f"{path.name}: expected one cell tagged `parameters`, found {len(tagged)}"
+
+
+MODULE_NOTEBOOKS = [
+    p for p in NOTEBOOKS if p.is_relative_to(ROOT / "nbs") and not any(o[0] in "_." for o in p.relative_to(ROOT).parts)
+]
+
+
+@pytest.mark.parametrize("path", MODULE_NOTEBOOKS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_begins_with_a_title_and_one_sentence(path):
+    first = read_nb(path).cells[0]
+    assert first.cell_type == "markdown" and re.match(r"# .+\n> .+", first.source), (
+        "the first cell is not '# Title' and '> one sentence'"
+    )
+
+
+def test_one_notebook_one_module():
+    exports = {p: m[1] for p in MODULE_NOTEBOOKS if (m := re.search(r"#\| default_exp ([\w.]+)", p.read_text()))}
+    assert len(set(exports.values())) == len(exports), "two notebooks export to one module"
+    places = {
+        p: ".".join(re.sub(r"^\d+_", "", o) for o in p.relative_to(ROOT / "nbs").with_suffix("").parts) for p in exports
+    }
+    wrong = {str(p.relative_to(ROOT)): name for p, name in exports.items() if name != places[p]}
+    assert not wrong, wrong

@@ -8,14 +8,14 @@ from worker_lab import House, until
 
 from streamforge.core.samples import SAMPLES
 from streamforge.core.times import TimeRange, iso, to_ms
-from streamforge.exchange.answers import DepthSnapshot
-from streamforge.exchange.book import Applied, OrderBook, best_levels
-from streamforge.exchange.candle_files import read_file
-from streamforge.exchange.faults import Fault
-from streamforge.exchange.rest import BinanceRest
-from streamforge.exchange.sim_streams import StreamRules
-from streamforge.exchange.simulator import Simulator, serve
-from streamforge.exchange.trades import agg_trades
+from streamforge.exchange.binance.book import Applied, OrderBook, best_levels
+from streamforge.exchange.binance.models import DepthSnapshot
+from streamforge.exchange.binance.rest import BinanceRest
+from streamforge.exchange.binance.trades import agg_trades
+from streamforge.exchange.files import read_file
+from streamforge.exchange.simulator.app import Simulator, serve
+from streamforge.exchange.simulator.faults import Fault
+from streamforge.exchange.simulator.streams import StreamRules
 from streamforge.messages.records import BookSnapshot, Candle, DepthUpdate, Trade, decode
 
 NOON, HOUR = to_ms("2021-05-19T12:00"), 3_600_000
@@ -28,13 +28,30 @@ def mishaps(path: str) -> dict[str, tuple]:
     "Faults of a stream by name: (faults, rules, variables of the worker)."
     return {
         "nothing": ((), {}, {}),
-        "cut in a frame": ((Fault(kind="truncated", path=path, after=10), Fault(kind="truncated", path=path, after=40)), {}, {}),
+        "cut in a frame": (
+            (Fault(kind="truncated", path=path, after=10), Fault(kind="truncated", path=path, after=40)),
+            {},
+            {},
+        ),
         "silence": ((Fault(kind="silence", path=path, after=15, seconds=60.0),), {}, {"WS_SILENCE_SECONDS": "0.5"}),
-        "closed and refused": ((Fault(kind="close", path=path, after=12), Fault(kind="refuse", times=2, after=2, seconds=0.3)), {}, {}),
+        "closed and refused": (
+            (Fault(kind="close", path=path, after=12), Fault(kind="refuse", times=2, after=2, seconds=0.3)),
+            {},
+            {},
+        ),
         "serverShutdown": ((Fault(kind="shutdown", path=path, after=20, seconds=1.0),), {}, {}),
         "24 h cut": ((), {"life": 1.0, "notice": 0.0}, {}),
         "taken over before the cut": ((), {"life": 1.5, "notice": 0.0}, {"WS_LIFETIME_SECONDS": "0.7"}),
-        "skipped, doubled, damaged": ((Fault(kind="gap", path=path, after=10, times=5), Fault(kind="duplicates", path=path, after=25, times=10), Fault(kind="nan", path=path, after=45, times=3), Fault(kind="reversed", path=path, after=60, times=5)), {}, {}),
+        "skipped, doubled, damaged": (
+            (
+                Fault(kind="gap", path=path, after=10, times=5),
+                Fault(kind="duplicates", path=path, after=25, times=10),
+                Fault(kind="nan", path=path, after=45, times=3),
+                Fault(kind="reversed", path=path, after=60, times=5),
+            ),
+            {},
+            {},
+        ),
     }
 
 
@@ -82,11 +99,18 @@ async def true_trades(rest: BinanceRest, symbol: str, wanted: TimeRange) -> list
 
 async def read(house: House, kind: type, topic: str = "", symbol: str = "") -> list:
     "Records of a topic, as they lie there."
-    return [o for o in (decode(kind, o.value) for o in await house.records(topic or house.data)) if not symbol or o.symbol == symbol]
+    return [
+        o
+        for o in (decode(kind, o.value) for o in await house.records(topic or house.data))
+        if not symbol or o.symbol == symbol
+    ]
 
 
 async def read_books(house: House, topic: str = "") -> list[DepthUpdate | BookSnapshot]:
-    return [decode(DepthUpdate if b'"e":' in o.value else BookSnapshot, o.value) for o in await house.records(topic or house.data)]
+    return [
+        decode(DepthUpdate if b'"e":' in o.value else BookSnapshot, o.value)
+        for o in await house.records(topic or house.data)
+    ]
 
 
 def floats(levels: list[tuple[str, str]]) -> list[tuple[float, float]]:
@@ -104,18 +128,29 @@ def rebuilt(records: list, symbol: str) -> list[tuple[BookSnapshot, OrderBook | 
             continue
         found.append((o, book if moved else None))
         book, moved = OrderBook(symbol), False
-        assert book.load(DepthSnapshot(o.last_update_id, *([(f"{p:.8f}", f"{q:.8f}") for p, q in side] for side in (o.bids, o.asks))), len(o.bids))
+        assert book.load(
+            DepthSnapshot(
+                o.last_update_id, *([(f"{p:.8f}", f"{q:.8f}") for p, q in side] for side in (o.bids, o.asks))
+            ),
+            len(o.bids),
+        )
     return found[1:]
 
 
-async def check_books(sim: Simulator, rest: BinanceRest, records: list, symbol: str, levels: int = 20) -> tuple[int, int]:
+async def check_books(
+    sim: Simulator, rest: BinanceRest, records: list, symbol: str, levels: int = 20
+) -> tuple[int, int]:
     "Every snapshot and every reader's book is the exchange's own, never crossed; how many readers got through, and how many waited."
     readers = rebuilt(records, symbol)
     for snapshot, book in readers:
         assert snapshot.bids[0][0] < snapshot.asks[0][0], "crossed"
         sim.clock.set(snapshot.timestamp, 0.0)
         true = await rest.depth(symbol, 100)
-        assert true.last_update_id == snapshot.last_update_id and snapshot.bids[:levels] == floats(true.bids)[:levels] and snapshot.asks[:levels] == floats(true.asks)[:levels]
+        assert (
+            true.last_update_id == snapshot.last_update_id
+            and snapshot.bids[:levels] == floats(true.bids)[:levels]
+            and snapshot.asks[:levels] == floats(true.asks)[:levels]
+        )
         if book:
             assert [floats(o) for o in best_levels(book, levels)] == [snapshot.bids[:levels], snapshot.asks[:levels]]
     whole = sum(book is not None for _, book in readers)

@@ -14,17 +14,28 @@ from streamforge.rl.markets import agent_config, agent_markets
 from streamforge.rl.policy import Policy, replay
 from streamforge.runs.models import publish
 from streamforge.store.base import enriched_schema, open_store
-from streamforge.workers.enrichment import enrich
+from streamforge.workers.connector.enrichment import enrich
 
 MARKETS, SPAN, CUT = ("BTCUSDT", "ETHUSDT"), "2021-05-01:2021-06-01", 500
-ENV = {"SYMBOL": ",".join(MARKETS), "TYPE": "api_candles_1h", "KAFKA_TOPIC": "live", "COLLECTION_NAME": "candles_1h", "MODEL_NAME": "ppo", "AGENT_ID": "ppo-test"}
+ENV = {
+    "SYMBOL": ",".join(MARKETS),
+    "TYPE": "api_candles_1h",
+    "KAFKA_TOPIC": "live",
+    "COLLECTION_NAME": "candles_1h",
+    "MODEL_NAME": "ppo",
+    "AGENT_ID": "ppo-test",
+}
 
 
 def some_policy(panel):
     "A policy of random weights that trades now and then."
     config = agent_config(panel.rows(0, CUT))
     rng = np.random.default_rng(3)
-    shapes = [(name, shape) for n, (i, o) in enumerate(zip(config.sizes, config.sizes[1:], strict=False)) for name, shape in ((f"pi.{n}.weight", (o, i)), (f"pi.{n}.bias", (o,)))]
+    shapes = [
+        (name, shape)
+        for n, (i, o) in enumerate(zip(config.sizes, config.sizes[1:], strict=False))
+        for name, shape in ((f"pi.{n}.weight", (o, i)), (f"pi.{n}.bias", (o,)))
+    ]
     return Policy(config, {name: (rng.normal(size=shape) / 3).astype(np.float32) for name, shape in shapes})
 
 
@@ -39,7 +50,9 @@ async def live(house):
         await store.ensure(enriched_collection("candles_1h"), enriched_schema(INDICATORS))
         for rows in records.values():
             await store.upsert(enriched_collection("candles_1h"), [o for o in rows if o.open_time < cut])
-    later = sorted((o for rows in records.values() for o in rows if o.open_time >= cut), key=lambda o: (o.open_time, o.symbol))
+    later = sorted(
+        (o for rows in records.values() for o in rows if o.open_time >= cut), key=lambda o: (o.open_time, o.symbol)
+    )
     await house.fill([(o.symbol, msgspec.json.encode(o)) for o in later], topic="live-enriched")
     return panel, policy, house
 
@@ -49,7 +62,11 @@ def expected(panel, policy):
     told = {}
     for market in agent_markets(policy.config, panel):
         way = replay(policy, market, start=CUT)
-        told |= {(market.symbol, int(t)): (("sell", "hold", "buy")[a], e) for t, a, d, e in zip(way.open_time, way.actions, way.decided, way.result.equity, strict=True) if d}
+        told |= {
+            (market.symbol, int(t)): (("sell", "hold", "buy")[a], e)
+            for t, a, d, e in zip(way.open_time, way.actions, way.decided, way.result.equity, strict=True)
+            if d
+        }
     return told
 
 
@@ -98,4 +115,8 @@ async def test_a_damaged_model_is_refused(live):
     weights.write_bytes(weights.read_bytes()[:-8] + b"\x00" * 8)
     assert await house.run("rl-agent", **ENV, MODEL_VERSION=manifest.version) == 65
     event = (await house.events())[-1]
-    assert event.status == "error" and event.extra["error_type"] == "DamagedArtifact" and not await house.length("decisions")
+    assert (
+        event.status == "error"
+        and event.extra["error_type"] == "DamagedArtifact"
+        and not await house.length("decisions")
+    )

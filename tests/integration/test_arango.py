@@ -14,8 +14,8 @@ from standins.arango import Fault, standin  # noqa: E402
 from worker_lab import House, sample_candles, stream_with_nonsense  # noqa: E402
 
 from streamforge.core.errors import BadConfig, BadData, BadUrl, Conflict, Refused, StoreError  # noqa: E402
-from streamforge.store.arango_link import Link  # noqa: E402
-from streamforge.store.arango_names import key_of  # noqa: E402
+from streamforge.store.arango.client import Link  # noqa: E402
+from streamforge.store.arango.names import key_of  # noqa: E402
 from streamforge.store.base import CANDLES, EDGES, Schema, open_store  # noqa: E402
 
 REVISED = Schema(columns=CANDLES.columns | {"revision": "int"}, key=CANDLES.key)
@@ -34,7 +34,12 @@ def calm(server):
     "Without the faults of other tests."
     yield server
     assert not server.arango.unsynced  # whoever commits an offset after a write relies on it
-    server.arango.faults, server.arango.spoiled, server.arango.mismatch, server.arango.users["lab"] = [], [], 412, "secret"
+    server.arango.faults, server.arango.spoiled, server.arango.mismatch, server.arango.users["lab"] = (
+        [],
+        [],
+        412,
+        "secret",
+    )
     server.arango.told_version = "3.12.4"
 
 
@@ -150,7 +155,11 @@ async def test_edges_can_be_walked_along(store, calm):
     await store.ensure("relations", EDGES)
     await store.upsert("relations", [edge(1), edge(1, "ADA/USDT")])
     lab = calm.arango.databases["lab"]
-    assert lab.collections["relations"].edge and set(lab.collections["sf_markets"].documents) >= {"BTCUSDT", "ETHUSDT", "ADA$2FUSDT"}
+    assert lab.collections["relations"].edge and set(lab.collections["sf_markets"].documents) >= {
+        "BTCUSDT",
+        "ETHUSDT",
+        "ADA$2FUSDT",
+    }
     (walk,) = [o for o in lab.graphs.values() if o["name"] == "relations-graph"]
     assert walk["edgeDefinitions"] == [{"collection": "relations", "from": ["sf_markets"], "to": ["sf_markets"]}]
     row = lab.collections["relations"].documents[key_of(["g", "ADA/USDT", "ETHUSDT", 1])]
@@ -167,7 +176,10 @@ async def test_a_long_history_comes_in_bounded_batches(store, calm):
     await store.upsert("long", [candle(k) for k in range(25_000)])
     before = len(calm.arango.requests)
     assert (await store.read("long"))["open_time"].to_pylist() == list(range(25_000))
-    assert len([o for o in calm.arango.requests[before:] if "/cursor" in o]) == 3 and not calm.arango.databases["lab"].cursors
+    assert (
+        len([o for o in calm.arango.requests[before:] if "/cursor" in o]) == 3
+        and not calm.arango.databases["lab"].cursors
+    )
     calm.arango.faults = [Fault(1600, on=r"cursor/\d+", times=1)]  # whoever reads too slowly finds it gone
     with pytest.raises(StoreError, match="number 1600"):
         await store.read("long")
@@ -188,7 +200,10 @@ async def test_a_revision_that_does_not_match(calm, status):
     async with open_store(calm.url()) as one, open_store(calm.url()) as two:
         await one.put("raced", id, {}, version=0)
         for version in range(1, 6):
-            results = await asyncio.gather(*((one, two)[k % 2].put("raced", id, {"k": k}, version=version) for k in range(8)), return_exceptions=True)
+            results = await asyncio.gather(
+                *((one, two)[k % 2].put("raced", id, {"k": k}, version=version) for k in range(8)),
+                return_exceptions=True,
+            )
             assert sum(o == version + 1 for o in results) == 1 and sum(isinstance(o, Conflict) for o in results) == 7
         await asyncio.gather(*((one, two)[k % 2].put("raced", id, {"k": k}) for k in range(4)))
         assert (await one.get("raced", id)).version == 10
@@ -232,7 +247,11 @@ def certificate(tmp_path) -> tuple[str, str]:
     "Files with a key and the certificate that it signed for itself."
     key, ca = str(tmp_path / "key"), str(tmp_path / "ca")
     made = ["-subj", "/CN=lab", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", ca]
-    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", *made], check=True, capture_output=True)
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", *made],
+        check=True,
+        capture_output=True,
+    )
     return key, ca
 
 
@@ -240,7 +259,11 @@ async def test_only_a_known_certificate_is_trusted(certificate):
     with standin(tls=certificate) as server:
         async with open_store(server.url(ca=certificate[1])) as store:
             assert await store.put("tls", "one", {}) == 1
-        for options, kind, text in (({"tls": "1"}, Refused, "known authority"), ({"ca": "/nowhere"}, BadUrl, "/nowhere"), ({}, StoreError, "to do it")):
+        for options, kind, text in (
+            ({"tls": "1"}, Refused, "known authority"),
+            ({"ca": "/nowhere"}, BadUrl, "/nowhere"),
+            ({}, StoreError, "to do it"),
+        ):
             with pytest.raises(kind, match=text):
                 async with open_store(server.url(**options)):
                     pass
@@ -275,13 +298,17 @@ CONNECT = {"TYPE": "api_candles_1h", "UPSTREAM": "loader-producer__a1b2c3", "IND
 async def test_a_connector_puts_aside_what_is_refused_and_nothing_else(calm, tmp_path):
     rows = sample_candles(time_range="2021-05-01:2021-05-10")
     victims = {rows[k].open_time for k in (30, 31, 200)}
-    calm.arango.spoiled = [(lambda name, row: name == "candles_1h" and row["open_time"] in victims and row["symbol"] == "BTCUSDT", 1620)]
+    calm.arango.spoiled = [
+        (lambda name, row: name == "candles_1h" and row["open_time"] in victims and row["symbol"] == "BTCUSDT", 1620)
+    ]
     calm.arango.faults = [Fault(503, on="import", times=5, chance=0.3), Fault(1200, on="import", times=5, chance=0.5)]
     house = House(tmp_path, {"STREAMFORGE_STORE_URL": calm.url()})
     await house.fill(stream_with_nonsense(rows))
     assert await house.run("arango-connector", **CONNECT) == 0
     found = await house.contents()
-    assert set(found["candles_1h"]) == {(o.symbol, "1h", o.open_time) for o in rows} - {("BTCUSDT", "1h", o) for o in victims}
+    assert set(found["candles_1h"]) == {(o.symbol, "1h", o.open_time) for o in rows} - {
+        ("BTCUSDT", "1h", o) for o in victims
+    }
     refused = [o for o in await house.records(f"{house.data}-dlq") if dict(o.headers)["sf.dlq.stage"] == b"write"]
     assert {json.loads(o.value)["open_time"] for o in refused} == victims
     assert all(b"number 1620" in dict(o.headers)["sf.dlq.error"] for o in refused)

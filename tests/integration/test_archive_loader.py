@@ -12,9 +12,9 @@ import pytest
 
 from streamforge.core.samples import SAMPLES, candles
 from streamforge.core.times import TimeRange, find_gaps
-from streamforge.exchange import simulator
-from streamforge.exchange.candle_files import read_folder
-from streamforge.exchange.faults import Fault
+from streamforge.exchange.files import read_folder
+from streamforge.exchange.simulator.app import app as simulator
+from streamforge.exchange.simulator.faults import Fault
 from streamforge.ledger.entries import Market, read_entry
 from streamforge.ledger.ranges import Ranges
 from streamforge.messages.records import Trade, decode
@@ -47,7 +47,16 @@ async def values(house, queue="wf-1") -> list[bytes]:
 async def data(house, *arguments, **env):
     "`streamforge data ...`: exit code and what it prints."
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "streamforge.cli.main", "data", *arguments, "--home", str(house.home), "--json", env=os.environ | env, stdout=asyncio.subprocess.PIPE
+        sys.executable,
+        "-m",
+        "streamforge.cli.main",
+        "data",
+        *arguments,
+        "--home",
+        str(house.home),
+        "--json",
+        env=os.environ | env,
+        stdout=asyncio.subprocess.PIPE,
     )
     out, _ = await asyncio.wait_for(process.communicate(), 120)
     return process.returncode, msgspec.json.decode(out)
@@ -82,12 +91,20 @@ async def test_a_damaged_file_is_fetched_once_more_and_then_named(house, kind):
         sim.faults.add(Fault(kind=kind, path=MONTH + (".CHECKSUM" if kind == "checksum" else ""), times=2))
         assert await house.run("loader-producer", **urls, **LOAD) == 65
         (error,) = await house.events("error")
-        assert error.extra["error_type"] == "DamagedArtifact" and "BTCUSDT-1h-2021-05" in error.message and error.finished and asked(sim, MONTH) == 2
+        assert (
+            error.extra["error_type"] == "DamagedArtifact"
+            and "BTCUSDT-1h-2021-05" in error.message
+            and error.finished
+            and asked(sim, MONTH) == 2
+        )
         before = await values(house)
         sim.faults.add(Fault(kind=kind, path=MONTH + (".CHECKSUM" if kind == "checksum" else ""), times=1))
         assert await house.run("loader-producer", **urls, **LOAD) == 0 and asked(sim, MONTH) == 4
     rows = [msgspec.json.decode(o)["open_time"] for o in await values(house)]
-    assert rows == candles("BTCUSDT", SPAN).open_time.tolist() and rows[: len(before)] == candles("BTCUSDT", "2021-04-20:2021-05-01").open_time.tolist()[: len(before)]
+    assert (
+        rows == candles("BTCUSDT", SPAN).open_time.tolist()
+        and rows[: len(before)] == candles("BTCUSDT", "2021-04-20:2021-05-01").open_time.tolist()[: len(before)]
+    )
 
 
 @pytest.mark.slow
@@ -95,17 +112,39 @@ async def test_trades_from_files_and_rest_are_stored_complete_and_repaired(house
     "Three days: `auto` takes files, since they pay; of one REST has all but a hole of ids; a kill in between; then rows are lost."
     hole = TimeRange.parse("2021-05-12T03:00:2021-05-12T05:00")
     async with exchange(per_candle=120) as (sim, urls):
-        sim.faults.add(Fault(kind="server_error", status=404, path="/data/spot/daily/aggTrades/BTCUSDT/BTCUSDT-aggTrades-2021-05-12.zip.CHECKSUM", times=0))
-        sim.faults.add(Fault(kind="gap", path="/api/v3/aggTrades", symbol="BTCUSDT", start=hole.start, end=hole.end, times=0))
-        connector = await house.start("arango-connector", TYPE="api_trades", SYMBOL="BTCUSDT", UPSTREAM="loader-producer__a1b2c3")
+        sim.faults.add(
+            Fault(
+                kind="server_error",
+                status=404,
+                path="/data/spot/daily/aggTrades/BTCUSDT/BTCUSDT-aggTrades-2021-05-12.zip.CHECKSUM",
+                times=0,
+            )
+        )
+        sim.faults.add(
+            Fault(kind="gap", path="/api/v3/aggTrades", symbol="BTCUSDT", start=hole.start, end=hole.end, times=0)
+        )
+        connector = await house.start(
+            "arango-connector", TYPE="api_trades", SYMBOL="BTCUSDT", UPSTREAM="loader-producer__a1b2c3"
+        )
         assert await house.run("loader-producer", FAILPOINT="after-publish:2", **urls, **TRADES) == -signal.SIGKILL
-        assert await house.run("loader-producer", **urls, **TRADES) == 0 and await asyncio.wait_for(connector.wait(), 120) == 0
+        assert (
+            await house.run("loader-producer", **urls, **TRADES) == 0
+            and await asyncio.wait_for(connector.wait(), 120) == 0
+        )
         trades = [decode(Trade, o) for o in await values(house)]
         ids = [o.trade_id for o in trades]
         gaps = [(a + 1, b) for a, b in zip(ids, ids[1:], strict=False) if b != a + 1]
         (told,) = [o for o in await house.events("finished") if "from_store" in o.extra]
-        assert [(o["start"], o["end"]) for o in told.extra["gaps"]] == gaps and len(gaps) == 1 and gaps[0][1] - gaps[0][0] == 240 == told.extra["missing"]
-        assert ids == sorted(set(ids)) and not any(o.timestamp in hole for o in trades) and told.extra["archive_lacked"] > 0
+        assert (
+            [(o["start"], o["end"]) for o in told.extra["gaps"]] == gaps
+            and len(gaps) == 1
+            and gaps[0][1] - gaps[0][0] == 240 == told.extra["missing"]
+        )
+        assert (
+            ids == sorted(set(ids))
+            and not any(o.timestamp in hole for o in trades)
+            and told.extra["archive_lacked"] > 0
+        )
         await _stored(house, trades)
 
         code, found = await data(house, "verify")
@@ -122,7 +161,9 @@ async def test_trades_from_files_and_rest_are_stored_complete_and_repaired(house
         assert 0 < asked(sim, "aggTrades") <= 20 and not asked(sim, ".zip"), list(sim.log)
         await _stored(house, trades)
         code, known = await data(house, "status")
-        assert code == 0 and [(o["verified"], o["missing"]) for o in known if o["kind"] == "trade_ids"] == [(len(ids), 240)]
+        assert code == 0 and [(o["verified"], o["missing"]) for o in known if o["kind"] == "trade_ids"] == [
+            (len(ids), 240)
+        ]
 
 
 async def _stored(house, trades):
@@ -130,6 +171,8 @@ async def _stored(house, trades):
     async with open_store(house.places.store_url) as store:
         rows = (await store.read("trades")).to_pylist()
         volume = await store.read("trades_volume")
-    assert [o["trade_id"] for o in rows] == [o.trade_id for o in trades] and [o["price"] for o in rows] == [o.price for o in trades]
+    assert [o["trade_id"] for o in rows] == [o.trade_id for o in trades] and [o["price"] for o in rows] == [
+        o.price for o in trades
+    ]
     total = sum(volume["buy_volume"].to_pylist()) + sum(volume["sell_volume"].to_pylist())
     assert total == pytest.approx(sum(o.quantity for o in trades)) and sum(volume["trades"].to_pylist()) == len(trades)

@@ -7,25 +7,42 @@ from live_lab import read
 from worker_lab import sample_candles
 
 from streamforge.core.times import TimeRange, to_ms
-from streamforge.exchange.rest import BinanceRest
-from streamforge.exchange.simulator import Simulator, serve
+from streamforge.exchange.binance.rest import BinanceRest
+from streamforge.exchange.simulator.app import Simulator, serve
 from streamforge.messages.records import Candle
 from streamforge.store.base import open_store
 
 MARKETS = ("BTCUSDT", "ETHUSDT")
 SPAN, WHOLE = "2021-05-10T00:20:2021-05-13T05:40", TimeRange.parse("2021-05-10T01:00:2021-05-13T05:00")
 LOAD = {"TYPE": "api_trades", "SYMBOL": ",".join(MARKETS), "TIME_RANGE": SPAN}
-CONNECT = {"TYPE": "api_trades", "UPSTREAM": "loader-producer__a1b2c3", "AGGREGATE": "1h", "AGGREGATE_COLLECTION": "candles_made", "AGGREGATE_TOPIC": "made", "BATCH_ROWS": "300"}
+CONNECT = {
+    "TYPE": "api_trades",
+    "UPSTREAM": "loader-producer__a1b2c3",
+    "AGGREGATE": "1h",
+    "AGGREGATE_COLLECTION": "candles_made",
+    "AGGREGATE_TOPIC": "made",
+    "BATCH_ROWS": "300",
+}
 
 
 def told(candle: Candle) -> tuple:
     "What trades tell of a candle, to the eight digits that the exchange speaks with."
-    return (candle.symbol, candle.open_time, candle.open, candle.high, candle.low, candle.close, round(candle.volume, 8))
+    return (
+        candle.symbol,
+        candle.open_time,
+        candle.open,
+        candle.high,
+        candle.low,
+        candle.close,
+        round(candle.volume, 8),
+    )
 
 
 async def stored(house) -> list[Candle]:
     async with open_store(house.places.store_url) as store:
-        return [Candle(**o) for o in (await store.read("candles_made", columns=list(Candle.__struct_fields__))).to_pylist()]
+        return [
+            Candle(**o) for o in (await store.read("candles_made", columns=list(Candle.__struct_fields__))).to_pylist()
+        ]
 
 
 @pytest.mark.slow
@@ -43,5 +60,11 @@ async def test_candles_of_trades_are_the_exchange_s_own(new_house):
     assert {told(o) for o in made} == own and len(made) == len(own) == len(MARKETS) * 76
     assert await stored(rough) == made
     published = await read(rough, Candle, "made")
-    assert {told(o) for o in published} == own and {o.open_time for o in published} == set(range(WHOLE.start, WHOLE.end, 3_600_000))
-    assert {o.close for o in made} == {o.close for o in sample_candles(MARKETS, "2021-05-10:2021-05-14") if to_ms("2021-05-10T01:00") <= o.open_time < to_ms("2021-05-13T05:00")}
+    assert {told(o) for o in published} == own and {o.open_time for o in published} == set(
+        range(WHOLE.start, WHOLE.end, 3_600_000)
+    )
+    assert {o.close for o in made} == {
+        o.close
+        for o in sample_candles(MARKETS, "2021-05-10:2021-05-14")
+        if to_ms("2021-05-10T01:00") <= o.open_time < to_ms("2021-05-13T05:00")
+    }

@@ -11,13 +11,19 @@ import pytest
 
 from streamforge.cli.services import open_lab
 from streamforge.core.settings import read_places
-from streamforge.exchange.simulator import Simulator, serve
+from streamforge.exchange.simulator.app import Simulator, serve
 
 
 async def run(*words: str, timeout: float = 120, **env: str) -> tuple[int, str, str]:
     "Exit code, output and errors of a command."
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "streamforge.cli.main", *words, env=os.environ | env, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        sys.executable,
+        "-m",
+        "streamforge.cli.main",
+        *words,
+        env=os.environ | env,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
     out, err = await asyncio.wait_for(process.communicate(), timeout)
     assert process.returncode is not None
@@ -26,7 +32,10 @@ async def run(*words: str, timeout: float = 120, **env: str) -> tuple[int, str, 
 
 async def test_a_workflow_from_the_terminal(tmp_path):
     home = str(tmp_path)
-    async with serve(Simulator.open()) as exchange, open_lab(read_places({"STREAMFORGE_HOME": home}), env={"BINANCE_API_URL": exchange}) as lab:
+    async with (
+        serve(Simulator.open()) as exchange,
+        open_lab(read_places({"STREAMFORGE_HOME": home}), env={"BINANCE_API_URL": exchange}) as lab,
+    ):
         code, out, err = await run("start", "BTCUSDT", "--range", "2021-05-01:2021-05-03", "--wait", "--url", lab.url)
         assert (code, err) == (0, "") and out.startswith("wf-btcusdt-api_candles_1h-20210501-")
         queue = out.strip()
@@ -45,7 +54,9 @@ async def test_bad_words_get_one_line_and_64(tmp_path):
     (tmp_path / "empty").mkdir()
     doubled = tmp_path / "doubled"
     doubled.mkdir()
-    (doubled / "BTCUSDT.csv").write_text("open_time,open,high,low,close,volume\n" + "1609459200000,1,1,1,1,1\n" * 2 + "1609462800000,1,1,1,1,1\n")
+    (doubled / "BTCUSDT.csv").write_text(
+        "open_time,open,high,low,close,volume\n" + "1609459200000,1,1,1,1,1\n" * 2 + "1609462800000,1,1,1,1,1\n"
+    )
     home = str(tmp_path / "home")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
@@ -59,10 +70,20 @@ async def test_bad_words_get_one_line_and_64(tmp_path):
             for name, words in wrong.items():
                 env = {"STREAMFORGE_BUS_URL": "carrier-pigeon://roof"} if name == "BadUrl" else {}
                 code, out, err = await run(*words, **env, STREAMFORGE_URL=lab.url)
-                assert code == 64 and err.count("\n") == 1 and err.startswith(f"streamforge: {name}: "), (name, code, out, err)
+                assert code == 64 and err.count("\n") == 1 and err.startswith(f"streamforge: {name}: "), (
+                    name,
+                    code,
+                    out,
+                    err,
+                )
     for folder, name in (("empty", "Bad"), ("doubled", "BadCandles"), ("absent", "Bad")):
         code, _, err = await run("demo", "--source", str(tmp_path / folder), "--home", home)
-        assert code in (64, 65) and err.startswith(f"streamforge: {name}") and err.count("\n") == 1 and str(tmp_path / folder) in err, err
+        assert (
+            code in (64, 65)
+            and err.startswith(f"streamforge: {name}")
+            and err.count("\n") == 1
+            and str(tmp_path / folder) in err
+        ), err
     assert len(list(tmp_path.rglob("store.db"))) == 1  # that of the lab: the refused demos have made nothing
     code, _, err = await run("list", STREAMFORGE_URL="http://127.0.0.1:9")
     assert code == 75 and "streamforge up" in err
@@ -71,7 +92,14 @@ async def test_bad_words_get_one_line_and_64(tmp_path):
 async def test_ctrl_c_stops_everything(tmp_path):
     "Interrupted while workers run, the demo says where things are and leaves no process behind."
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "streamforge.cli.main", "demo", "--home", str(tmp_path), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        sys.executable,
+        "-m",
+        "streamforge.cli.main",
+        "demo",
+        "--home",
+        str(tmp_path),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
     deadline = time.monotonic() + 90
     while not list((tmp_path / "logs").glob("loader-*.log")):
@@ -79,7 +107,9 @@ async def test_ctrl_c_stops_everything(tmp_path):
         await asyncio.sleep(0.1)
     process.send_signal(2)
     out, _ = await asyncio.wait_for(process.communicate(), 90)
-    assert process.returncode == 130 and f"Stopped. What was done lies in {tmp_path}" in out.decode().replace("\n", " ").replace("  ", " ")
+    assert process.returncode == 130 and f"Stopped. What was done lies in {tmp_path}" in out.decode().replace(
+        "\n", " "
+    ).replace("  ", " ")
     assert not processes_of(tmp_path)
 
 

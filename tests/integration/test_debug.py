@@ -27,13 +27,21 @@ class Terminal:
     def __init__(self, home: Path, bus: str):
         corner = f"t{secrets.token_hex(4)}"
         self.control, self.events, self.queue = f"{corner}-control", f"{corner}-events", f"wf-{corner}"
-        places = {"STREAMFORGE_HOME": str(home), "TELEMETRY_INTERVAL": "0.1"} | ({"STREAMFORGE_BUS_URL": bus} if bus else {})
+        places = {"STREAMFORGE_HOME": str(home), "TELEMETRY_INTERVAL": "0.1"} | (
+            {"STREAMFORGE_BUS_URL": bus} if bus else {}
+        )
         self.env = places | {"QUEUE_CONTROL_TOPIC": self.control, "QUEUE_EVENTS_TOPIC": self.events}
         self.bus_url, self.processes = read_places(self.env).bus_url, list[asyncio.subprocess.Process]()
 
     async def begin(self, *words: str, **env: str) -> asyncio.subprocess.Process:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "streamforge.cli.main", *words, env=os.environ | self.env | env, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+            sys.executable,
+            "-m",
+            "streamforge.cli.main",
+            *words,
+            env=os.environ | self.env | env,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
         )
         self.processes.append(process)
         return process
@@ -81,13 +89,20 @@ async def test_start_ping_stop(terminal):
     try:
         code, out, err = await terminal.run("debug", "ping", told["queue_id"], "--count", "5", "--json")
         pinged = json.loads(out)
-        assert (code, err, pinged["all_answered"]) == (0, "", True) and [o["worker"] for o in pinged["workers"]] == [told["worker"]]
+        assert (code, err, pinged["all_answered"]) == (0, "", True) and [o["worker"] for o in pinged["workers"]] == [
+            told["worker"]
+        ]
         one = pinged["workers"][0]
-        assert len(one["rtt_ms"]) == one["sent"] == 5 and 0 < one["p50_ms"] <= one["p95_ms"] == max(one["rtt_ms"]) < 5_000
+        assert (
+            len(one["rtt_ms"]) == one["sent"] == 5 and 0 < one["p50_ms"] <= one["p95_ms"] == max(one["rtt_ms"]) < 5_000
+        )
         code, out, _ = await terminal.run("debug", "ping", told["queue_id"], "--count", "2")
         assert code == 0 and out.count(f"of {told['worker']} after") == 2 and "p95 ms" in out and "2 of 2" in out
         code, out, err = await terminal.run("debug", "stop", told["queue_id"], "--json")
-        assert (code, err) == (0, "") and json.loads(out)["workers"][0].items() >= {"worker": told["worker"], "status": "interrupted"}.items()
+        assert (code, err) == (0, "") and json.loads(out)["workers"][0].items() >= {
+            "worker": told["worker"],
+            "status": "interrupted",
+        }.items()
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(told["pid"], signal.SIGKILL)
@@ -97,7 +112,12 @@ async def test_start_ping_stop(terminal):
 
 
 async def test_one_of_two_is_silent(terminal):
-    workers = [await terminal.begin("worker", "dummy-service", "--noop", QUEUE_ID=terminal.queue, TELEMETRY_PRODUCER_ID=f"dummy-service__{o}") for o in ("aaaaaa", "bbbbbb")]
+    workers = [
+        await terminal.begin(
+            "worker", "dummy-service", "--noop", QUEUE_ID=terminal.queue, TELEMETRY_PRODUCER_ID=f"dummy-service__{o}"
+        )
+        for o in ("aaaaaa", "bbbbbb")
+    ]
     deadline = time.monotonic() + 90
     while len([1 for _, status in await terminal.said() if status == "started"]) < 2:
         assert time.monotonic() < deadline
@@ -117,7 +137,10 @@ async def test_options_of_a_dummy_are_its_variables(terminal):
     endings = {
         ("dummy-service", "--noop", "--exit-after", "0.2"): (0, "finished"),
         ("dummy-service", "--dummy-steps", "3", "--dummy-seconds", "0.1"): (0, "finished"),
-        ("dummy-service", "--noop", "--simulate-loading", "--dummy-seconds", "0.05", "--exit-after", "0.4"): (0, "finished"),
+        ("dummy-service", "--noop", "--simulate-loading", "--dummy-seconds", "0.05", "--exit-after", "0.4"): (
+            0,
+            "finished",
+        ),
         ("worker", "dummy-service", "--fail-after", "0.1"): (75, "error"),
         ("worker", "dummy-service", "--fail-after", "0.1", "--fail-with", "BadData"): (65, "error"),
     }
@@ -126,7 +149,11 @@ async def test_options_of_a_dummy_are_its_variables(terminal):
         code, _, _ = await terminal.run(*words, QUEUE_ID=queue, TELEMETRY_PRODUCER_ID="dummy-service__a1b2c3")
         statuses = [status for _, status in await terminal.said(queue)]
         assert (code, statuses[-1]) == end and ("loading" in statuses) == (number in (1, 2)), words
-    for words in (("worker", "dummy-service", "--exit-after", "soon"), ("worker", "dummy-service", "--nap"), ("dummy-service", "--nap")):
+    for words in (
+        ("worker", "dummy-service", "--exit-after", "soon"),
+        ("worker", "dummy-service", "--nap"),
+        ("dummy-service", "--nap"),
+    ):
         assert (await terminal.run(*words, QUEUE_ID="q", TELEMETRY_PRODUCER_ID="d__1"))[0] == 2
     code, _, err = await terminal.run("worker", "loader-producer", "--noop")
     assert code == 64 and err.startswith("streamforge: BadConfig: ")
@@ -161,7 +188,9 @@ async def test_through_a_queue_manager(tmp_path):
         assert (await terminal.run("debug", "ping", queue, "--count", "3"))[0] == 0
         assert (await terminal.run("debug", "stop", queue))[0] == 0
         deadline = time.monotonic() + 90
-        while not (listed := (await terminal.run("list", "--url", lab.url))[1]).startswith(f"stopped   {queue}"):  # the manager draws the same conclusion
+        while not (listed := (await terminal.run("list", "--url", lab.url))[1]).startswith(
+            f"stopped   {queue}"
+        ):  # the manager draws the same conclusion
             assert time.monotonic() < deadline, listed
         code, _, err = await terminal.run("debug", "start", "--url", lab.url, "--queue-id", "wf-mine")
         assert code == 64 and "both" in err

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from worker_lab import real_places
 
-from streamforge.cli.demo import DemoOptions, run_demo
+from streamforge.cli.demo.run import DemoOptions, run_demo
 from streamforge.core.samples import candles
 from streamforge.store.base import open_store
 
@@ -16,7 +16,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from servers import need  # noqa: E402
 
 HOUR, MARKETS, SPAN = 3_600_000, ("BTCUSDT", "ETHUSDT", "XRPUSDT"), "2022-01-01:2022-06-03"
-HOLES = {"ETHUSDT": (1_000, 1_001, 1_002, 3_400), "XRPUSDT": (50,)}  # rows that the files do not have; 3,400 lies in the live range
+HOLES = {
+    "ETHUSDT": (1_000, 1_001, 1_002, 3_400),
+    "XRPUSDT": (50,),
+}  # rows that the files do not have; 3,400 lies in the live range
 
 
 @pytest.fixture
@@ -40,14 +43,28 @@ def holes_of(path):
 async def small_demo(files, home):
     "Its figures."
     home.mkdir()
-    await run_demo(DemoOptions(source=str(files), seed=3, json=str(home / "out.json"), home=str(home), folds=2, ppo_steps=8_192, fold_steps=8_192))
+    await run_demo(
+        DemoOptions(
+            source=str(files),
+            seed=3,
+            json=str(home / "out.json"),
+            home=str(home),
+            folds=2,
+            ppo_steps=8_192,
+            fold_steps=8_192,
+        )
+    )
     return json.loads((home / "out.json").read_bytes())
 
 
 def lasting(told):
     "Figures without how long things took."
     if isinstance(told, dict):
-        return {k: lasting(v) for k, v in told.items() if k not in ("seconds", "steps_per_second", "latency_ms_p50", "latency_ms_p99", "source")}
+        return {
+            k: lasting(v)
+            for k, v in told.items()
+            if k not in ("seconds", "steps_per_second", "latency_ms_p50", "latency_ms_p99", "source")
+        }
     return [lasting(o) for o in told] if isinstance(told, list) else told
 
 
@@ -61,19 +78,48 @@ async def test_the_demo_over_own_files(files, tmp_path):
     told = await small_demo(files, home)
     _embedded.append(told)
     want = {symbol: holes_of(files / f"{symbol}.csv") for symbol in MARKETS}
-    assert told["gaps"] == [{"symbol": s, "start": a, "end": b, "missing": n} for s in MARKETS for a, b, n in want[s][0]]
+    assert told["gaps"] == [
+        {"symbol": s, "start": a, "end": b, "missing": n} for s in MARKETS for a, b, n in want[s][0]
+    ]
     total = sum(len(times) for _, times in want.values())
     assert told["records"] == {"loaded": total, "stored": total, "enriched": total, "dead": 0}
     async with open_store(f"sqlite:///{home}/store.db") as store:
         for symbol, (_, times) in want.items():
             assert (await store.read("candles_1h", where={"symbol": symbol}))["open_time"].to_pylist() == times
     agent = told["agent"]
-    assert agent["decisions"] == 3 * 528 - 1 and agent["exact"] and agent["worst_difference"] <= 1e-9 and 0 < agent["latency_ms_p50"] <= agent["latency_ms_p99"]
-    assert told["ppo"]["steps"] >= 8_192 and 0 < told["gnn"]["auc"] < 1 and told["graph"]["nodes"] == 3 and told["seed"] == 3
+    assert (
+        agent["decisions"] == 3 * 528 - 1
+        and agent["exact"]
+        and agent["worst_difference"] <= 1e-9
+        and 0 < agent["latency_ms_p50"] <= agent["latency_ms_p99"]
+    )
+    assert (
+        told["ppo"]["steps"] >= 8_192
+        and 0 < told["gnn"]["auc"] < 1
+        and told["graph"]["nodes"] == 3
+        and told["seed"] == 3
+    )
     walk = told["walk_forward"]
-    assert walk["folds"] == 2 and set(walk) == {"folds", "agent", "agent_without_graph", "buy_and_hold", "cash", "random"}
-    assert walk["cash"]["total_return"] == 0 and {"sharpe", "sortino", "max_drawdown", "total_return"} <= set(walk["random"])
-    assert [o["name"] for o in told["stages"]] == ["load", "freeze", "graph", "gnn", "ppo", "live", "walk_forward"] and (home / "walk-forward" / "report.html").stat().st_size > 100_000
+    assert walk["folds"] == 2 and set(walk) == {
+        "folds",
+        "agent",
+        "agent_without_graph",
+        "buy_and_hold",
+        "cash",
+        "random",
+    }
+    assert walk["cash"]["total_return"] == 0 and {"sharpe", "sortino", "max_drawdown", "total_return"} <= set(
+        walk["random"]
+    )
+    assert [o["name"] for o in told["stages"]] == [
+        "load",
+        "freeze",
+        "graph",
+        "gnn",
+        "ppo",
+        "live",
+        "walk_forward",
+    ] and (home / "walk-forward" / "report.html").stat().st_size > 100_000
 
 
 @pytest.mark.slow

@@ -16,8 +16,8 @@ from streamforge.bus.base import Message, Record, TopicSpec  # noqa: E402
 from streamforge.core.errors import BusError, UnknownTopic  # noqa: E402
 from streamforge.messages.records import encode  # noqa: E402
 from streamforge.store.base import open_store  # noqa: E402
-from streamforge.workers.context import dead_letter  # noqa: E402
-from streamforge.workers.dead_letters import choose, dead_letters, progress_topic, read_all, replay, sent_back  # noqa: E402
+from streamforge.workers.runtime.context import dead_letter  # noqa: E402
+from streamforge.workers.runtime.dead_letters import choose, dead_letters, progress_topic, read_all, replay, sent_back  # noqa: E402
 
 
 @pytest.fixture(params=["embedded", "kafka"])
@@ -50,7 +50,10 @@ async def set_aside(house, values, first=0):
     async with house.bus() as bus:
         for topic in (house.data, f"{house.data}-dlq"):
             await bus.create_topic(topic, TopicSpec(partitions=2 if topic == house.data else 1))
-        records = [Record(house.data, 0, first + n, value, "BTCUSDT", (("traceparent", b"00-ab"),)) for n, value in enumerate(values)]
+        records = [
+            Record(house.data, 0, first + n, value, "BTCUSDT", (("traceparent", b"00-ab"),))
+            for n, value in enumerate(values)
+        ]
         await bus.publish(f"{house.data}-dlq", [dead_letter(o, ValueError("too new"), "decode") for o in records])
 
 
@@ -86,13 +89,22 @@ async def test_the_life_of_a_letter(home):
     assert await home.run("arango-connector", **again) == 0
     async with open_store(home.places.store_url) as store:
         stored = await store.read("candles_1h", where={"symbol": "BTCUSDT"})
-    assert stored["open_time"].to_pylist() == [o.open_time for o in rows] and stored["close"].to_pylist() == [o.close for o in rows]
+    assert stored["open_time"].to_pylist() == [o.open_time for o in rows] and stored["close"].to_pylist() == [
+        o.close for o in rows
+    ]
     async with home.bus() as bus:
         letters = await dead_letters(bus, home.data)
         chosen, left = await waiting(bus, home.data)
         assert sorted(o.source for o in letters if o.error == "BadRecord") == sources and len(letters) == len(bad) + 3
-        assert {o.attempts for o in chosen} == {2} and sorted(o.record.value for o in chosen) == sorted(bad) and left["replayed"] == 3
-        assert await waiting(bus, home.data, max_attempts=2) == ([], {"replayed": 3, "attempts": len(bad), "foreign": 0})
+        assert (
+            {o.attempts for o in chosen} == {2}
+            and sorted(o.record.value for o in chosen) == sorted(bad)
+            and left["replayed"] == 3
+        )
+        assert await waiting(bus, home.data, max_attempts=2) == (
+            [],
+            {"replayed": 3, "attempts": len(bad), "foreign": 0},
+        )
 
 
 async def test_a_replay_that_is_cut_off_loses_nothing_and_repeats_little(home):
@@ -140,7 +152,9 @@ async def test_topics_that_are_empty_foreign_gone_or_made_anew(home):
             await bus.delete_topic(topic)
     await set_aside(home, [b"other", b"two"])  # offsets count from 0 again
     async with home.bus() as bus:
-        assert [o.record.value for o in (await waiting(bus, home.data))[0]] == [b"other"]  # the same bytes at the same offset are the same letter
+        assert [o.record.value for o in (await waiting(bus, home.data))[0]] == [
+            b"other"
+        ]  # the same bytes at the same offset are the same letter
         await bus.delete_topic(home.data)
         with pytest.raises(UnknownTopic):
             await replay(bus, home.data, (await waiting(bus, home.data))[0])

@@ -17,7 +17,12 @@ DEADLINE = 60
 
 
 def program(source: str, *args: str) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", f"{HEAD}{source}\nasyncio.run(main(*sys.argv[1:]))", *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", f"{HEAD}{source}\nasyncio.run(main(*sys.argv[1:]))", *args],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
 
 
 async def line(process: subprocess.Popen) -> str:

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from streamforge.core.errors import BadInterval, ExchangeError, UnknownSymbol
 from streamforge.core.samples import SAMPLES, SYMBOLS
 from streamforge.core.times import TimeRange, to_ms
-from streamforge.exchange.candle_files import PRICES, read_file
-from streamforge.exchange.faults import Fault
-from streamforge.exchange.limits import Clock, Limiter
-from streamforge.exchange.rest import BinanceRest, Retry
-from streamforge.exchange.simulator import Simulator, serve
+from streamforge.exchange.binance.limits import Clock, Limiter
+from streamforge.exchange.binance.rest import BinanceRest, Retry
+from streamforge.exchange.files import PRICES, read_file
+from streamforge.exchange.simulator.app import Simulator, serve
+from streamforge.exchange.simulator.faults import Fault
 
 HOUR = 3_600_000
 WHOLE = TimeRange.parse("2021-04-05:2023-07-01")
@@ -109,7 +109,9 @@ async def test_the_same_comes_out_under_each_fault(btc, kind):
     async with serve(sim) as url, BinanceRest(url, retry=QUICK, timeout=1) as rest:
         wanted = await load(rest)
         for after in range(5):
-            sim.faults.add(Fault(kind=kind, after=after, seconds=1 if kind in ("too_many", "banned") and after == 2 else 0))
+            sim.faults.add(
+                Fault(kind=kind, after=after, seconds=1 if kind in ("too_many", "banned") and after == 2 else 0)
+            )
             assert await load(rest) == wanted
         if kind == "slow":
             sim.faults.add(Fault(kind=kind, seconds=2))  # beyond the time-out
@@ -145,7 +147,10 @@ async def test_nobody_asks_before_retry_after(btc, kind, status):
     sent_away = next(when for when, *_, code in sim.log if code == status)
     early = [when - sent_away for when, *_ in sim.log if 0 < when - sent_away < 2]
     late = [when - sent_away for when, *_ in sim.log if when - sent_away >= 2]
-    assert len(early) < rest.concurrency < len(late), (early, late)  # each other connection may have had one request on its way
+    assert len(early) < rest.concurrency < len(late), (
+        early,
+        late,
+    )  # each other connection may have had one request on its way
     assert results[0] == results[1] == results[2] and len(results[0][1]) == 5
 
 
@@ -166,7 +171,9 @@ async def test_bans_in_virtual_time(btc):
     "Over the whole history, however often: not one request between an order to stay away and its end."
     sim, rest = offline({"BTCUSDT": btc})
     for after in range(0, 30, 5):
-        sim.faults.add(Fault(kind="too_many", after=after, seconds=30), Fault(kind="banned", after=after + 2, seconds=200))
+        sim.faults.add(
+            Fault(kind="too_many", after=after, seconds=30), Fault(kind="banned", after=after + 2, seconds=200)
+        )
     candles, gaps = await load(rest, span=WHOLE)
     assert len(candles) == len(btc.open_time[btc.open_time >= WHOLE.start]) and len(gaps) == 5
     orders = [(when, 30 if code == 429 else 200) for when, *_, code in sim.log if code != 200]
@@ -212,7 +219,10 @@ async def test_nobody_there_and_somebody_mute():
 
     server = await asyncio.start_server(mute, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    async with server, BinanceRest(f"http://127.0.0.1:{port}", timeout=0.1, retry=Retry(attempts=2, first=0.01)) as rest:
+    async with (
+        server,
+        BinanceRest(f"http://127.0.0.1:{port}", timeout=0.1, retry=Retry(attempts=2, first=0.01)) as rest,
+    ):
         with pytest.raises(ExchangeError, match="ReadTimeout"):
             await rest.server_time()
 
@@ -251,13 +261,15 @@ async def test_a_live_market_is_followed(btc):
     assert [o.close for o in seen] == btc.close[first : first + 24].tolist()
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(
     st.sets(st.integers(0, 2_999), max_size=60),
     st.tuples(st.integers(0, 2_999), st.integers(0, 1_500)),
-    st.lists(st.builds(Fault, kind=st.sampled_from(ROWS), after=st.integers(0, 8), times=st.just(1)), max_size=4).filter(
-        hides_once
-    ),
+    st.lists(
+        st.builds(Fault, kind=st.sampled_from(ROWS), after=st.integers(0, 8), times=st.just(1)), max_size=4
+    ).filter(hides_once),
     st.tuples(st.integers(-500, 3_500), st.integers(1, 4_000)),
 )
 def test_any_holes_any_faults_any_range(btc, single, block, faults, asked):

@@ -12,18 +12,18 @@ from steady import Steady
 from streamforge.core.errors import BadRecord
 from streamforge.core.samples import SAMPLES
 from streamforge.core.times import TimeRange, to_ms
-from streamforge.exchange.archive import Archive
-from streamforge.exchange.archive_files import candle_records, trade_records
-from streamforge.exchange.book_feed import BookFeed, BookOptions
-from streamforge.exchange.candle_files import read_file
-from streamforge.exchange.faults import Fault
-from streamforge.exchange.follow import CandleFollower, TradeFollower
-from streamforge.exchange.rest import BinanceRest, Retry
-from streamforge.exchange.sim_streams import StreamRules
-from streamforge.exchange.simulator import Simulator, serve
-from streamforge.exchange.socket import StreamOptions
-from streamforge.exchange.stream import Streams
-from streamforge.exchange.trades import agg_trades, fill_trades
+from streamforge.exchange.binance.archive import Archive
+from streamforge.exchange.binance.archive_files import candle_records, trade_records
+from streamforge.exchange.binance.book_feed import BookFeed, BookOptions
+from streamforge.exchange.binance.followers import CandleFollower, TradeFollower
+from streamforge.exchange.binance.rest import BinanceRest, Retry
+from streamforge.exchange.binance.socket import StreamOptions
+from streamforge.exchange.binance.streams import Streams
+from streamforge.exchange.binance.trades import agg_trades, fill_trades
+from streamforge.exchange.files import read_file
+from streamforge.exchange.simulator.app import Simulator, serve
+from streamforge.exchange.simulator.faults import Fault
+from streamforge.exchange.simulator.streams import StreamRules
 from streamforge.messages.records import BookSnapshot, DepthUpdate
 
 NOON, HOUR = to_ms("2021-05-19T12:00"), 3_600_000
@@ -103,7 +103,9 @@ async def test_no_candle_is_lost_or_doubled(tables, mishap):
             assert [o.open_time for o in live[symbol]] == [o.open_time for o in whole] and len(whole) == 41
             assert live[symbol] == whole
         assert events.longest < 15, events.longest
-        assert bool(events.reasons) == (mishap in ("cut in a frame", "silence", "closed", "announced end")), events.reasons
+        assert bool(events.reasons) == (mishap in ("cut in a frame", "silence", "closed", "announced end")), (
+            events.reasons
+        )
 
 
 @pytest.mark.parametrize("mishap", MISHAPS)
@@ -111,7 +113,11 @@ async def test_no_trade_is_lost_or_doubled(tables, mishap):
     async with lab(tables, MISHAPS[mishap]) as (sim, rest, url):
         before = agg_trades(rest, "BTCUSDT", TimeRange(NOON - HOUR, NOON + 1))
         last = [o async for page in before for o in page][-1].trade_id
-        follower, record, events = TradeFollower({"BTCUSDT": last}), [], Watched(url, ["btcusdt@aggTrade"], QUICK, mishap)
+        follower, record, events = (
+            TradeFollower({"BTCUSDT": last}),
+            [],
+            Watched(url, ["btcusdt@aggTrade"], QUICK, mishap),
+        )
         async for event in events:
             try:
                 step = follower.take(event.data)
@@ -168,7 +174,9 @@ async def test_the_book_is_the_exchange_s_own(tables, mishap):
             assert book.asks == [(float(p), float(q)) for p, q in true.asks[:10]]
         quiet = ("none", "announced end", "doubled")
         lost = {"lost", "silence"} & set(events.reasons)  # a machine under load may look like a silent exchange
-        assert mishap == "exchanged" or bool(resyncs) == (mishap not in quiet) or (mishap in quiet and lost), resyncs  # exchanged: perhaps with the other market
+        assert mishap == "exchanged" or bool(resyncs) == (mishap not in quiet) or (mishap in quiet and lost), (
+            resyncs
+        )  # exchanged: perhaps with the other market
         assert {o.kind for o in sim.faults.struck} == {o.kind for o in later}
 
 
@@ -193,5 +201,9 @@ async def test_the_archive_gives_what_rest_gives(tables, tmp_path):
 async def test_a_proxy_of_the_environment_is_not_used_for_loopback(tables, monkeypatch):
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    async with lab(tables) as (sim, rest, url), httpx.AsyncClient(trust_env=False), Streams(url, ["btcusdt@aggTrade"]) as streams:
+    async with (
+        lab(tables) as (sim, rest, url),
+        httpx.AsyncClient(trust_env=False),
+        Streams(url, ["btcusdt@aggTrade"]) as streams,
+    ):
         assert (await asyncio.wait_for(anext(streams), 60)).stream == "btcusdt@aggTrade"

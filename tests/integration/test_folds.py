@@ -53,7 +53,14 @@ class Place:
         await self.stack.aclose()
 
     async def run(self, config: WalkForward, **options):
-        options = {"dataset": "tiny", "version": self.data.version, "output": self.output, "config": config, "store": self.store, "timeout": 240.0} | options
+        options = {
+            "dataset": "tiny",
+            "version": self.data.version,
+            "output": self.output,
+            "config": config,
+            "store": self.store,
+            "timeout": 240.0,
+        } | options
         return await walk_forward(self.jobs, self.artifacts, self.places, **options)
 
     def plan(self, config: WalkForward):
@@ -79,13 +86,18 @@ async def test_two_folds_once(place):
     rows = [o.rows["test"] for o in first.results]
     assert rows[0][1] == rows[1][0] and len(combined["agent"].curve.equity) == rows[1][1] - rows[0][0]
     assert combined["cash"].performance.total_return == 0 and combined["buy_and_hold"].performance.max_drawdown > 0
-    assert all(o.gnn["auc"] is not None and o.dataset_sha256 == place.data.version and len(o.random) == 10 for o in first.results)
+    assert all(
+        o.gnn["auc"] is not None and o.dataset_sha256 == place.data.version and len(o.random) == 10
+        for o in first.results
+    )
     assert "agent with graph features" in first.report.read_text(encoding="utf-8")
 
     written, before = [(o / RESULT).stat().st_mtime_ns for o in folders], len(await place.jobs.list())
     again = await place.run(TINY)
     assert again.reused == 2 and again.results == first.results and len(await place.jobs.list()) == before
-    assert [(o / RESULT).stat().st_mtime_ns for o in folders] == written and again.report.read_bytes() == first.report.read_bytes()
+    assert [
+        (o / RESULT).stat().st_mtime_ns for o in folders
+    ] == written and again.report.read_bytes() == first.report.read_bytes()
     logged = await experiments(place.store, "walk-forward")
     assert [o.status for o in logged] == ["finished"] * 2 and logged[0].metrics == logged[1].metrics
     assert logged[0].id == first.experiment and logged[0].artifacts["report"] == logged[1].artifacts["report"]
@@ -94,7 +106,10 @@ async def test_two_folds_once(place):
 async def test_failing_fold_names_notebook_and_cell(place):
     "A label that looks further than the purge is refused by a cell; the error comes through processes with its class."
     config = msgspec.structs.replace(TINY, gnn=TINY.gnn | {"horizon": 9})
-    with pytest.raises(BadSetting, match=r"fold \d: .*walk_forward_fold\.ipynb, cell \d+ \(id \w+\): BadSetting: expected a purge of at least the horizon"):
+    with pytest.raises(
+        BadSetting,
+        match=r"fold \d: .*walk_forward_fold\.ipynb, cell \d+ \(id \w+\): BadSetting: expected a purge of at least the horizon",
+    ):
         await place.run(config)
     states = [o.state for o in await place.jobs.list()]
     assert "failed" in states and all(o in ("failed", "stopped") for o in states)
@@ -109,9 +124,13 @@ async def test_bad_requests_start_nothing(place):
         await place.run(TINY, version="0" * 64)
     job = fold_job(place.plan(TINY)[0], place.places, "wf-bad")
     told = {k: v for k, v in msgspec.json.decode(job.env["FOLD_PARAMETERS"]).items() if k != "rows"}
-    await place.jobs.start(msgspec.structs.replace(job, env=job.env | {"FOLD_PARAMETERS": msgspec.json.encode(told).decode()}))
+    await place.jobs.start(
+        msgspec.structs.replace(job, env=job.env | {"FOLD_PARAMETERS": msgspec.json.encode(told).decode()})
+    )
     status = await place.jobs.wait(job.name, timeout=120)
-    assert (status.state, status.exit_code, status.tries) == ("failed", 64, 1) and "`rows`" in await place.jobs.log(job.name)
+    assert (status.state, status.exit_code, status.tries) == ("failed", 64, 1) and "`rows`" in await place.jobs.log(
+        job.name
+    )
 
 
 def kernels_of(pid: int) -> list[int]:

@@ -82,7 +82,11 @@ def test_a_planted_signal_is_found_through_the_edges_only(seed: int):
     assert found.metrics["auc"] > found.metrics["auc_baseline"] + 0.05
     assert found.metrics["auc"] > blind.metrics["auc"] + 0.05
     followers = [found.by_symbol[f"TAIL{pair}"] for pair in range(PAIRS)]
-    assert min(followers) > 0.55 and np.mean(followers) > 0.65 and max(abs(found.by_symbol[f"LEAD{pair}"] - 0.5) for pair in range(PAIRS)) < 0.1
+    assert (
+        min(followers) > 0.55
+        and np.mean(followers) > 0.65
+        and max(abs(found.by_symbol[f"LEAD{pair}"] - 0.5) for pair in range(PAIRS)) < 0.1
+    )
 
 
 @pytest.mark.slow
@@ -105,7 +109,10 @@ def test_prediction_does_not_know_the_future(real: Panel, result: GnnResult):
     whole = predictor.history(part)
     for t in (60, 1000, 2400, 2998):
         order = rng.permutation(np.arange(t + 1, 3000))
-        columns = {name: getattr(part, name).copy() for name in ("open", "high", "low", "close", "volume", "indicators", "features")}
+        columns = {
+            name: getattr(part, name).copy()
+            for name in ("open", "high", "low", "close", "volume", "indicators", "features")
+        }
         for name, column in columns.items():
             column[t + 1 :] = column[order] * (1 if name in ("features", "indicators") else rng.uniform(0.5, 2))
         np.testing.assert_array_equal(predictor.history(replace(part, **columns))[: t + 1], whole[: t + 1])
@@ -127,7 +134,10 @@ def test_live_is_history_to_the_bit(real: Panel, result: GnnResult):
 def test_history_of_all_hours_is_the_same_in_pieces(real: Panel, result: GnnResult):
     predictor = Predictor.load(result.files)
     whole, window = predictor.history(real), predictor.window
-    pieces = [predictor.history(real.rows(max(0, a - window), min(a + 700, len(real))))[min(a, window) :] for a in range(0, len(real), 700)]
+    pieces = [
+        predictor.history(real.rows(max(0, a - window), min(a + 700, len(real))))[min(a, window) :]
+        for a in range(0, len(real), 700)
+    ]
     np.testing.assert_array_equal(np.concatenate(pieces), whole)
 
 
@@ -150,10 +160,16 @@ def test_a_market_that_is_listed_late_does_not_disturb_the_others(real: Panel, r
     assert np.isnan(said[:1033, 6]).all() and np.isfinite(said[1033:, 6]).all()
     others = np.delete(np.arange(8), 6)
     assert np.isfinite(said[TINY.window :][:, others]).all()
-    alone = Predictor.load(result.files).history(replace(late, symbols=late.symbols[:6] + late.symbols[7:], close=close[:, others], features=features[:, others]))
-    np.testing.assert_allclose(said[:1000, others], alone[:1000], atol=1e-12)  # a market that is not there is as good as none
+    alone = Predictor.load(result.files).history(
+        replace(late, symbols=late.symbols[:6] + late.symbols[7:], close=close[:, others], features=features[:, others])
+    )
+    np.testing.assert_allclose(
+        said[:1000, others], alone[:1000], atol=1e-12
+    )  # a market that is not there is as good as none
     half = trained(replace(late, close=close, features=features), TINY)
-    assert np.isfinite(half.metrics["auc"]) and half.metrics["samples_train"] < 8 * len(samples(split(1500).train, 48, 4, 8))
+    assert np.isfinite(half.metrics["auc"]) and half.metrics["samples_train"] < 8 * len(
+        samples(split(1500).train, 48, 4, 8)
+    )
 
 
 def test_edges_of_all_hours_have_a_unique_key(real: Panel):
@@ -209,7 +225,13 @@ def test_serving_needs_no_torch(result: GnnResult, tmp_path):
 @pytest.mark.slow
 def test_two_processes_train_the_same_bytes():
     runs = [
-        subprocess.run([sys.executable, "-W", "ignore", "-c", TRAIN], check=True, timeout=300, capture_output=True, env=os.environ | {"PYTHONHASHSEED": seed})
+        subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", TRAIN],
+            check=True,
+            timeout=300,
+            capture_output=True,
+            env=os.environ | {"PYTHONHASHSEED": seed},
+        )
         for seed in ("1", "2")
     ]
     first, second = (json.loads(o.stdout) for o in runs)

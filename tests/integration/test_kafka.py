@@ -17,9 +17,10 @@ from aiokafka import errors as kafka_errors
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from servers import free_port, need  # noqa: E402
 
-from streamforge.bus import kafka, kafka_writer  # noqa: E402
 from streamforge.bus.base import Message, TopicSpec, open_bus  # noqa: E402
-from streamforge.bus.kafka_access import read_access  # noqa: E402
+from streamforge.bus.kafka import bus as kafka  # noqa: E402
+from streamforge.bus.kafka import producer as kafka_writer  # noqa: E402
+from streamforge.bus.kafka.config import read_access  # noqa: E402
 from streamforge.core.errors import BadRecord, BusError, NotOwner, Refused, UnknownTopic  # noqa: E402
 
 SCRIPT = Path(__file__).parents[2] / "deploy" / "dev" / "servers" / "kafka.sh"
@@ -89,8 +90,14 @@ async def test_who_is_refused_is_told_why(tmp_path):
         secured("app", security="sasl_plaintext"): "TLS",
         with_options(f"kafka://app@{place}", password_file=wrong): "unknown CA",
         with_options(f"kafka://{place}", security="ssl", ca=ca): "without a user",
-        with_options(f"kafka://app@{read_access(need('kafka'), {}).address.hosts[0]}", password_file=wrong, ca=ca): "speaks without",
-        with_options(f"kafka://app@{read_access(need('kafka'), {}).address.hosts[0]}", password_file=wrong, security="sasl_plaintext"): "check users",
+        with_options(
+            f"kafka://app@{read_access(need('kafka'), {}).address.hosts[0]}", password_file=wrong, ca=ca
+        ): "speaks without",
+        with_options(
+            f"kafka://app@{read_access(need('kafka'), {}).address.hosts[0]}",
+            password_file=wrong,
+            security="sasl_plaintext",
+        ): "check users",
     }
     for url, told in cases.items():
         with pytest.raises(Refused, match=told) as caught:
@@ -132,8 +139,16 @@ async def test_missing_rights_are_named(fresh):
 
 
 def kafka_sh(home: Path, port: int, *args: str, secure: bool = False) -> subprocess.CompletedProcess:
-    env = os.environ | {"KAFKA_HOME": str(home), "KAFKA_LIBS": str(CACHE / "kafka"), "KAFKA_PORT": str(port), "KAFKA_SECURE": "01"[secure], "KAFKA_HEAP": "256m"}
-    return subprocess.run(["bash", str(SCRIPT), *args], env=env, capture_output=True, text=True, timeout=120, check=True)
+    env = os.environ | {
+        "KAFKA_HOME": str(home),
+        "KAFKA_LIBS": str(CACHE / "kafka"),
+        "KAFKA_PORT": str(port),
+        "KAFKA_SECURE": "01"[secure],
+        "KAFKA_HEAP": "256m",
+    }
+    return subprocess.run(
+        ["bash", str(SCRIPT), *args], env=env, capture_output=True, text=True, timeout=120, check=True
+    )
 
 
 @pytest.mark.slow
@@ -144,20 +159,48 @@ async def test_a_rotated_password_harms_nobody(fresh, tmp_path):
     file = tmp_path / "password"
 
     async def rotate(password: str) -> None:
-        change = ("kafka.admin.ConfigCommand", "--alter", "--entity-type", "users", "--entity-name", fresh, "--add-config", f"SCRAM-SHA-512=[password={password}]")
+        change = (
+            "kafka.admin.ConfigCommand",
+            "--alter",
+            "--entity-type",
+            "users",
+            "--entity-name",
+            fresh,
+            "--add-config",
+            f"SCRAM-SHA-512=[password={password}]",
+        )
         await asyncio.to_thread(kafka_sh, home, port, "tool", *change, secure=True)
 
     file.write_text("first-" + fresh)
     await rotate("first-" + fresh)
-    grant = ("tool", "AclCommand", "--add", "--allow-principal", f"User:{fresh}", "--operation", "All", "--topic", fresh, "--group", fresh)
+    grant = (
+        "tool",
+        "AclCommand",
+        "--add",
+        "--allow-principal",
+        f"User:{fresh}",
+        "--operation",
+        "All",
+        "--topic",
+        fresh,
+        "--group",
+        fresh,
+    )
     await asyncio.to_thread(kafka_sh, home, port, *grant, secure=True)
-    async with open_bus(secured("app")) as app, open_bus(with_options(secured(fresh, password_file=str(file)), timeout=4)) as bus:
+    async with (
+        open_bus(secured("app")) as app,
+        open_bus(with_options(secured(fresh, password_file=str(file)), timeout=4)) as bus,
+    ):
         await app.create_topic(fresh)
         async with bus.subscribe([fresh], fresh) as member:
             await bus.publish(fresh, numbered(10))
             await member.commit(ends_of(await drain(member, 10)))
             await rotate("second-" + fresh)
-            for client in (bus._opened.broker._client, (await bus._opened.writer.producers.current()).client, member._seat.consumer._client):
+            for client in (
+                bus._opened.broker._client,
+                (await bus._opened.writer.producers.current()).client,
+                member._seat.consumer._client,
+            ):
                 for conn in list(client._conns.values()):
                     conn.close()
             with pytest.raises(BusError):
@@ -202,7 +245,9 @@ async def test_a_batch_that_takes_too_long_is_somebody_elses(topic):
                 while len(theirs) + len(mine) < 400 and time.monotonic() < end:
                     mine += (await first.poll(max_wait=0.05)).records
                     theirs += (await second.poll(max_wait=0.05)).records
-                assert {(o.topic, o.partition) for o in mine} == first.assignment() and {(o.topic, o.partition) for o in theirs} == second.assignment()
+                assert {(o.topic, o.partition) for o in mine} == first.assignment() and {
+                    (o.topic, o.partition) for o in theirs
+                } == second.assignment()
                 await first.commit(ends_of(mine))
                 await second.commit(ends_of(theirs))
                 assert await bus.committed(topic, topic) == await bus.end_offsets(topic)
@@ -218,7 +263,9 @@ async def test_a_caller_that_works_for_long_is_not_thrown_out(topic):
             generation = member._seat.rebalance.generation
             await asyncio.sleep(13)  # the work
             await member.commit(ends_of(batch))
-            assert member._seat.rebalance.generation == generation and await bus.committed(topic, topic) == await bus.end_offsets(topic)
+            assert member._seat.rebalance.generation == generation and await bus.committed(
+                topic, topic
+            ) == await bus.end_offsets(topic)
 
 
 async def test_lag_without_a_question(bus, topic):
@@ -318,7 +365,9 @@ def own_broker(tmp_path):
 async def test_a_broker_that_is_killed_and_comes_back(own_broker, fresh, monkeypatch):
     "Publishing waits it out, polls are empty meanwhile, closing is quick, and the first commit comes within 15 s of its return."
     home, port = own_broker
-    monkeypatch.setattr(kafka_writer, "PUBLISH_SECONDS", 180.0)  # on a busy machine a broker may need longer than 30 s to start
+    monkeypatch.setattr(
+        kafka_writer, "PUBLISH_SECONDS", 180.0
+    )  # on a busy machine a broker may need longer than 30 s to start
     async with open_bus(f"kafka://127.0.0.1:{port}?timeout=5") as bus:
         await bus.create_topic(fresh, TopicSpec(partitions=4))
         await bus.publish(fresh, numbered(200))

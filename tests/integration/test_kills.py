@@ -9,7 +9,7 @@ from worker_lab import sample_candles, stream_with_nonsense, until
 
 from streamforge.core.samples import candles
 from streamforge.core.times import TimeRange
-from streamforge.exchange import simulator
+from streamforge.exchange.simulator.app import app as simulator
 from streamforge.messages.records import Candle, decode
 
 CONNECT = {"TYPE": "api_candles_1h", "UPSTREAM": "loader-producer__a1b2c3", "BATCH_ROWS": "200"}
@@ -38,7 +38,9 @@ async def test_killed_at_every_failpoint(new_house, undisturbed):
     async def life(nth: int, point: str):
         house = new_house(point)
         await house.fill(stream())
-        assert await house.run("arango-connector", FAILPOINT=f"{point}:{1 + nth % 3}", **CONNECT) == -signal.SIGKILL, point
+        assert await house.run("arango-connector", FAILPOINT=f"{point}:{1 + nth % 3}", **CONNECT) == -signal.SIGKILL, (
+            point
+        )
         assert await house.run("arango-connector", **CONNECT) == 0, point
         assert await house.fingerprint() == undisturbed, point
 
@@ -82,7 +84,10 @@ async def test_two_members_one_of_them_killed(new_house, undisturbed):
     house = new_house("two")
     await house.fill(stream())
     small = CONNECT | {"BATCH_ROWS": "20"}
-    one, two = await house.start("arango-connector", **small), await house.start("arango-connector", **small | {"TELEMETRY_PRODUCER_ID": "arango-connector__b"})
+    one, two = (
+        await house.start("arango-connector", **small),
+        await house.start("arango-connector", **small | {"TELEMETRY_PRODUCER_ID": "arango-connector__b"}),
+    )
     await until(lambda: house.length("wf-1-data-enriched"))
     one.kill()
     assert await one.wait() == -signal.SIGKILL and await two.wait() == 0
@@ -93,10 +98,17 @@ async def test_two_members_one_of_them_killed(new_house, undisturbed):
 async def test_a_frozen_member_comes_back_to_find_its_work_done(new_house, undisturbed):
     house = new_house("frozen")
     await house.fill(stream())
-    house.env["STREAMFORGE_BUS_URL"] = f"{house.places.bus_url}?session_timeout=2"  # so long is a silent member waited for
-    frozen = await house.start("arango-connector", FAILPOINT="after-publish:1:stop", **CONNECT | {"BATCH_ROWS": "20"})  # where it holds no lock
+    house.env["STREAMFORGE_BUS_URL"] = (
+        f"{house.places.bus_url}?session_timeout=2"  # so long is a silent member waited for
+    )
+    frozen = await house.start(
+        "arango-connector", FAILPOINT="after-publish:1:stop", **CONNECT | {"BATCH_ROWS": "20"}
+    )  # where it holds no lock
     await until(lambda: house.length("wf-1-data-enriched"))
-    assert await house.run("arango-connector", timeout=120, **CONNECT | {"TELEMETRY_PRODUCER_ID": "arango-connector__b"}) == 0
+    assert (
+        await house.run("arango-connector", timeout=120, **CONNECT | {"TELEMETRY_PRODUCER_ID": "arango-connector__b"})
+        == 0
+    )
     frozen.send_signal(signal.SIGCONT)
     assert await asyncio.wait_for(frozen.wait(), 60) == 0
     assert await house.fingerprint() == undisturbed
@@ -106,7 +118,10 @@ async def test_a_loader_that_was_killed_goes_on(new_house):
     house, span = new_house("loader"), "2021-04-10:2021-12-10"
     env = {"TYPE": "api_candles_1h", "SYMBOL": "BTCUSDT,ETHUSDT", "TIME_RANGE": span}
     async with simulator.serve(simulator.Simulator.open()) as url:
-        assert await house.run("loader-producer", FAILPOINT="after-publish:2", BINANCE_API_URL=url, **env) == -signal.SIGKILL
+        assert (
+            await house.run("loader-producer", FAILPOINT="after-publish:2", BINANCE_API_URL=url, **env)
+            == -signal.SIGKILL
+        )
         half = await house.length("wf-1-data")
         assert await house.run("loader-producer", BINANCE_API_URL=url, **env) == 0
     loaded = [decode(Candle, o.value) for o in await house.records("wf-1-data")]

@@ -17,16 +17,50 @@ START = 1_620_604_800_000
 def late_stream():
     rows = sample_candles(("BTCUSDT",), "2021-05-10:2021-05-24")
     wrong = msgspec.structs.replace(rows[120], close=rows[120].low)
-    order = [*rows[:50], *rows[51:120], wrong, *rows[121:180], rows[50], *rows[180:220], rows[120], rows[7], *rows[220:]]
+    order = [
+        *rows[:50],
+        *rows[51:120],
+        wrong,
+        *rows[121:180],
+        rows[50],
+        *rows[180:220],
+        rows[120],
+        rows[7],
+        *rows[220:],
+    ]
     return [(o.symbol, encode(o)) for o in order], [(o.symbol, encode(o)) for o in rows]
 
 
 def trade_stream():
-    return [("BTCUSDT", encode(Trade(symbol="BTCUSDT", trade_id=n, price=50_000.0 + n % 40, quantity=(1 + n % 7) / 8, timestamp=START + n * 700, is_buyer_maker=n % 3 == 0))) for n in range(600)] + [("BTCUSDT", b"{}")]
+    return [
+        (
+            "BTCUSDT",
+            encode(
+                Trade(
+                    symbol="BTCUSDT",
+                    trade_id=n,
+                    price=50_000.0 + n % 40,
+                    quantity=(1 + n % 7) / 8,
+                    timestamp=START + n * 700,
+                    is_buyer_maker=n % 3 == 0,
+                )
+            ),
+        )
+        for n in range(600)
+    ] + [("BTCUSDT", b"{}")]
 
 
 def book_stream():
-    books = [BookSnapshot(symbol="BTCUSDT", timestamp=START + n * 1_000, bids=[(50_000.0 - n, 1.0)], asks=[(50_001.0 + n, 2.0)], last_update_id=n) for n in range(150)]
+    books = [
+        BookSnapshot(
+            symbol="BTCUSDT",
+            timestamp=START + n * 1_000,
+            bids=[(50_000.0 - n, 1.0)],
+            asks=[(50_001.0 + n, 2.0)],
+            last_update_id=n,
+        )
+        for n in range(150)
+    ]
     changes = [DepthUpdate(E=START + n, s="BTCUSDT", U=n, u=n, b=[("50000.1", "1")], a=[]) for n in range(150)]
     return [("BTCUSDT", encode(o)) for pair in zip(books, changes, strict=True) for o in pair]
 
@@ -34,11 +68,16 @@ def book_stream():
 async def rows_of(house) -> dict[str, list]:
     "All rows of all collections, without the count of revisions."
     async with open_store(house.places.store_url) as store:
-        return {name: [{k: v for k, v in o.items() if k != "revision"} for o in (await store.read(name)).to_pylist()] for name in sorted(await store.collections())}
+        return {
+            name: [{k: v for k, v in o.items() if k != "revision"} for o in (await store.read(name)).to_pylist()]
+            for name in sorted(await store.collections())
+        }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("point", ["after-write:2", "after-revised-publish", "after-revised-write", "after-amend", "after-checkpoint:3"])
+@pytest.mark.parametrize(
+    "point", ["after-write:2", "after-revised-publish", "after-revised-write", "after-amend", "after-checkpoint:3"]
+)
 async def test_late_candles_and_a_kill(new_house, point):
     late, in_time = late_stream()
     calm, rough = new_house("calm"), new_house("rough")
@@ -52,7 +91,9 @@ async def test_late_candles_and_a_kill(new_house, point):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "stream", "env"), [("ws_trades", trade_stream, {"AGGREGATE": "1m"}), ("ws_depth", book_stream, {})])
+@pytest.mark.parametrize(
+    ("kind", "stream", "env"), [("ws_trades", trade_stream, {"AGGREGATE": "1m"}), ("ws_depth", book_stream, {})]
+)
 async def test_trades_and_books_and_kills(new_house, kind, stream, env):
     calm, rough = new_house("calm"), new_house("rough")
     for house in (calm, rough):
@@ -79,7 +120,12 @@ async def test_a_repair_by_another_workflow_reaches_a_live_connector(new_house):
 
     await until(lambda: live(149))
     await rough.fill([rows[50]], topic="repair")
-    other = {"KAFKA_TOPIC": "repair", "GROUP_ID": "repair", "TELEMETRY_PRODUCER_ID": "arango-connector__d4e5f6", "REVISE_SECONDS": "1"}
+    other = {
+        "KAFKA_TOPIC": "repair",
+        "GROUP_ID": "repair",
+        "TELEMETRY_PRODUCER_ID": "arango-connector__d4e5f6",
+        "REVISE_SECONDS": "1",
+    }
     assert await rough.run("arango-connector", TYPE="api_candles_1h", **other, **CONNECT) == 0
     repaired = time.monotonic()
 

@@ -16,8 +16,8 @@ from streamforge.cli.services import open_lab
 from streamforge.client.client import Client
 from streamforge.core.samples import candles
 from streamforge.core.times import TimeRange, find_gaps
-from streamforge.exchange import simulator
-from streamforge.exchange.faults import Fault
+from streamforge.exchange.simulator.app import app as simulator
+from streamforge.exchange.simulator.faults import Fault
 from streamforge.ledger.entries import Market, Notes, read_entry, read_ledger, update_entry
 from streamforge.ledger.ranges import Ranges
 from streamforge.messages.records import Candle, decode
@@ -35,7 +35,9 @@ BTC = Market("candles_1h", "BTCUSDT", "candles", "1h")
 
 
 def holes_of_file(symbol="BTCUSDT") -> Ranges:
-    return Ranges.of(*((o.start, o.end) for o in find_gaps(candles(symbol, SPAN).open_time.tolist(), TimeRange.parse(SPAN), "1h")))
+    return Ranges.of(
+        *((o.start, o.end) for o in find_gaps(candles(symbol, SPAN).open_time.tolist(), TimeRange.parse(SPAN), "1h"))
+    )
 
 
 def asked(exchange) -> list[tuple[str, int, int]]:
@@ -53,7 +55,15 @@ async def load_and_store(house, url, **more):
 async def data(house, *arguments, **env):
     "`streamforge data ...`: exit code and what it prints."
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "streamforge.cli.main", "data", *arguments, "--home", str(house.home), env=os.environ | env, stdout=asyncio.subprocess.PIPE
+        sys.executable,
+        "-m",
+        "streamforge.cli.main",
+        "data",
+        *arguments,
+        "--home",
+        str(house.home),
+        env=os.environ | env,
+        stdout=asyncio.subprocess.PIPE,
     )
     out, _ = await asyncio.wait_for(process.communicate(), 120)
     return process.returncode, out.decode()
@@ -77,13 +87,20 @@ async def test_a_second_run_asks_for_nothing_and_a_repair_for_exactly_what_lacks
         await load_and_store(house, url, QUEUE_ID="wf-2", TELEMETRY_PRODUCER_ID=LOADER)
         assert [(o.value, o.key) for o in await house.records("wf-2-data")] == first and list(exchange.log) == []
         (told,) = [o for o in await house.events("finished") if o.queue_id == "wf-2" and "from_store" in o.extra]
-        assert told.extra["from_store"] == len(first) and told.extra["asked"] == 0 and sum(o["missing"] for o in told.extra["gaps"]) == (holes.size + holes_of_file("ETHUSDT").size) // HOUR
+        assert (
+            told.extra["from_store"] == len(first)
+            and told.extra["asked"] == 0
+            and sum(o["missing"] for o in told.extra["gaps"]) == (holes.size + holes_of_file("ETHUSDT").size) // HOUR
+        )
 
         code, out = await data(house, "verify", "--json")
         assert code == 0 and all(o["wanted"] == 0 and o["impossible"] == [] for o in msgspec.json.decode(out))
         lost = await _lose_rows(house)
         code, out = await data(house, "verify", "--json")
-        assert code == 65 and {o["symbol"]: o["holes"] for o in msgspec.json.decode(out)} == {"BTCUSDT": [list(o) for o in lost], "ETHUSDT": []}
+        assert code == 65 and {o["symbol"]: o["holes"] for o in msgspec.json.decode(out)} == {
+            "BTCUSDT": [list(o) for o in lost],
+            "ETHUSDT": [],
+        }
 
         exchange.log.clear()
         code, out = await data(house, "repair", "--json", BINANCE_API_URL=url)
@@ -94,7 +111,9 @@ async def test_a_second_run_asks_for_nothing_and_a_repair_for_exactly_what_lacks
         code, out = await data(house, "repair", BINANCE_API_URL=url)
         assert code == 0 and "nothing to repair" in out and not exchange.log
         code, out = await data(house, "repair", "--again", "--symbol", "BTCUSDT", "--json", BINANCE_API_URL=url)
-        assert code == 0 and set(asked(exchange)) == {("BTCUSDT", *o) for o in holes}, "again asks for what was denied, and for nothing else"
+        assert code == 0 and set(asked(exchange)) == {("BTCUSDT", *o) for o in holes}, (
+            "again asks for what was denied, and for nothing else"
+        )
         exchange.log.clear()
         code, out = await data(house, "repair", "--fill", "--symbol", "BTCUSDT", "--json", BINANCE_API_URL=url)
         assert code == 0 and not exchange.log and msgspec.json.decode(out)[0]["filled"] == holes.size // HOUR
@@ -104,7 +123,11 @@ async def test_a_second_run_asks_for_nothing_and_a_repair_for_exactly_what_lacks
     assert len(rows) == WHOLE.size // HOUR and sum(bool(o["filled"]) for o in rows.values()) == holes.size // HOUR
     for start, end in holes:
         for moment in range(start, end, HOUR):
-            assert rows[moment]["volume"] == 0 and rows[moment]["close"] == rows[moment]["open"] == rows[start - HOUR]["close"] and rows[moment]["filled"]
+            assert (
+                rows[moment]["volume"] == 0
+                and rows[moment]["close"] == rows[moment]["open"] == rows[start - HOUR]["close"]
+                and rows[moment]["filled"]
+            )
     code, out = await data(house, "status", "--json")
     assert code == 0 and {o["symbol"]: o["filled"] for o in msgspec.json.decode(out)}["BTCUSDT"] == holes.size // HOUR
 
@@ -123,7 +146,9 @@ def _delete(house, lost: Ranges) -> None:
 
     with sqlite3.connect(house.places.store_url.removeprefix("sqlite:///")) as db:
         for first, last in lost:
-            db.execute("DELETE FROM candles_1h WHERE symbol = 'BTCUSDT' AND open_time >= ? AND open_time < ?", (first, last))
+            db.execute(
+                "DELETE FROM candles_1h WHERE symbol = 'BTCUSDT' AND open_time >= ? AND open_time < ?", (first, last)
+            )
 
 
 @pytest.mark.slow
@@ -132,10 +157,17 @@ async def test_a_running_manager_repairs_on_request(house):
     span = TimeRange.parse("2021-05-01:2021-05-03")
     lost = span.start + 20 * HOUR
     exchange = simulator.Simulator.open()
-    async with simulator.serve(exchange) as url, open_lab(house.places, env={"BINANCE_API_URL": url, "TELEMETRY_INTERVAL": "0.1"}) as lab, Client(lab.url) as client:
+    async with (
+        simulator.serve(exchange) as url,
+        open_lab(house.places, env={"BINANCE_API_URL": url, "TELEMETRY_INTERVAL": "0.1"}) as lab,
+        Client(lab.url) as client,
+    ):
         flow = await client.start(symbol="BTCUSDT", type="api_candles_1h", time_range=str(span))
         assert (await client.wait(flow["queue_id"], timeout=60))["status"] == "finished"
-        before = (await lab.store.read("candles_1h")).to_pylist(), (await lab.store.read("candles_1h_enriched")).to_pylist()
+        before = (
+            (await lab.store.read("candles_1h")).to_pylist(),
+            (await lab.store.read("candles_1h_enriched")).to_pylist(),
+        )
         _delete(house, Ranges.of((lost, lost + HOUR)))
         assert await lab.store.count("candles_1h") == 47
         exchange.log.clear()
@@ -144,7 +176,10 @@ async def test_a_running_manager_repairs_on_request(house):
         assert asked(exchange) == [("BTCUSDT", lost, lost + HOUR)]
         flows = [o for o in await client.list() if o["queue_id"].startswith("wf-repair")]
         assert [o["status"] for o in flows] == ["finished"], flows
-        assert ((await lab.store.read("candles_1h")).to_pylist(), (await lab.store.read("candles_1h_enriched")).to_pylist()) == before
+        assert (
+            (await lab.store.read("candles_1h")).to_pylist(),
+            (await lab.store.read("candles_1h_enriched")).to_pylist(),
+        ) == before
 
 
 @pytest.mark.slow
@@ -154,14 +189,20 @@ async def test_a_killed_loader_leaves_the_same_topic_and_the_same_ledger(house, 
     async with simulator.serve(exchange) as url:
         assert await house.run("loader-producer", FAILPOINT=point, BINANCE_API_URL=url, **LOAD) == -signal.SIGKILL
         await load_and_store(house, url)
-        code, out = await data(house, "repair", "--json", BINANCE_API_URL=url)  # what was denied just before the kill may not have been noted
+        code, out = await data(
+            house, "repair", "--json", BINANCE_API_URL=url
+        )  # what was denied just before the kill may not have been noted
         assert code == 0 and all(o["lacked"] == o["missing"] for o in msgspec.json.decode(out))
     rows = [decode(Candle, o.value) for o in await house.records("wf-1-data")]
     for symbol in ("BTCUSDT", "ETHUSDT"):
         assert [o.open_time for o in rows if o.symbol == symbol] == candles(symbol, SPAN).open_time.tolist()
     async with open_store(house.places.store_url) as store:
         entry = await read_entry(store, BTC)
-        assert entry.loaded == entry.verified == WHOLE - holes_of_file() and entry.asked == WHOLE and entry.denied == holes_of_file()
+        assert (
+            entry.loaded == entry.verified == WHOLE - holes_of_file()
+            and entry.asked == WHOLE
+            and entry.denied == holes_of_file()
+        )
     assert (await data(house, "verify", "--range", SPAN))[0] == 0
 
 

@@ -22,7 +22,7 @@ from live_lab import (
 from worker_lab import until
 
 from streamforge.bus.base import TopicSpec
-from streamforge.exchange.faults import Fault
+from streamforge.exchange.simulator.faults import Fault
 from streamforge.ledger.entries import Market, read_entry
 from streamforge.ledger.ranges import Ranges
 from streamforge.messages.control import Event
@@ -43,13 +43,20 @@ async def test_candles_and_trades_of_a_range_are_whole_and_in_order(new_house, m
     candles, trades, wanted = new_house("candles"), new_house("trades"), span(5, 20)
     async with market(*faults, connections=2, **rules) as (sim, rest, places):
         env = {"TIME_RANGE": text_of(wanted)} | more | places
-        codes = await asyncio.gather(candles.run("loader-ws-candles", **HOURLY | env), trades.run("loader-ws-trades", **TRADES | env))
+        codes = await asyncio.gather(
+            candles.run("loader-ws-candles", **HOURLY | env), trades.run("loader-ws-trades", **TRADES | env)
+        )
         sim.faults.clear()
         for symbol in MARKETS:
             assert await read(candles, Candle, symbol=symbol) == await true_candles(rest, symbol, wanted)
             assert await read(trades, Trade, symbol=symbol) == await true_trades(rest, symbol, wanted)
     last = await told(candles)
-    assert codes == [0, 0] and last.status == "finished" and last.end_offsets[candles.data] == {0: len(MARKETS) * 25} and last.extra["missing"] == 0
+    assert (
+        codes == [0, 0]
+        and last.status == "finished"
+        and last.end_offsets[candles.data] == {0: len(MARKETS) * 25}
+        and last.extra["missing"] == 0
+    )
     cut = mishap not in ("nothing", "skipped, doubled, damaged")
     assert not cut or (last.extra["reconnects"] and (await told(trades)).extra["reconnects"])
     assert last.extra["dropped"] == 0
@@ -60,8 +67,15 @@ async def test_candles_and_trades_of_a_range_are_whole_and_in_order(new_house, m
 
 @pytest.mark.parametrize("mishap", ["cut in a frame", "skipped, doubled, damaged"])
 async def test_a_reader_of_the_topic_has_the_exchange_s_book(house, mishap):
-    async with market(*mishaps("@depth")[mishap][0], Fault(kind="stale", seconds=30.0), speed=20.0) as (sim, rest, places):
-        code = await house.run("loader-ws-orderbook", **QUICK | places | {"TYPE": "ws_depth", "SNAPSHOT_SECONDS": "5", "TIME_RANGE": text_of(span(1, 1 / 60))})
+    async with market(*mishaps("@depth")[mishap][0], Fault(kind="stale", seconds=30.0), speed=20.0) as (
+        sim,
+        rest,
+        places,
+    ):
+        code = await house.run(
+            "loader-ws-orderbook",
+            **QUICK | places | {"TYPE": "ws_depth", "SNAPSHOT_SECONDS": "5", "TIME_RANGE": text_of(span(1, 1 / 60))},
+        )
         sim.faults.clear()
         records, last = await read_books(house), await told(house)
         for symbol in MARKETS:
@@ -69,17 +83,28 @@ async def test_a_reader_of_the_topic_has_the_exchange_s_book(house, mishap):
             assert whole > 3 and whole + waited <= 12, (whole, waited)
             ids = [o.u for o in records if isinstance(o, DepthUpdate) and o.s == symbol]
             assert ids == sorted(set(ids)) and len(ids) > 200
-    assert code == 0 and last.extra["resyncs"] >= 1 and last.extra["missing"] > 0 and last.extra["gaps"][0]["missing"] > 0
+    assert (
+        code == 0 and last.extra["resyncs"] >= 1 and last.extra["missing"] > 0 and last.extra["gaps"][0]["missing"] > 0
+    )
     assert [o.extra["gap"] for o in await house.events("loading") if "gap" in o.extra]
 
 
 async def test_snapshots_alone(house):
     async with market(speed=30.0) as (sim, rest, places):
-        env = {"TYPE": "orderbook_snapshot", "SNAPSHOT_SECONDS": "5", "DEPTH_LEVELS": "7", "TIME_RANGE": text_of(span(0, 1 / 60))}
+        env = {
+            "TYPE": "orderbook_snapshot",
+            "SNAPSHOT_SECONDS": "5",
+            "DEPTH_LEVELS": "7",
+            "TIME_RANGE": text_of(span(0, 1 / 60)),
+        }
         assert await house.run("loader-producer", **QUICK | places | env) == 0
         records = await read_books(house)
-        assert all(isinstance(o, BookSnapshot) and len(o.bids) == len(o.asks) == 7 for o in records) and len(records) > 16
-        assert [await check_books(sim, rest, records, o, 7) for o in MARKETS] and (await told(house)).extra["resyncs"] == 0
+        assert (
+            all(isinstance(o, BookSnapshot) and len(o.bids) == len(o.asks) == 7 for o in records) and len(records) > 16
+        )
+        assert [await check_books(sim, rest, records, o, 7) for o in MARKETS] and (await told(house)).extra[
+            "resyncs"
+        ] == 0
 
 
 async def test_a_killed_loader_goes_on_from_its_own_last_record_on_a_shared_topic(house):
@@ -91,27 +116,57 @@ async def test_a_killed_loader_goes_on_from_its_own_last_record_on_a_shared_topi
         again = await house.run("loader-ws-candles", **env)
         for symbol in MARKETS:
             assert await read(house, Candle, "market-candles", symbol) == await true_candles(rest, symbol, wanted)
-        assert (killed, again) == (-9, 0) and sum((await told(house)).end_offsets["market-candles"].values()) == len(MARKETS) * 55
+        assert (killed, again) == (-9, 0) and sum((await told(house)).end_offsets["market-candles"].values()) == len(
+            MARKETS
+        ) * 55
 
 
 async def test_what_the_exchange_does_not_have_is_said_and_noted(new_house):
-    hole, wanted, candles, trades = range(NOON + 3 * HOUR, NOON + 5 * HOUR, HOUR), span(0, 20), new_house("candles"), new_house("trades")
+    hole, wanted, candles, trades = (
+        range(NOON + 3 * HOUR, NOON + 5 * HOUR, HOUR),
+        span(0, 20),
+        new_house("candles"),
+        new_house("trades"),
+    )
     async with market(connections=2) as (sim, rest, places):
         before = await true_trades(rest, "BTCUSDT", span(1, 0))
-        sim.faults.add(*(Fault(kind="gap", path=path, symbol="BTCUSDT", start=hole.start, end=hole.stop + 1, times=0) for path in ("", "@kline")))
-        sim.faults.add(Fault(kind="gap", path="@aggTrade", symbol="BTCUSDT", after=20, times=4), Fault(kind="gap", path="/api/v3/aggTrades", symbol="BTCUSDT", start=NOON, end=NOON + 20 * HOUR, times=0))
+        sim.faults.add(
+            *(
+                Fault(kind="gap", path=path, symbol="BTCUSDT", start=hole.start, end=hole.stop + 1, times=0)
+                for path in ("", "@kline")
+            )
+        )
+        sim.faults.add(
+            Fault(kind="gap", path="@aggTrade", symbol="BTCUSDT", after=20, times=4),
+            Fault(kind="gap", path="/api/v3/aggTrades", symbol="BTCUSDT", start=NOON, end=NOON + 20 * HOUR, times=0),
+        )
         env = {"TIME_RANGE": text_of(wanted), "SYMBOL": "BTCUSDT"} | places
-        codes = await asyncio.gather(candles.run("loader-producer", **HOURLY | env), trades.run("loader-producer", **TRADES | env))
+        codes = await asyncio.gather(
+            candles.run("loader-producer", **HOURLY | env), trades.run("loader-producer", **TRADES | env)
+        )
         sim.faults.clear()
         whole = await true_candles(rest, "BTCUSDT", wanted)
         assert await read(candles, Candle) == [o for o in whole if o.open_time not in hole]
         ids = [o.trade_id for o in await read(trades, Trade)]
     (gap,) = [o.extra["gap"] for o in await candles.events("loading") if "gap" in o.extra]
-    assert codes == [0, 0] and gap == {"symbol": "BTCUSDT", "start": hole.start, "end": hole.stop, "missing": 2, "unit": "candles"}
+    assert codes == [0, 0] and gap == {
+        "symbol": "BTCUSDT",
+        "start": hole.start,
+        "end": hole.stop,
+        "missing": 2,
+        "unit": "candles",
+    }
     lost = {n for o in (await told(trades)).extra["gaps"] for n in range(o["start"], o["end"])}
-    assert lost and ids == sorted(set(ids)) and not lost & set(ids) and lost | set(ids) == set(range(before[-1].trade_id + 1, ids[-1] + 1))
+    assert (
+        lost
+        and ids == sorted(set(ids))
+        and not lost & set(ids)
+        and lost | set(ids) == set(range(before[-1].trade_id + 1, ids[-1] + 1))
+    )
     async with open_store(candles.places.store_url) as store:
-        assert (await read_entry(store, Market("candles_1h", "BTCUSDT", "candles", "1h"))).missing == Ranges.of((hole.start, hole.stop))
+        assert (await read_entry(store, Market("candles_1h", "BTCUSDT", "candles", "1h"))).missing == Ranges.of(
+            (hole.start, hole.stop)
+        )
     async with open_store(trades.places.store_url) as store:
         assert (await read_entry(store, Market("trades", "BTCUSDT", "trade_ids"))).missing.size == len(lost)
 
@@ -127,18 +182,29 @@ async def test_without_a_range_it_goes_on_until_it_is_stopped(house):
         port = (await house.events("started"))[0].extra["metrics_port"]
         async with httpx.AsyncClient(trust_env=False) as client:
             text = (await client.get(f"http://127.0.0.1:{port}/metrics")).text
-        assert 'streamforge_ws_reconnects_total{symbol="BTCUSDT"} 1.0' in text and 'streamforge_publish_latency_seconds_count{type="ws_candles_1h"}' in text
+        assert (
+            'streamforge_ws_reconnects_total{symbol="BTCUSDT"} 1.0' in text
+            and 'streamforge_publish_latency_seconds_count{type="ws_candles_1h"}' in text
+        )
         await house.command("stop")
         assert await asyncio.wait_for(worker.wait(), 60) == 0
         rows, last = await read(house, Candle, symbol="BTCUSDT"), await told(house)
-        assert rows == await true_candles(rest, "BTCUSDT", span(0, len(rows))) and last.status == "interrupted" and last.finished
+        assert (
+            rows == await true_candles(rest, "BTCUSDT", span(0, len(rows)))
+            and last.status == "interrupted"
+            and last.finished
+        )
         assert sum(last.end_offsets[house.data].values()) == await house.length(house.data)
     forming = await read(house, Candle, f"{house.data}-open")
-    assert {o.symbol for o in forming} == set(MARKETS) and not {o.open_time for o in forming} - {NOON + n * HOUR for n in range(1_000)}
+    assert {o.symbol for o in forming} == set(MARKETS) and not {o.open_time for o in forming} - {
+        NOON + n * HOUR for n in range(1_000)
+    }
 
 
 async def test_an_unknown_symbol_ends_it_before_a_stream_is_opened(house):
     async with market() as (sim, rest, places):
         code = await house.run("loader-ws-trades", **TRADES | places | {"SYMBOL": "BTCUSDT,LUNAUSDT"})
         last = await told(house)
-        assert code == 64 and last.extra["error_type"] == "UnknownSymbol" and last.finished and sim.streams.connected == 0
+        assert (
+            code == 64 and last.extra["error_type"] == "UnknownSymbol" and last.finished and sim.streams.connected == 0
+        )

@@ -27,7 +27,7 @@ from streamforge.bus.base import open_bus  # noqa: E402
 from streamforge.core.errors import BadUrl, DamagedArtifact, NotFound, Refused, StoreError  # noqa: E402
 from streamforge.core.urls import Address, parse_url  # noqa: E402
 from streamforge.messages.control import decode_event  # noqa: E402
-from streamforge.workers.base import Worker, serve  # noqa: E402
+from streamforge.workers.runtime.worker import Worker, serve  # noqa: E402
 
 FILES = {"weights.safetensors": bytes(range(256)) * 4_000, "config.json": b"{}"}  # the larger one has about 1 MB
 
@@ -66,13 +66,18 @@ class Proxy:
 
     def __init__(self, api: str, upstream: str):
         self.http, self.name = httpx.Client(base_url=api, trust_env=False, timeout=30), f"sf-{secrets.token_hex(6)}"
-        told = self.http.post("/proxies", json={"name": self.name, "listen": "127.0.0.1:0", "upstream": upstream, "enabled": True})
+        told = self.http.post(
+            "/proxies", json={"name": self.name, "listen": "127.0.0.1:0", "upstream": upstream, "enabled": True}
+        )
         self.host = told.raise_for_status().json()["listen"]
 
     @contextlib.contextmanager
     def toxic(self, kind: str, stream: str, **attributes: int):
         "Break the line in this way for a while."
-        told = self.http.post(f"/proxies/{self.name}/toxics", json={"name": kind, "type": kind, "stream": stream, "attributes": attributes})
+        told = self.http.post(
+            f"/proxies/{self.name}/toxics",
+            json={"name": kind, "type": kind, "stream": stream, "attributes": attributes},
+        )
         told.raise_for_status()
         try:
             yield
@@ -145,25 +150,39 @@ async def test_an_upload_cut_in_its_middle_leaves_nothing_that_anybody_sees(lab,
         assert await artifacts.versions("models", "gatv2") == [] and await artifacts.names("models") == []
         assert await artifacts.sweep("models") == 0  # too young to be sure
         kept = await artifacts.put("models", "kept", FILES)
-        assert await artifacts.sweep("models", older_than=-60) == 1 and {o.split("/")[1] for o in lab.objects()} == {"kept"}
+        assert await artifacts.sweep("models", older_than=-60) == 1 and {o.split("/")[1] for o in lab.objects()} == {
+            "kept"
+        }
         put = await artifacts.put("models", "gatv2", FILES)  # the line is whole again: the same store works on
-        assert await artifacts.get(put, "weights.safetensors") == FILES["weights.safetensors"] and await artifacts.versions("models", "kept") == [kept]
+        assert await artifacts.get(put, "weights.safetensors") == FILES[
+            "weights.safetensors"
+        ] and await artifacts.versions("models", "kept") == [kept]
 
 
 async def test_a_large_upload_cut_in_its_middle(lab, proxy):
     async with MinioArtifacts(lab.url(proxy.host, timeout=1)) as artifacts:
         with proxy.toxic("limit_data", "upstream", bytes=5_000_000), pytest.raises(StoreError):
             await artifacts.put("datasets", "big", {"candles.arrow": bytes(30_000_000)})
-        assert lab.objects() == [] and await artifacts.names("datasets") == []  # not even parts: the upload was given up
+        assert (
+            lab.objects() == [] and await artifacts.names("datasets") == []
+        )  # not even parts: the upload was given up
 
 
 @pytest.mark.slow
 async def test_a_server_that_is_away_is_an_error_in_time_and_no_reason_to_start_anew(lab, proxy):
     async with MinioArtifacts(lab.url(proxy.host, timeout=0.3)) as artifacts:
         put = await artifacts.put("models", "gatv2", FILES)
-        for fault in (proxy.down(), proxy.toxic("timeout", "downstream", timeout=0), proxy.toxic("reset_peer", "downstream", timeout=0)):
+        for fault in (
+            proxy.down(),
+            proxy.toxic("timeout", "downstream", timeout=0),
+            proxy.toxic("reset_peer", "downstream", timeout=0),
+        ):
             with fault:
-                for ask in (lambda: artifacts.get(put, "config.json"), lambda: artifacts.names("models"), lambda: artifacts.put("models", "gatv2", {"a": b"1"})):
+                for ask in (
+                    lambda: artifacts.get(put, "config.json"),
+                    lambda: artifacts.names("models"),
+                    lambda: artifacts.put("models", "gatv2", {"a": b"1"}),
+                ):
                     with pytest.raises(StoreError):
                         await asyncio.wait_for(ask(), DEADLINE)  # three tries of 0.9 s each, and pauses between
             assert await artifacts.get(put, "config.json") == b"{}"
@@ -193,7 +212,9 @@ async def test_a_cancelled_upload_comes_to_nothing(lab, proxy):
     artifacts = MinioArtifacts(lab.url(proxy.host, timeout=1))
     async with artifacts:
         with proxy.toxic("bandwidth", "upstream", rate=2_000):
-            putting = asyncio.create_task(artifacts.put("models", "gatv2", {f"part-{k}": bytes(500_000) for k in range(6)}))
+            putting = asyncio.create_task(
+                artifacts.put("models", "gatv2", {f"part-{k}": bytes(500_000) for k in range(6)})
+            )
             deadline = time.monotonic() + DEADLINE
             while not lab.objects():
                 assert time.monotonic() < deadline
@@ -211,7 +232,9 @@ async def test_of_many_writers_one_creates_the_manifest_and_all_have_the_artifac
         lab.client.set_bucket_versioning(lab.bucket, VersioningConfig("Enabled"))
         puts = await asyncio.gather(*(o.put("models", "gatv2", {"config.json": b"{}"}) for o in writers))
         written = list(lab.client.list_objects(lab.bucket, recursive=True, include_version=True))
-        assert len([o for o in written if o.object_name.endswith("manifest.json")]) == 1  # although files were written by each
+        assert (
+            len([o for o in written if o.object_name.endswith("manifest.json")]) == 1
+        )  # although files were written by each
         assert puts == puts[:1] * 8 and await writers[0].versions("models", "gatv2") == puts[:1]
         for one in written:
             lab.client.remove_object(lab.bucket, one.object_name, version_id=one.version_id)
@@ -232,12 +255,17 @@ async def test_damage_is_noticed_and_publishing_again_repairs_it(lab):
             ("manifest.json", manifest[:-20]),
             ("manifest.json", b""),
         ):
-            lab.client.remove_object(lab.bucket, f"{below}/{key}") if content is None else lab.write(f"{below}/{key}", content)
+            lab.client.remove_object(lab.bucket, f"{below}/{key}") if content is None else lab.write(
+                f"{below}/{key}", content
+            )
             with pytest.raises(DamagedArtifact):
                 await artifacts.get(await artifacts.manifest("models", "gatv2", put.version), "weights.safetensors")
             assert await artifacts.versions("models", "gatv2") == ([] if key == "manifest.json" else [put])
             assert await artifacts.put("models", "gatv2", FILES, {"auc": 0.52}) == put
-            assert await artifacts.get(await artifacts.manifest("models", "gatv2", put.version), "weights.safetensors") == weights
+            assert (
+                await artifacts.get(await artifacts.manifest("models", "gatv2", put.version), "weights.safetensors")
+                == weights
+            )
         lab.client.remove_object(lab.bucket, f"{below}/manifest.json")  # this is how a version is withdrawn
         with pytest.raises(NotFound):
             await artifacts.manifest("models", "gatv2", put.version)
@@ -246,7 +274,11 @@ async def test_damage_is_noticed_and_publishing_again_repairs_it(lab):
 async def test_prefixes_are_apart(lab):
     async with MinioArtifacts(lab.url()) as whole, MinioArtifacts(lab.url().replace("?", "/team-a?")) as part:
         put = await part.put("models", "gatv2", FILES)
-        assert await part.versions("models", "gatv2") == [put] and await part.names("models") == ["gatv2"] and await whole.names("models") == []
+        assert (
+            await part.versions("models", "gatv2") == [put]
+            and await part.names("models") == ["gatv2"]
+            and await whole.names("models") == []
+        )
         assert "/team-a/models/gatv2/" in put.uri and "@" not in put.uri and "password" not in put.uri
 
 
@@ -280,10 +312,16 @@ async def test_a_rotated_key_is_used_from_the_next_request_on(lab, tmp_path):
 
 
 async def test_who_may_only_read_reads(lab, tmp_path):
-    admin = MinioAdmin(endpoint=lab.address.hosts[0], credentials=StaticProvider(lab.address.user, lab.secret), secure=False)
+    admin = MinioAdmin(
+        endpoint=lab.address.hosts[0], credentials=StaticProvider(lab.address.user, lab.secret), secure=False
+    )
     name = secret = f"sf-{secrets.token_hex(6)}"
     (tmp_path / "secret").write_text(secret)
-    allowed = {"Effect": "Allow", "Action": ["s3:GetObject", "s3:ListBucket"], "Resource": [f"arn:aws:s3:::{lab.bucket}", f"arn:aws:s3:::{lab.bucket}/*"]}
+    allowed = {
+        "Effect": "Allow",
+        "Action": ["s3:GetObject", "s3:ListBucket"],
+        "Resource": [f"arn:aws:s3:::{lab.bucket}", f"arn:aws:s3:::{lab.bucket}/*"],
+    }
     policy = {"Version": "2012-10-17", "Statement": [allowed]}
     admin.user_add(name, secret)
     try:
@@ -292,7 +330,10 @@ async def test_who_may_only_read_reads(lab, tmp_path):
                 pass
         admin.policy_add(name, policy=policy)
         admin.policy_set(name, user=name)
-        async with MinioArtifacts(lab.url()) as owner, MinioArtifacts(lab.url(user=name, password_file=tmp_path / "secret")) as reader:
+        async with (
+            MinioArtifacts(lab.url()) as owner,
+            MinioArtifacts(lab.url(user=name, password_file=tmp_path / "secret")) as reader,
+        ):
             put = await owner.put("models", "gatv2", FILES)
             assert await reader.versions("models", "gatv2") == [put] and await reader.get(put, "config.json") == b"{}"
             with pytest.raises(Refused):
@@ -308,7 +349,24 @@ async def test_who_may_only_read_reads(lab, tmp_path):
 def authority(tmp_path) -> Path:
     "A folder with a certificate for 127.0.0.1 that is its own authority (`ca`), and its `key`."
     made = subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=lab", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key", "-out", "ca"],
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "1",
+            "-subj",
+            "/CN=lab",
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+            "-keyout",
+            "key",
+            "-out",
+            "ca",
+        ],
         cwd=tmp_path,
         capture_output=True,
     )
@@ -322,7 +380,9 @@ async def test_tls_with_an_authority_of_our_own(lab, authority):
     async with relay(lab.address.hosts[0], tls=context) as host:
         async with MinioArtifacts(lab.url(host, tls=1, ca=authority / "ca")) as artifacts:
             put = await artifacts.put("models", "gatv2", FILES | {"large": bytes(20_000_000)})
-            assert await artifacts.get(put, "large") == bytes(20_000_000) and await artifacts.versions("models", "gatv2") == [put]
+            assert await artifacts.get(put, "large") == bytes(20_000_000) and await artifacts.versions(
+                "models", "gatv2"
+            ) == [put]
         with pytest.raises(Refused, match="authority"):
             async with MinioArtifacts(lab.url(host, tls=1)):
                 pass
@@ -344,12 +404,22 @@ async def test_a_worker_says_what_is_wrong_with_its_bucket(lab, tmp_path):
         ("refused", lab.url(password_file=tmp_path / "wrong")),
         ("away", lab.url("127.0.0.1:9", timeout=1)),
     ):
-        env = {"STREAMFORGE_HOME": str(tmp_path / name), "QUEUE_ID": "wf-1", "TELEMETRY_PRODUCER_ID": "keeper__a1b2c3", "STREAMFORGE_ARTIFACTS_URL": url}
+        env = {
+            "STREAMFORGE_HOME": str(tmp_path / name),
+            "QUEUE_ID": "wf-1",
+            "TELEMETRY_PRODUCER_ID": "keeper__a1b2c3",
+            "STREAMFORGE_ARTIFACTS_URL": url,
+        }
         code = await serve("keeper", env, worker=Keeper())
         async with open_bus(f"embedded://{tmp_path}/{name}/bus") as bus:
             last = decode_event((await anext(bus.tail("queue-events"))).records[-1].value)
         ends[name] = (code, last.status, last.extra.get("error_type"), last.finished)
-    assert ends == {"well": (0, "finished", None, True), "absent": (64, "error", "BadUrl", True), "refused": (78, "error", "Refused", True), "away": (75, "error", "StoreError", False)}
+    assert ends == {
+        "well": (0, "finished", None, True),
+        "absent": (64, "error", "BadUrl", True),
+        "refused": (78, "error", "Refused", True),
+        "away": (75, "error", "StoreError", False),
+    }
 
 
 class Stuck(Worker):
@@ -362,13 +432,20 @@ class Stuck(Worker):
             await asyncio.sleep(0.05)
 
 
-STUCK = "import os, sys; sys.path.insert(0, sys.argv[1]); from streamforge.workers.base import TARGETS, run_worker; TARGETS['stuck'] = 'test_minio:Stuck'; sys.exit(run_worker('stuck', os.environ))"
+STUCK = "import os, sys; sys.path.insert(0, sys.argv[1]); from streamforge.workers.runtime.worker import TARGETS, run_worker; TARGETS['stuck'] = 'test_minio:Stuck'; sys.exit(run_worker('stuck', os.environ))"
 
 
 @pytest.mark.slow
 async def test_a_worker_that_hangs_in_an_upload_still_ends_in_time(lab, proxy, tmp_path):
-    places = {"STREAMFORGE_HOME": str(tmp_path), "QUEUE_ID": "wf-1", "TELEMETRY_PRODUCER_ID": "stuck__a1b2c3", "STREAMFORGE_ARTIFACTS_URL": lab.url(proxy.host, timeout=100)}
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", STUCK, str(Path(__file__).parent), env=os.environ | places, stdout=subprocess.DEVNULL)
+    places = {
+        "STREAMFORGE_HOME": str(tmp_path),
+        "QUEUE_ID": "wf-1",
+        "TELEMETRY_PRODUCER_ID": "stuck__a1b2c3",
+        "STREAMFORGE_ARTIFACTS_URL": lab.url(proxy.host, timeout=100),
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", STUCK, str(Path(__file__).parent), env=os.environ | places, stdout=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + DEADLINE
     while not lab.objects():
         assert time.monotonic() < deadline and process.returncode is None
@@ -405,4 +482,6 @@ async def test_a_big_file_is_held_once(lab):
     run = await asyncio.create_subprocess_exec(sys.executable, "-c", PEAK, lab.url(), str(size), stdout=subprocess.PIPE)
     told = json.loads((await asyncio.wait_for(run.communicate(), 120))[0])
     assert told["after put"] - told["before"] < size * 0.9, told  # parts on their way, not another copy
-    assert told["after get"] - told["before"] < size * 1.3, told  # what was sent is gone by then, its pages perhaps not yet
+    assert told["after get"] - told["before"] < size * 1.3, (
+        told
+    )  # what was sent is gone by then, its pages perhaps not yet

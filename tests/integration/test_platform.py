@@ -13,7 +13,7 @@ from streamforge.core.errors import BadConfig, Conflict, NotFound
 from streamforge.core.names import data_topic, enriched_collection
 from streamforge.core.samples import candles
 from streamforge.core.settings import read_places
-from streamforge.exchange.simulator import Simulator, serve
+from streamforge.exchange.simulator.app import Simulator, serve
 
 SHORT = {"symbol": "BTCUSDT", "type": "api_candles_1h", "time_range": "2021-04-20:2021-04-22"}
 
@@ -22,7 +22,10 @@ SHORT = {"symbol": "BTCUSDT", "type": "api_candles_1h", "time_range": "2021-04-2
 async def lab_and_client(home, **options):
     async with serve(Simulator.open()) as exchange:
         env = {"BINANCE_API_URL": exchange, "TELEMETRY_INTERVAL": "0.1"}
-        async with open_lab(read_places({"STREAMFORGE_HOME": str(home)}), env=env, **options) as lab, Client(lab.url) as client:
+        async with (
+            open_lab(read_places({"STREAMFORGE_HOME": str(home)}), env=env, **options) as lab,
+            Client(lab.url) as client,
+        ):
             yield lab, client
 
 
@@ -30,7 +33,10 @@ async def test_the_short_request_loads_stores_and_enriches(tmp_path):
     async with lab_and_client(tmp_path) as (lab, client):
         async with websockets.connect(f"ws{lab.url.removeprefix('http')}/ws/events") as page:
             flow = await client.start(**SHORT)
-            assert flow["status"] == "pending" and [o["target"] for o in flow["targets"]] == ["loader-producer", "arango-connector"]
+            assert flow["status"] == "pending" and [o["target"] for o in flow["targets"]] == [
+                "loader-producer",
+                "arango-connector",
+            ]
             done = await client.wait(flow["queue_id"], timeout=60)
             told = []
             while not told or told[-1]["status"] != "finished":
@@ -40,7 +46,10 @@ async def test_the_short_request_loads_stores_and_enriches(tmp_path):
         assert not any("env" in target for o in told for target in o["targets"])
         expected = candles("BTCUSDT", SHORT["time_range"])
         stored = await lab.store.read("candles_1h")
-        assert stored["open_time"].to_pylist() == expected.open_time.tolist() and stored["close"].to_pylist() == expected.close.tolist()
+        assert (
+            stored["open_time"].to_pylist() == expected.open_time.tolist()
+            and stored["close"].to_pylist() == expected.close.tolist()
+        )
         assert await lab.store.count(enriched_collection("candles_1h")) == len(expected)
         assert [(o["missing"]) for o in done["targets"][0]["extra"]["gaps"]] == [2]
         start, *rest = [json.loads(o.value) for o in (await anext(lab.bus.tail("queue-control"))).records]
@@ -50,25 +59,48 @@ async def test_the_short_request_loads_stores_and_enriches(tmp_path):
 
 async def test_a_target_starts_after_another_and_fails_with_it(tmp_path):
     async with lab_and_client(tmp_path) as (_, client):
-        good = {"target": "dummy-service", "telemetry_id": "dummy-service__one", "parameters": {"DUMMY_STEPS": 2, "DUMMY_SECONDS": 0.1}}
-        bad = {"target": "loader-producer", "telemetry_id": "loader__bad", "symbol": "NOSUCHCOIN", "type": "api_candles_1h", "time_range": SHORT["time_range"], "after": ["dummy-service__one"]}
+        good = {
+            "target": "dummy-service",
+            "telemetry_id": "dummy-service__one",
+            "parameters": {"DUMMY_STEPS": 2, "DUMMY_SECONDS": 0.1},
+        }
+        bad = {
+            "target": "loader-producer",
+            "telemetry_id": "loader__bad",
+            "symbol": "NOSUCHCOIN",
+            "type": "api_candles_1h",
+            "time_range": SHORT["time_range"],
+            "after": ["dummy-service__one"],
+        }
         late = {"target": "dummy-service", "telemetry_id": "dummy-service__late", "after": ["loader__bad"]}
         flow = await client.start(queue_id="chain", targets=[good, bad, late])
         done = await client.wait(flow["queue_id"], timeout=60)
         assert done["status"] == "error" and "-1121" in done["message"]
         states = {o["telemetry_id"]: (o["status"], o["job"]) for o in done["targets"]}
-        assert states == {"dummy-service__one": ("finished", "succeeded"), "loader__bad": ("error", "failed"), "dummy-service__late": ("error", "")}
+        assert states == {
+            "dummy-service__one": ("finished", "succeeded"),
+            "loader__bad": ("error", "failed"),
+            "dummy-service__late": ("error", ""),
+        }
         with pytest.raises(Conflict):
             await client.start(queue_id="chain", targets=[good])
 
 
 async def test_stop_ends_an_endless_worker_with_0(tmp_path):
     async with lab_and_client(tmp_path) as (lab, client):
-        flow = await client.start(targets=[{"target": "arango-connector", "kafka_topic": "market-candles-1h", "type": "api_candles_1h"}])
-        await client.wait(flow["queue_id"], timeout=30, until=lambda o: o["targets"][0]["status"] in ("started", "loading"))
+        flow = await client.start(
+            targets=[{"target": "arango-connector", "kafka_topic": "market-candles-1h", "type": "api_candles_1h"}]
+        )
+        await client.wait(
+            flow["queue_id"], timeout=30, until=lambda o: o["targets"][0]["status"] in ("started", "loading")
+        )
         await client.stop(flow["queue_id"])
         done = await client.wait(flow["queue_id"], timeout=30)
-        assert (done["status"], done["targets"][0]["status"], done["targets"][0]["job"]) == ("stopped", "stopped", "succeeded")
+        assert (done["status"], done["targets"][0]["status"], done["targets"][0]["job"]) == (
+            "stopped",
+            "stopped",
+            "succeeded",
+        )
         assert [o.exit_code for o in await lab.jobs.list()] == [0]
 
 
@@ -78,7 +110,8 @@ async def test_a_refused_request_leaves_nothing(tmp_path):
             "time_range": SHORT | {"time_range": "2021-04-22:2021-04-20"},
             "interval": SHORT | {"type": "api_candles_7h"},
             "targets.1.target": SHORT | {"targets": [{"target": "loader-producer"}, {"target": "oracle"}]},
-            "targets.0.parameters.LD_PRELOAD": SHORT | {"targets": [{"target": "dummy-service", "parameters": {"LD_PRELOAD": "x"}}]},
+            "targets.0.parameters.LD_PRELOAD": SHORT
+            | {"targets": [{"target": "dummy-service", "parameters": {"LD_PRELOAD": "x"}}]},
         }
         topics = set(await lab.bus.topics())
         for field, body in wrong.items():
@@ -89,7 +122,9 @@ async def test_a_refused_request_leaves_nothing(tmp_path):
             await client.get("wf-unknown")
         assert await client.list() == [] and await lab.jobs.list() == [] and set(await lab.bus.topics()) == topics
         with pytest.raises(websockets.InvalidStatus):
-            async with websockets.connect(f"ws{lab.url.removeprefix('http')}/ws/events", origin="https://elsewhere.example"):
+            async with websockets.connect(
+                f"ws{lab.url.removeprefix('http')}/ws/events", origin="https://elsewhere.example"
+            ):
                 pass
 
 
@@ -100,7 +135,9 @@ async def test_a_manager_that_comes_back_goes_on(tmp_path):
         loaders = [{"target": "loader-producer", "symbol": o} for o in ("BTCUSDT", "ETHUSDT", "BNBUSDT")]
         body = {**SHORT, "symbol": "BTCUSDT,ETHUSDT,BNBUSDT", "targets": [*loaders, {"target": "arango-connector"}]}
         flow = await client.start(**body)
-        await client.wait(flow["queue_id"], timeout=30, until=lambda o: any(t["status"] == "finished" for t in o["targets"]))
+        await client.wait(
+            flow["queue_id"], timeout=30, until=lambda o: any(t["status"] == "finished" for t in o["targets"])
+        )
     async with lab_and_client(tmp_path) as (lab, client):
         done = await client.wait(flow["queue_id"], timeout=60)
         assert done["status"] == "finished", done["message"]

@@ -17,7 +17,7 @@ from servers import need  # noqa: E402
 from streamforge.core.errors import BadData, BadUrl, Refused, StoreError  # noqa: E402
 from streamforge.core.urls import parse_url  # noqa: E402
 from streamforge.store.base import EDGES, open_store  # noqa: E402
-from streamforge.store.postgresql import Postgresql  # noqa: E402
+from streamforge.store.sql.postgresql import Postgresql  # noqa: E402
 
 OPTIONS = {"timeout": "", "sslmode": "", "ca": ""}
 DEADLINE = 60  # seconds; what has no end of its own would wait for ever
@@ -76,7 +76,9 @@ async def test_a_right_that_is_missing(url, fresh, tmp_path):
     administer(url, f"CREATE ROLE {user} LOGIN PASSWORD '{password.read_text()}'")
     try:
         await refused(f"postgresql://{user}@{host}/streamforge?password_file={password}", Refused)
-        administer(url, f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {user}", f"GRANT CREATE ON SCHEMA public TO {user}")
+        administer(
+            url, f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {user}", f"GRANT CREATE ON SCHEMA public TO {user}"
+        )
         async with open_store(f"postgresql://{user}@{host}/streamforge?password_file={password}") as store:
             assert await store.count(fresh) == 0
             with pytest.raises(Refused):
@@ -92,7 +94,11 @@ async def test_the_password_is_read_again_at_each_connection(url, fresh, tmp_pat
     try:
         async with open_store(f"postgresql://{user}@{host}/streamforge?password_file={password}") as store:
             await store.ensure(fresh, EDGES)
-            administer(url, f"ALTER ROLE {user} PASSWORD 'second'", f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{user}'")
+            administer(
+                url,
+                f"ALTER ROLE {user} PASSWORD 'second'",
+                f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{user}'",
+            )
             password.write_text("second\n")
             assert await store.upsert(fresh, [edge(1)]) == 1
     finally:
@@ -103,9 +109,16 @@ async def test_connections_that_the_server_ended_are_replaced_unnoticed(url, fre
     async with open_store(url) as store:
         await store.ensure(fresh, EDGES)
         for generation in range(3):
-            await asyncio.gather(*(store.upsert(fresh, [edge(k, generation)]) for k in range(8)), *(store.count(fresh) for _ in range(8)))
-            pids = await asyncio.gather(*(store._reading.run(_pid) for _ in range(4)), *(store._writing.run(_pid, True) for _ in range(4)))
-            administer(url, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid IN ({', '.join(map(str, set(pids)))})")
+            await asyncio.gather(
+                *(store.upsert(fresh, [edge(k, generation)]) for k in range(8)), *(store.count(fresh) for _ in range(8))
+            )
+            pids = await asyncio.gather(
+                *(store._reading.run(_pid) for _ in range(4)), *(store._writing.run(_pid, True) for _ in range(4))
+            )
+            administer(
+                url,
+                f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid IN ({', '.join(map(str, set(pids)))})",
+            )
         assert await store.count(fresh) == 8 and set((await store.read(fresh))["weight"].to_pylist()) == {2.0}
 
 
@@ -118,7 +131,12 @@ async def test_values_that_the_server_refuses_cost_their_batch_only(url, fresh):
     async with open_store(url) as store:
         await store.ensure(fresh, EDGES)
         long = "".join(secrets.token_hex(8) for _ in range(2_000))
-        results = await asyncio.gather(store.upsert(fresh, [edge(1)]), store.upsert(fresh, [edge(2), edge(3, graph=long)]), store.upsert(fresh, [edge(4)]), return_exceptions=True)
+        results = await asyncio.gather(
+            store.upsert(fresh, [edge(1)]),
+            store.upsert(fresh, [edge(2), edge(3, graph=long)]),
+            store.upsert(fresh, [edge(4)]),
+            return_exceptions=True,
+        )
         assert results[0] == results[2] == 1 and isinstance(results[1], BadData)
         with pytest.raises(BadData):
             await store.upsert(fresh, [edge(5, target="a\0b")])
@@ -176,7 +194,9 @@ async def test_two_processes_make_the_same_collections_at_once(url, fresh):
 
 
 def toxi(api: str, method: str, path: str, body: dict | None = None) -> None:
-    asked = urllib.request.Request(f"{api}{path}", json.dumps(body).encode() if body else None, {"Content-Type": "application/json"}, method=method)
+    asked = urllib.request.Request(
+        f"{api}{path}", json.dumps(body).encode() if body else None, {"Content-Type": "application/json"}, method=method
+    )
     urllib.request.urlopen(asked, timeout=5).close()
 
 
@@ -202,7 +222,11 @@ async def test_a_server_that_goes_away_and_comes_back(proxy, fresh):
             with pytest.raises(StoreError):
                 await word
         toxi(api, "POST", f"/proxies/{name}", {"enabled": True})
-        assert await store.upsert(fresh, [edge(2)]) == 1 and await store.count(fresh) == 2 and await store.put(fresh, "one", {}) == 1
+        assert (
+            await store.upsert(fresh, [edge(2)]) == 1
+            and await store.count(fresh) == 2
+            and await store.put(fresh, "one", {}) == 1
+        )
 
 
 @pytest.mark.slow
@@ -211,7 +235,12 @@ async def test_a_server_that_takes_and_never_answers(proxy, fresh):
     api, name, url = proxy
     async with open_store(f"{url}&timeout=1") as store:
         await store.ensure(fresh, EDGES)
-        toxi(api, "POST", f"/proxies/{name}/toxics", {"name": "stall", "type": "timeout", "stream": "downstream", "attributes": {"timeout": 0}})
+        toxi(
+            api,
+            "POST",
+            f"/proxies/{name}/toxics",
+            {"name": "stall", "type": "timeout", "stream": "downstream", "attributes": {"timeout": 0}},
+        )
         began, ticks = time.monotonic(), 0
         stuck = asyncio.create_task(store.upsert(fresh, [edge(1)]))
         while not stuck.done():

@@ -14,7 +14,7 @@ from servers import free_port, need  # noqa: E402
 
 from streamforge.core.errors import Refused  # noqa: E402
 from streamforge.store.base import EDGES, open_store  # noqa: E402
-from streamforge.store.postgresql import Postgresql  # noqa: E402
+from streamforge.store.sql.postgresql import Postgresql  # noqa: E402
 
 EDGE = {"graph": "g", "source": "BTCUSDT", "target": "ETHUSDT", "open_time": 1, "weight": 0.5}
 ROOT = os.geteuid() == 0  # PostgreSQL does not run as root
@@ -31,8 +31,27 @@ def authority(folder: Path, name: str) -> Path:
     "A certificate that others are signed with."
     made = folder / f"{name}.pem"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-sha256", "-days", "2", "-subj", f"/CN={name}", "-addext", "basicConstraints=critical,CA:TRUE", "-keyout", made.with_suffix(".key"), "-out", made],
-        check=True, capture_output=True,
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-sha256",
+            "-days",
+            "2",
+            "-subj",
+            f"/CN={name}",
+            "-addext",
+            "basicConstraints=critical,CA:TRUE",
+            "-keyout",
+            made.with_suffix(".key"),
+            "-out",
+            made,
+        ],
+        check=True,
+        capture_output=True,
     )
     return made
 
@@ -40,8 +59,47 @@ def authority(folder: Path, name: str) -> Path:
 def certificate(folder: Path, ca: Path) -> None:
     "The server's, good for 127.0.0.1 and for no name."
     (folder / "ext").write_text("subjectAltName=IP:127.0.0.1\n")
-    subprocess.run(["openssl", "req", "-newkey", "rsa:2048", "-nodes", "-sha256", "-subj", "/CN=database", "-keyout", folder / "server.key", "-out", folder / "server.csr"], check=True, capture_output=True)
-    subprocess.run(["openssl", "x509", "-req", "-sha256", "-days", "2", "-in", folder / "server.csr", "-CA", ca, "-CAkey", ca.with_suffix(".key"), "-CAcreateserial", "-extfile", folder / "ext", "-out", folder / "server.crt"], check=True, capture_output=True)
+    subprocess.run(
+        [
+            "openssl",
+            "req",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-sha256",
+            "-subj",
+            "/CN=database",
+            "-keyout",
+            folder / "server.key",
+            "-out",
+            folder / "server.csr",
+        ],
+        check=True,
+        capture_output=True,
+    )
+    subprocess.run(
+        [
+            "openssl",
+            "x509",
+            "-req",
+            "-sha256",
+            "-days",
+            "2",
+            "-in",
+            folder / "server.csr",
+            "-CA",
+            ca,
+            "-CAkey",
+            ca.with_suffix(".key"),
+            "-CAcreateserial",
+            "-extfile",
+            folder / "ext",
+            "-out",
+            folder / "server.crt",
+        ],
+        check=True,
+        capture_output=True,
+    )
     (folder / "server.key").chmod(0o600)
 
 
@@ -49,7 +107,9 @@ def certificate(folder: Path, ca: Path) -> None:
 def secured():
     "(URL without options, the right authority, another one)."
     need("postgresql")
-    found = [Path(o).parent for o in (shutil.which("initdb"), *sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))) if o]
+    found = [
+        Path(o).parent for o in (shutil.which("initdb"), *sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))) if o
+    ]
     if not found or not shutil.which("openssl"):
         pytest.skip("initdb or openssl is not installed: no server of our own can be made")
     folder, port = Path(tempfile.mkdtemp(prefix="sf-tls-")), free_port()
@@ -60,8 +120,23 @@ def secured():
         if ROOT:
             for o in (folder, *folder.iterdir()):
                 shutil.chown(o, "postgres")
-        run(found[-1] / "initdb", "-D", folder / "data", "-U", "sf", f"--pwfile={folder}/password", "-A", "scram-sha-256", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync")
-        (folder / "data" / "pg_hba.conf").write_text("hostssl all all 127.0.0.1/32 scram-sha-256\nhostssl all all ::1/128 scram-sha-256\n")
+        run(
+            found[-1] / "initdb",
+            "-D",
+            folder / "data",
+            "-U",
+            "sf",
+            f"--pwfile={folder}/password",
+            "-A",
+            "scram-sha-256",
+            "-E",
+            "UTF8",
+            "--locale=C.UTF-8",
+            "--no-sync",
+        )
+        (folder / "data" / "pg_hba.conf").write_text(
+            "hostssl all all 127.0.0.1/32 scram-sha-256\nhostssl all all ::1/128 scram-sha-256\n"
+        )
         options = f"-p {port} -c listen_addresses=localhost -c unix_socket_directories={folder} -c ssl=on -c ssl_cert_file={folder}/server.crt -c ssl_key_file={folder}/server.key -c fsync=off"
         run(found[-1] / "pg_ctl", "-D", folder / "data", "-w", "-l", folder / "log", "-o", options, "start")
         try:

@@ -18,23 +18,23 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from servers import need  # noqa: E402
 
 from streamforge.bus.base import Message, TopicSpec, open_bus  # noqa: E402
-from streamforge.bus.kafka_access import read_access  # noqa: E402
-from streamforge.bus.kafka_admin import Broker  # noqa: E402
+from streamforge.bus.kafka.admin import Broker  # noqa: E402
+from streamforge.bus.kafka.config import read_access  # noqa: E402
 from streamforge.cli.services import open_lab  # noqa: E402
 from streamforge.client.client import Client  # noqa: E402
 from streamforge.core.errors import BadRecord, DamagedArtifact  # noqa: E402
 from streamforge.core.settings import read_places  # noqa: E402
 from streamforge.core.times import TimeRange  # noqa: E402
 from streamforge.core.urls import parse_url  # noqa: E402
-from streamforge.exchange import simulator  # noqa: E402
-from streamforge.exchange.archive import Archive  # noqa: E402
-from streamforge.exchange.faults import Fault  # noqa: E402
-from streamforge.exchange.rest import Retry  # noqa: E402
+from streamforge.exchange.binance.archive import Archive  # noqa: E402
+from streamforge.exchange.binance.rest import Retry  # noqa: E402
+from streamforge.exchange.simulator.app import app as simulator  # noqa: E402
+from streamforge.exchange.simulator.faults import Fault  # noqa: E402
 from streamforge.messages.records import encode  # noqa: E402
 from streamforge.store.base import CANDLES, open_store  # noqa: E402
-from streamforge.store.postgresql import Postgresql  # noqa: E402
-from streamforge.workers.base import Worker, serve  # noqa: E402
-from streamforge.workers.telemetry import ensure_topic  # noqa: E402
+from streamforge.store.sql.postgresql import Postgresql  # noqa: E402
+from streamforge.workers.runtime.telemetry import ensure_topic  # noqa: E402
+from streamforge.workers.runtime.worker import Worker, serve  # noqa: E402
 
 SECRET = f"hidden-{secrets.token_hex(6)}"  # a wrong password; nothing that anybody can see may hold it
 CONNECT = {"TYPE": "api_candles_1h", "UPSTREAM": "loader-producer__a1b2c3"}
@@ -64,7 +64,9 @@ class Found(NamedTuple):
 async def spawn(path: Path, *arguments: str, env: Mapping[str, str], timeout: float = 120) -> tuple[int, str]:
     "A `streamforge` command: its exit code and all it printed."
     with path.open("wb") as log:
-        process = await asyncio.create_subprocess_exec(sys.executable, "-m", "streamforge.cli.main", *arguments, env=os.environ | env, stdout=log, stderr=log)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "streamforge.cli.main", *arguments, env=os.environ | env, stdout=log, stderr=log
+        )
     try:
         return await asyncio.wait_for(process.wait(), timeout), read(path)
     finally:
@@ -74,7 +76,9 @@ async def spawn(path: Path, *arguments: str, env: Mapping[str, str], timeout: fl
 
 async def work(house: House, target: str, name: str, **env: str) -> Found:
     "A worker of this name: what it logged and how it ended."
-    code, text = await spawn(house.home / f"{name}.log", "worker", target, env=house.env | {"TELEMETRY_PRODUCER_ID": f"{name}__a1b2c3"} | env)
+    code, text = await spawn(
+        house.home / f"{name}.log", "worker", target, env=house.env | {"TELEMETRY_PRODUCER_ID": f"{name}__a1b2c3"} | env
+    )
     assert text.strip(), f"{name} said nothing"
     return Found(code, [json.loads(o) for o in text.splitlines()], text)
 
@@ -108,14 +112,24 @@ async def refusals(house: House, target: str, cases: list[Case], told: bool) -> 
     assert set(events) == ({o.name for o in cases} if told else set())
     for case in cases if told else ():
         event = events[case.name]
-        assert (event.extra["error_type"], event.extra["exit_code"], event.finished) == (case.error, case.code, case.code in FINAL)
+        assert (event.extra["error_type"], event.extra["exit_code"], event.finished) == (
+            case.error,
+            case.code,
+            case.code in FINAL,
+        )
         assert all(o in event.message for o in case.words) and SECRET not in str(event)
 
 
 def at(url: str, **changes: str | None) -> str:
     "The same server with another user, path or options; None takes an option away."
-    address = parse_url(url.replace("kafka://", "any://"), dict.fromkeys(("ca", "security", "timeout", "sslmode", "tls", "region"), ""))
-    user, path, host = changes.pop("user", address.user), changes.pop("path", address.path), changes.pop("host", address.hosts[0])
+    address = parse_url(
+        url.replace("kafka://", "any://"), dict.fromkeys(("ca", "security", "timeout", "sslmode", "tls", "region"), "")
+    )
+    user, path, host = (
+        changes.pop("user", address.user),
+        changes.pop("path", address.path),
+        changes.pop("host", address.hosts[0]),
+    )
     options = {k: v for k, v in (address.options | changes).items() if v is not None}
     query = "&".join(f"{k}={v}" for k, v in options.items())
     return f"{url.partition('://')[0]}://{user + '@' if user else ''}{host}{'/' + path if path else ''}{'?' + query if query else ''}"
@@ -128,7 +142,9 @@ def secret_file(folder: Path, content: str = SECRET, name: str = "wrong") -> str
 
 def other_authority(folder: Path) -> None:
     make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=somebody else"]
-    subprocess.run([*make, "-keyout", folder / "key.pem", "-out", folder / "ca.pem"], check=True, capture_output=True, timeout=30)
+    subprocess.run(
+        [*make, "-keyout", folder / "key.pem", "-out", folder / "ca.pem"], check=True, capture_output=True, timeout=30
+    )
 
 
 def candles_to_load(days: str = "2021-05-01:2021-05-06"):
@@ -138,14 +154,20 @@ def candles_to_load(days: str = "2021-05-01:2021-05-06"):
 async def exactly(house: House, sent) -> None:
     "All that was sent is stored and enriched once, and nothing is on the dead-letter topic."
     found = await house.contents()
-    assert len(found["candles_1h"]) == len(found["candles_1h_enriched"]) == len(found["stream"]) == len(sent) and not found["dead"]
+    assert (
+        len(found["candles_1h"]) == len(found["candles_1h_enriched"]) == len(found["stream"]) == len(sent)
+        and not found["dead"]
+    )
 
 
 async def untouched(house: House, topic: str = "") -> None:
     "No offset is committed, and nothing came of the records."
     topic = topic or house.data
     async with house.bus() as bus:
-        assert not await bus.committed(f"arango-connector-group-{house.queue}", topic) and f"{topic}-enriched" not in await bus.topics()
+        assert (
+            not await bus.committed(f"arango-connector-group-{house.queue}", topic)
+            and f"{topic}-enriched" not in await bus.topics()
+        )
 
 
 # -- the bus
@@ -162,17 +184,83 @@ async def test_a_bus_that_says_no_and_what_is_left_when_it_says_yes(tmp_path):
     cases = [
         Case("password", {"STREAMFORGE_BUS_URL": bus}, "Refused", 78, ("user 'app'", "password", "KAFKA_PASSWORD")),
         Case("inline", {"STREAMFORGE_BUS_URL": inline}, "Refused", 78, ("user 'app'", "password")),
-        Case("user", {"STREAMFORGE_BUS_URL": at(secure, user="nobody", password_file=wrong)}, "Refused", 78, ("user 'nobody'", "KAFKA_USER")),
-        Case("stranger", {"STREAMFORGE_BUS_URL": _as(secure, "stranger")}, "Refused", 78, ("right CREATE", "queue-events", "add the ACL")),
-        Case("ca", {"STREAMFORGE_BUS_URL": at(secure, ca=str(tmp_path / "ca.pem"))}, "Refused", 78, ("certificate", "CA_PATH")),
-        Case("noca", {"STREAMFORGE_BUS_URL": at(secure, ca="/nowhere/ca.pem")}, "BadSetting", 64, ("/nowhere/ca.pem", "CA_PATH")),
-        Case("plaintext", {"STREAMFORGE_BUS_URL": at(secure, user="", password_file=None, ca=None)}, "Refused", 78, ("speaks TLS", "security=")),
-        Case("tls", {"STREAMFORGE_BUS_URL": at(plain, user="app", password_file=wrong)}, "Refused", 78, ("without", "security=")),
-        Case("nofile", {"STREAMFORGE_BUS_URL": at(secure, password_file="/nowhere/secret")}, "BadSetting", 64, ("/nowhere/secret", "mount")),
-        Case("folder", {"STREAMFORGE_BUS_URL": at(secure, password_file=str(tmp_path))}, "BadSetting", 64, (str(tmp_path), "mount")),
-        Case("binary", {"STREAMFORGE_BUS_URL": at(secure, password_file=str(binary))}, "BadSetting", 64, ("UTF-8", "mount")),
-        Case("scheme", {"STREAMFORGE_BUS_URL": f"kafkaa://app:{SECRET}@h:9092"}, "BadUrl", 64, ("kafka://", "app:***@h", "STREAMFORGE_BUS_URL")),
-        Case("option", {"STREAMFORGE_BUS_URL": f"kafka://app@h:9092?pasword={SECRET}"}, "BadUrl", 64, ("password_file", "found 'pasword' in kafka://app@h:9092;")),
+        Case(
+            "user",
+            {"STREAMFORGE_BUS_URL": at(secure, user="nobody", password_file=wrong)},
+            "Refused",
+            78,
+            ("user 'nobody'", "KAFKA_USER"),
+        ),
+        Case(
+            "stranger",
+            {"STREAMFORGE_BUS_URL": _as(secure, "stranger")},
+            "Refused",
+            78,
+            ("right CREATE", "queue-events", "add the ACL"),
+        ),
+        Case(
+            "ca",
+            {"STREAMFORGE_BUS_URL": at(secure, ca=str(tmp_path / "ca.pem"))},
+            "Refused",
+            78,
+            ("certificate", "CA_PATH"),
+        ),
+        Case(
+            "noca",
+            {"STREAMFORGE_BUS_URL": at(secure, ca="/nowhere/ca.pem")},
+            "BadSetting",
+            64,
+            ("/nowhere/ca.pem", "CA_PATH"),
+        ),
+        Case(
+            "plaintext",
+            {"STREAMFORGE_BUS_URL": at(secure, user="", password_file=None, ca=None)},
+            "Refused",
+            78,
+            ("speaks TLS", "security="),
+        ),
+        Case(
+            "tls",
+            {"STREAMFORGE_BUS_URL": at(plain, user="app", password_file=wrong)},
+            "Refused",
+            78,
+            ("without", "security="),
+        ),
+        Case(
+            "nofile",
+            {"STREAMFORGE_BUS_URL": at(secure, password_file="/nowhere/secret")},
+            "BadSetting",
+            64,
+            ("/nowhere/secret", "mount"),
+        ),
+        Case(
+            "folder",
+            {"STREAMFORGE_BUS_URL": at(secure, password_file=str(tmp_path))},
+            "BadSetting",
+            64,
+            (str(tmp_path), "mount"),
+        ),
+        Case(
+            "binary",
+            {"STREAMFORGE_BUS_URL": at(secure, password_file=str(binary))},
+            "BadSetting",
+            64,
+            ("UTF-8", "mount"),
+        ),
+        Case(
+            "scheme",
+            {"STREAMFORGE_BUS_URL": f"kafkaa://app:{SECRET}@h:9092"},
+            "BadUrl",
+            64,
+            ("kafka://", "app:***@h", "STREAMFORGE_BUS_URL"),
+        ),
+        Case(
+            "option",
+            {"STREAMFORGE_BUS_URL": f"kafka://app@h:9092?pasword={SECRET}"},
+            "BadUrl",
+            64,
+            ("password_file", "found 'pasword' in kafka://app@h:9092;"),
+        ),
         Case("away", {"STREAMFORGE_BUS_URL": "kafka://127.0.0.1:1"}, "BusError", 75, ("127.0.0.1:1", "host and port")),
     ]
     house = House(tmp_path, {"STREAMFORGE_BUS_URL": secure})
@@ -206,7 +294,9 @@ async def grant(secure: str, user: str, name: str, pattern: int, *operations: in
     await broker.start()
     try:
         for operation in operations:
-            answer = await broker.send(CreateAclsRequest(GROUP if group else TOPIC, name, pattern, f"User:{user}", "*", operation, ALLOW))
+            answer = await broker.send(
+                CreateAclsRequest(GROUP if group else TOPIC, name, pattern, f"User:{user}", "*", operation, ALLOW)
+            )
             assert [o[0] for o in answer.creation_responses] == [0]
     finally:
         await broker.close()
@@ -227,7 +317,12 @@ async def test_a_topic_that_nobody_made_and_one_that_may_not_be_read(tmp_path):
             Case("unmade", {"KAFKA_TOPIC": missing}, "Refused", 78, ("right CREATE", missing, "add the ACL")),
             Case("denied", {"KAFKA_TOPIC": house.data}, "Refused", 78, (house.data, "user 'reader'", "add the ACL")),
         ]
-        await refusals(house, "arango-connector", [o._replace(env=CONNECT | {"STREAMFORGE_BUS_URL": reader} | o.env) for o in cases], told=True)
+        await refusals(
+            house,
+            "arango-connector",
+            [o._replace(env=CONNECT | {"STREAMFORGE_BUS_URL": reader} | o.env) for o in cases],
+            told=True,
+        )
         await untouched(house)
         async with house.bus() as bus:
             assert missing not in await bus.topics()
@@ -261,17 +356,61 @@ async def test_a_database_that_says_no_and_what_is_left_when_it_says_yes(tmp_pat
         wrong, own = secret_file(tmp_path), secret_file(tmp_path, secrets.token_hex(8), "own")
         limited = at(owner, user=role, password_file=own)
         cases = [
-            Case("password", {"STREAMFORGE_STORE_URL": at(owner, password_file=wrong)}, "Refused", 78, ("password", "POSTGRES_PASSWORD_FILE")),
-            Case("role", {"STREAMFORGE_STORE_URL": at(owner, user="nobody", password_file=wrong)}, "Refused", 78, ("nobody", "correct user")),
-            Case("database", {"STREAMFORGE_STORE_URL": at(owner, path="nobody_made_this")}, "BadUrl", 64, ("nobody_made_this", "create the database")),
+            Case(
+                "password",
+                {"STREAMFORGE_STORE_URL": at(owner, password_file=wrong)},
+                "Refused",
+                78,
+                ("password", "POSTGRES_PASSWORD_FILE"),
+            ),
+            Case(
+                "role",
+                {"STREAMFORGE_STORE_URL": at(owner, user="nobody", password_file=wrong)},
+                "Refused",
+                78,
+                ("nobody", "correct user"),
+            ),
+            Case(
+                "database",
+                {"STREAMFORGE_STORE_URL": at(owner, path="nobody_made_this")},
+                "BadUrl",
+                64,
+                ("nobody_made_this", "create the database"),
+            ),
             Case("grants", {"STREAMFORGE_STORE_URL": limited}, "Refused", 78, ("permission denied", "grant")),
             Case("tls", {"STREAMFORGE_STORE_URL": at(owner, sslmode="require")}, "BadUrl", 64, ("SSL", "sslmode")),
-            Case("nofile", {"STREAMFORGE_STORE_URL": at(owner, password_file="/nowhere/secret")}, "BadSetting", 64, ("/nowhere/secret", "mount")),
-            Case("scheme", {"STREAMFORGE_STORE_URL": f"postgres://sf:{SECRET}@h/db"}, "BadUrl", 64, ("postgresql://", "sf:***@h", "STREAMFORGE_STORE_URL")),
-            Case("option", {"STREAMFORGE_STORE_URL": f"postgresql://sf@h/db?passwd={SECRET}"}, "BadUrl", 64, ("password_file", "found 'passwd' in postgresql://sf@h/db;")),
-            Case("away", {"STREAMFORGE_STORE_URL": at(owner, host="127.0.0.1:1")}, "StoreError", 75, ("127.0.0.1:1", "server is up")),
+            Case(
+                "nofile",
+                {"STREAMFORGE_STORE_URL": at(owner, password_file="/nowhere/secret")},
+                "BadSetting",
+                64,
+                ("/nowhere/secret", "mount"),
+            ),
+            Case(
+                "scheme",
+                {"STREAMFORGE_STORE_URL": f"postgres://sf:{SECRET}@h/db"},
+                "BadUrl",
+                64,
+                ("postgresql://", "sf:***@h", "STREAMFORGE_STORE_URL"),
+            ),
+            Case(
+                "option",
+                {"STREAMFORGE_STORE_URL": f"postgresql://sf@h/db?passwd={SECRET}"},
+                "BadUrl",
+                64,
+                ("password_file", "found 'passwd' in postgresql://sf@h/db;"),
+            ),
+            Case(
+                "away",
+                {"STREAMFORGE_STORE_URL": at(owner, host="127.0.0.1:1")},
+                "StoreError",
+                75,
+                ("127.0.0.1:1", "server is up"),
+            ),
         ]
-        full = Case("full", {"STREAMFORGE_STORE_URL": limited}, "StoreError", 75, ("too many connections", "max_connections"))
+        full = Case(
+            "full", {"STREAMFORGE_STORE_URL": limited}, "StoreError", 75, ("too many connections", "max_connections")
+        )
         administer(owner, f"CREATE ROLE {role} LOGIN PASSWORD '{read(own)}'")
         try:
             sent = candles_to_load()
@@ -280,7 +419,11 @@ async def test_a_database_that_says_no_and_what_is_left_when_it_says_yes(tmp_pat
             await untouched(house)
             administer(owner, f"GRANT CREATE ON SCHEMA public TO {role}", f"ALTER ROLE {role} CONNECTION LIMIT 0")
             said_well(full, await work(house, "arango-connector", "full", **CONNECT | full.env))
-            assert [(o.finished, o.extra["error_type"]) for o in await house.events("error") if o.producer.startswith("full")] == [(False, "StoreError")]
+            assert [
+                (o.finished, o.extra["error_type"])
+                for o in await house.events("error")
+                if o.producer.startswith("full")
+            ] == [(False, "StoreError")]
             administer(owner, f"ALTER ROLE {role} CONNECTION LIMIT 10")
             assert (await work(house, "arango-connector", "mended", **CONNECT | full.env)).code == 0
             await exactly(house, sent)
@@ -309,14 +452,48 @@ async def test_a_bucket_that_says_no_and_what_is_left_when_it_says_yes(tmp_path,
     wrong, house = secret_file(tmp_path), House(tmp_path, {"STREAMFORGE_BUS_URL": kafka})
     absent = at(minio, path=f"absent-{secrets.token_hex(4)}")
     cases = [
-        Case("bucket", {"STREAMFORGE_ARTIFACTS_URL": absent}, "BadUrl", 64, ("absent-", "make it", "STREAMFORGE_ARTIFACTS_URL")),
-        Case("secret", {"STREAMFORGE_ARTIFACTS_URL": at(minio, password_file=wrong)}, "Refused", 78, ("SignatureDoesNotMatch", "MINIO_SECRET_KEY")),
-        Case("key", {"STREAMFORGE_ARTIFACTS_URL": at(minio, user="nobody")}, "Refused", 78, ("InvalidAccessKeyId", "MINIO_ACCESS_KEY")),
-        Case("nokey", {"STREAMFORGE_ARTIFACTS_URL": at(minio, user="")}, "BadSetting", 64, ("MINIO_ACCESS_KEY", "set it")),
+        Case(
+            "bucket",
+            {"STREAMFORGE_ARTIFACTS_URL": absent},
+            "BadUrl",
+            64,
+            ("absent-", "make it", "STREAMFORGE_ARTIFACTS_URL"),
+        ),
+        Case(
+            "secret",
+            {"STREAMFORGE_ARTIFACTS_URL": at(minio, password_file=wrong)},
+            "Refused",
+            78,
+            ("SignatureDoesNotMatch", "MINIO_SECRET_KEY"),
+        ),
+        Case(
+            "key",
+            {"STREAMFORGE_ARTIFACTS_URL": at(minio, user="nobody")},
+            "Refused",
+            78,
+            ("InvalidAccessKeyId", "MINIO_ACCESS_KEY"),
+        ),
+        Case(
+            "nokey", {"STREAMFORGE_ARTIFACTS_URL": at(minio, user="")}, "BadSetting", 64, ("MINIO_ACCESS_KEY", "set it")
+        ),
         Case("tls", {"STREAMFORGE_ARTIFACTS_URL": at(minio, tls="1")}, "BadUrl", 64, ("https", "tls=0")),
-        Case("option", {"STREAMFORGE_ARTIFACTS_URL": f"{minio}&secret_key={SECRET}"}, "BadUrl", 64, ("password_file", "found 'secret_key'")),
-        Case("scheme", {"STREAMFORGE_ARTIFACTS_URL": f"s4://a:{SECRET}@h/bucket"}, "BadUrl", 64, ("minio://", "a:***@h")),
-        Case("away", {"STREAMFORGE_ARTIFACTS_URL": at(minio, host="127.0.0.1:1")}, "StoreError", 75, ("127.0.0.1:1", "server runs")),
+        Case(
+            "option",
+            {"STREAMFORGE_ARTIFACTS_URL": f"{minio}&secret_key={SECRET}"},
+            "BadUrl",
+            64,
+            ("password_file", "found 'secret_key'"),
+        ),
+        Case(
+            "scheme", {"STREAMFORGE_ARTIFACTS_URL": f"s4://a:{SECRET}@h/bucket"}, "BadUrl", 64, ("minio://", "a:***@h")
+        ),
+        Case(
+            "away",
+            {"STREAMFORGE_ARTIFACTS_URL": at(minio, host="127.0.0.1:1")},
+            "StoreError",
+            75,
+            ("127.0.0.1:1", "server runs"),
+        ),
     ]
     try:
         for case in cases:
@@ -325,9 +502,17 @@ async def test_a_bucket_that_says_no_and_what_is_left_when_it_says_yes(tmp_path,
         events = {o.producer.partition("__")[0]: o for o in await house.events("error")}
         for case in cases:
             event = events[case.name]
-            assert (event.extra["error_type"], event.extra["exit_code"], event.finished) == (case.error, case.code, case.code in FINAL)
-            assert "expected" in event.message and all(o in event.message for o in case.words) and SECRET not in str(event), event.message
-        said_well(cases[0], await work(house, "gnn-trainer", "trainer", SYMBOL="BTCUSDT", TYPE="gnn_train", **cases[0].env))
+            assert (event.extra["error_type"], event.extra["exit_code"], event.finished) == (
+                case.error,
+                case.code,
+                case.code in FINAL,
+            )
+            assert (
+                "expected" in event.message and all(o in event.message for o in case.words) and SECRET not in str(event)
+            ), event.message
+        said_well(
+            cases[0], await work(house, "gnn-trainer", "trainer", SYMBOL="BTCUSDT", TYPE="gnn_train", **cases[0].env)
+        )
         secret_file(tmp_path, parse_url(minio, {}).password({}, "MINIO_SECRET_KEY"))
         env = house.env | {"TELEMETRY_PRODUCER_ID": "mended__a1b2c3"} | cases[1].env
         assert await serve("dummy-service", env, worker=Keeper()) == 0
@@ -373,7 +558,12 @@ async def test_a_record_of_more_than_a_megabyte(tmp_path):
         env = house.env | {"TELEMETRY_PRODUCER_ID": "large__a1b2c3", "KAFKA_TOPIC": house.data}
         assert await serve("dummy-service", env, worker=Publisher()) == 65
         (event,) = await house.events("error")
-        assert event.finished and event.extra["error_type"] == "BadRecord" and "1,100,001" in event.message and "split it" in event.message
+        assert (
+            event.finished
+            and event.extra["error_type"] == "BadRecord"
+            and "1,100,001" in event.message
+            and "split it" in event.message
+        )
         assert [o.value for o in await house.records(house.data)] == [b"1", b"2"]
         admin = AIOKafkaAdminClient(bootstrap_servers=read_access(need("kafka")).address.hosts[0])
         await admin.start()
@@ -410,12 +600,18 @@ class Archived(Worker):
     "Candles of a month from the exchange's archive, published."
 
     async def run(self, ctx):
-        from streamforge.exchange.archive_files import candle_records
+        from streamforge.exchange.binance.archive_files import candle_records
 
-        async with Archive(Path(ctx.settings.places.home, "archive"), ctx.settings.option("BINANCE_ARCHIVE_URL"), retry=Retry(first=0.02)) as archive:
+        async with Archive(
+            Path(ctx.settings.places.home, "archive"),
+            ctx.settings.option("BINANCE_ARCHIVE_URL"),
+            retry=Retry(first=0.02),
+        ) as archive:
             await ctx.bus.create_topic(ctx.settings.kafka_topic)
             async for table in archive.klines("BTCUSDT", "1h", TimeRange.parse("2021-06-01:2021-07-01")):
-                await ctx.publish(ctx.settings.kafka_topic, [Message(encode(o), o.symbol) for o in candle_records(table)])
+                await ctx.publish(
+                    ctx.settings.kafka_topic, [Message(encode(o), o.symbol) for o in candle_records(table)]
+                )
 
 
 async def test_a_damaged_zip_and_a_wrong_checksum(tmp_path):
@@ -425,13 +621,24 @@ async def test_a_damaged_zip_and_a_wrong_checksum(tmp_path):
         async with simulator.serve(exchange) as url:
             for kind in ("flipped", "checksum"):
                 exchange.faults.add(Fault(kind=kind, times=0))
-                env = house.env | {"TELEMETRY_PRODUCER_ID": f"{kind}__a1b2c3", "KAFKA_TOPIC": house.data, "BINANCE_ARCHIVE_URL": url}
+                env = house.env | {
+                    "TELEMETRY_PRODUCER_ID": f"{kind}__a1b2c3",
+                    "KAFKA_TOPIC": house.data,
+                    "BINANCE_ARCHIVE_URL": url,
+                }
                 assert await serve("dummy-service", env, worker=Archived()) == DamagedArtifact.exit_code == 65
                 (event,) = [o for o in await house.events("error") if o.producer.startswith(kind)]
-                assert event.finished and event.extra["error_type"] == "DamagedArtifact" and "sha256" in event.message and "REST" in event.message
+                assert (
+                    event.finished
+                    and event.extra["error_type"] == "DamagedArtifact"
+                    and "sha256" in event.message
+                    and "REST" in event.message
+                )
                 assert await house.length(house.data) == 0 and not list(tmp_path.glob("archive/*"))
                 exchange.faults.clear()
-            assert await serve("dummy-service", env | {"TELEMETRY_PRODUCER_ID": "mended__a1b2c3"}, worker=Archived()) == 0
+            assert (
+                await serve("dummy-service", env | {"TELEMETRY_PRODUCER_ID": "mended__a1b2c3"}, worker=Archived()) == 0
+            )
         times = [json.loads(o.value)["open_time"] for o in await house.records(house.data)]
         assert times == sorted(set(times)) and len(times) >= 700
     finally:
@@ -445,7 +652,10 @@ async def test_a_damaged_zip_and_a_wrong_checksum(tmp_path):
 async def test_the_manager_speaks_for_a_worker_that_cannot(tmp_path):
     "A worker that the broker does not let in cannot say so; the manager does, on the bus, in /queues and on the page, and none of them shows the password."
     wrong = at(need("kafka-secure"), password_file=None).replace("app@", f"app:{SECRET}@")
-    async with open_lab(read_places({"STREAMFORGE_HOME": str(tmp_path)}), env={"STREAMFORGE_BUS_URL": wrong}) as lab, Client(lab.url) as client:
+    async with (
+        open_lab(read_places({"STREAMFORGE_HOME": str(tmp_path)}), env={"STREAMFORGE_BUS_URL": wrong}) as lab,
+        Client(lab.url) as client,
+    ):
         flow = await client.start(targets=[{"target": "dummy-service", "telemetry_id": "dummy-service__one"}])
         done = await client.wait(flow["queue_id"], timeout=30)
         assert done["status"] == "error" and done["targets"][0]["job"] == "failed" and "78" in done["message"], done
@@ -478,9 +688,15 @@ async def test_the_command_line_says_it_in_one_line(tmp_path):
         (("debug", "ping", "nobody", *home, "--bus", refused), "Refused", 78),
         (("demo", *home, "--bus", refused), "Refused", 78),
     ]
-    found = await two_at_a_time(*(spawn(tmp_path / f"{n}.txt", *o[0], env={"QUEUE_ID": ""}) for n, o in enumerate(cases)))
+    found = await two_at_a_time(
+        *(spawn(tmp_path / f"{n}.txt", *o[0], env={"QUEUE_ID": ""}) for n, o in enumerate(cases))
+    )
     for (arguments, error, code), (rc, text) in zip(cases, found, strict=True):
-        assert rc == code and text.startswith(f"streamforge: {error}: expected") and len(text.splitlines()) == 1, (arguments, rc, text)
+        assert rc == code and text.startswith(f"streamforge: {error}: expected") and len(text.splitlines()) == 1, (
+            arguments,
+            rc,
+            text,
+        )
         assert SECRET not in text and "found" in text
 
 

@@ -50,7 +50,9 @@ def test_ppo_learns_a_planted_market(skilled):
         fresh = market(seed, 0.8)
         own = replay(skilled, fresh).result
         luck = random_agents(fresh.open, fresh.close, turnover=own.turnover, exposure=own.exposure)
-        assert np.log(own.equity[-1]) > np.log(luck.equity[-1]).max() + 1, "not clearly better than a hundred that toss coins"
+        assert np.log(own.equity[-1]) > np.log(luck.equity[-1]).max() + 1, (
+            "not clearly better than a hundred that toss coins"
+        )
 
 
 @pytest.mark.slow
@@ -59,7 +61,9 @@ def test_ppo_earns_nothing_on_a_random_walk():
     results = [replay(policy, market(seed, 0.5)).result for seed in range(900, 912)]
     logs = np.array([np.log(o.equity[-1]) for o in results])
     drift = np.array([np.log(o.close[-1] / o.open[0]) for o in (market(seed, 0.5) for seed in range(900, 912))])
-    skill = logs - np.mean([o.exposure for o in results]) * drift  # what holding the same share all the time would not explain
+    skill = (
+        logs - np.mean([o.exposure for o in results]) * drift
+    )  # what holding the same share all the time would not explain
     error = 0.01 * np.sqrt(3_000) / 2 / np.sqrt(12)  # of the mean, for agents that are in half of the time
     assert skill.mean() < 2 * error, "something reads the future: there is nothing to earn here"
     assert metrics["mean_reward"] < 0.05
@@ -70,9 +74,12 @@ def test_validation_keeps_an_agent_from_trading_noise():
     described = PolicyConfig(features=tuple("abcdef"), mean=(0.0,) * 6, std=(1.0,) * 6, window=WINDOW, hidden=(32, 32))
     config = PpoConfig(steps=30_000, batch_size=512, n_epochs=8)
     last, chosen = (
-        Policy.load(train_ppo([market(100, 0.5)], described, config, validation=v).files) for v in ((), [market(200, 0.5)])
+        Policy.load(train_ppo([market(100, 0.5)], described, config, validation=v).files)
+        for v in ((), [market(200, 0.5)])
     )
-    turnover = [np.mean([replay(o, market(seed, 0.5)).result.turnover for seed in range(900, 906)]) for o in (last, chosen)]
+    turnover = [
+        np.mean([replay(o, market(seed, 0.5)).result.turnover for seed in range(900, 906)]) for o in (last, chosen)
+    ]
     assert turnover[1] <= turnover[0]
 
 
@@ -99,7 +106,9 @@ def test_environment_backtest_and_live_agent_are_one(skilled):
         obs, _, _, over, info = env.step(actions[-1])
         curve.append(info["equity"])
     np.testing.assert_allclose(curve, replay(skilled, fresh, start=start).result.equity, rtol=1e-9)
-    np.testing.assert_allclose(curve, backtest(fresh.open[start:], fresh.close[start:], np.array([*actions, HOLD])).equity, rtol=1e-9)
+    np.testing.assert_allclose(
+        curve, backtest(fresh.open[start:], fresh.close[start:], np.array([*actions, HOLD])).equity, rtol=1e-9
+    )
 
 
 @pytest.mark.slow

@@ -17,11 +17,11 @@ from websockets.exceptions import ConnectionClosed, ConnectionClosedError, Inval
 
 from streamforge.core.samples import SAMPLES
 from streamforge.core.times import to_ms
-from streamforge.exchange.candle_files import read_file
-from streamforge.exchange.faults import Fault
-from streamforge.exchange.sim_events import stream_events
-from streamforge.exchange.sim_streams import StreamRules
-from streamforge.exchange.simulator import Simulator, serve
+from streamforge.exchange.files import read_file
+from streamforge.exchange.simulator.app import Simulator, serve
+from streamforge.exchange.simulator.events import stream_events
+from streamforge.exchange.simulator.faults import Fault
+from streamforge.exchange.simulator.streams import StreamRules
 
 NOON, HOUR = to_ms("2021-05-19T12:00"), 3_600_000
 
@@ -68,7 +68,9 @@ async def test_a_day_of_trades_by_stream_rest_and_archive_is_the_same(tables):
         with zipfile.ZipFile(io.BytesIO(body)) as file:
             lines = [o.split(",") for o in file.read(file.namelist()[0]).decode().splitlines()]
         midnight = [o for o in asked if o["T"] < to_ms("2021-05-20")]
-        assert [(int(o[0]), o[1], o[2]) for o in lines[-len(midnight) :]] == [(o["a"], o["p"], o["q"]) for o in midnight]
+        assert [(int(o[0]), o[1], o[2]) for o in lines[-len(midnight) :]] == [
+            (o["a"], o["p"], o["q"]) for o in midnight
+        ]
         assert (await http.get(path.replace("05-19", "05-20"))).status_code == 404  # the day is not over
         assert (await http.get("/sim/state")).json()["sent"] == 288
 
@@ -76,9 +78,11 @@ async def test_a_day_of_trades_by_stream_rest_and_archive_is_the_same(tables):
 async def test_several_connections_get_the_same_and_a_slow_one_holds_nobody(tables):
     streams = "btcusdt@kline_1h/ethusdt@aggTrade/btcusdt@depth"
     async with lab(tables) as (sim, http, url):
-        async with plain(f"{url}/stream?streams={streams}") as one, plain(f"{url}/stream?streams={streams}") as two, plain(
-            f"{url}/ws/btcusdt@depth@100ms", max_queue=1
-        ) as slow:
+        async with (
+            plain(f"{url}/stream?streams={streams}") as one,
+            plain(f"{url}/stream?streams={streams}") as two,
+            plain(f"{url}/ws/btcusdt@depth@100ms", max_queue=1) as slow,
+        ):
             await until(lambda: sim.streams.connected == 3)
             sim.now = NOON + HOUR
             first, second = await asyncio.gather(take(one, 13 + 12 + 3_600), take(two, 13 + 12 + 3_600))
@@ -115,7 +119,11 @@ async def test_a_book_kept_by_the_rules_is_the_simulators_after_faults_too(table
                 apply(book, event)
         sim.now = NOON + 60_000
         final = (await http.get("/api/v3/depth", params={"symbol": "BTCUSDT", "limit": 5_000})).json()
-        assert holes == 1 and book == {"id": final["lastUpdateId"], "bids": dict(final["bids"]), "asks": dict(final["asks"])}
+        assert holes == 1 and book == {
+            "id": final["lastUpdateId"],
+            "bids": dict(final["bids"]),
+            "asks": dict(final["asks"]),
+        }
         struck = (await http.get("/sim/struck")).json()
         assert [o["kind"] for o in struck] == ["gap", "gap", "stale"] and struck[0]["when"] == NOON + 30_100
 
@@ -199,13 +207,17 @@ async def test_a_hole_of_the_exchange_is_missing_everywhere(tables):
     async with lab(tables) as (sim, http, url), plain(f"{url}/ws/btcusdt@kline_1h") as socket:
         await until(lambda: sim.streams.connected == 1)
         start = NOON + 2 * HOUR
-        await http.post("/sim/faults", json=[{"kind": "gap", "path": "*", "times": 0, "start": start, "end": start + HOUR + 1}])
+        await http.post(
+            "/sim/faults", json=[{"kind": "gap", "path": "*", "times": 0, "start": start, "end": start + HOUR + 1}]
+        )
         sim.now = NOON + 5 * HOUR
         closed = []
         while not closed or closed[-1] < NOON + 4 * HOUR:
             closed += [o["k"]["t"] for o in await take(socket, 1) if o["k"]["x"]]
         rest = (
-            await http.get("/api/v3/klines", params={"symbol": "BTCUSDT", "interval": "1h", "startTime": NOON, "limit": 5})
+            await http.get(
+                "/api/v3/klines", params={"symbol": "BTCUSDT", "interval": "1h", "startTime": NOON, "limit": 5}
+            )
         ).json()
         assert start not in [o[0] for o in rest] and len(rest) < 5 and start not in closed
 
@@ -216,12 +228,16 @@ async def test_real_trades_from_a_folder(tmp_path):
     sim = Simulator.open(str(tmp_path))
     ids = table.column("trade_id").to_pylist()
     async with serve(sim) as url, httpx.AsyncClient(base_url=url, trust_env=False) as http:
-        rows = (await http.get("/api/v3/aggTrades", params={"symbol": "XRPETH", "fromId": ids[0], "limit": 1_000})).json()
-        assert [o["a"] for o in rows] == ids[:1_000] and [float(o["p"]) for o in rows] == table.column("price").to_pylist()[
-            :1_000
-        ]
+        rows = (
+            await http.get("/api/v3/aggTrades", params={"symbol": "XRPETH", "fromId": ids[0], "limit": 1_000})
+        ).json()
+        assert [o["a"] for o in rows] == ids[:1_000] and [float(o["p"]) for o in rows] == table.column(
+            "price"
+        ).to_pylist()[:1_000]
         klines = (
-            await http.get("/api/v3/klines", params={"symbol": "XRPETH", "interval": "1m", "startTime": 0, "limit": 1_000})
+            await http.get(
+                "/api/v3/klines", params={"symbol": "XRPETH", "interval": "1m", "startTime": 0, "limit": 1_000}
+            )
         ).json()
         assert sum(o[8] for o in klines if o[6] < rows[-1]["T"]) <= 1_000 and all(
             b[0] - a[0] == 60_000 for a, b in itertools.pairwise(klines)

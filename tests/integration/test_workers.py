@@ -10,12 +10,12 @@ from worker_lab import bad_values, sample_candles, stream_with_nonsense, until
 
 from streamforge.core.names import enriched_collection
 from streamforge.core.samples import candles
-from streamforge.exchange import simulator
-from streamforge.exchange.faults import Fault
+from streamforge.exchange.simulator.app import app as simulator
+from streamforge.exchange.simulator.faults import Fault
 from streamforge.features.frame import Enricher
 from streamforge.messages.records import Candle, decode, encode
 from streamforge.store.base import open_store
-from streamforge.workers.enrichment import enrich
+from streamforge.workers.connector.enrichment import enrich
 
 LOADER, CONNECTOR = "loader-producer__a1b2c3", "arango-connector__a1b2c3"
 CANDLES = {"TYPE": "api_candles_1h"}
@@ -31,23 +31,38 @@ async def test_from_the_exchange_to_the_store(house):
     span = "2021-04-20:2021-05-20"
     async with simulator.serve(simulator.Simulator.open()) as url:
         connector = await house.start("arango-connector", **CONNECT)
-        code = await house.run("loader-producer", SYMBOL="BTCUSDT,ETHUSDT", TIME_RANGE=span, BINANCE_API_URL=url, **CANDLES)
+        code = await house.run(
+            "loader-producer", SYMBOL="BTCUSDT,ETHUSDT", TIME_RANGE=span, BINANCE_API_URL=url, **CANDLES
+        )
         assert code == 0 and await connector.wait() == 0
     async with open_store(house.places.store_url) as store:
         for symbol in ("BTCUSDT", "ETHUSDT"):
             rows = [o for o in sample_candles((symbol,), span)]
-            assert (await store.read("candles_1h", where={"symbol": symbol})).to_pylist() == [msgspec.to_builtins(o) | {"filled": None} for o in rows]
+            assert (await store.read("candles_1h", where={"symbol": symbol})).to_pylist() == [
+                msgspec.to_builtins(o) | {"filled": None} for o in rows
+            ]
             enriched = (await store.read(enriched_collection("candles_1h"), where={"symbol": symbol})).to_pylist()
-            assert enriched == [msgspec.to_builtins(o) | {"filled": None, "revision": None} for o in enrich(Enricher(), rows)]
-    times, (loaded,) = set(candles("BTCUSDT", span).open_time), [o for o in await house.events("finished") if o.producer == LOADER]
+            assert enriched == [
+                msgspec.to_builtins(o) | {"filled": None, "revision": None} for o in enrich(Enricher(), rows)
+            ]
+    times, (loaded,) = (
+        set(candles("BTCUSDT", span).open_time),
+        [o for o in await house.events("finished") if o.producer == LOADER],
+    )
     missing = [o for o in range(1618876800000, 1621468800000, 3_600_000) if o not in times]  # 2021-04-20 to 2021-05-20
-    assert [m for g in loaded.extra["gaps"] if g["symbol"] == "ETHUSDT" for m in range(g["start"], g["end"], 3_600_000)] == missing
+    assert [
+        m for g in loaded.extra["gaps"] if g["symbol"] == "ETHUSDT" for m in range(g["start"], g["end"], 3_600_000)
+    ] == missing
     assert sum(loaded.end_offsets["wf-1-data"].values()) == loaded.records_written == 2 * len(times)
     for producer in (LOADER, CONNECTOR):
         said = await statuses(house, producer)
         assert said[0] == "started" and said[-1] == "finished" and "loading" in said and "error" not in said
     (done,) = [o for o in await house.events("finished") if o.producer == CONNECTOR]
-    assert sum(done.end_offsets["wf-1-data-enriched"].values()) == 2 * len(times) == await house.length("wf-1-data-enriched")
+    assert (
+        sum(done.end_offsets["wf-1-data-enriched"].values())
+        == 2 * len(times)
+        == await house.length("wf-1-data-enriched")
+    )
 
 
 async def test_bad_records_go_aside_as_they_were(house):
@@ -59,31 +74,57 @@ async def test_bad_records_go_aside_as_they_were(house):
     assert [o.value for o in dead] == list(bad.values()) and {o.key for o in dead} == {"BTCUSDT"}
     for record in dead:
         headers = dict(record.headers)
-        assert headers["sf.dlq.topic"] == b"wf-1-data" and headers["sf.dlq.error"].startswith(b"BadRecord") and headers["sf.dlq.stage"] == b"decode" and headers["sf.dlq.attempts"] == b"1"
-    assert [decode(Candle, o.value).open_time for o in await house.records("wf-1-data-enriched")] == [o.open_time for o in rows]
+        assert (
+            headers["sf.dlq.topic"] == b"wf-1-data"
+            and headers["sf.dlq.error"].startswith(b"BadRecord")
+            and headers["sf.dlq.stage"] == b"decode"
+            and headers["sf.dlq.attempts"] == b"1"
+        )
+    assert [decode(Candle, o.value).open_time for o in await house.records("wf-1-data-enriched")] == [
+        o.open_time for o in rows
+    ]
 
 
 async def test_a_bad_configuration_ends_with_64_and_says_so(house):
     wrong = {
         "BadTimeRange": ("loader-producer", CANDLES | {"SYMBOL": "BTCUSDT", "TIME_RANGE": "2021-05-02:2021-05-01"}),
-        "BadInterval": ("loader-producer", CANDLES | {"SYMBOL": "BTCUSDT", "TIME_RANGE": "2021-05-01:2021-05-02", "INTERVAL": "7h"}),
+        "BadInterval": (
+            "loader-producer",
+            CANDLES | {"SYMBOL": "BTCUSDT", "TIME_RANGE": "2021-05-01:2021-05-02", "INTERVAL": "7h"},
+        ),
         "UnknownTarget": ("loader-of-dreams", {}),
         "BadSetting": ("arango-connector", {"COLLECTION_NAME": "", "TYPE": ""}),
         "BadUrl": ("arango-connector", CANDLES | {"STREAMFORGE_STORE_URL": "mysql://nowhere"}),
     }
-    codes = await asyncio.gather(*(house.run(target, **env | {"TELEMETRY_PRODUCER_ID": name}) for name, (target, env) in wrong.items()))
+    codes = await asyncio.gather(
+        *(house.run(target, **env | {"TELEMETRY_PRODUCER_ID": name}) for name, (target, env) in wrong.items())
+    )
     assert codes == [64] * len(wrong)
     said = {o.producer: o for o in await house.events()}
     for name in wrong:
-        assert (said[name].status, said[name].finished, said[name].extra["error_type"], said[name].extra["exit_code"]) == ("error", True, name, 64)
+        assert (
+            said[name].status,
+            said[name].finished,
+            said[name].extra["error_type"],
+            said[name].extra["exit_code"],
+        ) == ("error", True, name, 64)
 
 
 async def test_an_unknown_symbol_ends_the_loader_and_its_connector(house):
     async with simulator.serve(simulator.Simulator.open()) as url:
         connector = await house.start("arango-connector", **CONNECT)
-        code = await house.run("loader-producer", SYMBOL="BTCUSDT,LUNAUSDT", TIME_RANGE="2021-05-01:2021-05-02", BINANCE_API_URL=url, **CANDLES)
+        code = await house.run(
+            "loader-producer",
+            SYMBOL="BTCUSDT,LUNAUSDT",
+            TIME_RANGE="2021-05-01:2021-05-02",
+            BINANCE_API_URL=url,
+            **CANDLES,
+        )
     assert code == 64 and await connector.wait() == 65
-    assert {o.producer: o.extra["error_type"] for o in await house.events("error")} == {LOADER: "UnknownSymbol", CONNECTOR: "UpstreamFailed"}
+    assert {o.producer: o.extra["error_type"] for o in await house.events("error")} == {
+        LOADER: "UnknownSymbol",
+        CONNECTOR: "UpstreamFailed",
+    }
     assert await house.length("wf-1-data") == 0
 
 
@@ -143,5 +184,12 @@ async def test_a_stopped_loader_ends_its_connector_where_it_stopped(house):
         assert await loader.wait() == 0 and await connector.wait() == 0
     (stopped,), (done,) = await house.events("interrupted"), await house.events("finished")
     written = await house.length("wf-1-data")
-    assert stopped.finished and "gaps" not in stopped.extra and sum(stopped.end_offsets["wf-1-data"].values()) == written == stopped.records_written
-    assert done.producer == CONNECTOR and done.records_written == written == await house.length("wf-1-data-enriched") < 3 * 18_000
+    assert (
+        stopped.finished
+        and "gaps" not in stopped.extra
+        and sum(stopped.end_offsets["wf-1-data"].values()) == written == stopped.records_written
+    )
+    assert (
+        done.producer == CONNECTOR
+        and done.records_written == written == await house.length("wf-1-data-enriched") < 3 * 18_000
+    )

@@ -40,7 +40,12 @@ class House:
         self.queue = f"wf-{secrets.token_hex(4)}" if places else "wf-1"
         self.data = f"{self.queue}-data"
         self.control, self.told = (f"{self.queue}-{o}" if places else o for o in ("queue-control", "queue-events"))
-        self.env = {"STREAMFORGE_HOME": str(home), "QUEUE_ID": self.queue, "TELEMETRY_INTERVAL": "0.1", **(places or {})}
+        self.env = {
+            "STREAMFORGE_HOME": str(home),
+            "QUEUE_ID": self.queue,
+            "TELEMETRY_INTERVAL": "0.1",
+            **(places or {}),
+        }
         if places:
             self.env |= {"QUEUE_CONTROL_TOPIC": self.control, "QUEUE_EVENTS_TOPIC": self.told}
         self.places = read_places(self.env)
@@ -90,21 +95,42 @@ class House:
 
     async def events(self, *statuses: str) -> list[Event]:
         "What was said, of these kinds or all."
-        return [o for o in map(decode_event, [o.value for o in await self.records(self.told)]) if not statuses or o.status in statuses]
+        return [
+            o
+            for o in map(decode_event, [o.value for o in await self.records(self.told)])
+            if not statuses or o.status in statuses
+        ]
 
     async def command(self, command: str, queue_id: str = "", **more: str) -> None:
         queue = queue_id or self.queue
         async with self.bus() as bus:
-            await bus.publish(self.control, [Message(encode_control(Command(command=command, queue_id=queue, **more)), queue)])
+            await bus.publish(
+                self.control, [Message(encode_control(Command(command=command, queue_id=queue, **more)), queue)]
+            )
 
-    async def fill(self, values: list[tuple[str, bytes]], topic: str = "", partitions: int = 2, producer: str = "loader-producer__a1b2c3") -> None:
+    async def fill(
+        self,
+        values: list[tuple[str, bytes]],
+        topic: str = "",
+        partitions: int = 2,
+        producer: str = "loader-producer__a1b2c3",
+    ) -> None:
         "Put records (key, value) into a topic and say on behalf of a loader that this is all."
         topic = topic or self.data
         async with self.bus() as bus:
             for name, count in ((topic, partitions), (self.told, 1), (self.control, 1)):
                 await bus.create_topic(name, TopicSpec(partitions=count))
             await bus.publish(topic, [Message(value, key) for key, value in values])
-            event = Event(queue_id=self.queue, producer=producer, status="finished", instance="1", seq=0, timestamp=0.0, finished=True, end_offsets={topic: await bus.end_offsets(topic)})
+            event = Event(
+                queue_id=self.queue,
+                producer=producer,
+                status="finished",
+                instance="1",
+                seq=0,
+                timestamp=0.0,
+                finished=True,
+                end_offsets={topic: await bus.end_offsets(topic)},
+            )
             await bus.publish(self.told, [Message(encode_control(event), self.queue)])
 
     async def contents(self, collection: str = "candles_1h", topic: str = "") -> dict[str, dict[tuple, bytes]]:
@@ -114,19 +140,29 @@ class House:
             schemas = await store.collections()
             for name in (collection, f"{collection}_enriched"):
                 rows = (await store.read(name)).to_pylist() if name in schemas else []
-                found[name] = {tuple(row[o] for o in schemas[name].key): msgspec.json.encode({k: v for k, v in row.items() if k != "revision"}) for row in rows}
+                found[name] = {
+                    tuple(row[o] for o in schemas[name].key): msgspec.json.encode(
+                        {k: v for k, v in row.items() if k != "revision"}
+                    )
+                    for row in rows
+                }
         once: dict[tuple, bytes] = {}
         for record in await self.records(f"{topic}-enriched"):
             row = msgspec.json.decode(record.value)
             key = (row["symbol"], row["interval"], row["open_time"])
             assert once.setdefault(key, record.value) == record.value, f"two truths about {key}"
         found["stream"] = once
-        found["dead"] = {(o.partition, dict(o.headers)["sf.dlq.offset"]): o.value for o in await self.records(f"{topic}-dlq")}
+        found["dead"] = {
+            (o.partition, dict(o.headers)["sf.dlq.offset"]): o.value for o in await self.records(f"{topic}-dlq")
+        }
         return found
 
     async def fingerprint(self, collection: str = "candles_1h", topic: str = "") -> dict[str, str]:
         "sha256 of each part of the contents, sorted by identity."
-        return {name: _digest(part[key] for key in sorted(part)) for name, part in (await self.contents(collection, topic)).items()}
+        return {
+            name: _digest(part[key] for key in sorted(part))
+            for name, part in (await self.contents(collection, topic)).items()
+        }
 
     async def forget(self) -> None:
         "Delete what was left on real servers."
@@ -154,7 +190,13 @@ def _on_database(program: str, url: str, *options: str) -> None:
     address = parse_url(url, {})
     host, port = address.hosts[0].split(":")
     env = os.environ | {"PGPASSWORD": address.password({}, "POSTGRES_PASSWORD")}
-    subprocess.run([program, "-h", host, "-p", port, "-U", address.user, *options, address.path], env=env, check=True, capture_output=True, timeout=30)
+    subprocess.run(
+        [program, "-h", host, "-p", port, "-U", address.user, *options, address.path],
+        env=env,
+        check=True,
+        capture_output=True,
+        timeout=30,
+    )
 
 
 def _digest(parts) -> str:
@@ -164,9 +206,15 @@ def _digest(parts) -> str:
     return total.hexdigest()
 
 
-def sample_candles(symbols: tuple[str, ...] = ("BTCUSDT", "ETHUSDT"), time_range: str = "2021-05-01:2021-05-30") -> list[Candle]:
+def sample_candles(
+    symbols: tuple[str, ...] = ("BTCUSDT", "ETHUSDT"), time_range: str = "2021-05-01:2021-05-30"
+) -> list[Candle]:
     "Real candles of some markets, as they would have come live."
-    rows = [o for s in symbols for o in candles_of({k: v.to_numpy() for k, v in candles(s, time_range).items()}, s, "1h", 3_600_000)]
+    rows = [
+        o
+        for s in symbols
+        for o in candles_of({k: v.to_numpy() for k, v in candles(s, time_range).items()}, s, "1h", 3_600_000)
+    ]
     return sorted(rows, key=lambda o: o.open_time)
 
 

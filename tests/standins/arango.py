@@ -65,7 +65,13 @@ class Refusal(Exception):
     def __init__(self, number: int, more: str = "", status: int = 0, **extra: str):
         told, text = TEXTS[number]
         self.status, self.number = status or told, number
-        self.body = {"error": True, "code": self.status, "errorNum": number, "errorMessage": f"{text}{more and f' - {more}'}", **extra}
+        self.body = {
+            "error": True,
+            "code": self.status,
+            "errorNum": number,
+            "errorMessage": f"{text}{more and f' - {more}'}",
+            **extra,
+        }
         super().__init__(self.body["errorMessage"])
 
 
@@ -145,7 +151,9 @@ class Arango:
         self.databases = {"_system": Database(), "lab": Database()}
         self.users = {"root": "", "lab": "secret"}
         self.faults: list[Fault] = []
-        self.spoiled: list[tuple[Callable[[str, Json], bool], int]] = []  # documents that are refused, with the error number
+        self.spoiled: list[
+            tuple[Callable[[str, Json], bool], int]
+        ] = []  # documents that are refused, with the error number
         self.requests: list[str] = []
         self.unsynced: list[str] = []  # writes that were answered before they were on the disk
         self.told_version = "3.12.4"
@@ -189,7 +197,9 @@ class Arango:
         "Who asks, for which database, and what."
         headers = {name.decode().lower(): value.decode() for name, value in scope["headers"]}
         kind, _, secret = headers.get("authorization", "").partition(" ")
-        user, _, password = base64.b64decode(secret).decode().partition(":") if kind.lower() == "basic" else ("", "", "")
+        user, _, password = (
+            base64.b64decode(secret).decode().partition(":") if kind.lower() == "basic" else ("", "", "")
+        )
         if user not in self.users or self.users[user] != password:
             raise Refusal(11)
         found = re.fullmatch(r"/_db/([^/]+)(/.*)", unquote(scope["path"]))
@@ -201,7 +211,11 @@ class Arango:
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise Refusal(600) from None
         self.database, self.headers, self.query, self.told = self.databases[found[1]], headers, query, told
-        if _WRITES.fullmatch(f"{scope['method']} {found[2]}") and not (self._flag("waitForSync") or "x-arango-trx-id" in headers or (isinstance(told, dict) and told.get("waitForSync"))):
+        if _WRITES.fullmatch(f"{scope['method']} {found[2]}") and not (
+            self._flag("waitForSync")
+            or "x-arango-trx-id" in headers
+            or (isinstance(told, dict) and told.get("waitForSync"))
+        ):
             self.unsynced.append(f"{scope['method']} {found[2]}")
         for pattern, serve in _ROUTES:
             if match := re.fullmatch(pattern, f"{scope['method']} {found[2]}"):
@@ -234,8 +248,21 @@ class Arango:
         if self.told["type"] != "persistent" or not self.told.get("unique") or any("." in o for o in fields):
             raise Refusal(400, "this stand-in has unique persistent indexes on top-level attributes only")
         new = self.database[self.query["collection"]].index(fields)
-        more = {"type": "persistent", "fields": fields, "unique": True, "sparse": False, "deduplicate": True, "isNewlyCreated": new}
-        return (201 if new else 200), {"error": False, "code": 201 if new else 200, "id": f"{self.query['collection']}/{next(self._numbers)}", "name": f"idx_{'_'.join(fields)}", **more}
+        more = {
+            "type": "persistent",
+            "fields": fields,
+            "unique": True,
+            "sparse": False,
+            "deduplicate": True,
+            "isNewlyCreated": new,
+        }
+        return (201 if new else 200), {
+            "error": False,
+            "code": 201 if new else 200,
+            "id": f"{self.query['collection']}/{next(self._numbers)}",
+            "name": f"idx_{'_'.join(fields)}",
+            **more,
+        }
 
     # ---- documents
 
@@ -247,7 +274,9 @@ class Arango:
         key = document.get("_key") or str(next(self._numbers))
         if not isinstance(key, str) or not KEY.fullmatch(key):
             raise Refusal(1221)
-        if collection.edge and not all(re.fullmatch(r"[A-Za-z0-9_-]+/.+", str(document.get(o, ""))) for o in ("_from", "_to")):
+        if collection.edge and not all(
+            re.fullmatch(r"[A-Za-z0-9_-]+/.+", str(document.get(o, ""))) for o in ("_from", "_to")
+        ):
             raise Refusal(1233)
         if collection.held.get(key, transaction) != transaction:
             raise Refusal(1200)
@@ -255,12 +284,20 @@ class Arango:
         if before is not None and mode == "conflict":
             raise Refusal(1210, "in index primary of type primary over '_key'; conflicting key: " + key)
         named = self.query.get("versionAttribute", "")
-        if before is not None and named and isinstance(new := document.get(named), int | float) and isinstance(old := before.get(named), int | float) and new <= old:
+        if (
+            before is not None
+            and named
+            and isinstance(new := document.get(named), int | float)
+            and isinstance(old := before.get(named), int | float)
+            and new <= old
+        ):
             return _identity(before)  # not a write at all, and not an error
         for fields in collection.indexes:
             if (owner := collection.taken[fields].get(_values(document, fields), key)) != key:
                 raise Refusal(1210, f"in index of type persistent over '{', '.join(fields)}'; conflicting key: {owner}")
-        made = {"_key": key, "_id": f"{collection.name}/{key}", "_rev": f"_{next(self._numbers):x}---"} | {k: v for k, v in document.items() if k not in ("_key", "_id", "_rev")}
+        made = {"_key": key, "_id": f"{collection.name}/{key}", "_rev": f"_{next(self._numbers):x}---"} | {
+            k: v for k, v in document.items() if k not in ("_key", "_id", "_rev")
+        }
         undo.append((collection, key, collection.place(key, made)))
         if transaction:
             collection.held[key] = transaction
@@ -268,7 +305,11 @@ class Arango:
 
     def import_(self) -> tuple[int, Any]:
         "As `performImport` does: insert, then replace those whose key was there; the first error ends it if it has to be complete."
-        collection, complete, action = self.database[self.query["collection"]], self._flag("complete"), self.query.get("onDuplicate", "error")
+        collection, complete, action = (
+            self.database[self.query["collection"]],
+            self._flag("complete"),
+            self.query.get("onDuplicate", "error"),
+        )
         if not isinstance(self.told, list):
             raise Refusal(400, "expecting a JSON array in the request")
         undo: list = []
@@ -280,7 +321,12 @@ class Arango:
                     self._write(collection, document, "replace" if replacing else "conflict", undo)
                     figures["updated" if replacing else "created"] += 1
                 except Refusal as refusal:
-                    if not replacing and refusal.number == 1210 and "primary" in str(refusal) and action in ("replace", "ignore"):
+                    if (
+                        not replacing
+                        and refusal.number == 1210
+                        and "primary" in str(refusal)
+                        and action in ("replace", "ignore")
+                    ):
                         if action == "replace":
                             again.append((position, document))
                         else:
@@ -290,11 +336,17 @@ class Arango:
                         _roll_back(undo)
                         raise
                     figures["errors"] += 1
-                    details.append(f"at position {position}: creating document failed with error '{TEXTS[refusal.number][1]}', offending document: {msgspec.json.encode(document).decode()[:255]}")
+                    details.append(
+                        f"at position {position}: creating document failed with error '{TEXTS[refusal.number][1]}', offending document: {msgspec.json.encode(document).decode()[:255]}"
+                    )
         return 201, {"error": False, **figures, "details": details}
 
     def insert(self, name: str) -> tuple[int, Any]:
-        collection, mode, transaction = self.database[name], self.query.get("overwriteMode", "conflict"), self.headers.get("x-arango-trx-id", "")
+        collection, mode, transaction = (
+            self.database[name],
+            self.query.get("overwriteMode", "conflict"),
+            self.headers.get("x-arango-trx-id", ""),
+        )
         if transaction and transaction not in self.database.transactions:
             raise Refusal(1655)
         undo = self.database.transactions[transaction] if transaction else []
@@ -364,7 +416,14 @@ class Arango:
         size, ttl = self.told.get("batchSize", 1000), self.told.get("ttl", 30)
         batches = iter([results[o : o + size] for o in range(0, len(results), size)])
         first, second = next(batches, []), next(batches, [])
-        told = {"error": False, "code": 201, "result": _plain(first), "hasMore": bool(second), "cached": False, "extra": {"warnings": [], "stats": {}}}
+        told = {
+            "error": False,
+            "code": 201,
+            "result": _plain(first),
+            "hasMore": bool(second),
+            "cached": False,
+            "extra": {"warnings": [], "stats": {}},
+        }
         if second:
             told["id"] = str(next(self._numbers))
             self.database.cursors[told["id"]] = (batches, second, time.monotonic() + ttl, ttl)
@@ -376,7 +435,14 @@ class Arango:
             raise Refusal(1600)
         if following := next(batches, []):
             self.database.cursors[id] = (batches, following, time.monotonic() + ttl, ttl)
-        return 200, {"error": False, "code": 200, "id": id, "result": _plain(batch), "hasMore": bool(following), "cached": False}
+        return 200, {
+            "error": False,
+            "code": 200,
+            "id": id,
+            "result": _plain(batch),
+            "hasMore": bool(following),
+            "cached": False,
+        }
 
     # ---- graphs
 
@@ -384,7 +450,13 @@ class Arango:
         name, relations = self.told["name"], self.told.get("edgeDefinitions", [])
         if name in self.database.graphs:
             raise Refusal(1925)
-        self.database.graphs[name] = {"_key": name, "_id": f"_graphs/{name}", "name": name, "edgeDefinitions": relations, "orphanCollections": []}
+        self.database.graphs[name] = {
+            "_key": name,
+            "_id": f"_graphs/{name}",
+            "name": name,
+            "edgeDefinitions": relations,
+            "orphanCollections": [],
+        }
         return 202, {"error": False, "code": 202, "graph": self.database.graphs[name]}
 
 
@@ -409,7 +481,14 @@ _ROUTES: list[tuple[str, Callable]] = [
 
 
 def _shown(collection: Collection) -> Json:
-    return {"id": collection.name, "name": collection.name, "status": 3, "type": 3 if collection.edge else 2, "isSystem": False, "globallyUniqueId": f"h/{collection.name}"}
+    return {
+        "id": collection.name,
+        "name": collection.name,
+        "status": 3,
+        "type": 3 if collection.edge else 2,
+        "isSystem": False,
+        "globallyUniqueId": f"h/{collection.name}",
+    }
 
 
 def _identity(document: Json) -> Json:
@@ -423,7 +502,12 @@ def _roll_back(undo: list) -> None:
 
 def _plain(values: list[Any]) -> list[Any]:
     "As VelocyPack writes numbers: 5.0 is 5."
-    return [{k: int(v) if type(v) is float and abs(v) < 1e15 and v == int(v) else v for k, v in o.items()} if isinstance(o, dict) else o for o in values]
+    return [
+        {k: int(v) if type(v) is float and abs(v) < 1e15 and v == int(v) else v for k, v in o.items()}
+        if isinstance(o, dict)
+        else o
+        for o in values
+    ]
 
 
 # The store's questions, copied and not imported: whoever changes one has to look here.
@@ -434,7 +518,9 @@ _QUESTIONS = {
     "nth last": re.compile(_RANGE + r" SORT d\[@moment\] DESC LIMIT @skipped, 1 RETURN d\[@moment\]"),
     "count": re.compile(r"FOR d IN @@collection" + _WHERE + " COLLECT WITH COUNT INTO n RETURN n"),
     "schemas": re.compile(r"FOR d IN @@collection RETURN d"),
-    "documents": re.compile(r"FOR d IN @@collection FILTER d\.kind == @kind AND STARTS_WITH\(d\.id, @prefix\) RETURN d"),
+    "documents": re.compile(
+        r"FOR d IN @@collection FILTER d\.kind == @kind AND STARTS_WITH\(d\.id, @prefix\) RETURN d"
+    ),
 }
 
 
@@ -459,7 +545,11 @@ def _answers(database: Database, text: str, told: Json) -> list[Any]:
         return sorted((o[told["moment"]] for o in found), reverse=True)[told["skipped"] : told["skipped"] + 1]
     if name == "range":
         return [{k: o[k] for k in told["columns"] if k in o} for o in found]
-    return found if name == "schemas" else [o for o in found if o["kind"] == told["kind"] and o["id"].startswith(told["prefix"])]
+    return (
+        found
+        if name == "schemas"
+        else [o for o in found if o["kind"] == told["kind"] and o["id"].startswith(told["prefix"])]
+    )
 
 
 async def _answer(send: Callable, status: int, body: bytes, kind: bytes = b"application/json; charset=utf-8") -> None:
@@ -484,7 +574,9 @@ class Running:
     def up(self) -> None:
         key, certificate = self.tls or (None, None)
         quiet = {"log_level": "critical", "access_log": False, "lifespan": "off", "timeout_graceful_shutdown": 1}
-        config = uvicorn.Config(self.arango, host="127.0.0.1", port=self.port, ssl_keyfile=key, ssl_certfile=certificate, **quiet)
+        config = uvicorn.Config(
+            self.arango, host="127.0.0.1", port=self.port, ssl_keyfile=key, ssl_certfile=certificate, **quiet
+        )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True, name="arango-standin")
         self._thread.start()
