@@ -2109,6 +2109,7 @@ d = {
             "streamforge.core.times.open_times": ("00_core/times.html#open_times", "streamforge/core/times.py"),
             "streamforge.core.times.to_ms": ("00_core/times.html#to_ms", "streamforge/core/times.py"),
         },
+        "streamforge.core.types": {},
         "streamforge.core.urls": {
             "streamforge.core.urls.Address": ("00_core/urls.html#address", "streamforge/core/urls.py"),
             "streamforge.core.urls.Address.__repr__": (
