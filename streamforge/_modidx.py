@@ -645,10 +645,6 @@ d = {
                 "20_bus/embedded/frames.html#payload.at",
                 "streamforge/bus/embedded/frames.py",
             ),
-            "streamforge.bus.embedded.frames.check": (
-                "20_bus/embedded/frames.html#check",
-                "streamforge/bus/embedded/frames.py",
-            ),
             "streamforge.bus.embedded.frames.decode": (
                 "20_bus/embedded/frames.html#decode",
                 "streamforge/bus/embedded/frames.py",
@@ -663,14 +659,6 @@ d = {
             ),
             "streamforge.bus.embedded.frames.frames": (
                 "20_bus/embedded/frames.html#frames",
-                "streamforge/bus/embedded/frames.py",
-            ),
-            "streamforge.bus.embedded.frames.murmur2": (
-                "20_bus/embedded/frames.html#murmur2",
-                "streamforge/bus/embedded/frames.py",
-            ),
-            "streamforge.bus.embedded.frames.partition_of": (
-                "20_bus/embedded/frames.html#partition_of",
                 "streamforge/bus/embedded/frames.py",
             ),
         },
@@ -1629,6 +1617,20 @@ d = {
             "streamforge.bus.kafka.producer.patiently": (
                 "20_bus/kafka/producer.html#patiently",
                 "streamforge/bus/kafka/producer.py",
+            ),
+        },
+        "streamforge.bus.partitioning": {
+            "streamforge.bus.partitioning.check_message": (
+                "20_bus/partitioning.html#check_message",
+                "streamforge/bus/partitioning.py",
+            ),
+            "streamforge.bus.partitioning.murmur2": (
+                "20_bus/partitioning.html#murmur2",
+                "streamforge/bus/partitioning.py",
+            ),
+            "streamforge.bus.partitioning.partition_of": (
+                "20_bus/partitioning.html#partition_of",
+                "streamforge/bus/partitioning.py",
             ),
         },
         "streamforge.cli.backtest": {

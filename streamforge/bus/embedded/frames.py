@@ -4,7 +4,6 @@
 
 # %% auto #0
 __all__ = [
-    "MAX_RECORD_BYTES",
     "MAGIC",
     "END",
     "HEADER",
@@ -12,9 +11,6 @@ __all__ = [
     "FRAME_ROWS",
     "FRAME_BYTES",
     "Row",
-    "murmur2",
-    "partition_of",
-    "check",
     "Payload",
     "encode",
     "end_frame",
@@ -27,75 +23,12 @@ __all__ = [
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 import msgspec
 
-from ..base import Message, Record
+from ..base import Record
 from ...core.errors import BadRecord
-
-
-# %% ../../../nbs/20_bus/embedded/02_frames.ipynb #f50a43de
-@lru_cache(maxsize=65_536)
-def murmur2(
-    key: str,  # a record's key
-) -> int:  # signed 32 bit, as Java prints it
-    "Kafka's variant of MurmurHash2 (org.apache.kafka.common.utils.Utils.murmur2)."
-    data, m, mask = key.encode(), 0x5BD1E995, 0xFFFFFFFF
-    h = 0x9747B28C ^ len(data)
-    whole = len(data) // 4 * 4
-    for (k,) in struct.iter_unpack("<I", data[:whole]):
-        k = k * m & mask
-        h = h * m & mask ^ (k ^ k >> 24) * m & mask
-    if tail := data[whole:]:
-        h = (h ^ int.from_bytes(tail, "little")) * m & mask
-    h = (h ^ h >> 13) * m & mask
-    h ^= h >> 15
-    return h - (1 << 32) if h >> 31 else h
-
-
-def partition_of(
-    key: str,  # not empty
-    partitions: int,  # of the topic
-) -> int:  # 0 .. partitions - 1
-    "The partition of a key, as Kafka's default partitioner chooses it."
-    return (murmur2(key) & 0x7FFFFFFF) % partitions
-
-
-# %% ../../../nbs/20_bus/embedded/02_frames.ipynb #4a50d23f
-MAX_RECORD_BYTES = 1_000_000  # value, key and headers together
-
-
-def check(
-    message: Message,  # from a producer
-) -> None:
-    "Refuse what no reader could use; raises `BadRecord`."
-    value, key, headers = message.value, message.key, message.headers
-    if (
-        type(value) is not bytes
-        or type(key) is not str
-        or type(message.timestamp) is not int
-        or abs(message.timestamp) >> 62
-    ):
-        raise BadRecord(
-            f"expected a record with bytes as value, text as key and ms as timestamp, found {message!r:.200}",
-            "encode the value first",
-        )
-    if not all(type(o) is tuple and len(o) == 2 and type(o[0]) is str and type(o[1]) is bytes for o in headers):
-        raise BadRecord(f"expected headers as (text, bytes) pairs, found {headers!r:.200}", "encode their values first")
-    try:
-        size = len(value) + len(key.encode()) + sum(len(name.encode()) + len(data) for name, data in headers)
-    except UnicodeEncodeError as error:
-        raise BadRecord(
-            f"expected keys and header names in Unicode, found one that is not ({error})", "send other names"
-        ) from None
-    if size > MAX_RECORD_BYTES:
-        raise BadRecord(
-            f"expected a record of at most {MAX_RECORD_BYTES:,} bytes, found {size:,} (key '{key:.50}')",
-            "split it, or put the bytes into an artifact and send its address",
-        )
-
 
 # %% ../../../nbs/20_bus/embedded/02_frames.ipynb #709960aa
 MAGIC, END = b"SFR1", b"SFE1"

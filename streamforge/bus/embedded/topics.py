@@ -17,9 +17,10 @@ import msgspec
 
 from ..base import Message, TopicSpec
 from .compaction import COMPACTED_SEGMENT_BYTES, compact
-from .frames import FRAME_BYTES, FRAME_ROWS, Payload, Row, check, encode, partition_of
+from .frames import FRAME_BYTES, FRAME_ROWS, Payload, Row, encode
 from .locks import FileLock, held
 from .log import SEGMENT_BYTES, PartitionLog, expire, segment_path
+from ..partitioning import check_message, partition_of
 from ...core.errors import BadSetting, Conflict, UnknownTopic
 from ...core.names import check_name
 from ...core.times import now_ms
@@ -158,7 +159,7 @@ def place(
             or m.timestamp
             or len(m.value) + len(key) > FRAME_BYTES
         ):
-            check(m)
+            check_message(m)
             short = (
                 m.headers
                 if len(m.headers) < 10 and sum(len(name) + len(value) for name, value in m.headers) < 1_000

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from ..base import Message
-from ..embedded.frames import MAX_RECORD_BYTES, check, partition_of
+from ..partitioning import MAX_RECORD_BYTES, check_message, partition_of
 
 # %% ../../../nbs/20_bus/kafka/04_batches.ipynb #929926c5
 Rows = dict[int, list[tuple[bytes | None, Message]]]  # partition -> (key, message), in order
@@ -39,10 +39,10 @@ class Places:
                 or type(message.timestamp) is not int
                 or len(message.value) > MAX_RECORD_BYTES // 2
             ):
-                check(message)
+                check_message(message)
             place = known.get(message.key) if message.key else None
             if place is None and message.key:
-                check(message)
+                check_message(message)
                 if len(known) >= MANY_KEYS:
                     known.clear()
                 place = known[message.key] = partition_of(message.key, self.partitions), message.key.encode()

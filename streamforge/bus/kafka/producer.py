@@ -25,7 +25,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka import errors as kafka_errors
 
 from ..base import Message
-from ..embedded.frames import MAX_RECORD_BYTES
+from ..partitioning import MAX_RECORD_BYTES
 from .config import Access, client_settings, explain, translate, with_eyes
 from .batches import BATCH_BYTES, FEW, Places, Rows, pack
 from ...core.errors import BusError, Refused, UnknownTopic

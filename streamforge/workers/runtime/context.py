@@ -18,7 +18,7 @@ from typing import Any, TypeVar, cast
 
 from ...artifacts.base import Artifacts
 from ...bus.base import Bus, Message, Record, TopicSpec
-from ...bus.embedded.frames import MAX_RECORD_BYTES
+from ...bus.partitioning import MAX_RECORD_BYTES
 from ...core.errors import BadSetting, Conflict, NotOwner, TryAgain
 from ...core.logs import get_logger
 from ...core.metrics import Metrics
