@@ -2658,8 +2658,8 @@ d = {
                 "30_exchange/binance/limits.html#_seconds",
                 "streamforge/exchange/binance/limits.py",
             ),
-            "streamforge.exchange.binance.limits.limits_of": (
-                "30_exchange/binance/limits.html#limits_of",
+            "streamforge.exchange.binance.limits.parse_limits": (
+                "30_exchange/binance/limits.html#parse_limits",
                 "streamforge/exchange/binance/limits.py",
             ),
         },
@@ -2688,8 +2688,8 @@ d = {
                 "30_exchange/binance/models.html#idrange.__str__",
                 "streamforge/exchange/binance/models.py",
             ),
-            "streamforge.exchange.binance.models.Market": (
-                "30_exchange/binance/models.html#market",
+            "streamforge.exchange.binance.models.SymbolInfo": (
+                "30_exchange/binance/models.html#symbolinfo",
                 "streamforge/exchange/binance/models.py",
             ),
             "streamforge.exchange.binance.models._AggTrade": (
@@ -2700,12 +2700,16 @@ d = {
                 "30_exchange/binance/models.html#_body",
                 "streamforge/exchange/binance/models.py",
             ),
-            "streamforge.exchange.binance.models.candles_from": (
-                "30_exchange/binance/models.html#candles_from",
-                "streamforge/exchange/binance/models.py",
-            ),
             "streamforge.exchange.binance.models.holes": (
                 "30_exchange/binance/models.html#holes",
+                "streamforge/exchange/binance/models.py",
+            ),
+            "streamforge.exchange.binance.models.parse_agg_trades": (
+                "30_exchange/binance/models.html#parse_agg_trades",
+                "streamforge/exchange/binance/models.py",
+            ),
+            "streamforge.exchange.binance.models.parse_klines": (
+                "30_exchange/binance/models.html#parse_klines",
                 "streamforge/exchange/binance/models.py",
             ),
             "streamforge.exchange.binance.models.refusal": (
@@ -2714,10 +2718,6 @@ d = {
             ),
             "streamforge.exchange.binance.models.tidy": (
                 "30_exchange/binance/models.html#tidy",
-                "streamforge/exchange/binance/models.py",
-            ),
-            "streamforge.exchange.binance.models.trades_from": (
-                "30_exchange/binance/models.html#trades_from",
                 "streamforge/exchange/binance/models.py",
             ),
             "streamforge.exchange.binance.models.windows": (
@@ -2860,12 +2860,12 @@ d = {
             ),
         },
         "streamforge.exchange.binance.socket": {
-            "streamforge.exchange.binance.socket.Frame": (
-                "30_exchange/binance/socket.html#frame",
-                "streamforge/exchange/binance/socket.py",
-            ),
             "streamforge.exchange.binance.socket.Silence": (
                 "30_exchange/binance/socket.html#silence",
+                "streamforge/exchange/binance/socket.py",
+            ),
+            "streamforge.exchange.binance.socket.SocketFrame": (
+                "30_exchange/binance/socket.html#socketframe",
                 "streamforge/exchange/binance/socket.py",
             ),
             "streamforge.exchange.binance.socket.StreamEvent": (
@@ -3177,30 +3177,30 @@ d = {
                 "30_exchange/simulator/app.html#_too_much",
                 "streamforge/exchange/simulator/app.py",
             ),
-            "streamforge.exchange.simulator.app.serve": (
-                "30_exchange/simulator/app.html#serve",
+            "streamforge.exchange.simulator.app.serve_app": (
+                "30_exchange/simulator/app.html#serve_app",
                 "streamforge/exchange/simulator/app.py",
             ),
         },
         "streamforge.exchange.simulator.archive": {
-            "streamforge.exchange.simulator.archive.Archive": (
-                "30_exchange/simulator/archive.html#archive",
-                "streamforge/exchange/simulator/archive.py",
-            ),
-            "streamforge.exchange.simulator.archive.Archive.__init__": (
-                "30_exchange/simulator/archive.html#archive.__init__",
-                "streamforge/exchange/simulator/archive.py",
-            ),
-            "streamforge.exchange.simulator.archive.Archive._zip": (
-                "30_exchange/simulator/archive.html#archive._zip",
-                "streamforge/exchange/simulator/archive.py",
-            ),
-            "streamforge.exchange.simulator.archive.Archive.answer": (
-                "30_exchange/simulator/archive.html#archive.answer",
-                "streamforge/exchange/simulator/archive.py",
-            ),
             "streamforge.exchange.simulator.archive.ArchiveName": (
                 "30_exchange/simulator/archive.html#archivename",
+                "streamforge/exchange/simulator/archive.py",
+            ),
+            "streamforge.exchange.simulator.archive.SimulatedArchive": (
+                "30_exchange/simulator/archive.html#simulatedarchive",
+                "streamforge/exchange/simulator/archive.py",
+            ),
+            "streamforge.exchange.simulator.archive.SimulatedArchive.__init__": (
+                "30_exchange/simulator/archive.html#simulatedarchive.__init__",
+                "streamforge/exchange/simulator/archive.py",
+            ),
+            "streamforge.exchange.simulator.archive.SimulatedArchive._zip": (
+                "30_exchange/simulator/archive.html#simulatedarchive._zip",
+                "streamforge/exchange/simulator/archive.py",
+            ),
+            "streamforge.exchange.simulator.archive.SimulatedArchive.answer": (
+                "30_exchange/simulator/archive.html#simulatedarchive.answer",
                 "streamforge/exchange/simulator/archive.py",
             ),
             "streamforge.exchange.simulator.archive._kline_csv": (
@@ -3249,28 +3249,28 @@ d = {
                 "30_exchange/simulator/book.html#book.tick_of",
                 "streamforge/exchange/simulator/book.py",
             ),
-            "streamforge.exchange.simulator.book.Market": (
-                "30_exchange/simulator/book.html#market",
+            "streamforge.exchange.simulator.book.SimulatedMarket": (
+                "30_exchange/simulator/book.html#simulatedmarket",
                 "streamforge/exchange/simulator/book.py",
             ),
-            "streamforge.exchange.simulator.book.Market.__init__": (
-                "30_exchange/simulator/book.html#market.__init__",
+            "streamforge.exchange.simulator.book.SimulatedMarket.__init__": (
+                "30_exchange/simulator/book.html#simulatedmarket.__init__",
                 "streamforge/exchange/simulator/book.py",
             ),
-            "streamforge.exchange.simulator.book.Market.book": (
-                "30_exchange/simulator/book.html#market.book",
+            "streamforge.exchange.simulator.book.SimulatedMarket.book": (
+                "30_exchange/simulator/book.html#simulatedmarket.book",
                 "streamforge/exchange/simulator/book.py",
             ),
-            "streamforge.exchange.simulator.book.Market.pages": (
-                "30_exchange/simulator/book.html#market.pages",
+            "streamforge.exchange.simulator.book.SimulatedMarket.pages": (
+                "30_exchange/simulator/book.html#simulatedmarket.pages",
                 "streamforge/exchange/simulator/book.py",
             ),
-            "streamforge.exchange.simulator.book.Market.table": (
-                "30_exchange/simulator/book.html#market.table",
+            "streamforge.exchange.simulator.book.SimulatedMarket.table": (
+                "30_exchange/simulator/book.html#simulatedmarket.table",
                 "streamforge/exchange/simulator/book.py",
             ),
-            "streamforge.exchange.simulator.book.Market.trades": (
-                "30_exchange/simulator/book.html#market.trades",
+            "streamforge.exchange.simulator.book.SimulatedMarket.trades": (
+                "30_exchange/simulator/book.html#simulatedmarket.trades",
                 "streamforge/exchange/simulator/book.py",
             ),
             "streamforge.exchange.simulator.book._hash": (
@@ -3441,6 +3441,10 @@ d = {
                 "30_exchange/simulator/faults.html#faults.strike",
                 "streamforge/exchange/simulator/faults.py",
             ),
+            "streamforge.exchange.simulator.faults.InjectedFault": (
+                "30_exchange/simulator/faults.html#injectedfault",
+                "streamforge/exchange/simulator/faults.py",
+            ),
             "streamforge.exchange.simulator.faults.Meter": (
                 "30_exchange/simulator/faults.html#meter",
                 "streamforge/exchange/simulator/faults.py",
@@ -3457,10 +3461,6 @@ d = {
                 "30_exchange/simulator/faults.html#meter.take",
                 "streamforge/exchange/simulator/faults.py",
             ),
-            "streamforge.exchange.simulator.faults.Struck": (
-                "30_exchange/simulator/faults.html#struck",
-                "streamforge/exchange/simulator/faults.py",
-            ),
             "streamforge.exchange.simulator.faults._meets": (
                 "30_exchange/simulator/faults.html#_meets",
                 "streamforge/exchange/simulator/faults.py",
@@ -3471,8 +3471,8 @@ d = {
             ),
         },
         "streamforge.exchange.simulator.rest": {
-            "streamforge.exchange.simulator.rest.Answer": (
-                "30_exchange/simulator/rest.html#answer",
+            "streamforge.exchange.simulator.rest.HttpAnswer": (
+                "30_exchange/simulator/rest.html#httpanswer",
                 "streamforge/exchange/simulator/rest.py",
             ),
             "streamforge.exchange.simulator.rest._span": (
@@ -3487,20 +3487,20 @@ d = {
                 "30_exchange/simulator/rest.html#answered",
                 "streamforge/exchange/simulator/rest.py",
             ),
-            "streamforge.exchange.simulator.rest.checked": (
-                "30_exchange/simulator/rest.html#checked",
-                "streamforge/exchange/simulator/rest.py",
-            ),
             "streamforge.exchange.simulator.rest.depth": (
                 "30_exchange/simulator/rest.html#depth",
+                "streamforge/exchange/simulator/rest.py",
+            ),
+            "streamforge.exchange.simulator.rest.error_answer": (
+                "30_exchange/simulator/rest.html#error_answer",
                 "streamforge/exchange/simulator/rest.py",
             ),
             "streamforge.exchange.simulator.rest.klines": (
                 "30_exchange/simulator/rest.html#klines",
                 "streamforge/exchange/simulator/rest.py",
             ),
-            "streamforge.exchange.simulator.rest.refused": (
-                "30_exchange/simulator/rest.html#refused",
+            "streamforge.exchange.simulator.rest.parameter_error": (
+                "30_exchange/simulator/rest.html#parameter_error",
                 "streamforge/exchange/simulator/rest.py",
             ),
             "streamforge.exchange.simulator.rest.weight_of": (
@@ -3513,16 +3513,16 @@ d = {
                 "30_exchange/simulator/streams.html#streamrules",
                 "streamforge/exchange/simulator/streams.py",
             ),
-            "streamforge.exchange.simulator.streams.Streams": (
-                "30_exchange/simulator/streams.html#streams",
+            "streamforge.exchange.simulator.streams.StreamServer": (
+                "30_exchange/simulator/streams.html#streamserver",
                 "streamforge/exchange/simulator/streams.py",
             ),
-            "streamforge.exchange.simulator.streams.Streams.__call__": (
-                "30_exchange/simulator/streams.html#streams.__call__",
+            "streamforge.exchange.simulator.streams.StreamServer.__call__": (
+                "30_exchange/simulator/streams.html#streamserver.__call__",
                 "streamforge/exchange/simulator/streams.py",
             ),
-            "streamforge.exchange.simulator.streams.Streams.__init__": (
-                "30_exchange/simulator/streams.html#streams.__init__",
+            "streamforge.exchange.simulator.streams.StreamServer.__init__": (
+                "30_exchange/simulator/streams.html#streamserver.__init__",
                 "streamforge/exchange/simulator/streams.py",
             ),
             "streamforge.exchange.simulator.streams._Connection": (
@@ -3655,6 +3655,18 @@ d = {
                 "30_exchange/simulator/trades.html#tradecolumns.__len__",
                 "streamforge/exchange/simulator/trades.py",
             ),
+            "streamforge.exchange.simulator.trades.TradeHistory": (
+                "30_exchange/simulator/trades.html#tradehistory",
+                "streamforge/exchange/simulator/trades.py",
+            ),
+            "streamforge.exchange.simulator.trades.TradeHistory.columns": (
+                "30_exchange/simulator/trades.html#tradehistory.columns",
+                "streamforge/exchange/simulator/trades.py",
+            ),
+            "streamforge.exchange.simulator.trades.TradeHistory.index_at": (
+                "30_exchange/simulator/trades.html#tradehistory.index_at",
+                "streamforge/exchange/simulator/trades.py",
+            ),
             "streamforge.exchange.simulator.trades.TradePages": (
                 "30_exchange/simulator/trades.html#tradepages",
                 "streamforge/exchange/simulator/trades.py",
@@ -3675,18 +3687,6 @@ d = {
                 "30_exchange/simulator/trades.html#tradepages.rows",
                 "streamforge/exchange/simulator/trades.py",
             ),
-            "streamforge.exchange.simulator.trades.TradeSource": (
-                "30_exchange/simulator/trades.html#tradesource",
-                "streamforge/exchange/simulator/trades.py",
-            ),
-            "streamforge.exchange.simulator.trades.TradeSource.columns": (
-                "30_exchange/simulator/trades.html#tradesource.columns",
-                "streamforge/exchange/simulator/trades.py",
-            ),
-            "streamforge.exchange.simulator.trades.TradeSource.index_at": (
-                "30_exchange/simulator/trades.html#tradesource.index_at",
-                "streamforge/exchange/simulator/trades.py",
-            ),
             "streamforge.exchange.simulator.trades._mixed": (
                 "30_exchange/simulator/trades.html#_mixed",
                 "streamforge/exchange/simulator/trades.py",
@@ -3699,8 +3699,8 @@ d = {
                 "30_exchange/simulator/trades.html#_split",
                 "streamforge/exchange/simulator/trades.py",
             ),
-            "streamforge.exchange.simulator.trades.candles_from": (
-                "30_exchange/simulator/trades.html#candles_from",
+            "streamforge.exchange.simulator.trades.candles_from_trades": (
+                "30_exchange/simulator/trades.html#candles_from_trades",
                 "streamforge/exchange/simulator/trades.py",
             ),
             "streamforge.exchange.simulator.trades.uniform": (

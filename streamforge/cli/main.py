@@ -170,12 +170,12 @@ def simulate_exchange(
 ) -> None:
     "Answer as Binance does, over REST, streams and archives, from recorded candles and trades, until Ctrl-C. BINANCE_API_URL, BINANCE_WS_URL and BINANCE_ARCHIVE_URL lead workers to it."
     from streamforge.cli.services import check_port
-    from streamforge.exchange.simulator.app import Simulator, serve
+    from streamforge.exchange.simulator.app import Simulator, serve_app
 
     async def serve_until_stopped() -> None:
         check_port(host, port)
         simulator = Simulator.open(directory or "sample")
-        async with serve(simulator, host=host, port=port) as url:
+        async with serve_app(simulator, host=host, port=port) as url:
             typer.echo(f"Exchange of {len(simulator.markets)} markets at {url}. Ctrl-C stops it.")
             await asyncio.Event().wait()
 

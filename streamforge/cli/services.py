@@ -21,7 +21,7 @@ from ..core.errors import BadSetting, PortInUse
 from ..core.logs import logging_to
 from ..core.metrics import Metrics
 from ..core.settings import CREDENTIALS, Places
-from ..exchange.simulator.app import serve
+from ..exchange.simulator.app import serve_app
 from ..jobs.base import Jobs, open_jobs
 from ..manager.api import create_app
 from ..manager.reconcile import Manager, World
@@ -133,5 +133,5 @@ async def open_lab(
         app = mount_static(
             create_app(manager, routers=(page_routes(store, bus),), hosts=("localhost", "127.0.0.1", "[::1]", host))
         )
-        url = await stack.enter_async_context(serve(app, host=host, port=port))
+        url = await stack.enter_async_context(serve_app(app, host=host, port=port))
         yield Lab(url=url, places=places, bus=bus, store=store, artifacts=artifacts, jobs=jobs, manager=manager)

@@ -16,7 +16,7 @@ import httpx
 from streamforge.core.samples import SYMBOLS
 from streamforge.core.times import TimeRange
 from streamforge.exchange.binance.rest import BinanceRest
-from streamforge.exchange.simulator.app import Simulator, serve
+from streamforge.exchange.simulator.app import Simulator, serve_app
 
 SPAN = TimeRange.parse("2021-06-01:2022-10-14")  # 12,000 hours
 ROUNDS = 5
@@ -26,7 +26,7 @@ def server(pipe):
     "Serve the sample until told to stop."
 
     async def run():
-        async with serve(Simulator.open()) as url:
+        async with serve_app(Simulator.open()) as url:
             pipe.send(url)
             await asyncio.to_thread(pipe.recv)
 

@@ -20,9 +20,9 @@ from msgspec.structs import replace
 
 from streamforge.core.times import TimeRange, iso
 from streamforge.exchange.binance.limits import BINANCE, Limiter
-from streamforge.exchange.binance.models import PAGE
+from streamforge.exchange.binance.models import PAGE_ROWS
 from streamforge.exchange.files import CandleTable
-from streamforge.exchange.simulator.app import Simulator, serve
+from streamforge.exchange.simulator.app import Simulator, serve_app
 from streamforge.exchange.simulator.faults import Fault
 from streamforge.workers.runtime.worker import run_worker as work
 
@@ -69,7 +69,7 @@ def exchange(pipe, count: int) -> None:
         for o in others:
             o._block, o._ends = rendered._block, rendered._ends
         simulator.faults.add(Fault(kind="slow", seconds=LATENCY, times=0))
-        async with serve(simulator) as url:
+        async with serve_app(simulator) as url:
             pipe.send(url)
             await asyncio.to_thread(pipe.recv)
         statuses = [status for _, path, _, status in simulator.log]
@@ -80,7 +80,7 @@ def exchange(pipe, count: int) -> None:
 
 def bound(count: int) -> float:
     "Seconds that the limit makes the last page of candles wait, and its answer."
-    weight, limit = len(SYMBOLS) * 2 * math.ceil(count / PAGE), BINANCE[0]
+    weight, limit = len(SYMBOLS) * 2 * math.ceil(count / PAGE_ROWS), BINANCE[0]
     return (math.ceil(weight / int(limit.amount * Limiter().share)) - 1) * limit.seconds + LATENCY
 
 

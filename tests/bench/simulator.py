@@ -15,7 +15,7 @@ from websockets.asyncio.client import connect
 
 from streamforge.core.samples import SYMBOLS
 from streamforge.core.times import to_ms
-from streamforge.exchange.simulator.app import Simulator, serve
+from streamforge.exchange.simulator.app import Simulator, serve_app
 from streamforge.exchange.simulator.trades import CandleTrades, TradePages
 
 START, HOUR = to_ms("2021-06-01"), 3_600_000
@@ -25,7 +25,7 @@ def server(pipe):
     "Serve the sample until told to stop."
 
     async def run():
-        async with serve(Simulator.open(now=START)) as url:
+        async with serve_app(Simulator.open(now=START)) as url:
             pipe.send(url)
             await asyncio.to_thread(pipe.recv)
 

@@ -10,7 +10,7 @@ from worker_lab import House, until
 
 from streamforge.core.samples import SAMPLES, candles
 from streamforge.exchange.files import read_folder
-from streamforge.exchange.simulator.app import Simulator, serve
+from streamforge.exchange.simulator.app import Simulator, serve_app
 from streamforge.exchange.simulator.faults import Fault
 from streamforge.messages.records import Candle, Trade, decode
 
@@ -41,7 +41,7 @@ FAULTS = {
 async def exchange():
     "REST and archive at one address; enough trades per day that files pay."
     simulator = Simulator(read_folder(SAMPLES), per_candle=120)
-    async with serve(simulator) as url:
+    async with serve_app(simulator) as url:
         yield simulator, {"BINANCE_API_URL": url, "BINANCE_ARCHIVE_URL": url}
 
 

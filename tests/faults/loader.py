@@ -11,7 +11,7 @@ from drill import Lab, drill, side_by_side
 from worker_lab import House, until
 
 from streamforge.core.samples import candles
-from streamforge.exchange.simulator.app import Simulator, serve
+from streamforge.exchange.simulator.app import Simulator, serve_app
 from streamforge.exchange.simulator.faults import Fault
 from streamforge.messages.records import Candle, decode
 
@@ -37,7 +37,7 @@ _undisturbed: dict[tuple, bytes] = {}
 @asynccontextmanager
 async def exchange():
     simulator = Simulator.open()
-    async with serve(simulator) as url:
+    async with serve_app(simulator) as url:
         yield simulator, url
 
 
@@ -83,7 +83,7 @@ class Watched:
 @asynccontextmanager
 async def watched():
     app = Watched(Simulator.open())
-    async with serve(app) as url:
+    async with serve_app(app) as url:
         yield app, url
 
 

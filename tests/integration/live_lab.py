@@ -13,7 +13,7 @@ from streamforge.exchange.binance.models import DepthSnapshot
 from streamforge.exchange.binance.rest import BinanceRest
 from streamforge.exchange.binance.trades import agg_trades
 from streamforge.exchange.files import read_file
-from streamforge.exchange.simulator.app import Simulator, serve
+from streamforge.exchange.simulator.app import Simulator, serve_app
 from streamforge.exchange.simulator.faults import Fault
 from streamforge.exchange.simulator.streams import StreamRules
 from streamforge.messages.records import BookSnapshot, Candle, DepthUpdate, Trade, decode
@@ -71,7 +71,7 @@ async def market(*faults: Fault, speed: float = 36_000.0, connections: int = 1, 
         await until(connected)
         sim.clock.set(NOON, speed)
 
-    async with serve(sim) as url, BinanceRest(url) as rest:
+    async with serve_app(sim) as url, BinanceRest(url) as rest:
         clock = asyncio.create_task(begin())
         try:
             yield sim, rest, {"BINANCE_API_URL": url, "BINANCE_WS_URL": "ws" + url[4:]}

@@ -13,7 +13,7 @@ import pytest
 from streamforge.core.samples import SAMPLES, candles
 from streamforge.core.times import TimeRange, find_gaps
 from streamforge.exchange.files import read_folder
-from streamforge.exchange.simulator.app import app as simulator
+from streamforge.exchange.simulator.app import Simulator, serve_app
 from streamforge.exchange.simulator.faults import Fault
 from streamforge.ledger.entries import Market, read_entry
 from streamforge.ledger.ranges import Ranges
@@ -31,8 +31,8 @@ WHOLE = Ranges.of((TimeRange.parse(SPAN).start, TimeRange.parse(SPAN).end))
 @asynccontextmanager
 async def exchange(**options):
     "REST and archive at one address, and the variables that name it."
-    sim = simulator.Simulator(read_folder(SAMPLES), **options)
-    async with simulator.serve(sim) as url:
+    sim = Simulator(read_folder(SAMPLES), **options)
+    async with serve_app(sim) as url:
         yield sim, {"BINANCE_API_URL": url, "BINANCE_ARCHIVE_URL": url}
 
 

@@ -8,7 +8,7 @@ from worker_lab import sample_candles
 
 from streamforge.core.times import TimeRange, to_ms
 from streamforge.exchange.binance.rest import BinanceRest
-from streamforge.exchange.simulator.app import Simulator, serve
+from streamforge.exchange.simulator.app import Simulator, serve_app
 from streamforge.messages.records import Candle
 from streamforge.store.base import open_store
 
@@ -48,7 +48,7 @@ async def stored(house) -> list[Candle]:
 @pytest.mark.slow
 async def test_candles_of_trades_are_the_exchange_s_own(new_house):
     calm, rough = new_house("calm"), new_house("rough")
-    async with serve(Simulator.open()) as url, BinanceRest(url) as rest:
+    async with serve_app(Simulator.open()) as url, BinanceRest(url) as rest:
         own = {told(o) for symbol in MARKETS async for page in rest.klines(symbol, "1h", WHOLE) for o in page}
         for house in (calm, rough):
             assert await house.run("loader-producer", BINANCE_API_URL=url, SOURCE="rest", **LOAD) == 0

@@ -11,7 +11,7 @@ import pytest
 
 from streamforge.cli.services import open_lab
 from streamforge.core.settings import read_places
-from streamforge.exchange.simulator.app import Simulator, serve
+from streamforge.exchange.simulator.app import Simulator, serve_app
 
 
 async def run(*words: str, timeout: float = 120, **env: str) -> tuple[int, str, str]:
@@ -33,7 +33,7 @@ async def run(*words: str, timeout: float = 120, **env: str) -> tuple[int, str, 
 async def test_a_workflow_from_the_terminal(tmp_path):
     home = str(tmp_path)
     async with (
-        serve(Simulator.open()) as exchange,
+        serve_app(Simulator.open()) as exchange,
         open_lab(read_places({"STREAMFORGE_HOME": home}), env={"BINANCE_API_URL": exchange}) as lab,
     ):
         code, out, err = await run("start", "BTCUSDT", "--range", "2021-05-01:2021-05-03", "--wait", "--url", lab.url)

@@ -17,7 +17,7 @@ from streamforge.core.times import TimeRange, to_ms
 from streamforge.exchange.binance.limits import Clock, Limiter
 from streamforge.exchange.binance.rest import BinanceRest, Retry
 from streamforge.exchange.files import PRICES, read_file
-from streamforge.exchange.simulator.app import Simulator, serve
+from streamforge.exchange.simulator.app import Simulator, serve_app
 from streamforge.exchange.simulator.faults import Fault
 
 HOUR = 3_600_000
@@ -94,7 +94,7 @@ def offline(markets, **options):
 
 
 async def test_every_market_arrives_whole_and_its_holes_are_those_of_the_file():
-    async with serve(Simulator.open()) as url, BinanceRest(url) as rest:
+    async with serve_app(Simulator.open()) as url, BinanceRest(url) as rest:
         results = await asyncio.gather(*(load(rest, symbol, WHOLE) for symbol in SYMBOLS))
     for symbol, (candles, gaps) in zip(SYMBOLS, results, strict=True):
         rows = [o for o in pq.read_table(SAMPLES / f"{symbol}.parquet").to_pylist() if o["open_time"] in WHOLE]
@@ -106,7 +106,7 @@ async def test_every_market_arrives_whole_and_its_holes_are_those_of_the_file():
 @pytest.mark.parametrize("kind", ROWS)
 async def test_the_same_comes_out_under_each_fault(btc, kind):
     sim = Simulator({"BTCUSDT": btc})
-    async with serve(sim) as url, BinanceRest(url, retry=QUICK, timeout=1) as rest:
+    async with serve_app(sim) as url, BinanceRest(url, retry=QUICK, timeout=1) as rest:
         wanted = await load(rest)
         for after in range(5):
             sim.faults.add(
@@ -142,7 +142,7 @@ async def test_an_exchange_that_repeats_itself_is_no_endless_loop(btc):
 async def test_nobody_asks_before_retry_after(btc, kind, status):
     sim = Simulator({"BTCUSDT": btc})
     sim.faults.add(Fault(kind=kind, after=6, seconds=2))
-    async with serve(sim) as url, BinanceRest(url) as rest:
+    async with serve_app(sim) as url, BinanceRest(url) as rest:
         results = await asyncio.gather(*(load(rest, span=WHOLE) for _ in range(3)))
     sent_away = next(when for when, *_, code in sim.log if code == status)
     early = [when - sent_away for when, *_ in sim.log if 0 < when - sent_away < 2]
@@ -162,7 +162,7 @@ async def test_a_ban_that_comes_while_connecting_is_obeyed(btc):
                 self.hear(429, {"retry-after": "1"})
 
     sim, began = Simulator({"BTCUSDT": btc}), time.time()
-    async with serve(sim) as url, BinanceRest(url, limiter=Late()) as rest:
+    async with serve_app(sim) as url, BinanceRest(url, limiter=Late()) as rest:
         await rest.server_time()
     assert sim.log[0][0] - began >= 1
 
@@ -196,7 +196,7 @@ async def test_somebody_else_behind_our_address_is_seen_in_the_header(btc):
 
 
 async def test_bad_requests_by_name(btc):
-    async with serve(Simulator({"BTCUSDT": btc})) as url, BinanceRest(url) as rest:
+    async with serve_app(Simulator({"BTCUSDT": btc})) as url, BinanceRest(url) as rest:
         for symbol in ("LUNAUSDT", "btcusdt", "BTC/USDT"):
             with pytest.raises(UnknownSymbol, match="-11") as caught:
                 await load(rest, symbol)
@@ -230,14 +230,14 @@ async def test_nobody_there_and_somebody_mute():
 async def test_loopback_ignores_the_proxy_of_the_environment(btc, monkeypatch):
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
-    async with serve(Simulator({"BTCUSDT": btc})) as url, BinanceRest(url) as rest:
+    async with serve_app(Simulator({"BTCUSDT": btc})) as url, BinanceRest(url) as rest:
         assert await rest.server_time() > 0
 
 
 async def test_who_leaves_early_leaves_nothing_behind(btc):
     sim = Simulator({"BTCUSDT": btc})
     sim.faults.add(Fault(kind="slow", after=3, times=0, seconds=9))
-    async with serve(sim) as url, BinanceRest(url) as rest:
+    async with serve_app(sim) as url, BinanceRest(url) as rest:
         before, pages = asyncio.all_tasks(), aiter(rest.klines("BTCUSDT", "1h", WHOLE))
         assert len(await anext(pages)) > 900
         began = time.monotonic()
@@ -249,7 +249,11 @@ async def test_who_leaves_early_leaves_nothing_behind(btc):
 
 async def test_a_live_market_is_followed(btc):
     sim = Simulator({"BTCUSDT": btc}, now=to_ms("2021-05-19T12:30"))
-    async with serve(sim) as url, BinanceRest(url) as rest, httpx.AsyncClient(base_url=url, trust_env=False) as control:
+    async with (
+        serve_app(sim) as url,
+        BinanceRest(url) as rest,
+        httpx.AsyncClient(base_url=url, trust_env=False) as control,
+    ):
         day, seen = TimeRange.parse("2021-05-19:2021-05-20"), []
         for clock in ("2021-05-19T12:59:59.999", "2021-05-19T13:00", "2021-05-19T14:10", "2021-05-20T02:00"):
             assert (await control.post("/sim/clock", json={"now": clock})).status_code == 200

@@ -21,7 +21,7 @@ from streamforge.exchange.binance.socket import StreamOptions
 from streamforge.exchange.binance.streams import Streams
 from streamforge.exchange.binance.trades import agg_trades, fill_trades
 from streamforge.exchange.files import read_file
-from streamforge.exchange.simulator.app import Simulator, serve
+from streamforge.exchange.simulator.app import Simulator, serve_app
 from streamforge.exchange.simulator.faults import Fault
 from streamforge.exchange.simulator.streams import StreamRules
 from streamforge.messages.records import BookSnapshot, DepthUpdate
@@ -53,7 +53,7 @@ async def lab(tables, mishap=(), speed=54_000.0, **rules):
     sim = Simulator(tables, now=NOON, pace=Steady())
     sim.streams.rules = StreamRules(ping=0.2, **rules)
     sim.faults.add(*(structs.replace(o, path="/ws") for o in mishap))
-    async with serve(sim) as url, BinanceRest(url, retry=Retry(first=0.02)) as rest:
+    async with serve_app(sim) as url, BinanceRest(url, retry=Retry(first=0.02)) as rest:
         sim.clock.set(NOON, speed)
         yield sim, rest, "ws" + url[4:]
 

@@ -9,7 +9,7 @@ from worker_lab import sample_candles, stream_with_nonsense, until
 
 from streamforge.core.samples import candles
 from streamforge.core.times import TimeRange
-from streamforge.exchange.simulator.app import app as simulator
+from streamforge.exchange.simulator.app import Simulator, serve_app
 from streamforge.messages.records import Candle, decode
 
 CONNECT = {"TYPE": "api_candles_1h", "UPSTREAM": "loader-producer__a1b2c3", "BATCH_ROWS": "200"}
@@ -117,7 +117,7 @@ async def test_a_frozen_member_comes_back_to_find_its_work_done(new_house, undis
 async def test_a_loader_that_was_killed_goes_on(new_house):
     house, span = new_house("loader"), "2021-04-10:2021-12-10"
     env = {"TYPE": "api_candles_1h", "SYMBOL": "BTCUSDT,ETHUSDT", "TIME_RANGE": span}
-    async with simulator.serve(simulator.Simulator.open()) as url:
+    async with serve_app(Simulator.open()) as url:
         assert (
             await house.run("loader-producer", FAILPOINT="after-publish:2", BINANCE_API_URL=url, **env)
             == -signal.SIGKILL

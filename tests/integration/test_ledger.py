@@ -16,7 +16,7 @@ from streamforge.cli.services import open_lab
 from streamforge.client.client import Client
 from streamforge.core.samples import candles
 from streamforge.core.times import TimeRange, find_gaps
-from streamforge.exchange.simulator.app import app as simulator
+from streamforge.exchange.simulator.app import Simulator, serve_app
 from streamforge.exchange.simulator.faults import Fault
 from streamforge.ledger.entries import Market, Notes, read_entry, read_ledger, update_entry
 from streamforge.ledger.ranges import Ranges
@@ -72,11 +72,11 @@ async def data(house, *arguments, **env):
 @pytest.mark.slow
 async def test_a_second_run_asks_for_nothing_and_a_repair_for_exactly_what_lacks(house):
     "The same records, byte for byte, without a request; then rows are lost, and only they are asked for."
-    exchange = simulator.Simulator.open()
+    exchange = Simulator.open()
     planted = (WHOLE.parts[0][0] + 500 * HOUR, WHOLE.parts[0][0] + 503 * HOUR)
     exchange.faults.add(Fault(kind="gap", symbol="BTCUSDT", start=planted[0], end=planted[1], times=0))
     holes = holes_of_file() | Ranges.of(planted)
-    async with simulator.serve(exchange) as url:
+    async with serve_app(exchange) as url:
         await load_and_store(house, url)
         first = [(o.value, o.key) for o in await house.records("wf-1-data")]
         async with open_store(house.places.store_url) as store:
@@ -156,9 +156,9 @@ async def test_a_running_manager_repairs_on_request(house):
     "`data repair --url`: a workflow of the manager asks for the one row that is gone, and stores it the usual way."
     span = TimeRange.parse("2021-05-01:2021-05-03")
     lost = span.start + 20 * HOUR
-    exchange = simulator.Simulator.open()
+    exchange = Simulator.open()
     async with (
-        simulator.serve(exchange) as url,
+        serve_app(exchange) as url,
         open_lab(house.places, env={"BINANCE_API_URL": url, "TELEMETRY_INTERVAL": "0.1"}) as lab,
         Client(lab.url) as client,
     ):
@@ -185,8 +185,8 @@ async def test_a_running_manager_repairs_on_request(house):
 @pytest.mark.slow
 @pytest.mark.parametrize("point", ["before-publish:3", "after-publish:2", "after-ledger:2", "before-finished:1"])
 async def test_a_killed_loader_leaves_the_same_topic_and_the_same_ledger(house, point):
-    exchange = simulator.Simulator.open()
-    async with simulator.serve(exchange) as url:
+    exchange = Simulator.open()
+    async with serve_app(exchange) as url:
         assert await house.run("loader-producer", FAILPOINT=point, BINANCE_API_URL=url, **LOAD) == -signal.SIGKILL
         await load_and_store(house, url)
         code, out = await data(

@@ -13,14 +13,14 @@ from streamforge.core.errors import BadConfig, Conflict, NotFound
 from streamforge.core.names import data_topic, enriched_collection
 from streamforge.core.samples import candles
 from streamforge.core.settings import read_places
-from streamforge.exchange.simulator.app import Simulator, serve
+from streamforge.exchange.simulator.app import Simulator, serve_app
 
 SHORT = {"symbol": "BTCUSDT", "type": "api_candles_1h", "time_range": "2021-04-20:2021-04-22"}
 
 
 @asynccontextmanager
 async def lab_and_client(home, **options):
-    async with serve(Simulator.open()) as exchange:
+    async with serve_app(Simulator.open()) as exchange:
         env = {"BINANCE_API_URL": exchange, "TELEMETRY_INTERVAL": "0.1"}
         async with (
             open_lab(read_places({"STREAMFORGE_HOME": str(home)}), env=env, **options) as lab,

@@ -28,7 +28,7 @@ from streamforge.core.times import TimeRange  # noqa: E402
 from streamforge.core.urls import parse_url  # noqa: E402
 from streamforge.exchange.binance.archive import Archive  # noqa: E402
 from streamforge.exchange.binance.rest import Retry  # noqa: E402
-from streamforge.exchange.simulator.app import app as simulator  # noqa: E402
+from streamforge.exchange.simulator.app import Simulator, serve_app  # noqa: E402
 from streamforge.exchange.simulator.faults import Fault  # noqa: E402
 from streamforge.messages.records import encode  # noqa: E402
 from streamforge.store.base import CANDLES, open_store  # noqa: E402
@@ -616,9 +616,9 @@ class Archived(Worker):
 
 async def test_a_damaged_zip_and_a_wrong_checksum(tmp_path):
     "Nothing of a file that is not what its checksum says is published or kept; a whole one gives everything."
-    house, exchange = House(tmp_path, {"STREAMFORGE_BUS_URL": need("kafka")}), simulator.Simulator.open()
+    house, exchange = House(tmp_path, {"STREAMFORGE_BUS_URL": need("kafka")}), Simulator.open()
     try:
-        async with simulator.serve(exchange) as url:
+        async with serve_app(exchange) as url:
             for kind in ("flipped", "checksum"):
                 exchange.faults.add(Fault(kind=kind, times=0))
                 env = house.env | {

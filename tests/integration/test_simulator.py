@@ -18,7 +18,7 @@ from websockets.exceptions import ConnectionClosed, ConnectionClosedError, Inval
 from streamforge.core.samples import SAMPLES
 from streamforge.core.times import to_ms
 from streamforge.exchange.files import read_file
-from streamforge.exchange.simulator.app import Simulator, serve
+from streamforge.exchange.simulator.app import Simulator, serve_app
 from streamforge.exchange.simulator.events import stream_events
 from streamforge.exchange.simulator.faults import Fault
 from streamforge.exchange.simulator.streams import StreamRules
@@ -36,7 +36,7 @@ async def lab(tables, **rules):
     "A simulator at noon, its HTTP client, and the address of its streams."
     sim = Simulator(tables, now=NOON)
     sim.streams.rules = StreamRules(**rules)
-    async with serve(sim) as url, httpx.AsyncClient(base_url=url, trust_env=False) as http:
+    async with serve_app(sim) as url, httpx.AsyncClient(base_url=url, trust_env=False) as http:
         yield sim, http, "ws" + url[4:]
 
 
@@ -227,7 +227,7 @@ async def test_real_trades_from_a_folder(tmp_path):
     pq.write_table(table, tmp_path / "XRPETH_trades.parquet")
     sim = Simulator.open(str(tmp_path))
     ids = table.column("trade_id").to_pylist()
-    async with serve(sim) as url, httpx.AsyncClient(base_url=url, trust_env=False) as http:
+    async with serve_app(sim) as url, httpx.AsyncClient(base_url=url, trust_env=False) as http:
         rows = (
             await http.get("/api/v3/aggTrades", params={"symbol": "XRPETH", "fromId": ids[0], "limit": 1_000})
         ).json()

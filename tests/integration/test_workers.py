@@ -10,7 +10,7 @@ from worker_lab import bad_values, sample_candles, stream_with_nonsense, until
 
 from streamforge.core.names import enriched_collection
 from streamforge.core.samples import candles
-from streamforge.exchange.simulator.app import app as simulator
+from streamforge.exchange.simulator.app import Simulator, serve_app
 from streamforge.exchange.simulator.faults import Fault
 from streamforge.features.frame import Enricher
 from streamforge.messages.records import Candle, decode, encode
@@ -29,7 +29,7 @@ async def statuses(house, producer):
 async def test_from_the_exchange_to_the_store(house):
     "The data line: every candle of the file is stored and enriched, gaps are those of the file, and both workers end by themselves."
     span = "2021-04-20:2021-05-20"
-    async with simulator.serve(simulator.Simulator.open()) as url:
+    async with serve_app(Simulator.open()) as url:
         connector = await house.start("arango-connector", **CONNECT)
         code = await house.run(
             "loader-producer", SYMBOL="BTCUSDT,ETHUSDT", TIME_RANGE=span, BINANCE_API_URL=url, **CANDLES
@@ -111,7 +111,7 @@ async def test_a_bad_configuration_ends_with_64_and_says_so(house):
 
 
 async def test_an_unknown_symbol_ends_the_loader_and_its_connector(house):
-    async with simulator.serve(simulator.Simulator.open()) as url:
+    async with serve_app(Simulator.open()) as url:
         connector = await house.start("arango-connector", **CONNECT)
         code = await house.run(
             "loader-producer",
@@ -174,9 +174,9 @@ async def test_metrics_and_health(house):
 async def test_a_stopped_loader_ends_its_connector_where_it_stopped(house):
     "A `stop` for one worker alone: what it wrote ends somewhere, and the one after it goes that far and no further."
     env = {"SYMBOL": "BTCUSDT,ETHUSDT,BNBUSDT", "TIME_RANGE": "2021-04-05:2023-06-01", **CANDLES}
-    slow = simulator.Simulator.open()
+    slow = Simulator.open()
     slow.faults.add(Fault(kind="slow", seconds=0.2, times=0))
-    async with simulator.serve(slow) as url:
+    async with serve_app(slow) as url:
         connector = await house.start("arango-connector", **CONNECT)
         loader = await house.start("loader-producer", BINANCE_API_URL=url, **env)
         await until(lambda: house.length("wf-1-data"))

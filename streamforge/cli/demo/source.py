@@ -16,7 +16,7 @@ from ...core.samples import SAMPLES, SYMBOLS
 from ...core.times import TimeRange, interval_ms, now_ms
 from ...exchange.files import read_folder
 from ...exchange.binance.rest import DATA_API
-from ...exchange.simulator.app import Simulator, serve
+from ...exchange.simulator.app import Simulator, serve_app
 
 # %% ../../../nbs/80_cli/demo/01_source.ipynb #917100ba
 HISTORY, LIVE, LEAST = 12_000, 528, 3_000  # candles; three weeks of hours live; fewer than LEAST are refused
@@ -71,5 +71,5 @@ async def open_source(
         max(int(o.open_time[-1]) for o in tables) + interval_ms(interval),
         interval,
     )
-    async with serve(Simulator(markets)) as url:
+    async with serve_app(Simulator(markets)) as url:
         yield Source(name=source, url=url, symbols=tuple(markets), interval=interval, history=history, live=live)

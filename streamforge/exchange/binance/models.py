@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = [
     "DATA_API",
-    "PAGE",
+    "PAGE_ROWS",
     "refusal",
     "ExchangeInfo",
-    "Market",
-    "candles_from",
+    "SymbolInfo",
+    "parse_klines",
     "IdRange",
     "holes",
-    "trades_from",
+    "parse_agg_trades",
     "DepthSnapshot",
     "windows",
     "tidy",
@@ -77,10 +77,10 @@ class ExchangeInfo(msgspec.Struct, frozen=True, rename="camel"):
 
     server_time: int  # ms UTC
     rate_limits: list[dict[str, Any]]
-    symbols: list["Market"]
+    symbols: list["SymbolInfo"]
 
 
-class Market(msgspec.Struct, frozen=True, rename="camel"):
+class SymbolInfo(msgspec.Struct, frozen=True, rename="camel"):
     "A symbol of the exchange."
 
     symbol: str
@@ -96,7 +96,7 @@ _ROWS = msgspec.json.Decoder(
 )
 
 
-def candles_from(
+def parse_klines(
     body: bytes,  # of GET /api/v3/klines
     symbol: str,
     interval: str,
@@ -176,7 +176,7 @@ class _AggTrade(msgspec.Struct):
 _TRADES = msgspec.json.Decoder(list[_AggTrade], strict=False)
 
 
-def trades_from(
+def parse_agg_trades(
     body: bytes,  # of GET /api/v3/aggTrades
     symbol: str,
 ) -> list[Trade]:  # as sent
@@ -207,7 +207,7 @@ class DepthSnapshot(msgspec.Struct, frozen=True, rename="camel"):
 
 
 # %% ../../../nbs/30_exchange/binance/02_models.ipynb #eef0bfa8
-PAGE = 1_000  # rows, the exchange's maximum
+PAGE_ROWS = 1_000  # rows, the exchange's maximum
 
 
 def windows(
@@ -216,7 +216,9 @@ def windows(
 ) -> list[TimeRange]:  # in order, side by side
     "Cut a range into pages."
     grid, step = open_times(span, interval), interval_ms(interval)
-    return [TimeRange(grid[i], min(grid[i] + PAGE * step, grid[-1] + step)) for i in range(0, len(grid), PAGE)]
+    return [
+        TimeRange(grid[i], min(grid[i] + PAGE_ROWS * step, grid[-1] + step)) for i in range(0, len(grid), PAGE_ROWS)
+    ]
 
 
 def tidy(

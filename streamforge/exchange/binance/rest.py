@@ -24,15 +24,15 @@ from ...core.metrics import Metrics
 from ...core.times import Gap, TimeRange, find_gaps, interval_ms, open_times
 from streamforge.exchange.binance.models import (
     DATA_API,
-    PAGE,
+    PAGE_ROWS,
     DepthSnapshot,
     ExchangeInfo,
-    candles_from,
+    parse_klines,
     refusal,
     tidy,
     windows,
 )
-from .limits import Limiter, limits_of
+from .limits import Limiter, parse_limits
 from ...messages.records import Candle
 
 
@@ -214,16 +214,16 @@ async def _page(klines: "Klines", start: int, end: int, limit: int) -> list[Cand
     "One page, as sent."
     symbol, interval = klines.symbol, klines.interval
     query = {"symbol": symbol, "interval": interval, "startTime": start, "endTime": end - 1, "limit": limit}
-    return await klines.rest.requests.get("klines", query, lambda body: candles_from(body, symbol, interval))
+    return await klines.rest.requests.get("klines", query, lambda body: parse_klines(body, symbol, interval))
 
 
 async def _read(klines: "Klines", window: TimeRange) -> list[Candle]:
     "A window, in one page unless repeated rows fill it before its end."
     start, rows = window.start, []
     while True:
-        page = await _page(klines, start, window.end, PAGE)
+        page = await _page(klines, start, window.end, PAGE_ROWS)
         rows += page
-        last = max(o.open_time for o in page) if len(page) >= PAGE else window.end
+        last = max(o.open_time for o in page) if len(page) >= PAGE_ROWS else window.end
         if last + klines.step >= window.end:
             return tidy(rows, window, klines.now)
         if last < start:
@@ -323,7 +323,7 @@ class BinanceRest:
         info = await self.requests.get(
             "exchangeInfo", {"symbol": symbol} if symbol else {}, lambda body: _decode(body, ExchangeInfo)
         )
-        if limits := limits_of(info.rate_limits):
+        if limits := parse_limits(info.rate_limits):
             self.limiter.configure(limits)
         self.known |= {o.symbol for o in info.symbols}
         return info

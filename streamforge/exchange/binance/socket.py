@@ -9,7 +9,7 @@ __all__ = [
     "StreamEvent",
     "StreamOptions",
     "identity",
-    "Frame",
+    "SocketFrame",
     "read_frame",
     "Silence",
     "receive",
@@ -91,7 +91,7 @@ def identity(
 
 
 # %% ../../../nbs/30_exchange/binance/05_socket.ipynb #2e4308c2
-class Frame(msgspec.Struct):
+class SocketFrame(msgspec.Struct):
     "One frame from the exchange: an event, an acknowledgement, or a refusal."
 
     stream: str = ""
@@ -102,12 +102,12 @@ class Frame(msgspec.Struct):
     msg: str = ""
 
 
-_FRAME = msgspec.json.Decoder(Frame)
+_FRAME = msgspec.json.Decoder(SocketFrame)
 
 
 def read_frame(
     raw: bytes,  # as it came
-) -> Frame:
+) -> SocketFrame:
     "Read a frame as far as its event; raises `EOFError` if it is none."
     try:
         return _FRAME.decode(raw)

@@ -12,14 +12,16 @@ from contextlib import aclosing
 
 from ...core.errors import ExchangeError, OutOfSequence, UnknownSymbol
 from ...core.times import TimeRange
-from .models import PAGE, IdRange, holes, trades_from
+from .models import PAGE_ROWS, IdRange, holes, parse_agg_trades
 from .rest import BinanceRest, in_order
 from ...messages.records import Trade
 
 
 # %% ../../../nbs/30_exchange/binance/04_trades.ipynb #645c05e9
 async def _ask(rest: BinanceRest, symbol: str, **query: int) -> list[Trade]:
-    return await rest.requests.get("aggTrades", {"symbol": symbol, **query}, lambda body: trades_from(body, symbol))
+    return await rest.requests.get(
+        "aggTrades", {"symbol": symbol, **query}, lambda body: parse_agg_trades(body, symbol)
+    )
 
 
 async def _first_id(rest: BinanceRest, symbol: str, moment: int) -> int | None:
@@ -39,10 +41,10 @@ async def _read(trades: "AggTrades", part: IdRange, known: dict[int, Trade]) -> 
     "Add to `known` what the exchange has of these ids."
     start = part.start
     while start < part.end:
-        page = await _ask(trades.rest, trades.symbol, fromId=start, limit=PAGE)
+        page = await _ask(trades.rest, trades.symbol, fromId=start, limit=PAGE_ROWS)
         known.update((o.trade_id, o) for o in reversed(page) if part.start <= o.trade_id < part.end)
         last = max((o.trade_id for o in page), default=part.end)
-        if len(page) < PAGE or last + 1 >= part.end:
+        if len(page) < PAGE_ROWS or last + 1 >= part.end:
             return
         if last < start:
             raise ExchangeError(
@@ -92,7 +94,9 @@ class AggTrades:
             [],
             self.span if isinstance(self.span, IdRange) else await trade_ids(self.rest, self.symbol, self.span),
         )
-        todo = deque(IdRange(o, min(o + PAGE, self.ids.end)) for o in range(self.ids.start, self.ids.end, PAGE))
+        todo = deque(
+            IdRange(o, min(o + PAGE_ROWS, self.ids.end)) for o in range(self.ids.start, self.ids.end, PAGE_ROWS)
+        )
 
         async def fetch(part: IdRange) -> list[Trade]:
             return await _page(self, part)

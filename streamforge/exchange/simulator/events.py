@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from ...core.errors import BadInterval
-from .book import Market, depth_events
+from .book import SimulatedMarket, depth_events
 from .candles import decimals
 
 # %% ../../../nbs/30_exchange/simulator/06_events.ipynb #926a1197
@@ -22,7 +22,7 @@ Events = list[tuple[int, bytes]]  # (market time in ms, JSON)
 
 
 def trade_events(
-    market: Market,
+    market: SimulatedMarket,
     kind: str,  # `aggTrade` or `trade`
     after: int,  # ms, exclusive
     until: int,  # ms, inclusive
@@ -47,7 +47,9 @@ def trade_events(
 
 
 # %% ../../../nbs/30_exchange/simulator/06_events.ipynb #094d5e9c
-def _kline(market: Market, interval: str, moment: int, row: list[Any], first: int, last: int, closed: bool) -> bytes:
+def _kline(
+    market: SimulatedMarket, interval: str, moment: int, row: list[Any], first: int, last: int, closed: bool
+) -> bytes:
     "A kline event from the fields of a REST row."
     o, h, lo, c, v = row[1:6]
     k = {
@@ -72,7 +74,7 @@ def _kline(market: Market, interval: str, moment: int, row: list[Any], first: in
     return msgspec.json.encode({"e": "kline", "E": moment, "s": market.symbol, "k": k})
 
 
-def _growing(market: Market, interval: str, start: int, step: int, after: int, until: int) -> Events:
+def _growing(market: SimulatedMarket, interval: str, start: int, step: int, after: int, until: int) -> Events:
     "The candle that opened at `start` as it grew between two moments."
     source = market.trades.source
     first, last = source.index_at(start), source.index_at(min(start + step, until + 1))
@@ -111,7 +113,7 @@ def _growing(market: Market, interval: str, start: int, step: int, after: int, u
 
 # %% ../../../nbs/30_exchange/simulator/06_events.ipynb #99c5b1fb
 def kline_events(
-    market: Market,
+    market: SimulatedMarket,
     interval: str,
     after: int,  # ms, exclusive
     until: int,  # ms, inclusive
@@ -147,7 +149,7 @@ def kline_events(
 
 # %% ../../../nbs/30_exchange/simulator/06_events.ipynb #b6d0c9d3
 def stream_events(
-    market: Callable[[str], Market | None],  # by symbol
+    market: Callable[[str], SimulatedMarket | None],  # by symbol
     name: str,  # `btcusdt@depth@100ms`
     after: int,  # ms, exclusive
     until: int,  # ms, inclusive

@@ -29,7 +29,7 @@ from ...core.errors import BadSetting
 from ...core.settings import WorkerSettings
 from ...core.times import TimeRange, interval_ms
 from ...exchange.binance.models import IdRange
-from ...exchange.binance.archive import ARCHIVE, Archive
+from ...exchange.binance.archive import ARCHIVE_URL, Archive
 from ...exchange.binance.archive_files import TradeTable, candle_records, trade_records
 from ...exchange.files import CandleTable
 from ...exchange.binance.rest import DATA_API, BinanceRest
@@ -60,7 +60,7 @@ def open_archive(
             field="SOURCE",
         )
     url = settings.option(
-        "BINANCE_ARCHIVE_URL", ARCHIVE if f".{host}".endswith((".binance.com", ".binance.vision")) else ""
+        "BINANCE_ARCHIVE_URL", ARCHIVE_URL if f".{host}".endswith((".binance.com", ".binance.vision")) else ""
     )
     if source == "archive" and not url:
         raise BadSetting(
