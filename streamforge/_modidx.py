@@ -1846,7 +1846,6 @@ d = {
                 "80_cli/demo/stages.html#run_workflow",
                 "streamforge/cli/demo/stages.py",
             ),
-            "streamforge.cli.demo.stages.scores": ("80_cli/demo/stages.html#scores", "streamforge/cli/demo/stages.py"),
             "streamforge.cli.demo.stages.target": ("80_cli/demo/stages.html#target", "streamforge/cli/demo/stages.py"),
             "streamforge.cli.demo.stages.topic_length": (
                 "80_cli/demo/stages.html#topic_length",
@@ -1866,6 +1865,10 @@ d = {
             ),
             "streamforge.cli.demo.stages.until_agent": (
                 "80_cli/demo/stages.html#until_agent",
+                "streamforge/cli/demo/stages.py",
+            ),
+            "streamforge.cli.demo.stages.walk_forward_scores": (
+                "80_cli/demo/stages.html#walk_forward_scores",
                 "streamforge/cli/demo/stages.py",
             ),
         },
@@ -2203,50 +2206,34 @@ d = {
                 "streamforge/evaluation/portfolio.py",
             ),
         },
-        "streamforge.evaluation.report": {
-            "streamforge.evaluation.report.FoldResult": (
-                "45_evaluation/report.html#foldresult",
-                "streamforge/evaluation/report.py",
+        "streamforge.evaluation.results": {
+            "streamforge.evaluation.results.FoldResult": (
+                "45_evaluation/results.html#foldresult",
+                "streamforge/evaluation/results.py",
             ),
-            "streamforge.evaluation.report.Strategy": (
-                "45_evaluation/report.html#strategy",
-                "streamforge/evaluation/report.py",
+            "streamforge.evaluation.results.StrategyResult": (
+                "45_evaluation/results.html#strategyresult",
+                "streamforge/evaluation/results.py",
             ),
-            "streamforge.evaluation.report._cell": (
-                "45_evaluation/report.html#_cell",
-                "streamforge/evaluation/report.py",
+            "streamforge.evaluation.results._chained_random": (
+                "45_evaluation/results.html#_chained_random",
+                "streamforge/evaluation/results.py",
             ),
-            "streamforge.evaluation.report._fold_rows": (
-                "45_evaluation/report.html#_fold_rows",
-                "streamforge/evaluation/report.py",
+            "streamforge.evaluation.results._random_baseline": (
+                "45_evaluation/results.html#_random_baseline",
+                "streamforge/evaluation/results.py",
             ),
-            "streamforge.evaluation.report._html_table": (
-                "45_evaluation/report.html#_html_table",
-                "streamforge/evaluation/report.py",
+            "streamforge.evaluation.results._run_of": (
+                "45_evaluation/results.html#_run_of",
+                "streamforge/evaluation/results.py",
             ),
-            "streamforge.evaluation.report._luck": (
-                "45_evaluation/report.html#_luck",
-                "streamforge/evaluation/report.py",
+            "streamforge.evaluation.results.beaten": (
+                "45_evaluation/results.html#beaten",
+                "streamforge/evaluation/results.py",
             ),
-            "streamforge.evaluation.report.beaten": (
-                "45_evaluation/report.html#beaten",
-                "streamforge/evaluation/report.py",
-            ),
-            "streamforge.evaluation.report.combine": (
-                "45_evaluation/report.html#combine",
-                "streamforge/evaluation/report.py",
-            ),
-            "streamforge.evaluation.report.figure": (
-                "45_evaluation/report.html#figure",
-                "streamforge/evaluation/report.py",
-            ),
-            "streamforge.evaluation.report.page": (
-                "45_evaluation/report.html#page",
-                "streamforge/evaluation/report.py",
-            ),
-            "streamforge.evaluation.report.table": (
-                "45_evaluation/report.html#table",
-                "streamforge/evaluation/report.py",
+            "streamforge.evaluation.results.combine": (
+                "45_evaluation/results.html#combine",
+                "streamforge/evaluation/results.py",
             ),
         },
         "streamforge.evaluation.splits": {
@@ -5917,6 +5904,18 @@ d = {
                 "50_viz/heatmap.html#volume_profile",
                 "streamforge/viz/heatmap.py",
             ),
+        },
+        "streamforge.viz.report": {
+            "streamforge.viz.report._beaten_sentence": (
+                "50_viz/report.html#_beaten_sentence",
+                "streamforge/viz/report.py",
+            ),
+            "streamforge.viz.report._cell": ("50_viz/report.html#_cell", "streamforge/viz/report.py"),
+            "streamforge.viz.report._fold_rows": ("50_viz/report.html#_fold_rows", "streamforge/viz/report.py"),
+            "streamforge.viz.report._html_table": ("50_viz/report.html#_html_table", "streamforge/viz/report.py"),
+            "streamforge.viz.report.report_page": ("50_viz/report.html#report_page", "streamforge/viz/report.py"),
+            "streamforge.viz.report.result_figure": ("50_viz/report.html#result_figure", "streamforge/viz/report.py"),
+            "streamforge.viz.report.result_rows": ("50_viz/report.html#result_rows", "streamforge/viz/report.py"),
         },
         "streamforge.workers.connector.books": {
             "streamforge.workers.connector.books.BookHandler": (

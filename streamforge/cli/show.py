@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from ..evaluation.report import COLUMNS, beaten, combine, table
+from ..evaluation.results import beaten, combine
 from ..runs.walk_forward import WalkForwardRun
 
 
@@ -61,13 +61,15 @@ def show_table(show: Show, run: WalkForwardRun) -> None:
     "Print the table of the report."
     from rich.table import Table
 
+    from streamforge.viz.report import RESULT_COLUMNS, result_rows  # plotly costs a quarter of a second
+
     printed = Table(title="Out of sample, net of costs", title_justify="left", title_style="bold")
-    for n, name in enumerate(COLUMNS):
+    for n, name in enumerate(RESULT_COLUMNS):
         if name not in HIDDEN:
             printed.add_column(name, justify="left" if n == 0 else "right", no_wrap=n < 3)
-    for row in table(combine(run.results)):
+    for row in result_rows(combine(run.results)):
         printed.add_row(
-            *(cell.replace(" [", "\n[") for name, cell in zip(COLUMNS, row, strict=True) if name not in HIDDEN)
+            *(cell.replace(" [", "\n[") for name, cell in zip(RESULT_COLUMNS, row, strict=True) if name not in HIDDEN)
         )
     show.console.print()
     show.console.print(printed)

@@ -37,7 +37,7 @@ from ..core import errors
 from ..core.errors import BadSetting, BadUrl, DamagedArtifact, StreamForgeError
 from ..core.logs import get_logger
 from ..core.urls import redact
-from ..evaluation.report import FoldResult
+from ..evaluation.results import FoldResult
 from ..evaluation.splits import consecutive, walk_forward
 from .notebooks import pipelines_dir, run_notebook
 

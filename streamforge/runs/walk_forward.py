@@ -20,7 +20,7 @@ from ..core import errors
 from ..core.errors import StreamForgeError, UpstreamFailed
 from ..core.names import job_name, six
 from ..core.settings import Places
-from ..evaluation.report import FoldResult, combine
+from ..evaluation.results import FoldResult, combine
 from ..jobs.base import Jobs, JobSpec, JobStatus
 from .datasets import KIND as DATASETS
 from .experiments import experiment

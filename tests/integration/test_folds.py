@@ -12,7 +12,7 @@ from streamforge.artifacts.base import open_artifacts
 from streamforge.core.errors import BadSetting, NotFound
 from streamforge.core.samples import candles
 from streamforge.core.settings import read_places
-from streamforge.evaluation.report import combine
+from streamforge.evaluation.results import combine
 from streamforge.features.frame import panel_of
 from streamforge.jobs.base import open_jobs
 from streamforge.runs.datasets import freeze

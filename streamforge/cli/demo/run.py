@@ -23,7 +23,7 @@ from streamforge.cli.demo.stages import (
     freeze_history,
     frozen_words,
     load_history,
-    scores,
+    walk_forward_scores,
     trade_live,
     train_agent,
     train_graph_model,
@@ -116,5 +116,9 @@ async def all_stages(
         "history": str(source.history),
         "live": str(source.live),
     }
-    figures = told | loaded | {"graph": graph, "gnn": gnn, "ppo": ppo, "agent": agent, "walk_forward": scores(run)}
+    figures = (
+        told
+        | loaded
+        | {"graph": graph, "gnn": gnn, "ppo": ppo, "agent": agent, "walk_forward": walk_forward_scores(run)}
+    )
     return figures | {"stages": show.stages, "seed": options.seed, "data_sha256": data.version}, run

@@ -20,7 +20,7 @@ __all__ = [
     "until_agent",
     "judge_agent",
     "backtest",
-    "scores",
+    "walk_forward_scores",
 ]
 
 # %% ../../../nbs/80_cli/demo/02_stages.ipynb #75cc3cdc
@@ -38,7 +38,7 @@ from ...client.client import Client
 from ...core.errors import TryAgain, UpstreamFailed
 from ...core.names import dlq, enriched_collection, six
 from ...core.times import TimeRange, interval_ms
-from ...evaluation.report import combine
+from ...evaluation.results import combine
 from ...runs.datasets import count_filled, freeze, read_panel
 from ...runs.folds import WalkForward
 from ...runs.walk_forward import WalkForwardRun, walk_forward
@@ -359,7 +359,7 @@ async def backtest(lab: Lab, data: Manifest, config: WalkForward, report: Callab
     return run
 
 
-def scores(run: WalkForwardRun) -> dict[str, Any]:
+def walk_forward_scores(run: WalkForwardRun) -> dict[str, Any]:
     "Each strategy's chained, out-of-sample figures; for `random` the medians with their 5th and 95th percentiles."
     told: dict[str, Any] = {"folds": len(run.results)}
     for strategy in combine(run.results):
