@@ -3,8 +3,9 @@
 python nbs/_tools/nb.py pull   [nbs/20_bus ...]   notebooks -> .text/*.py
 python nbs/_tools/nb.py push   [.text/... ...]    .text/*.py -> notebooks (ids, and the outputs of unchanged cells, stay)
 python nbs/_tools/nb.py export [nbs/x.ipynb ...]  write and format the modules of these notebooks only
-python nbs/_tools/nb.py run    nbs/x.ipynb ...    execute; keep only outputs of cells tagged `keep`
-python nbs/_tools/nb.py strip  [nbs ...]          drop outputs of every cell not tagged `keep`
+python nbs/_tools/nb.py strip  [nbs ...]          drop outputs of cells that show nothing worth keeping (see runner.py)
+
+Outputs are written by `make notebooks` and compared by pytest.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import jupytext
 from execnb.nbio import dict2nb, read_nb, write_nb
+from runner import shows
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = ROOT / ".text"
@@ -57,10 +59,12 @@ def push(txt_path: Path):
         while not cid or cid in seen or (n and cid in taken):
             cid, n = hashlib.sha256(f"{nb_path.relative_to(ROOT)}\n{n}\n{cell.source}".encode()).hexdigest()[:8], n + 1
         seen.add(cid)
-        tags = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
-        out = dict(cell_type=cell.cell_type, id=cid, metadata=tags, source=cell.source)
+        meta = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
+        out = dict(cell_type=cell.cell_type, id=cid, metadata=meta, source=cell.source)
         if cell.cell_type == "code":
             same = cid in old and old[cid].source == cell.source
+            if same and old[cid].metadata.get("figure"):
+                meta["figure"] = old[cid].metadata["figure"]
             out.update(execution_count=None, outputs=old[cid].get("outputs", []) if same else [])
         cells.append(out)
     nb_path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,44 +73,15 @@ def push(txt_path: Path):
 
 
 def strip(nb_path: Path):
-    "Drop the outputs of every cell that is not tagged `keep`."
+    "Drop counters, and the outputs of cells that are hidden, exported or tagged `volatile`."
     nb = read_nb(nb_path)
-    for c in nb.cells:
-        if c.cell_type == "code":
-            c.execution_count = None
-            if "keep" not in c.metadata.get("tags", []):
-                c.outputs = []
+    for cell in nb.cells:
+        if cell.cell_type == "code":
+            cell.execution_count = None
+            if not shows(cell):
+                cell.outputs = []
+                cell.metadata.pop("figure", None)
     write_nb(nb, nb_path)
-
-
-def run(nb_path: Path):
-    "Execute `nb_path` in a real kernel (without `eval: false` and tst_flags cells), then strip it."
-    import nbformat
-    from nbclient import NotebookClient
-    from nbdev.config import get_config
-
-    skip = re.compile(rf"^#\|\s*(eval:\s*false|{'|'.join(get_config().tst_flags.split())})\b", re.M | re.I)
-    nb = nbformat.read(nb_path, 4)
-    todo = nbformat.from_dict({**nb, "cells": []})
-    todo.cells = [c for c in nb.cells if not skip.search(c.source)]  # the same cell objects: outputs land in nb
-    NotebookClient(
-        todo,
-        timeout=600,
-        coalesce_streams=True,
-        kernel_name="python3",
-        resources={"metadata": {"path": str(nb_path.parent)}},
-    ).execute()
-    for c in nb.cells:
-        c.metadata.pop("execution", None)
-        for o in c.get("outputs", []):
-            if "execution_count" in o:
-                o.execution_count = None
-            data = o.get("data", {})
-            if isinstance(data.get("image/png"), str):
-                data["image/png"] = data["image/png"].rstrip()
-    nb.metadata = META
-    nbformat.write(nb, nb_path)
-    strip(nb_path)
 
 
 def export(nb_path: Path):
@@ -133,7 +108,7 @@ def main(cmd: str, *paths: str):
         if ".ipynb_checkpoints" not in f.parts
     ]
     for f in files:
-        dict(pull=pull, push=push, export=export, run=run, strip=strip)[cmd](f)
+        dict(pull=pull, push=push, export=export, strip=strip)[cmd](f)
 
 
 if __name__ == "__main__":

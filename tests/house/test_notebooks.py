@@ -1,5 +1,6 @@
-"""Notebooks are clean: the kernel that papermill and JupyterLab ask for, stable ids, no outputs but the pictures chosen to stay, nothing of a machine."""
+"""Notebooks are clean: the kernel that papermill and JupyterLab ask for, stable ids, outputs without errors and large pictures, nothing of a machine."""
 
+import base64
 import re
 from pathlib import Path
 
@@ -26,11 +27,18 @@ def test_clean(path):
             continue
         if cell.get("execution_count"):
             wrong.append(f"cell {number} has an execution count")
-        if cell.get("outputs") and "keep" not in cell.metadata.get("tags", []):
-            wrong.append(f"cell {number} has outputs without the tag `keep`")
+        if cell.get("outputs") and "volatile" in cell.metadata.get("tags", []):
+            wrong.append(f"cell {number} keeps outputs although it is tagged `volatile`")
         for output in cell.get("outputs", []):
             if output.get("output_type") == "error":
                 wrong.append(f"cell {number} keeps an error")
+            if output.get("name") == "stderr":
+                wrong.append(f"cell {number} keeps stderr")
+            if png := output.get("data", {}).get("image/png"):
+                if len(picture := base64.b64decode("".join(png))) >= 60_000:
+                    wrong.append(f"cell {number} keeps a picture of {len(picture):,} bytes; draw less, or smaller")
+                if "figure" not in cell.metadata:
+                    wrong.append(f"cell {number} keeps a picture without the hash of its figure: make notebooks")
     if len(set(ids)) < len(ids):
         wrong.append("cell ids repeat")
     if found := re.search(r"(/home/\w+|/Users/\w+|/root/|/tmp/tmp\w+)", path.read_text()):

@@ -1,6 +1,5 @@
-"""The tour shows what it speaks of: executed, with few and small pictures, and links that lead somewhere."""
+"""The tour is executed, with a few pictures, and its links lead somewhere."""
 
-import base64
 import re
 from pathlib import Path
 
@@ -17,12 +16,7 @@ def test_links_lead_somewhere():
     assert not (dead := [o for o in linked if not o.exists()]), f"the tour links to what is not there: {dead}"
 
 
-def test_kept_outputs_are_there_and_small():
-    kept = [o for o in CELLS if "keep" in o.metadata.get("tags", [])]
-    assert kept and all(o.outputs for o in kept), (
-        "run `python nbs/_tools/nb.py run nbs/index.ipynb` with PLOTLY_RENDERER=png"
-    )
-    pictures = [
-        base64.b64decode(p.data["image/png"]) for o in kept for p in o.outputs if "image/png" in p.get("data", {})
-    ]
-    assert 3 <= len(pictures) <= 6 and max(map(len, pictures)) < 100_000, [len(o) for o in pictures]
+def test_pictures_are_there():
+    outputs = [output for cell in CELLS for output in cell.get("outputs", [])]
+    pictures = [output for output in outputs if "image/png" in output.get("data", {})]
+    assert 3 <= len(pictures) <= 6, "make notebooks ARGS=nbs/index.ipynb"
