@@ -5192,10 +5192,6 @@ d = {
                 "21_store/arango/rows.html#replace_revised",
                 "streamforge/store/arango/rows.py",
             ),
-            "streamforge.store.arango.rows.wanted": (
-                "21_store/arango/rows.html#wanted",
-                "streamforge/store/arango/rows.py",
-            ),
             "streamforge.store.arango.rows.write_rows": (
                 "21_store/arango/rows.html#write_rows",
                 "streamforge/store/arango/rows.py",
@@ -5262,10 +5258,6 @@ d = {
                 "21_store/arango/store.html#_documents.put",
                 "streamforge/store/arango/store.py",
             ),
-            "streamforge.store.arango.store._body": (
-                "21_store/arango/store.html#_body",
-                "streamforge/store/arango/store.py",
-            ),
             "streamforge.store.arango.store._delete": (
                 "21_store/arango/store.html#_delete",
                 "streamforge/store/arango/store.py",
@@ -5318,19 +5310,22 @@ d = {
         "streamforge.store.arrow": {
             "streamforge.store.arrow._batches": ("21_store/arrow.html#_batches", "streamforge/store/arrow.py"),
             "streamforge.store.arrow._cast": ("21_store/arrow.html#_cast", "streamforge/store/arrow.py"),
-            "streamforge.store.arrow._column": ("21_store/arrow.html#_column", "streamforge/store/arrow.py"),
-            "streamforge.store.arrow._doubtful": ("21_store/arrow.html#_doubtful", "streamforge/store/arrow.py"),
-            "streamforge.store.arrow._fits": ("21_store/arrow.html#_fits", "streamforge/store/arrow.py"),
-            "streamforge.store.arrow._known_columns": (
-                "21_store/arrow.html#_known_columns",
+            "streamforge.store.arrow._check_columns": (
+                "21_store/arrow.html#_check_columns",
                 "streamforge/store/arrow.py",
             ),
+            "streamforge.store.arrow._check_values": (
+                "21_store/arrow.html#_check_values",
+                "streamforge/store/arrow.py",
+            ),
+            "streamforge.store.arrow._column": ("21_store/arrow.html#_column", "streamforge/store/arrow.py"),
+            "streamforge.store.arrow._fits": ("21_store/arrow.html#_fits", "streamforge/store/arrow.py"),
+            "streamforge.store.arrow._is_sound": ("21_store/arrow.html#_is_sound", "streamforge/store/arrow.py"),
             "streamforge.store.arrow._pick": ("21_store/arrow.html#_pick", "streamforge/store/arrow.py"),
             "streamforge.store.arrow._refuse": ("21_store/arrow.html#_refuse", "streamforge/store/arrow.py"),
-            "streamforge.store.arrow._sound": ("21_store/arrow.html#_sound", "streamforge/store/arrow.py"),
-            "streamforge.store.arrow.arrow_types": ("21_store/arrow.html#arrow_types", "streamforge/store/arrow.py"),
             "streamforge.store.arrow.as_arrow": ("21_store/arrow.html#as_arrow", "streamforge/store/arrow.py"),
             "streamforge.store.arrow.field_getter": ("21_store/arrow.html#field_getter", "streamforge/store/arrow.py"),
+            "streamforge.store.arrow.is_storable": ("21_store/arrow.html#is_storable", "streamforge/store/arrow.py"),
         },
         "streamforge.store.base": {
             "streamforge.store.base.Document": ("21_store/base.html#document", "streamforge/store/base.py"),
@@ -5365,15 +5360,33 @@ d = {
                 "21_store/base.html#store.__aexit__",
                 "streamforge/store/base.py",
             ),
-            "streamforge.store.base.enriched_schema": (
-                "21_store/base.html#enriched_schema",
-                "streamforge/store/base.py",
-            ),
-            "streamforge.store.base.missing_columns": (
-                "21_store/base.html#missing_columns",
-                "streamforge/store/base.py",
-            ),
+            "streamforge.store.base.encode_body": ("21_store/base.html#encode_body", "streamforge/store/base.py"),
             "streamforge.store.base.open_store": ("21_store/base.html#open_store", "streamforge/store/base.py"),
+        },
+        "streamforge.store.query": {
+            "streamforge.store.query.RowQuery": ("21_store/query.html#rowquery", "streamforge/store/query.py"),
+            "streamforge.store.query.accepted_values": (
+                "21_store/query.html#accepted_values",
+                "streamforge/store/query.py",
+            ),
+            "streamforge.store.query.requested_columns": (
+                "21_store/query.html#requested_columns",
+                "streamforge/store/query.py",
+            ),
+        },
+        "streamforge.store.schemas": {
+            "streamforge.store.schemas.check_schema": (
+                "21_store/schemas.html#check_schema",
+                "streamforge/store/schemas.py",
+            ),
+            "streamforge.store.schemas.enriched_schema": (
+                "21_store/schemas.html#enriched_schema",
+                "streamforge/store/schemas.py",
+            ),
+            "streamforge.store.schemas.missing_columns": (
+                "21_store/schemas.html#missing_columns",
+                "streamforge/store/schemas.py",
+            ),
         },
         "streamforge.store.sql.connections": {
             "streamforge.store.sql.connections.Connection": (
@@ -5606,14 +5619,6 @@ d = {
                 "21_store/sql/statements.html#dialect",
                 "streamforge/store/sql/statements.py",
             ),
-            "streamforge.store.sql.statements.Question": (
-                "21_store/sql/statements.html#question",
-                "streamforge/store/sql/statements.py",
-            ),
-            "streamforge.store.sql.statements.check_schema": (
-                "21_store/sql/statements.html#check_schema",
-                "streamforge/store/sql/statements.py",
-            ),
             "streamforge.store.sql.statements.conditions": (
                 "21_store/sql/statements.html#conditions",
                 "streamforge/store/sql/statements.py",
@@ -5716,7 +5721,6 @@ d = {
                 "21_store/sql/store.html#_all_schemas",
                 "streamforge/store/sql/store.py",
             ),
-            "streamforge.store.sql.store._body": ("21_store/sql/store.html#_body", "streamforge/store/sql/store.py"),
             "streamforge.store.sql.store._count": ("21_store/sql/store.html#_count", "streamforge/store/sql/store.py"),
             "streamforge.store.sql.store._database": (
                 "21_store/sql/store.html#_database",
@@ -5744,10 +5748,6 @@ d = {
             ),
             "streamforge.store.sql.store._put": ("21_store/sql/store.html#_put", "streamforge/store/sql/store.py"),
             "streamforge.store.sql.store._read": ("21_store/sql/store.html#_read", "streamforge/store/sql/store.py"),
-            "streamforge.store.sql.store._wanted": (
-                "21_store/sql/store.html#_wanted",
-                "streamforge/store/sql/store.py",
-            ),
             "streamforge.store.sql.store._write_rows": (
                 "21_store/sql/store.html#_write_rows",
                 "streamforge/store/sql/store.py",

@@ -29,7 +29,8 @@ from ..core.errors import NotFound
 from ..core.times import now_ms, open_times, TimeRange
 from .entries import Entry, Market, read_entry, read_ledger, update_entry
 from .ranges import Ranges, covered
-from ..store.base import CANDLES, TRADES, Store
+from ..store.base import Store
+from ..store.schemas import CANDLES, TRADES
 
 # %% ../../nbs/25_ledger/03_verify.ipynb #32d2e0ab
 CHUNK = 50_000  # rows looked at together

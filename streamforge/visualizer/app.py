@@ -36,7 +36,8 @@ from ..bus.base import Bus
 from ..core.errors import NotFound
 from ..core.names import check_name, enriched_collection
 from ..manager.api import same_origin
-from ..store.base import CANDLES, Store
+from ..store.base import Store
+from ..store.schemas import CANDLES
 
 # %% ../../nbs/71_visualizer/01_app.ipynb #da04fb96
 STATIC = Path(streamforge.__file__).parent / "visualizer" / "static"

@@ -22,7 +22,7 @@ from streamforge.core.samples import SYMBOLS, candles
 from streamforge.core.settings import read_places
 from streamforge.messages.control import Event, encode_control
 from streamforge.messages.records import candles_of, encode
-from streamforge.store.base import CANDLES
+from streamforge.store.schemas import CANDLES
 from streamforge.workers.runtime.worker import serve
 
 ENV = {

@@ -31,7 +31,8 @@ from streamforge.features.frame import INDICATORS, Panel  # noqa: E402
 from streamforge.messages.records import Candle  # noqa: E402
 from streamforge.runs.datasets import freeze, load_panel, read_panel  # noqa: E402
 from streamforge.store.arrow import as_arrow  # noqa: E402
-from streamforge.store.base import CANDLES, enriched_schema, open_store  # noqa: E402
+from streamforge.store.base import open_store  # noqa: E402
+from streamforge.store.schemas import CANDLES, enriched_schema  # noqa: E402
 from streamforge.store.sql.postgresql import Postgresql  # noqa: E402
 
 BATCH = 5_000  # as the connector writes them

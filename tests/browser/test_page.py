@@ -16,7 +16,7 @@ from streamforge.core.samples import candles
 from streamforge.core.settings import read_places
 from streamforge.features.frame import INDICATORS, Enricher
 from streamforge.messages.records import Decision, candles_of, enriched_type
-from streamforge.store.base import CANDLES, DECISIONS, EDGES, enriched_schema
+from streamforge.store.schemas import CANDLES, DECISIONS, EDGES, enriched_schema
 
 pytestmark = [needs_browser, pytest.mark.asyncio(loop_scope="module")]
 

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pytest
 
 from streamforge.core.errors import BadData, BadName, Conflict, NotFound
-from streamforge.store.base import CANDLES, EDGES, Document, Schema, open_store
+from streamforge.store.base import Document, Schema, open_store
+from streamforge.store.schemas import CANDLES, EDGES
 
 MIXED = Schema(
     columns={"name": "text", "at": "int", "count": "int", "price": "float", "note": "text", "good": "bool"},
@@ -321,7 +322,8 @@ async def test_of_many_writers_of_one_version_one_wins(store, store_url, fresh):
 
 WRITER = """
 import asyncio, json, sys
-from streamforge.store.base import EDGES, Schema, open_store
+from streamforge.store.base import Schema, open_store
+from streamforge.store.schemas import EDGES
 async def main(url, collection, me, batches, rows):
     async with open_store(url) as store:
         await store.ensure(collection, Schema(columns=EDGES.columns | {f"by_{me}": "int"}, key=EDGES.key))

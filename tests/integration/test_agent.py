@@ -13,7 +13,8 @@ from streamforge.messages.records import Decision, decode
 from streamforge.rl.markets import agent_config, agent_markets
 from streamforge.rl.policy import Policy, replay
 from streamforge.runs.models import publish
-from streamforge.store.base import enriched_schema, open_store
+from streamforge.store.base import open_store
+from streamforge.store.schemas import enriched_schema
 from streamforge.workers.connector.enrichment import enrich
 
 MARKETS, SPAN, CUT = ("BTCUSDT", "ETHUSDT"), "2021-05-01:2021-06-01", 500

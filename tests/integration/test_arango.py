@@ -16,7 +16,8 @@ from worker_lab import House, sample_candles, stream_with_nonsense  # noqa: E402
 from streamforge.core.errors import BadConfig, BadData, BadUrl, Conflict, Refused, StoreError  # noqa: E402
 from streamforge.store.arango.client import Link  # noqa: E402
 from streamforge.store.arango.names import key_of  # noqa: E402
-from streamforge.store.base import CANDLES, EDGES, Schema, open_store  # noqa: E402
+from streamforge.store.base import Schema, open_store  # noqa: E402
+from streamforge.store.schemas import CANDLES, EDGES  # noqa: E402
 
 REVISED = Schema(columns=CANDLES.columns | {"revision": "int"}, key=CANDLES.key)
 PERMANENT = [1208, 1210, 1216, 1221, 1222, 1226, 1233, 1620]

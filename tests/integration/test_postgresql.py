@@ -16,7 +16,8 @@ from servers import need  # noqa: E402
 
 from streamforge.core.errors import BadData, BadUrl, Refused, StoreError  # noqa: E402
 from streamforge.core.urls import parse_url  # noqa: E402
-from streamforge.store.base import EDGES, open_store  # noqa: E402
+from streamforge.store.base import open_store  # noqa: E402
+from streamforge.store.schemas import EDGES  # noqa: E402
 from streamforge.store.sql.postgresql import Postgresql  # noqa: E402
 
 OPTIONS = {"timeout": "", "sslmode": "", "ca": ""}
@@ -168,7 +169,8 @@ async def test_deadlocks_end_well(url, fresh):
 
 MAKER = """
 import asyncio, sys
-from streamforge.store.base import EDGES, Schema, open_store
+from streamforge.store.base import Schema, open_store
+from streamforge.store.schemas import EDGES
 async def main(url, names):
     for number, name in enumerate(names):
         async with open_store(url) as store:

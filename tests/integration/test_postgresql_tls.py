@@ -13,7 +13,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from servers import free_port, need  # noqa: E402
 
 from streamforge.core.errors import Refused  # noqa: E402
-from streamforge.store.base import EDGES, open_store  # noqa: E402
+from streamforge.store.base import open_store  # noqa: E402
+from streamforge.store.schemas import EDGES  # noqa: E402
 from streamforge.store.sql.postgresql import Postgresql  # noqa: E402
 
 EDGE = {"graph": "g", "source": "BTCUSDT", "target": "ETHUSDT", "open_time": 1, "weight": 0.5}

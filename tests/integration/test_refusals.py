@@ -31,7 +31,8 @@ from streamforge.exchange.binance.rest import Retry  # noqa: E402
 from streamforge.exchange.simulator.app import Simulator, serve_app  # noqa: E402
 from streamforge.exchange.simulator.faults import Fault  # noqa: E402
 from streamforge.messages.records import encode  # noqa: E402
-from streamforge.store.base import CANDLES, open_store  # noqa: E402
+from streamforge.store.base import open_store  # noqa: E402
+from streamforge.store.schemas import CANDLES  # noqa: E402
 from streamforge.store.sql.postgresql import Postgresql  # noqa: E402
 from streamforge.workers.runtime.telemetry import ensure_topic  # noqa: E402
 from streamforge.workers.runtime.worker import Worker, serve  # noqa: E402

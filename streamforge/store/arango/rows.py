@@ -15,7 +15,6 @@ __all__ = [
     "import_rows",
     "replace_revised",
     "write_rows",
-    "wanted",
     "read_rows",
     "count_rows",
 ]
@@ -26,11 +25,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from ...core.errors import BadData, NotFound, StoreError
+from ...core.errors import NotFound, StoreError
 from .names import COLLECTIONS, MARKETS, attribute, is_edges, key_of, keys_of
 from ..base import Schema
-from ..arrow import arrow_types
-from ..sql.statements import Question, literal
+from ..arrow import ARROW_TYPES
+from ..query import RowQuery, accepted_values, requested_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -208,28 +207,20 @@ def write_rows(
 
 
 # %% ../../../nbs/21_store/arango/04_rows.ipynb #22f5e5f3
-def _variables(found: Known, question: Question) -> dict[str, Any] | None:
+def _variables(found: Known, query: RowQuery) -> dict[str, Any] | None:
     "Bind variables of range and values; None where no row can fulfil them. Raises `BadData`."
     made: dict[str, Any] = {"@collection": found.name}
-    for n, (column, value) in enumerate(question.where.items()):
-        if found.schema.columns.get(column) != "text":
-            texts = " ".join(o for o, kind in found.schema.columns.items() if kind == "text")
-            raise BadData(
-                f"expected a text column ({texts}) in `where`, found '{column}'",
-                "ranges go into `start` and `end`",
-                field=column,
-            )
-        any_of = [o for o in ([value] if isinstance(value, str) else value) if literal(o)]
-        if not any_of:
+    for n, (column, values) in enumerate(accepted_values(found.schema, query).items()):
+        if not values:
             return None
-        made |= {f"c{n}": attribute(column), f"v{n}": any_of}
+        made |= {f"c{n}": attribute(column), f"v{n}": values}
     return made
 
 
-def _range(found: Known, question: Question) -> dict[str, Any]:
+def _range(found: Known, query: RowQuery) -> dict[str, Any]:
     "Bind variables of a range."
-    start = _FIRST if question.start is None else max(int(question.start), _FIRST)
-    last = _LAST if question.end is None else min(int(question.end) - 1, _LAST)
+    start = _FIRST if query.start is None else max(int(query.start), _FIRST)
+    last = _LAST if query.end is None else min(int(query.end) - 1, _LAST)
     return {"moment": attribute(found.schema.key[-1]), "start": start, "last": last}
 
 
@@ -237,7 +228,7 @@ def _batch_of(documents: list[dict[str, Any]], schema: Schema, columns: list[str
     "Documents as columns."
     import pyarrow as pa
 
-    types, made = arrow_types(), []
+    types, made = ARROW_TYPES, []
     for column in columns:
         name, kind = attribute(column), schema.columns[column]
         values = [o.get(name) for o in documents]
@@ -248,39 +239,25 @@ def _batch_of(documents: list[dict[str, Any]], schema: Schema, columns: list[str
 
 
 # %% ../../../nbs/21_store/arango/04_rows.ipynb #f5d4d297
-def wanted(
-    schema: Schema,
-    question: Question,
-) -> list[str]:
-    "The columns asked for; raises `BadData`."
-    names = list(schema.columns if question.columns is None else question.columns)
-    for name in names:
-        if name not in schema.columns:
-            raise BadData(
-                f"expected columns among {' '.join(schema.columns)}, found '{name}'", "correct `columns`", field=name
-            )
-    return names
-
-
 def read_rows(
     database: "StandardDatabase",
     found: Known,
-    question: Question,
+    query: RowQuery,
 ) -> "pa.Table":  # sorted by key
     "Rows of a range; raises `BadData` and what the driver raises."
     import pyarrow as pa
 
-    columns, schema, variables = wanted(found.schema, question), found.schema, _variables(found, question)
+    columns, schema, variables = requested_columns(found.schema, query), found.schema, _variables(found, query)
     needed = list(dict.fromkeys([*columns, *schema.key]))
-    asked, several = _range(found, question), len(question.where)
-    empty = pa.schema([(o, arrow_types()[schema.columns[o]]) for o in needed]).empty_table()
-    if variables is None or asked["start"] > asked["last"] or question.last == 0:
+    asked, several = _range(found, query), len(query.where)
+    empty = pa.schema([(o, ARROW_TYPES[schema.columns[o]]) for o in needed]).empty_table()
+    if variables is None or asked["start"] > asked["last"] or query.last == 0:
         return empty.select(columns)
-    if question.last is not None:
+    if query.last is not None:
         nth = [
             o
             for batch in ask(
-                database, aql("nth last", several), variables | asked | {"skipped": max(0, int(question.last)) - 1}
+                database, aql("nth last", several), variables | asked | {"skipped": max(0, int(query.last)) - 1}
             )
             for o in batch
         ]
@@ -288,9 +265,9 @@ def read_rows(
     told = variables | asked | {"columns": [attribute(o) for o in needed]}
     batches = [_batch_of(o, schema, needed) for o in ask(database, aql("range", several), told) if o]
     table = pa.Table.from_batches(batches, empty.schema)
-    if question.last is not None:
+    if query.last is not None:
         latest = [schema.key[-1], *schema.key[:-1]]
-        table = table.sort_by([(o, "descending") for o in latest]).slice(0, max(0, int(question.last)))
+        table = table.sort_by([(o, "descending") for o in latest]).slice(0, max(0, int(query.last)))
     return table.sort_by([(o, "ascending") for o in schema.key]).select(columns)
 
 
@@ -298,10 +275,10 @@ def read_rows(
 def count_rows(
     database: "StandardDatabase",
     found: Known,
-    question: Question,
+    query: RowQuery,
 ) -> int:
     "How many rows have these values; raises `BadData` and what the driver raises."
-    variables = _variables(found, question)
+    variables = _variables(found, query)
     if variables is None:
         return 0
-    return sum(o for batch in ask(database, aql("count", len(question.where)), variables) for o in batch)
+    return sum(o for batch in ask(database, aql("count", len(query.where)), variables) for o in batch)

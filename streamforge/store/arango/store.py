@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import msgspec
 
-from ...core.errors import BadConfig, BadData, BadName, Conflict, StoreError
+from ...core.errors import BadConfig, BadData, Conflict, StoreError
 from ...core.names import check_name
 from .errors import number_of
 from .client import Link
 from .names import COLLECTIONS, DOCUMENTS, MARKETS, attribute, collection_name, is_edges, key_of
 from .rows import Known, aql, as_known, ask, count_rows, known, must_know, read_rows, write_rows
-from ..base import Document, Schema, missing_columns
+from ..base import Document, Schema, encode_body
+from ..query import RowQuery
+from ..schemas import check_schema, missing_columns
 from ..arrow import as_arrow
-from ..sql.statements import Question, check_schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -99,23 +100,6 @@ def _ensure(database: "StandardDatabase", collection: str, schema: Schema) -> Sc
 
 
 # %% ../../../nbs/21_store/arango/05_store.ipynb #549cfdeb
-def _body(kind: str, id: str, body: Mapping[str, Any]) -> str:
-    "A document's JSON; raises `BadData`, and `BadName` for a name that some database would refuse."
-    check_name(kind, "kind")
-    if not id or len(id) > 400 or not id.isprintable():
-        raise BadName(
-            f"expected a document's id of 1 to 400 printable letters, found {id[:80]!r}", "rename it", field="id"
-        )
-    try:
-        text = json.dumps(dict(body), allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-        text.encode()
-        return text
-    except (TypeError, ValueError) as error:  # a UnicodeError is a ValueError
-        raise BadData(
-            f"expected a document of JSON values, found {error}", "no NaN, no infinity, no objects, no half characters"
-        ) from None
-
-
 def _stored(database: "StandardDatabase", kind: str, id: str) -> dict[str, Any] | None:
     "A document as it lies in the database."
     return cast("dict[str, Any] | None", database.collection(DOCUMENTS).get(key_of([kind, id])))
@@ -198,7 +182,7 @@ class _Documents:
 
     async def put(self, kind: str, id: str, body: Mapping[str, Any], *, version: int | None = None) -> int:
         "Write a document whole; raises `Conflict`, `BadData`, `BadName`."
-        text = _body(kind, id, body)
+        text = encode_body(kind, id, body)
         return await self._link.run(lambda database: _put(database, kind, id, text, version))
 
     async def get(self, kind: str, id: str) -> Document | None:
@@ -271,16 +255,16 @@ class ArangoStore(_Documents):
         last: int | None = None,
     ) -> "pa.Table":
         "Rows of a range, sorted by key; raises `NotFound`, `BadData`."
-        question = Question(where=where or {}, start=start, end=end, columns=columns, last=last)
+        query = RowQuery(where=where or {}, start=start, end=end, columns=columns, last=last)
         check_name(collection, "collection_name")
-        return await self._link.run(lambda database: read_rows(database, must_know(database, collection), question))
+        return await self._link.run(lambda database: read_rows(database, must_know(database, collection), query))
 
     async def count(self, collection: str, *, where: _Where = None) -> int:
         "How many rows; 0 for a collection that nobody made."
-        question = Question(where=where or {})
+        query = RowQuery(where=where or {})
         check_name(collection, "collection_name")
         found = await self._link.run(lambda database: known(database, collection))
-        return await self._link.run(lambda database: count_rows(database, found, question)) if found else 0
+        return await self._link.run(lambda database: count_rows(database, found, query)) if found else 0
 
     async def collections(self) -> dict[str, Schema]:
         "All collections of rows."

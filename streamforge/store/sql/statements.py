@@ -9,12 +9,10 @@ __all__ = [
     "RESERVED",
     "Dialect",
     "quoted",
-    "check_schema",
     "physical_name",
     "create_text",
     "widen_text",
     "upsert_text",
-    "Question",
     "literal",
     "conditions",
     "select_text",
@@ -22,13 +20,13 @@ __all__ = [
 
 # %% ../../../nbs/21_store/sql/01_statements.ipynb #161cd2a7
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
-from ...core.errors import BadData, BadName
 from ...core.names import check_name
 from ..base import Schema
+from ..query import RowQuery, accepted_values
 
 
 # %% ../../../nbs/21_store/sql/01_statements.ipynb #b4f69fdd
@@ -60,25 +58,6 @@ def quoted(
 
 # %% ../../../nbs/21_store/sql/01_statements.ipynb #c2d3e4f5
 RESERVED = ("sf_", "sqlite_", "pg_")
-
-
-def check_schema(
-    schema: Schema,
-) -> None:
-    "Refuse columns that some database would mistake; raises `BadName`."
-    for name, kind in schema.columns.items():
-        check_name(name, "column")
-        if kind not in SQLITE.types or len(name) > 63:
-            raise BadName(
-                f"expected a column of {' '.join(SQLITE.types)} with a name of at most 63 letters, found '{name}' of '{kind}'",
-                "correct the schema",
-                field=name,
-            )
-    if len({o.lower() for o in schema.columns}) < len(schema.columns):
-        raise BadName(
-            f"expected columns that differ by more than case, found {' '.join(schema.columns)}",
-            "rename one: SQL does not tell them apart",
-        )
 
 
 def physical_name(
@@ -140,42 +119,23 @@ def upsert_text(
 
 
 # %% ../../../nbs/21_store/sql/01_statements.ipynb #3b732c2d
-class Question(msgspec.Struct, frozen=True, kw_only=True):
-    "Which rows, and what of them: the arguments of the port's `read`."
-
-    where: Mapping[str, str | Sequence[str]] = {}  # text column -> value, or any of several
-    start: int | None = None  # of the range column, inclusive
-    end: int | None = None  # exclusive
-    columns: Sequence[str] | None = None  # all unless told
-    last: int | None = None  # only the latest n rows, whatever market they are of
-
-
 def literal(
-    value: str,
-) -> str:  # empty for what no column can hold
-    "Text as SQL writes it."
-    possible = "\0" not in value and not any("\ud800" <= o <= "\udfff" for o in value)
-    return "'" + value.replace("'", "''") + "'" if possible else ""
+    value: str,  # that `is_storable`
+) -> str:
+    "A text value as SQL writes it."
+    return "'" + value.replace("'", "''") + "'"
 
 
 def conditions(
     schema: Schema,
-    question: Question,
+    query: RowQuery,
 ) -> str:  # ` WHERE ...`, or nothing
-    "What the rows must fulfil; raises `BadData` for a column that is not there or not text."
-    clauses, moment = [], quoted(schema.key[-1])
-    for name, value in question.where.items():
-        if schema.columns.get(name) != "text":
-            texts = " ".join(o for o, kind in schema.columns.items() if kind == "text")
-            raise BadData(
-                f"expected a text column ({texts}) in `where`, found '{name}'",
-                "ranges go into `start` and `end`",
-                field=name,
-            )
-        any_of = [text for o in ([value] if isinstance(value, str) else value) if (text := literal(o))]
-        clauses.append(f"{quoted(name)} IN ({', '.join(any_of)})" if any_of else "1 = 0")
-    clauses += [f"{moment} >= {int(question.start)}"] if question.start is not None else []
-    clauses += [f"{moment} < {int(question.end)}"] if question.end is not None else []
+    "The WHERE clause of a query; raises `BadData` for a column that is missing or not text."
+    clauses, range_column = [], quoted(schema.key[-1])
+    for name, values in accepted_values(schema, query).items():
+        clauses.append(f"{quoted(name)} IN ({', '.join(map(literal, values))})" if values else "1 = 0")
+    clauses += [f"{range_column} >= {int(query.start)}"] if query.start is not None else []
+    clauses += [f"{range_column} < {int(query.end)}"] if query.end is not None else []
     return f" WHERE {' AND '.join(clauses)}" if clauses else ""
 
 
@@ -183,14 +143,14 @@ def conditions(
 def select_text(
     table: str,
     schema: Schema,
-    question: Question,
+    query: RowQuery,
     fetched: Sequence[str],  # columns
 ) -> str:  # rows sorted by key
     "The rows of a range; raises `BadData`."
     what, keys = ", ".join(map(quoted, fetched)), list(map(quoted, schema.key))
-    source, order = f"{quoted(table)}{conditions(schema, question)}", ", ".join(keys)
-    if question.last is None:
+    source, order = f"{quoted(table)}{conditions(schema, query)}", ", ".join(keys)
+    if query.last is None:
         return f"SELECT {what} FROM {source} ORDER BY {order}"
     latest = ", ".join(f"{o} DESC" for o in [keys[-1], *keys[:-1]])
     needed = ", ".join(map(quoted, dict.fromkeys([*fetched, *schema.key])))
-    return f"SELECT {what} FROM (SELECT {needed} FROM {source} ORDER BY {latest} LIMIT {max(0, int(question.last))}) AS tail ORDER BY {order}"
+    return f"SELECT {what} FROM (SELECT {needed} FROM {source} ORDER BY {latest} LIMIT {max(0, int(query.last))}) AS tail ORDER BY {order}"

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
-from ...core.errors import BadData, BadName, BadUrl, Conflict, NotFound
+from ...core.errors import BadData, BadUrl, Conflict, NotFound
 from ...core.names import check_name
 from ...core.urls import redact
-from ..base import Document, Schema, missing_columns
+from ..base import Document, Schema, encode_body
+from ..query import RowQuery, requested_columns
+from ..schemas import check_schema, missing_columns
 from .connections import Connection, Database, Lanes, values
-from ..arrow import arrow_types, as_arrow
+from ..arrow import ARROW_TYPES, as_arrow
 from streamforge.store.sql.statements import (
     Dialect,
-    Question,
-    check_schema,
     conditions,
     create_text,
     physical_name,
@@ -115,23 +115,6 @@ def _ensure(connection: Connection, dialect: Dialect, collection: str, schema: S
 
 
 # %% ../../../nbs/21_store/sql/05_store.ipynb #455530ff
-def _body(kind: str, id: str, body: Mapping[str, Any]) -> str:
-    "A document's JSON; raises `BadData`, and `BadName` for a name that some database would refuse."
-    check_name(kind, "kind")
-    if not id or len(id) > 400 or not id.isprintable():
-        raise BadName(
-            f"expected a document's id of 1 to 400 printable letters, found {id[:80]!r}", "rename it", field="id"
-        )
-    try:
-        text = json.dumps(dict(body), allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-        text.encode()
-        return text
-    except (TypeError, ValueError) as error:  # a UnicodeError is a ValueError
-        raise BadData(
-            f"expected a document of JSON values, found {error}", "no NaN, no infinity, no objects, no half characters"
-        ) from None
-
-
 _FRESH = "INSERT INTO sf_documents (kind, id, version, body) VALUES ($1, $2, 1, $3) ON CONFLICT (kind, id) DO"
 _ANY = f"{_FRESH} UPDATE SET version = sf_documents.version + 1, body = excluded.body RETURNING version"
 _NEW = f"{_FRESH} NOTHING RETURNING version"
@@ -183,27 +166,16 @@ def _write_rows(connection: Connection, database: Database, collection: str, bat
     database.write(connection, physical, schema, batch)
 
 
-def _wanted(schema: Schema, question: Question) -> list[str]:
-    "The columns asked for; raises `BadData`."
-    wanted = list(schema.columns if question.columns is None else question.columns)
-    for name in wanted:
-        if name not in schema.columns:
-            raise BadData(
-                f"expected columns among {' '.join(schema.columns)}, found '{name}'", "correct `columns`", field=name
-            )
-    return wanted
-
-
-def _read(connection: Connection, database: Database, collection: str, question: Question) -> "pa.Table":
+def _read(connection: Connection, database: Database, collection: str, query: RowQuery) -> "pa.Table":
     "The port's `read` inside a transaction. A column that `where` pins to one value is not fetched but filled in."
     import pyarrow as pa
 
     physical, schema = _must_know(connection, collection)
-    wanted = _wanted(schema, question)
-    pinned = {o: value for o, value in question.where.items() if isinstance(value, str) and o in wanted}
+    wanted = requested_columns(schema, query)
+    pinned = {o: value for o, value in query.where.items() if isinstance(value, str) and o in wanted}
     fetched = [o for o in wanted if o not in pinned] or [schema.key[-1]]
-    found = database.fetch(connection, select_text(physical, schema, question, list(dict.fromkeys(fetched))))
-    types = arrow_types()
+    found = database.fetch(connection, select_text(physical, schema, query, list(dict.fromkeys(fetched))))
+    types = ARROW_TYPES
     made = {o: found[o].cast(types[schema.columns[o]]) for o in fetched}
     made |= {
         o: pa.chunked_array([pa.repeat(pa.scalar(value, types["text"]), len(found))])
@@ -214,11 +186,11 @@ def _read(connection: Connection, database: Database, collection: str, question:
     return pa.table([made.get(o, empty) for o in wanted], names=wanted)
 
 
-def _count(connection: Connection, collection: str, question: Question) -> int:
+def _count(connection: Connection, collection: str, query: RowQuery) -> int:
     "How many rows; 0 where there is no collection."
     if not (found := _known(connection, collection)):
         return 0
-    counted = connection.query(f"SELECT count(*) AS n FROM {quoted(found[0])}{conditions(found[1], question)}")
+    counted = connection.query(f"SELECT count(*) AS n FROM {quoted(found[0])}{conditions(found[1], query)}")
     return counted["n"][0].as_py()
 
 
@@ -257,7 +229,7 @@ class _Documents:
 
     async def put(self, kind: str, id: str, body: Mapping[str, Any], *, version: int | None = None) -> int:
         "Write a document whole; raises `Conflict`, `BadData`, `BadName`."
-        text = _body(kind, id, body)
+        text = encode_body(kind, id, body)
         return await self._writing.run(lambda connection: _put(connection, kind, id, text, version), True)
 
     async def get(self, kind: str, id: str) -> Document | None:
@@ -320,12 +292,12 @@ class SqlStore(_Documents):
         last: int | None = None,
     ) -> "pa.Table":
         "Rows of a range, sorted by key; raises `NotFound`, `BadData`."
-        question = Question(where=where or {}, start=start, end=end, columns=columns, last=last)
-        return await self._reading.run(lambda connection: _read(connection, self._database, collection, question))
+        query = RowQuery(where=where or {}, start=start, end=end, columns=columns, last=last)
+        return await self._reading.run(lambda connection: _read(connection, self._database, collection, query))
 
     async def count(self, collection: str, *, where: _Where = None) -> int:
         "How many rows; 0 for a collection that nobody made."
-        return await self._reading.run(lambda connection: _count(connection, collection, Question(where=where or {})))
+        return await self._reading.run(lambda connection: _count(connection, collection, RowQuery(where=where or {})))
 
     async def collections(self) -> dict[str, Schema]:
         "All collections of rows."

@@ -16,7 +16,7 @@ from ...bus.base import Record
 from ...core.errors import BadSetting
 from ...features.books import imbalance, liquidity
 from ...messages.records import BookSnapshot
-from ...store.base import BOOKS, DEPTH_UPDATES, IMBALANCE, LIQUIDITY
+from ...store.schemas import BOOKS, DEPTH_UPDATES, IMBALANCE, LIQUIDITY
 from ..runtime.context import Context
 from .decoding import BOOK, Sorted
 from .pipeline import Handler, Wiring, write_rows

@@ -25,7 +25,8 @@ import numpy as np
 
 from ...features.frame import INDICATORS
 from ...messages.records import Candle, enriched_type
-from ...store.base import Schema, enriched_schema
+from ...store.base import Schema
+from ...store.schemas import enriched_schema
 
 
 # %% ../../../nbs/60_workers/connector/04_candles.ipynb #bebf61bb

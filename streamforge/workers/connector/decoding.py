@@ -16,8 +16,9 @@ from ...bus.base import Record
 from ...core.errors import BadRecord
 from ...core.times import INTERVALS
 from ...messages.records import BookSnapshot, Candle, DepthUpdate, Trade, decode
-from ...store.base import CANDLES, TRADES, Schema
-from ...store.arrow import arrow_types, field_getter
+from ...store.base import Schema
+from ...store.schemas import CANDLES, TRADES
+from ...store.arrow import ARROW_TYPES, field_getter
 
 
 # %% ../../../nbs/60_workers/connector/02_decoding.ipynb #633027ac
@@ -30,7 +31,7 @@ def columns_of(
 
     if not items:
         return items
-    types, fields = arrow_types(), items[0].__struct_fields__
+    types, fields = ARROW_TYPES, items[0].__struct_fields__
     try:
         return pa.table({name: pa.array(field_getter(name)(items), types[schema.columns[name]]) for name in fields})
     except (OverflowError, pa.ArrowException):

@@ -16,7 +16,8 @@ from ...bus.base import Record
 from ...core.names import enriched_collection
 from ...features.frame import INDICATORS, Enricher
 from ...messages.records import Candle
-from ...store.base import CANDLES, Store
+from ...store.base import Store
+from ...store.schemas import CANDLES
 from .decoding import Sorted, columns_of
 from .candles import COLUMNS, FIELDS, differing, enriched_table, rows_of
 from .states import Market, PartitionState, load_partition, warm_enricher

@@ -20,7 +20,8 @@ from ...core.times import INTERVALS, interval_ms
 from ...features.trades import candles_of_trades
 from ...features.volume_by_price import volume_by_price
 from ...messages.records import Candle, encode_all
-from ...store.base import CANDLES, TRADES, VOLUME_BY_PRICE, Store
+from ...store.base import Store
+from ...store.schemas import CANDLES, TRADES, VOLUME_BY_PRICE
 from ..runtime.context import Context
 from .decoding import TRADE, Sorted
 from .pipeline import Handler, Wiring, write_rows

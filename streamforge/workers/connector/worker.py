@@ -31,7 +31,7 @@ from ...core.settings import WorkerSettings
 from ...features.frame import INDICATORS
 from ...features.program import program
 from ...ledger.verify import verify_loaded
-from ...store.base import CANDLES
+from ...store.schemas import CANDLES
 from ..runtime.worker import Context, Worker
 from .books import BookHandler
 from .decoding import CANDLE, Sorted

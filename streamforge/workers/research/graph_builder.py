@@ -18,7 +18,7 @@ from ...core.settings import WorkerSettings
 from ...features.frame import Panel, panel_of
 from ...graph.snapshots import build, edge_rows
 from ...runs.datasets import read_panel
-from ...store.base import EDGES
+from ...store.schemas import EDGES
 from ..runtime.worker import Worker
 from ..runtime.context import Context
 

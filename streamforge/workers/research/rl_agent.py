@@ -37,7 +37,7 @@ from ...graph.relations import log_returns
 from ...messages.records import Candle, Decision, decode, encode, enriched_type
 from ...rl.policy import Agent, Decided, Policy
 from ...runs.models import load_model
-from ...store.base import DECISIONS
+from ...store.schemas import DECISIONS
 from ..runtime.worker import Worker
 from ..runtime.context import Context
 from ..runtime.telemetry import ensure_topic
