@@ -2015,10 +2015,11 @@ d = {
         },
         "streamforge.core.logs": {
             "streamforge.core.logs._hide_secrets": ("00_core/logs.html#_hide_secrets", "streamforge/core/logs.py"),
+            "streamforge.core.logs._masked": ("00_core/logs.html#_masked", "streamforge/core/logs.py"),
             "streamforge.core.logs._name_error": ("00_core/logs.html#_name_error", "streamforge/core/logs.py"),
+            "streamforge.core.logs._repr_redacted": ("00_core/logs.html#_repr_redacted", "streamforge/core/logs.py"),
             "streamforge.core.logs.get_logger": ("00_core/logs.html#get_logger", "streamforge/core/logs.py"),
             "streamforge.core.logs.logging_to": ("00_core/logs.html#logging_to", "streamforge/core/logs.py"),
-            "streamforge.core.logs.redact": ("00_core/logs.html#redact", "streamforge/core/logs.py"),
             "streamforge.core.logs.setup": ("00_core/logs.html#setup", "streamforge/core/logs.py"),
         },
         "streamforge.core.metrics": {
@@ -2126,7 +2127,9 @@ d = {
                 "00_core/urls.html#address.password",
                 "streamforge/core/urls.py",
             ),
+            "streamforge.core.urls._is_port": ("00_core/urls.html#_is_port", "streamforge/core/urls.py"),
             "streamforge.core.urls._port": ("00_core/urls.html#_port", "streamforge/core/urls.py"),
+            "streamforge.core.urls._redact_line": ("00_core/urls.html#_redact_line", "streamforge/core/urls.py"),
             "streamforge.core.urls.parse_url": ("00_core/urls.html#parse_url", "streamforge/core/urls.py"),
             "streamforge.core.urls.redact": ("00_core/urls.html#redact", "streamforge/core/urls.py"),
         },
