@@ -4,7 +4,7 @@ ARGS ?=
 export PYTHONDONTWRITEBYTECODE =
 export PLOTLY_RENDERER ?= json
 
-.PHONY: help demo lab test fast notebooks env lock export drift lint bench faults servers servers-stop servers-status clean
+.PHONY: help demo lab test fast notebooks env lock export drift lint mutants bench faults servers servers-stop servers-status clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
@@ -16,7 +16,9 @@ lab: env  ## JupyterLab on the executed tour
 	$(BIN)/jupyter lab nbs/index.ipynb
 
 test: env  ## every test: notebooks, contracts, integration, house (some 20 minutes on two cores with all servers up)
-	$(BIN)/pytest -n 2 --dist loadfile nbs pipelines tests $(ARGS)
+	@mkdir -p .cache/coverage
+	COVERAGE_FILE=.cache/coverage/map $(BIN)/pytest -n 2 --dist loadfile --cov=streamforge --cov-context=test --cov-report= nbs pipelines tests $(ARGS)
+	@[ -n "$(ARGS)" ] || $(BIN)/python tests/house/mutants.py --stamp  # the coverage map is that of the whole suite
 
 fast: env  ## what to run while editing (under a minute)
 	$(BIN)/pytest -n 2 -m "not slow" nbs/00_core nbs/10_messages nbs/40_features nbs/42_trading nbs/45_evaluation tests/house $(ARGS)
@@ -49,6 +51,9 @@ lint:  ## style of notebooks and tests, types of the library
 	$(BIN)/ruff check nbs pipelines tests conftest.py setup.py
 	$(BIN)/ruff format --check -q nbs pipelines tests conftest.py setup.py
 	$(BIN)/mypy streamforge
+
+mutants: env  ## switch guards off one by one: does a test fail? (ARGS="--sample 60 --seed 1")
+	@$(BIN)/python tests/house/mutants.py $(ARGS)
 
 bench: env  ## every benchmark beside its peer, as JSON lines
 	@for f in tests/bench/[a-z]*.py; do $(BIN)/python $$f || exit 1; done
