@@ -5448,70 +5448,65 @@ d = {
                 "21_store/sql/connections.html#database.write",
                 "streamforge/store/sql/connections.py",
             ),
-            "streamforge.store.sql.connections.Lane": (
-                "21_store/sql/connections.html#lane",
+            "streamforge.store.sql.connections.parameters": (
+                "21_store/sql/connections.html#parameters",
                 "streamforge/store/sql/connections.py",
             ),
-            "streamforge.store.sql.connections.Lane.__init__": (
-                "21_store/sql/connections.html#lane.__init__",
-                "streamforge/store/sql/connections.py",
+        },
+        "streamforge.store.sql.pool": {
+            "streamforge.store.sql.pool.ConnectionPool": (
+                "21_store/sql/pool.html#connectionpool",
+                "streamforge/store/sql/pool.py",
             ),
-            "streamforge.store.sql.connections.Lane._transaction": (
-                "21_store/sql/connections.html#lane._transaction",
-                "streamforge/store/sql/connections.py",
+            "streamforge.store.sql.pool.ConnectionPool.__init__": (
+                "21_store/sql/pool.html#connectionpool.__init__",
+                "streamforge/store/sql/pool.py",
             ),
-            "streamforge.store.sql.connections.Lane.attempt": (
-                "21_store/sql/connections.html#lane.attempt",
-                "streamforge/store/sql/connections.py",
+            "streamforge.store.sql.pool.ConnectionPool._give_up": (
+                "21_store/sql/pool.html#connectionpool._give_up",
+                "streamforge/store/sql/pool.py",
             ),
-            "streamforge.store.sql.connections.Lane.drop": (
-                "21_store/sql/connections.html#lane.drop",
-                "streamforge/store/sql/connections.py",
+            "streamforge.store.sql.pool.ConnectionPool._serve": (
+                "21_store/sql/pool.html#connectionpool._serve",
+                "streamforge/store/sql/pool.py",
             ),
-            "streamforge.store.sql.connections.Lane.roll_back": (
-                "21_store/sql/connections.html#lane.roll_back",
-                "streamforge/store/sql/connections.py",
+            "streamforge.store.sql.pool.ConnectionPool._start": (
+                "21_store/sql/pool.html#connectionpool._start",
+                "streamforge/store/sql/pool.py",
             ),
-            "streamforge.store.sql.connections.Lanes": (
-                "21_store/sql/connections.html#lanes",
-                "streamforge/store/sql/connections.py",
+            "streamforge.store.sql.pool.ConnectionPool.close": (
+                "21_store/sql/pool.html#connectionpool.close",
+                "streamforge/store/sql/pool.py",
             ),
-            "streamforge.store.sql.connections.Lanes.__init__": (
-                "21_store/sql/connections.html#lanes.__init__",
-                "streamforge/store/sql/connections.py",
+            "streamforge.store.sql.pool.ConnectionPool.run": (
+                "21_store/sql/pool.html#connectionpool.run",
+                "streamforge/store/sql/pool.py",
             ),
-            "streamforge.store.sql.connections.Lanes._give_up": (
-                "21_store/sql/connections.html#lanes._give_up",
-                "streamforge/store/sql/connections.py",
+            "streamforge.store.sql.pool.PooledConnection": (
+                "21_store/sql/pool.html#pooledconnection",
+                "streamforge/store/sql/pool.py",
             ),
-            "streamforge.store.sql.connections.Lanes._serve": (
-                "21_store/sql/connections.html#lanes._serve",
-                "streamforge/store/sql/connections.py",
+            "streamforge.store.sql.pool.PooledConnection.__init__": (
+                "21_store/sql/pool.html#pooledconnection.__init__",
+                "streamforge/store/sql/pool.py",
             ),
-            "streamforge.store.sql.connections.Lanes._start": (
-                "21_store/sql/connections.html#lanes._start",
-                "streamforge/store/sql/connections.py",
+            "streamforge.store.sql.pool.PooledConnection._transaction": (
+                "21_store/sql/pool.html#pooledconnection._transaction",
+                "streamforge/store/sql/pool.py",
             ),
-            "streamforge.store.sql.connections.Lanes.close": (
-                "21_store/sql/connections.html#lanes.close",
-                "streamforge/store/sql/connections.py",
+            "streamforge.store.sql.pool.PooledConnection.attempt": (
+                "21_store/sql/pool.html#pooledconnection.attempt",
+                "streamforge/store/sql/pool.py",
             ),
-            "streamforge.store.sql.connections.Lanes.run": (
-                "21_store/sql/connections.html#lanes.run",
-                "streamforge/store/sql/connections.py",
+            "streamforge.store.sql.pool.PooledConnection.drop": (
+                "21_store/sql/pool.html#pooledconnection.drop",
+                "streamforge/store/sql/pool.py",
             ),
-            "streamforge.store.sql.connections._Task": (
-                "21_store/sql/connections.html#_task",
-                "streamforge/store/sql/connections.py",
+            "streamforge.store.sql.pool.PooledConnection.roll_back": (
+                "21_store/sql/pool.html#pooledconnection.roll_back",
+                "streamforge/store/sql/pool.py",
             ),
-            "streamforge.store.sql.connections._driver_errors": (
-                "21_store/sql/connections.html#_driver_errors",
-                "streamforge/store/sql/connections.py",
-            ),
-            "streamforge.store.sql.connections.values": (
-                "21_store/sql/connections.html#values",
-                "streamforge/store/sql/connections.py",
-            ),
+            "streamforge.store.sql.pool._Task": ("21_store/sql/pool.html#_task", "streamforge/store/sql/pool.py"),
         },
         "streamforge.store.sql.postgresql": {
             "streamforge.store.sql.postgresql.Postgresql": (
@@ -5554,10 +5549,6 @@ d = {
                 "21_store/sql/postgresql.html#_as_lists",
                 "streamforge/store/sql/postgresql.py",
             ),
-            "streamforge.store.sql.postgresql._code": (
-                "21_store/sql/postgresql.html#_code",
-                "streamforge/store/sql/postgresql.py",
-            ),
             "streamforge.store.sql.postgresql._distinct": (
                 "21_store/sql/postgresql.html#_distinct",
                 "streamforge/store/sql/postgresql.py",
@@ -5566,8 +5557,12 @@ d = {
                 "21_store/sql/postgresql.html#_settings",
                 "streamforge/store/sql/postgresql.py",
             ),
-            "streamforge.store.sql.postgresql.named_error": (
-                "21_store/sql/postgresql.html#named_error",
+            "streamforge.store.sql.postgresql._sqlstate": (
+                "21_store/sql/postgresql.html#_sqlstate",
+                "streamforge/store/sql/postgresql.py",
+            ),
+            "streamforge.store.sql.postgresql.postgresql_error": (
+                "21_store/sql/postgresql.html#postgresql_error",
                 "streamforge/store/sql/postgresql.py",
             ),
             "streamforge.store.sql.postgresql.server_url": (
@@ -5660,8 +5655,24 @@ d = {
                 "21_store/sql/store.html#sqlstore",
                 "streamforge/store/sql/store.py",
             ),
-            "streamforge.store.sql.store.SqlStore._schema": (
-                "21_store/sql/store.html#sqlstore._schema",
+            "streamforge.store.sql.store.SqlStore.__aenter__": (
+                "21_store/sql/store.html#sqlstore.__aenter__",
+                "streamforge/store/sql/store.py",
+            ),
+            "streamforge.store.sql.store.SqlStore.__aexit__": (
+                "21_store/sql/store.html#sqlstore.__aexit__",
+                "streamforge/store/sql/store.py",
+            ),
+            "streamforge.store.sql.store.SqlStore.__init__": (
+                "21_store/sql/store.html#sqlstore.__init__",
+                "streamforge/store/sql/store.py",
+            ),
+            "streamforge.store.sql.store.SqlStore._make_own_tables": (
+                "21_store/sql/store.html#sqlstore._make_own_tables",
+                "streamforge/store/sql/store.py",
+            ),
+            "streamforge.store.sql.store.SqlStore._read_schema": (
+                "21_store/sql/store.html#sqlstore._read_schema",
                 "streamforge/store/sql/store.py",
             ),
             "streamforge.store.sql.store.SqlStore.collections": (
@@ -5672,8 +5683,24 @@ d = {
                 "21_store/sql/store.html#sqlstore.count",
                 "streamforge/store/sql/store.py",
             ),
+            "streamforge.store.sql.store.SqlStore.delete": (
+                "21_store/sql/store.html#sqlstore.delete",
+                "streamforge/store/sql/store.py",
+            ),
             "streamforge.store.sql.store.SqlStore.ensure": (
                 "21_store/sql/store.html#sqlstore.ensure",
+                "streamforge/store/sql/store.py",
+            ),
+            "streamforge.store.sql.store.SqlStore.get": (
+                "21_store/sql/store.html#sqlstore.get",
+                "streamforge/store/sql/store.py",
+            ),
+            "streamforge.store.sql.store.SqlStore.list": (
+                "21_store/sql/store.html#sqlstore.list",
+                "streamforge/store/sql/store.py",
+            ),
+            "streamforge.store.sql.store.SqlStore.put": (
+                "21_store/sql/store.html#sqlstore.put",
                 "streamforge/store/sql/store.py",
             ),
             "streamforge.store.sql.store.SqlStore.read": (
@@ -5684,76 +5711,41 @@ d = {
                 "21_store/sql/store.html#sqlstore.upsert",
                 "streamforge/store/sql/store.py",
             ),
-            "streamforge.store.sql.store._Documents": (
-                "21_store/sql/store.html#_documents",
-                "streamforge/store/sql/store.py",
-            ),
-            "streamforge.store.sql.store._Documents.__aenter__": (
-                "21_store/sql/store.html#_documents.__aenter__",
-                "streamforge/store/sql/store.py",
-            ),
-            "streamforge.store.sql.store._Documents.__aexit__": (
-                "21_store/sql/store.html#_documents.__aexit__",
-                "streamforge/store/sql/store.py",
-            ),
-            "streamforge.store.sql.store._Documents.__init__": (
-                "21_store/sql/store.html#_documents.__init__",
-                "streamforge/store/sql/store.py",
-            ),
-            "streamforge.store.sql.store._Documents._found": (
-                "21_store/sql/store.html#_documents._found",
-                "streamforge/store/sql/store.py",
-            ),
-            "streamforge.store.sql.store._Documents.delete": (
-                "21_store/sql/store.html#_documents.delete",
-                "streamforge/store/sql/store.py",
-            ),
-            "streamforge.store.sql.store._Documents.get": (
-                "21_store/sql/store.html#_documents.get",
-                "streamforge/store/sql/store.py",
-            ),
-            "streamforge.store.sql.store._Documents.list": (
-                "21_store/sql/store.html#_documents.list",
-                "streamforge/store/sql/store.py",
-            ),
-            "streamforge.store.sql.store._Documents.put": (
-                "21_store/sql/store.html#_documents.put",
-                "streamforge/store/sql/store.py",
-            ),
-            "streamforge.store.sql.store._all_schemas": (
-                "21_store/sql/store.html#_all_schemas",
-                "streamforge/store/sql/store.py",
-            ),
             "streamforge.store.sql.store._count": ("21_store/sql/store.html#_count", "streamforge/store/sql/store.py"),
             "streamforge.store.sql.store._database": (
                 "21_store/sql/store.html#_database",
                 "streamforge/store/sql/store.py",
             ),
-            "streamforge.store.sql.store._delete": (
-                "21_store/sql/store.html#_delete",
-                "streamforge/store/sql/store.py",
-            ),
-            "streamforge.store.sql.store._ensure": (
-                "21_store/sql/store.html#_ensure",
-                "streamforge/store/sql/store.py",
-            ),
-            "streamforge.store.sql.store._first": ("21_store/sql/store.html#_first", "streamforge/store/sql/store.py"),
             "streamforge.store.sql.store._get": ("21_store/sql/store.html#_get", "streamforge/store/sql/store.py"),
-            "streamforge.store.sql.store._known": ("21_store/sql/store.html#_known", "streamforge/store/sql/store.py"),
             "streamforge.store.sql.store._list": ("21_store/sql/store.html#_list", "streamforge/store/sql/store.py"),
-            "streamforge.store.sql.store._must_know": (
-                "21_store/sql/store.html#_must_know",
-                "streamforge/store/sql/store.py",
-            ),
-            "streamforge.store.sql.store._own_tables": (
-                "21_store/sql/store.html#_own_tables",
-                "streamforge/store/sql/store.py",
-            ),
             "streamforge.store.sql.store._put": ("21_store/sql/store.html#_put", "streamforge/store/sql/store.py"),
             "streamforge.store.sql.store._read": ("21_store/sql/store.html#_read", "streamforge/store/sql/store.py"),
-            "streamforge.store.sql.store._write_rows": (
-                "21_store/sql/store.html#_write_rows",
-                "streamforge/store/sql/store.py",
+            "streamforge.store.sql.store._write": ("21_store/sql/store.html#_write", "streamforge/store/sql/store.py"),
+        },
+        "streamforge.store.sql.tables": {
+            "streamforge.store.sql.tables.CollectionTable": (
+                "21_store/sql/tables.html#collectiontable",
+                "streamforge/store/sql/tables.py",
+            ),
+            "streamforge.store.sql.tables.ensure_table": (
+                "21_store/sql/tables.html#ensure_table",
+                "streamforge/store/sql/tables.py",
+            ),
+            "streamforge.store.sql.tables.find_table": (
+                "21_store/sql/tables.html#find_table",
+                "streamforge/store/sql/tables.py",
+            ),
+            "streamforge.store.sql.tables.list_tables": (
+                "21_store/sql/tables.html#list_tables",
+                "streamforge/store/sql/tables.py",
+            ),
+            "streamforge.store.sql.tables.own_tables": (
+                "21_store/sql/tables.html#own_tables",
+                "streamforge/store/sql/tables.py",
+            ),
+            "streamforge.store.sql.tables.require_table": (
+                "21_store/sql/tables.html#require_table",
+                "streamforge/store/sql/tables.py",
             ),
         },
         "streamforge.trading.account": {

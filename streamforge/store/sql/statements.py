@@ -6,7 +6,6 @@
 __all__ = [
     "SQLITE",
     "POSTGRESQL",
-    "RESERVED",
     "Dialect",
     "quoted",
     "physical_name",
@@ -31,18 +30,18 @@ from ..query import RowQuery, accepted_values
 
 # %% ../../../nbs/21_store/sql/01_statements.ipynb #b4f69fdd
 class Dialect(msgspec.Struct, frozen=True, kw_only=True):
-    "What two SQL databases do not agree on."
+    "How one SQL database's statements differ from another's."
 
     types: dict[str, str]  # kind of column -> SQL type
     ending: str = ""  # of CREATE TABLE
     arrays: bool = False  # a batch is one execution with an array per column, instead of one execution per row
-    equal_stays: bool = False  # a row that is there already, equal in every column, is left alone
+    skip_equal: bool = False  # a row that is there already, equal in every column, is not written again
 
 
 SQLITE = Dialect(
     types={"int": "BIGINT", "float": "DOUBLE", "text": "TEXT", "bool": "BOOLEAN"},
     ending=" WITHOUT ROWID",
-    equal_stays=True,
+    skip_equal=True,
 )
 POSTGRESQL = Dialect(
     types={"int": "BIGINT", "float": "DOUBLE PRECISION", "text": 'TEXT COLLATE "C"', "bool": "BOOLEAN"}, arrays=True
@@ -52,20 +51,21 @@ POSTGRESQL = Dialect(
 def quoted(
     name: str,  # of a table or column
 ) -> str:
-    "A name as SQL takes it literally."
+    "A name in double quotes, so that SQL takes it literally."
     return '"' + name.replace('"', '""') + '"'
 
 
 # %% ../../../nbs/21_store/sql/01_statements.ipynb #c2d3e4f5
-RESERVED = ("sf_", "sqlite_", "pg_")
+_RESERVED = ("sf_", "sqlite_", "pg_")
 
 
+# %% ../../../nbs/21_store/sql/01_statements.ipynb #36aa48ef
 def physical_name(
-    collection: str,  # as clients call it
+    collection: str,  # as clients name it
 ) -> str:  # the table
     "The table of a collection: its own name where that is plain, else shortened, with a hash; raises `BadName`."
     plain = check_name(collection, "collection_name").lower()
-    if plain == collection and len(plain) <= 55 and not plain.startswith(RESERVED):
+    if plain == collection and len(plain) <= 55 and not plain.startswith(_RESERVED):
         return plain
     return f"rows_{plain[:40]}~{hashlib.sha256(collection.encode()).hexdigest()[:8]}"
 
@@ -78,11 +78,12 @@ def create_text(
     condition: str = "",  # `IF NOT EXISTS`
 ) -> str:
     "CREATE TABLE for a collection."
-    lines = [
+    columns = [
         f"{quoted(name)} {dialect.types[kind]}{' NOT NULL' if name in schema.key else ''}"
         for name, kind in schema.columns.items()
     ]
-    return f"CREATE TABLE {condition} {quoted(table)} ({', '.join(lines)}, PRIMARY KEY ({', '.join(map(quoted, schema.key))})){dialect.ending}"
+    key = f"PRIMARY KEY ({', '.join(map(quoted, schema.key))})"
+    return f"CREATE TABLE {condition} {quoted(table)} ({', '.join([*columns, key])}){dialect.ending}"
 
 
 def widen_text(
@@ -91,7 +92,7 @@ def widen_text(
     column: str,  # new
     kind: str,
 ) -> str:
-    "ALTER TABLE for a column that came later."
+    "ALTER TABLE that adds a column."
     return f"ALTER TABLE {quoted(table)} ADD COLUMN {quoted(column)} {dialect.types[kind]}"
 
 
@@ -102,27 +103,27 @@ def upsert_text(
     schema: Schema,
     present: Sequence[str],  # the columns that the rows have
 ) -> str:
-    "INSERT ... ON CONFLICT DO UPDATE, replacing a row whole."
+    "INSERT ... ON CONFLICT DO UPDATE, replacing whole rows."
     names, keys = ", ".join(map(quoted, present)), ", ".join(map(quoted, schema.key))
     marks = [f"${position + 1}" for position in range(len(present))]
     source = f"VALUES ({', '.join(marks)})"
     if dialect.arrays:
-        kinds = [dialect.types[schema.columns[o]].partition(" COLLATE")[0] for o in present]
-        source = (
-            f"SELECT * FROM unnest({', '.join(f'{mark}::{kind}[]' for mark, kind in zip(marks, kinds, strict=True))})"
-        )
-    others = [quoted(o) for o in schema.columns if o not in schema.key]
-    rest = ", ".join(f"{o} = excluded.{o}" for o in others)
-    differ = " OR ".join(f"{quoted(table)}.{o} IS NOT excluded.{o}" for o in others) if dialect.equal_stays else ""
-    update = f"UPDATE SET {rest}{f' WHERE {differ}' if differ else ''}" if rest else "NOTHING"
-    return f"INSERT INTO {quoted(table)} ({names}) {source} ON CONFLICT ({keys}) DO {update}"
+        kinds = [dialect.types[schema.columns[name]].partition(" COLLATE")[0] for name in present]
+        arrays = ", ".join(f"{mark}::{kind}[]" for mark, kind in zip(marks, kinds, strict=True))
+        source = f"SELECT * FROM unnest({arrays})"
+    others = [quoted(name) for name in schema.columns if name not in schema.key]
+    updates = ", ".join(f"{name} = excluded.{name}" for name in others)
+    differ = " OR ".join(f"{quoted(table)}.{name} IS NOT excluded.{name}" for name in others)
+    where = f" WHERE {differ}" if dialect.skip_equal else ""
+    action = f"UPDATE SET {updates}{where}" if others else "NOTHING"
+    return f"INSERT INTO {quoted(table)} ({names}) {source} ON CONFLICT ({keys}) DO {action}"
 
 
 # %% ../../../nbs/21_store/sql/01_statements.ipynb #3b732c2d
 def literal(
     value: str,  # that `is_storable`
 ) -> str:
-    "A text value as SQL writes it."
+    "A text value as a SQL literal, in single quotes."
     return "'" + value.replace("'", "''") + "'"
 
 
@@ -146,11 +147,12 @@ def select_text(
     query: RowQuery,
     fetched: Sequence[str],  # columns
 ) -> str:  # rows sorted by key
-    "The rows of a range; raises `BadData`."
-    what, keys = ", ".join(map(quoted, fetched)), list(map(quoted, schema.key))
+    "SELECT of a range; raises `BadData`."
+    columns, keys = ", ".join(map(quoted, fetched)), list(map(quoted, schema.key))
     source, order = f"{quoted(table)}{conditions(schema, query)}", ", ".join(keys)
     if query.last is None:
-        return f"SELECT {what} FROM {source} ORDER BY {order}"
-    latest = ", ".join(f"{o} DESC" for o in [keys[-1], *keys[:-1]])
+        return f"SELECT {columns} FROM {source} ORDER BY {order}"
+    latest = ", ".join(f"{key} DESC" for key in [keys[-1], *keys[:-1]])
     needed = ", ".join(map(quoted, dict.fromkeys([*fetched, *schema.key])))
-    return f"SELECT {what} FROM (SELECT {needed} FROM {source} ORDER BY {latest} LIMIT {max(0, int(query.last))}) AS tail ORDER BY {order}"
+    tail = f"SELECT {needed} FROM {source} ORDER BY {latest} LIMIT {max(0, int(query.last))}"
+    return f"SELECT {columns} FROM ({tail}) AS tail ORDER BY {order}"
