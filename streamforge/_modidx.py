@@ -4638,20 +4638,8 @@ d = {
                 "streamforge/messages/control.py",
             ),
             "streamforge.messages.control.Event": ("10_messages/control.html#event", "streamforge/messages/control.py"),
-            "streamforge.messages.control.Event.numbers": (
-                "10_messages/control.html#event.numbers",
-                "streamforge/messages/control.py",
-            ),
-            "streamforge.messages.control._Object": (
-                "10_messages/control.html#_object",
-                "streamforge/messages/control.py",
-            ),
-            "streamforge.messages.control._Object.numbers": (
-                "10_messages/control.html#_object.numbers",
-                "streamforge/messages/control.py",
-            ),
-            "streamforge.messages.control._with_rest": (
-                "10_messages/control.html#_with_rest",
+            "streamforge.messages.control._decode": (
+                "10_messages/control.html#_decode",
                 "streamforge/messages/control.py",
             ),
             "streamforge.messages.control.decode_command": (
@@ -4682,6 +4670,14 @@ d = {
             ),
             "streamforge.messages.records.Candle.numbers": (
                 "10_messages/records.html#candle.numbers",
+                "streamforge/messages/records.py",
+            ),
+            "streamforge.messages.records.DataRecord": (
+                "10_messages/records.html#datarecord",
+                "streamforge/messages/records.py",
+            ),
+            "streamforge.messages.records.DataRecord.numbers": (
+                "10_messages/records.html#datarecord.numbers",
                 "streamforge/messages/records.py",
             ),
             "streamforge.messages.records.Decision": (
@@ -4727,6 +4723,10 @@ d = {
             ),
             "streamforge.messages.records._finite": (
                 "10_messages/records.html#_finite",
+                "streamforge/messages/records.py",
+            ),
+            "streamforge.messages.records._plain": (
+                "10_messages/records.html#_plain",
                 "streamforge/messages/records.py",
             ),
             "streamforge.messages.records.candles_of": (
