@@ -6357,10 +6357,6 @@ d = {
                 "60_workers/connector/trades.html#_counted",
                 "streamforge/workers/connector/trades.py",
             ),
-            "streamforge.workers.connector.trades._interval": (
-                "60_workers/connector/trades.html#_interval",
-                "streamforge/workers/connector/trades.py",
-            ),
             "streamforge.workers.connector.trades._table": (
                 "60_workers/connector/trades.html#_table",
                 "streamforge/workers/connector/trades.py",
@@ -6507,10 +6503,6 @@ d = {
                 "60_workers/connector/worker.html#reached",
                 "streamforge/workers/connector/worker.py",
             ),
-            "streamforge.workers.connector.worker.read_indicators": (
-                "60_workers/connector/worker.html#read_indicators",
-                "streamforge/workers/connector/worker.py",
-            ),
         },
         "streamforge.workers.dummy": {
             "streamforge.workers.dummy.Dummy": ("60_workers/dummy.html#dummy", "streamforge/workers/dummy.py"),
@@ -6523,10 +6515,6 @@ d = {
                 "streamforge/workers/dummy.py",
             ),
             "streamforge.workers.dummy.Dummy.run": ("60_workers/dummy.html#dummy.run", "streamforge/workers/dummy.py"),
-            "streamforge.workers.dummy.failure_named": (
-                "60_workers/dummy.html#failure_named",
-                "streamforge/workers/dummy.py",
-            ),
         },
         "streamforge.workers.loaders.archive": {
             "streamforge.workers.loaders.archive.ArchivedCandles": (
@@ -7169,8 +7157,8 @@ d = {
                 "60_workers/research/gnn_trainer.html#gnntrainer.run",
                 "streamforge/workers/research/gnn_trainer.py",
             ),
-            "streamforge.workers.research.gnn_trainer.configured": (
-                "60_workers/research/gnn_trainer.html#configured",
+            "streamforge.workers.research.gnn_trainer.gnn_config": (
+                "60_workers/research/gnn_trainer.html#gnn_config",
                 "streamforge/workers/research/gnn_trainer.py",
             ),
             "streamforge.workers.research.gnn_trainer.parts": (
@@ -7640,6 +7628,163 @@ d = {
             "streamforge.workers.runtime.worker.serve": (
                 "60_workers/runtime/worker.html#serve",
                 "streamforge/workers/runtime/worker.py",
+            ),
+        },
+        "streamforge.workers.targets": {
+            "streamforge.workers.targets.AgentParameters": (
+                "60_workers/targets.html#agentparameters",
+                "streamforge/workers/targets.py",
+            ),
+            "streamforge.workers.targets.BookParameters": (
+                "60_workers/targets.html#bookparameters",
+                "streamforge/workers/targets.py",
+            ),
+            "streamforge.workers.targets.CandleHistoryParameters": (
+                "60_workers/targets.html#candlehistoryparameters",
+                "streamforge/workers/targets.py",
+            ),
+            "streamforge.workers.targets.ConnectorParameters": (
+                "60_workers/targets.html#connectorparameters",
+                "streamforge/workers/targets.py",
+            ),
+            "streamforge.workers.targets.DummyParameters": (
+                "60_workers/targets.html#dummyparameters",
+                "streamforge/workers/targets.py",
+            ),
+            "streamforge.workers.targets.ExchangeParameters": (
+                "60_workers/targets.html#exchangeparameters",
+                "streamforge/workers/targets.py",
+            ),
+            "streamforge.workers.targets.FoldRunParameters": (
+                "60_workers/targets.html#foldrunparameters",
+                "streamforge/workers/targets.py",
+            ),
+            "streamforge.workers.targets.GnnParameters": (
+                "60_workers/targets.html#gnnparameters",
+                "streamforge/workers/targets.py",
+            ),
+            "streamforge.workers.targets.GraphParameters": (
+                "60_workers/targets.html#graphparameters",
+                "streamforge/workers/targets.py",
+            ),
+            "streamforge.workers.targets.HistoryParameters": (
+                "60_workers/targets.html#historyparameters",
+                "streamforge/workers/targets.py",
+            ),
+            "streamforge.workers.targets.LiveCandleParameters": (
+                "60_workers/targets.html#livecandleparameters",
+                "streamforge/workers/targets.py",
+            ),
+            "streamforge.workers.targets.LiveParameters": (
+                "60_workers/targets.html#liveparameters",
+                "streamforge/workers/targets.py",
+            ),
+            "streamforge.workers.targets.MarketDataType": (
+                "60_workers/targets.html#marketdatatype",
+                "streamforge/workers/targets.py",
+            ),
+            "streamforge.workers.targets.Parameter": (
+                "60_workers/targets.html#parameter",
+                "streamforge/workers/targets.py",
+            ),
+            "streamforge.workers.targets.Parameter._refusal": (
+                "60_workers/targets.html#parameter._refusal",
+                "streamforge/workers/targets.py",
+            ),
+            "streamforge.workers.targets.Parameter._within": (
+                "60_workers/targets.html#parameter._within",
+                "streamforge/workers/targets.py",
+            ),
+            "streamforge.workers.targets.Parameter.describe": (
+                "60_workers/targets.html#parameter.describe",
+                "streamforge/workers/targets.py",
+            ),
+            "streamforge.workers.targets.Parameter.expected": (
+                "60_workers/targets.html#parameter.expected",
+                "streamforge/workers/targets.py",
+            ),
+            "streamforge.workers.targets.Parameter.parse": (
+                "60_workers/targets.html#parameter.parse",
+                "streamforge/workers/targets.py",
+            ),
+            "streamforge.workers.targets.Parameters": (
+                "60_workers/targets.html#parameters",
+                "streamforge/workers/targets.py",
+            ),
+            "streamforge.workers.targets.Parameters.read": (
+                "60_workers/targets.html#parameters.read",
+                "streamforge/workers/targets.py",
+            ),
+            "streamforge.workers.targets.Parameters.rows": (
+                "60_workers/targets.html#parameters.rows",
+                "streamforge/workers/targets.py",
+            ),
+            "streamforge.workers.targets.Ports": ("60_workers/targets.html#ports", "streamforge/workers/targets.py"),
+            "streamforge.workers.targets.PpoParameters": (
+                "60_workers/targets.html#ppoparameters",
+                "streamforge/workers/targets.py",
+            ),
+            "streamforge.workers.targets.Target": ("60_workers/targets.html#target", "streamforge/workers/targets.py"),
+            "streamforge.workers.targets.Target.check": (
+                "60_workers/targets.html#target.check",
+                "streamforge/workers/targets.py",
+            ),
+            "streamforge.workers.targets.Target.endless": (
+                "60_workers/targets.html#target.endless",
+                "streamforge/workers/targets.py",
+            ),
+            "streamforge.workers.targets.Target.kind_of": (
+                "60_workers/targets.html#target.kind_of",
+                "streamforge/workers/targets.py",
+            ),
+            "streamforge.workers.targets.Target.loads": (
+                "60_workers/targets.html#target.loads",
+                "streamforge/workers/targets.py",
+            ),
+            "streamforge.workers.targets.Target.needed": (
+                "60_workers/targets.html#target.needed",
+                "streamforge/workers/targets.py",
+            ),
+            "streamforge.workers.targets.Target.rows": (
+                "60_workers/targets.html#target.rows",
+                "streamforge/workers/targets.py",
+            ),
+            "streamforge.workers.targets.TrainerParameters": (
+                "60_workers/targets.html#trainerparameters",
+                "streamforge/workers/targets.py",
+            ),
+            "streamforge.workers.targets._flag": ("60_workers/targets.html#_flag", "streamforge/workers/targets.py"),
+            "streamforge.workers.targets._fold": ("60_workers/targets.html#_fold", "streamforge/workers/targets.py"),
+            "streamforge.workers.targets._integer": (
+                "60_workers/targets.html#_integer",
+                "streamforge/workers/targets.py",
+            ),
+            "streamforge.workers.targets._list": ("60_workers/targets.html#_list", "streamforge/workers/targets.py"),
+            "streamforge.workers.targets._loader": (
+                "60_workers/targets.html#_loader",
+                "streamforge/workers/targets.py",
+            ),
+            "streamforge.workers.targets._number": (
+                "60_workers/targets.html#_number",
+                "streamforge/workers/targets.py",
+            ),
+            "streamforge.workers.targets._row": ("60_workers/targets.html#_row", "streamforge/workers/targets.py"),
+            "streamforge.workers.targets._rows": ("60_workers/targets.html#_rows", "streamforge/workers/targets.py"),
+            "streamforge.workers.targets.describe_target": (
+                "60_workers/targets.html#describe_target",
+                "streamforge/workers/targets.py",
+            ),
+            "streamforge.workers.targets.indicator_names": (
+                "60_workers/targets.html#indicator_names",
+                "streamforge/workers/targets.py",
+            ),
+            "streamforge.workers.targets.price_steps": (
+                "60_workers/targets.html#price_steps",
+                "streamforge/workers/targets.py",
+            ),
+            "streamforge.workers.targets.target_named": (
+                "60_workers/targets.html#target_named",
+                "streamforge/workers/targets.py",
             ),
         },
     },

@@ -45,6 +45,7 @@ class Places(msgspec.Struct, frozen=True, kw_only=True):
     bus_url: str
     store_url: str
     artifacts_url: str
+    jobs_url: str = ""  # where workers run; empty: as processes of this machine
 
 
 def read_places(
@@ -63,6 +64,7 @@ def read_places(
         artifacts_url=env.get("STREAMFORGE_ARTIFACTS_URL")
         or _url(env, "minio", "MINIO_ENDPOINT", "MINIO_BUCKET_NAME")
         or f"file://{home}/artifacts",
+        jobs_url=env.get("STREAMFORGE_JOBS_URL", ""),
     )
 
 
@@ -112,6 +114,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     queue_control_topic: str = "queue-control"
     queue_events_topic: str = "queue-events"
     control_from: str = ""  # partition:offset of this worker's own `start`
+    events_from: str = ""  # partition:offset where the workflow's events begin
     upstream: tuple[str, ...] = ()  # telemetry ids it waits the end of
     group_id: str = ""
     metrics_port: int = 0  # 0: any free one

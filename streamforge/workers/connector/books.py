@@ -13,7 +13,6 @@ from typing import Any
 import msgspec
 
 from ...bus.base import Record
-from ...core.errors import BadSetting
 from ...features.books import imbalance, liquidity
 from ...messages.records import BookSnapshot
 from ...store.schemas import BOOKS, DEPTH_UPDATES, IMBALANCE, LIQUIDITY
@@ -21,6 +20,7 @@ from ..runtime.context import Context
 from .decoding import BOOK, Sorted
 from .pipeline import Handler, Wiring, write_rows
 from .price_steps import price_step
+from ..targets import ConnectorParameters
 
 
 # %% ../../../nbs/60_workers/connector/09_books.ipynb #f93574e7
@@ -82,13 +82,7 @@ class BookHandler(Handler):
 
     def __init__(self, ctx: Context, wiring: Wiring):
         super().__init__(ctx, wiring)
-        self.levels = int(ctx.settings.number("BOOK_LEVELS", 10))
-        if self.levels < 1:
-            raise BadSetting(
-                f"expected at least one level in BOOK_LEVELS, found {self.levels}",
-                "correct the variable",
-                field="BOOK_LEVELS",
-            )
+        self.levels = ConnectorParameters.read(ctx.settings.options).book_levels
         self.steps: dict[str, str] = {}
         name = wiring.collection
         self.collections = {

@@ -21,6 +21,7 @@ from ...core.settings import WorkerSettings
 from ...core.times import now_ms
 from ..runtime.context import Context, is_own_topic
 from .decoding import Kind, Sorted, sort_out
+from ..targets import ConnectorParameters
 
 
 # %% ../../../nbs/60_workers/connector/03_pipeline.ipynb #ae349b65
@@ -224,10 +225,8 @@ class Reader:
 
     def __init__(self, ctx: Context, handler: Handler, subscription: Subscription):
         self.ctx, self.handler, self.subscription, self.wiring = ctx, handler, subscription, handler.wiring
-        self.rows, self.seconds = (
-            int(ctx.settings.number("BATCH_ROWS", 10_000)),
-            ctx.settings.number("BATCH_SECONDS", 0),
-        )
+        parameters = ConnectorParameters.read(ctx.settings.options)
+        self.rows, self.seconds = parameters.batch_rows, parameters.batch_seconds
         self.ready: asyncio.Queue[Ready] = asyncio.Queue(1)
         self.turn, self.generation = asyncio.Lock(), 0
         self._owned, self._looked, self._read = subscription.assignment(), 0.0, 0  # _read: time of the last record, ms

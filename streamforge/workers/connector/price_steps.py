@@ -10,8 +10,8 @@ import math
 
 from ...core.errors import Conflict
 from ...core.settings import WorkerSettings
-from ...features.decimals import step_edges
 from ...store.base import Store
+from ..targets import ConnectorParameters, price_steps
 
 
 # %% ../../../nbs/60_workers/connector/01_price_steps.ipynb #b485fa9c
@@ -23,10 +23,8 @@ async def price_step(
     price: float,  # one of the market's, should none be kept
 ) -> str:  # decimal text
     "A market's step of price; raises `BadSetting`."
-    words = [o.rpartition("=") for o in settings.option("PRICE_STEP").replace(" ", "").split(",") if o]
-    told = {name: step for name, _, step in words}
-    if step := told.get(symbol, told.get("")):
-        step_edges([], step)  # raises for what is none
+    steps = price_steps(ConnectorParameters.read(settings.options).price_step)
+    if step := steps.get(symbol, steps.get("")):
         return step
     id = f"{collection}:{symbol}"
     if kept := await store.get("price-step", id):

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 
 from ...bus.base import Message, Record, TopicSpec
-from ...core.errors import BadSetting
 from ...core.names import collection_of
 from ...core.settings import WorkerSettings
-from ...core.times import INTERVALS, interval_ms
+from ...core.times import interval_ms
 from ...features.trades import candles_of_trades
 from ...features.volume_by_price import volume_by_price
 from ...messages.records import Candle, encode_all
@@ -27,6 +26,7 @@ from .decoding import TRADE, Sorted
 from .pipeline import Handler, Wiring, write_rows
 from .price_steps import price_step
 from ..runtime.telemetry import ensure_topic
+from ..targets import ConnectorParameters
 
 # %% ../../../nbs/60_workers/connector/08_trades.ipynb #5acd0ab8
 NEEDED = ["trade_id", "price", "quantity", "timestamp", "is_buyer_maker"]
@@ -147,17 +147,6 @@ async def fresh_candles(
     return [o for o in whole if known.get(o.open_time) != o]
 
 
-# %% ../../../nbs/60_workers/connector/08_trades.ipynb #6d3abe88
-def _interval(settings: WorkerSettings, name: str, default: str) -> str:
-    "A variable that holds an interval, or none."
-    value = settings.option(name, default)
-    if value != "none" and value not in INTERVALS:
-        raise BadSetting(
-            f"expected an interval such as 5m or none in {name}, found '{value}'", "correct the variable", field=name
-        )
-    return value
-
-
 # %% ../../../nbs/60_workers/connector/08_trades.ipynb #90b9869e
 class TradeHandler(Handler):
     "Trades, volume by price, and candles if asked for."
@@ -166,14 +155,12 @@ class TradeHandler(Handler):
 
     def __init__(self, ctx: Context, wiring: Wiring):
         super().__init__(ctx, wiring)
-        self.volume, self.aggregate = (
-            _interval(ctx.settings, "VOLUME_INTERVAL", "1m"),
-            _interval(ctx.settings, "AGGREGATE", "none"),
-        )
+        parameters = ConnectorParameters.read(ctx.settings.options)
+        self.volume, self.aggregate = parameters.volume_interval, parameters.aggregate
         self.volumes = f"{wiring.collection}_volume"
         self._touched: dict[str, tuple[int, int]] = {}  # by the last part: symbol -> first and last id
-        self.candles = ctx.settings.option("AGGREGATE_COLLECTION", collection_of(f"api_candles_{self.aggregate}"))
-        self.candle_topic = ctx.settings.option("AGGREGATE_TOPIC", f"{wiring.topic}-{self.aggregate}")
+        self.candles = parameters.aggregate_collection or collection_of(f"api_candles_{self.aggregate}")
+        self.candle_topic = parameters.aggregate_topic or f"{wiring.topic}-{self.aggregate}"
 
     async def prepare(self) -> None:
         "Collections, and the topic of candles with as many partitions as that of the trades."

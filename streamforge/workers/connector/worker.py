@@ -5,7 +5,6 @@
 # %% auto #0
 __all__ = [
     "FILLED",
-    "read_indicators",
     "candle_rows",
     "CandleHandler",
     "Revisions",
@@ -17,7 +16,6 @@ __all__ = [
 
 # %% ../../../nbs/60_workers/connector/10_worker.ipynb #7522d9b1
 import asyncio
-import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -27,9 +25,7 @@ import msgspec
 from ...bus.base import Batch, Message, Record, TopicSpec
 from ...core.errors import BadSetting
 from ...core.names import revised_topic
-from ...core.settings import WorkerSettings
 from ...features.frame import INDICATORS
-from ...features.program import program
 from ...ledger.verify import verify_loaded
 from ...store.schemas import CANDLES
 from ..runtime.worker import Context, Worker
@@ -42,19 +38,7 @@ from .revisions import Pending, revise
 from .states import Market, PartitionState, announce, keep_state, load_partition, missed
 from ..runtime.telemetry import ensure_topic
 from .trades import TradeHandler
-
-
-# %% ../../../nbs/60_workers/connector/10_worker.ipynb #7cbb8618
-def read_indicators(
-    settings: WorkerSettings,  # INDICATORS
-) -> tuple[str, ...]:  # empty: candles are stored and nothing is computed
-    "The indicators that a connector computes; raises `BadSetting`."
-    names = tuple(o for o in re.split(r"[,\s]+", settings.option("INDICATORS", "default").strip()) if o)
-    if names in (("none",), ("default",)):
-        return () if names == ("none",) else INDICATORS
-    program(names)
-    return names
-
+from ..targets import ConnectorParameters, indicator_names
 
 # %% ../../../nbs/60_workers/connector/10_worker.ipynb #167f3204
 FILLED = ("sf.filled", b"1")
@@ -100,7 +84,7 @@ class Revisions:
 
     def __init__(self, ctx: Context, wiring: Wiring, states: States, figures: dict[str, int]):
         self.ctx, self.wiring, self.states, self.figures = ctx, wiring, states, figures
-        self.patience, self._since = ctx.settings.number("REVISE_SECONDS", 5), 0.0
+        self.patience, self._since = ConnectorParameters.read(ctx.settings.options).revise_seconds, 0.0
         self.looked, self.told = (
             0.0,
             dict[Market, int](),
@@ -333,7 +317,7 @@ def handler_of(
             "a connector stores market data",
             field="TYPE",
         )
-    names = read_indicators(ctx.settings)
+    names = indicator_names(ConnectorParameters.read(ctx.settings.options).indicators)
     return EnrichedHandler(ctx, wiring, names) if names else CandleHandler(ctx, wiring)
 
 

@@ -4,9 +4,6 @@
 
 # %% auto #0
 __all__ = [
-    "SOURCES",
-    "ENDLESS",
-    "BY_TARGET",
     "Order",
     "read_order",
     "Fact",
@@ -39,36 +36,20 @@ from ...ledger.entries import Market
 from ...ledger.ranges import Ranges
 from ...messages.records import decode
 from ..runtime.context import Context
+from ..targets import MARKET_DATA, CandleHistoryParameters, target_named
 
 # %% ../../../nbs/60_workers/loaders/01_base.ipynb #1761e264
 PRODUCER = "sf.producer"  # header: the telemetry id of the loader that wrote a record
 FILLED = "sf.filled"  # header: a flat candle, put there on a person's wish
 _T = TypeVar("_T")
 
+
 # %% ../../../nbs/60_workers/loaders/01_base.ipynb #ba58ea2b
-SOURCES = {  # how a TYPE begins -> the class that has it
-    "api_candles": "streamforge.workers.loaders.candles:CandleSource",
-    "api_trades": "streamforge.workers.loaders.trades:TradeSource",
-    "ws_candles": "streamforge.workers.loaders.live_candles:WsCandles",
-    "ws_trades": "streamforge.workers.loaders.live_trades:WsTrades",
-    "ws_depth": "streamforge.workers.loaders.live_books:WsBooks",
-    "orderbook_snapshot": "streamforge.workers.loaders.live_books:WsBooks",
-}
-ENDLESS = ("ws_candles", "ws_trades", "ws_depth", "orderbook_snapshot")  # these follow the market, and need no range
-BY_TARGET: dict[str, tuple[str, ...]] = {  # what a target can load; the first where no TYPE is given
-    "loader-api-candles": ("api_candles",),
-    "loader-api-trades": ("api_trades",),
-    "loader-ws-candles": ("ws_candles",),
-    "loader-ws-trades": ("ws_trades",),
-    "loader-ws-orderbook": ("ws_depth", "orderbook_snapshot"),
-}
-
-
 class Order(msgspec.Struct, frozen=True, kw_only=True):
     "What to load, and where it goes."
 
     symbols: tuple[str, ...]
-    kind: str  # a key of SOURCES
+    kind: str  # a key of `targets.MARKET_DATA`
     interval: str = ""  # `1h`; of candles
     span: TimeRange | None = None
     topic: str
@@ -88,30 +69,12 @@ def read_order(
 ) -> Order:
     "A loader's settings; raises `BadSetting`, `BadInterval`."
     symbols = tuple(dict.fromkeys(o for o in settings.symbol.replace(",", " ").split()))
-    kind = (
-        next((o for o in SOURCES if settings.type == o or settings.type.startswith(f"{o}_")), "")
-        if settings.type
-        else BY_TARGET.get(target, ("api_candles",))[0]
-    )
-    if not kind or kind not in BY_TARGET.get(target, (kind,)):
-        wanted = ", ".join(BY_TARGET.get(target) or SOURCES)
-        raise BadSetting(
-            f"expected {wanted} as TYPE of {target} (candles with _<interval>), found '{settings.type}'",
-            "correct the type or the target",
-            field="TYPE",
-        )
-    interval = (settings.interval or interval_of(settings.type)) if "candles" in kind else ""
-    needed = (
-        [("SYMBOL", symbols)]
-        + ([("INTERVAL", interval)] if "candles" in kind else [])
-        + ([("TIME_RANGE", settings.time_range)] if kind not in ENDLESS else [])
-    )
-    for name, value in cast(list[tuple[str, Any]], needed):
-        if not value:
-            raise BadSetting(f"expected {name}, found none", "say what to load", field=name)
+    target_named(target).check(settings.options)
+    kind = target_named(target).kind_of(settings.type)
+    interval = (settings.interval or interval_of(settings.type)) if MARKET_DATA[kind].interval else ""
     if interval:
         interval_ms(interval)
-    wishes = {o: settings.option(o.upper()).lower() in ("1", "true", "yes") for o in ("only_missing", "again", "fill")}
+    repair = CandleHistoryParameters.read(settings.options)
     collection = settings.collection_name or collection_of(
         settings.type or (f"{kind}_{interval}" if interval else kind)
     )
@@ -122,7 +85,9 @@ def read_order(
         span=settings.time_range,
         topic=settings.kafka_topic or data_topic(settings.queue_id),
         collection=collection,
-        **wishes,
+        only_missing=repair.only_missing,
+        again=repair.again,
+        fill=repair.fill,
     )
 
 
@@ -167,7 +132,7 @@ def open_source(
     seen: "Mapping[tuple[str, str], Seen]",  # what this loader has published already
 ) -> Source:
     "The source of an order."
-    module, name = SOURCES[order.kind].split(":")
+    module, name = MARKET_DATA[order.kind].source.split(":")
     return getattr(importlib.import_module(module), name)(ctx, order, seen)
 
 

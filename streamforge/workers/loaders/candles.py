@@ -25,6 +25,7 @@ from ...messages.records import Candle
 from ...store.base import Store
 from .archive import ArchivedCandles, archive_figures, open_archive
 from ..runtime.context import Context
+from ..targets import HistoryParameters
 from .base import Fact, Order, Part, Seen, in_time_order, side_by_side
 
 # %% ../../../nbs/60_workers/loaders/04_candles.ipynb #7a0bb9db
@@ -229,7 +230,8 @@ class CandleSource:
 
     def __init__(self, ctx: Context, order: Order, seen: Mapping[tuple[str, str], Seen]):
         self.ctx, self.order, self.seen = ctx, order, seen
-        self.rest = BinanceRest(ctx.settings.option("BINANCE_API_URL", DATA_API), metrics=ctx.metrics)
+        self.wanted = HistoryParameters.read(ctx.settings.options)
+        self.rest = BinanceRest(self.wanted.binance_api_url or DATA_API, metrics=ctx.metrics)
         self._open, self.archive = AsyncExitStack(), open_archive(ctx.settings)
         self.streams: list[MarketStream] = []
         self._figures = {"asked": 0, "from_store": 0, "filled": 0}  # records, by where they came from
@@ -258,7 +260,7 @@ class CandleSource:
             stream.archive, stream.whole, stream.always = (
                 self.archive,
                 order.span,
-                ctx.settings.option("SOURCE").lower() == "archive",
+                self.wanted.source == "archive",
             )
             self.streams.append(stream)
         yield Part(facts=[Fact(o.plan.market, "asked", o.plan.ask) for o in self.streams] + self._known())

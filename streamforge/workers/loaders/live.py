@@ -24,6 +24,7 @@ from ...exchange.binance.socket import DATA_STREAM, StreamOptions
 from ...exchange.binance.streams import Streams
 from ...messages.records import decode
 from ..runtime.context import Context
+from ..targets import LiveParameters
 from .base import PRODUCER, Order, Seen
 
 # %% ../../../nbs/60_workers/loaders/02_live.ipynb #1f5960fb
@@ -208,9 +209,10 @@ async def _look_up(line: "Line") -> None:
 # %% ../../../nbs/60_workers/loaders/02_live.ipynb #fe4cb51b
 def stream_options(settings: WorkerSettings) -> StreamOptions:
     "How patient to be: WS_SILENCE_SECONDS, WS_LIFETIME_SECONDS, WS_OVERLAP_SECONDS; raises `BadSetting`."
-    usual, number = StreamOptions(), settings.number
-    silence, lifetime = number("WS_SILENCE_SECONDS", usual.silence), number("WS_LIFETIME_SECONDS", usual.lifetime)
-    return StreamOptions(silence=silence, lifetime=lifetime, overlap=number("WS_OVERLAP_SECONDS", usual.overlap))
+    wanted = LiveParameters.read(settings.options)
+    return StreamOptions(
+        silence=wanted.ws_silence_seconds, lifetime=wanted.ws_lifetime_seconds, overlap=wanted.ws_overlap_seconds
+    )
 
 
 # %% ../../../nbs/60_workers/loaders/02_live.ipynb #203ef608
@@ -225,14 +227,15 @@ class Line:
         unit: str,  # what is counted where something is missing: `candles`, `trade ids`
     ):
         self.ctx, self.order, self.unit = ctx, order, unit
-        self.rest = BinanceRest(ctx.settings.option("BINANCE_API_URL", DATA_API), metrics=ctx.metrics)
+        wanted = LiveParameters.read(ctx.settings.options)
+        self.rest = BinanceRest(wanted.binance_api_url or DATA_API, metrics=ctx.metrics)
         self.streams = Streams(
-            ctx.settings.option("BINANCE_WS_URL", DATA_STREAM),
+            wanted.binance_ws_url or DATA_STREAM,
             [f"{o.lower()}{stream}" for o in order.symbols],
             options=stream_options(ctx.settings),
             on_reconnect=lambda reason: _reconnected(self, reason),
         )
-        self.inbox = Inbox(self.streams, most=int(ctx.settings.number("LIVE_BUFFER", 20_000)))
+        self.inbox = Inbox(self.streams, most=wanted.live_buffer)
         self.gaps: list[dict[str, Any]] = []
         self.missing, self.reconnects, self.unreadable = 0, 0, 0
         self._stack = AsyncExitStack()

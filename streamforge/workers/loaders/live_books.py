@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, cast
 
-from ...core.errors import BadSetting
 from ...exchange.binance.models import DepthSnapshot, IdRange
 from ...exchange.binance.book_feed import BookFeed, BookOptions
 from ...messages.records import BookSnapshot, DepthUpdate
 from ..runtime.context import Context
+from ..targets import BookParameters
 from .live import IDLE, Inbox, Line
 from .base import Order, Part, Seen
 
@@ -22,22 +22,12 @@ from .base import Order, Part, Seen
 # %% ../../../nbs/60_workers/loaders/08_live_books.ipynb #69c8d522
 def book_options(
     kind: str,  # `ws_depth` or `orderbook_snapshot`
-    levels: float,  # a side; 0: the usual
-    seconds: float,  # between snapshots
+    wanted: BookParameters,
 ) -> BookOptions:
-    "What is wanted of the books; raises `BadSetting`."
-    levels = levels or (1_000 if kind == "ws_depth" else 20)
-    if not 1 <= levels <= 5_000 or levels != int(levels):
-        raise BadSetting(
-            f"expected 1 to 5000 levels, found {levels:g}", "the exchange tells no more than 5000", field="DEPTH_LEVELS"
-        )
-    if not 0.1 <= seconds <= 86_400:
-        raise BadSetting(
-            f"expected 0.1 to 86400 seconds between snapshots, found {seconds:g}",
-            "correct SNAPSHOT_SECONDS",
-            field="SNAPSHOT_SECONDS",
-        )
-    return BookOptions(levels=int(levels), every_ms=int(seconds * 1_000), limit=5_000 if levels > 500 else 1_000)
+    "Choose levels and pauses of a book feed: 1000 levels a side for updates, 20 for snapshots, unless told otherwise."
+    levels = wanted.depth_levels or (1_000 if kind == "ws_depth" else 20)
+    every_ms = int(wanted.snapshot_seconds * 1_000)
+    return BookOptions(levels=levels, every_ms=every_ms, limit=5_000 if levels > 500 else 1_000)
 
 
 # %% ../../../nbs/60_workers/loaders/08_live_books.ipynb #3ebe854a
@@ -67,8 +57,7 @@ class WsBooks:
 
     def __init__(self, ctx: Context, order: Order, seen: Mapping[tuple[str, str], Seen]):
         self.ctx, self.order, self.updates = ctx, order, order.kind == "ws_depth"
-        number = ctx.settings.number
-        self.options = book_options(order.kind, number("DEPTH_LEVELS", 0), number("SNAPSHOT_SECONDS", 10))
+        self.options = book_options(order.kind, BookParameters.read(ctx.settings.options))
         self.line = Line(ctx, order, "@depth@100ms" if self.updates else "@depth", "update ids")
         self.last: dict[str, int] = {}  # symbol -> last update id that was sent
         self.resyncs, self.done = 0, set[str]()

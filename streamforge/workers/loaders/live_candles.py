@@ -21,6 +21,7 @@ from ...exchange.binance.socket import StreamEvent
 from ...ledger.ranges import Ranges
 from ...messages.records import Candle
 from ..runtime.context import Context
+from ..targets import LiveCandleParameters
 from .live import IDLE, PAUSES, RECENT, SLICE, TOGETHER, Line
 from .base import Fact, Order, Part, Seen, in_time_order
 from ..runtime.telemetry import ensure_topic
@@ -177,9 +178,7 @@ class WsCandles:
         self.last = (
             open_times(order.span, order.interval)[-1] if order.span else 2**62
         )  # open time of the last candle wanted
-        self.topic = (
-            open_topic(order.topic) if ctx.settings.option("OPEN", "1").lower() not in ("0", "false", "no") else ""
-        )
+        self.topic = open_topic(order.topic) if LiveCandleParameters.read(ctx.settings.options).open else ""
         self.shown: dict[str, float] = {}  # symbol -> when its forming candle went out last
 
     async def __aenter__(self) -> "WsCandles":

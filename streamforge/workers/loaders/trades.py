@@ -25,6 +25,7 @@ from ...messages.records import Trade
 from ...store.base import Store
 from .archive import ArchivedTrades, archive_figures, open_archive
 from ..runtime.context import Context
+from ..targets import HistoryParameters
 from .base import Fact, Order, Part, Seen, in_time_order
 
 # %% ../../../nbs/60_workers/loaders/05_trades.ipynb #d5ed65a8
@@ -168,8 +169,9 @@ class TradeSource:
                 field="FILL",
             )
         self.ctx, self.order = ctx, order
-        self.rest = BinanceRest(ctx.settings.option("BINANCE_API_URL", DATA_API), metrics=ctx.metrics)
-        self._open, self.always = AsyncExitStack(), ctx.settings.option("SOURCE").lower() == "archive"
+        self.wanted = HistoryParameters.read(ctx.settings.options)
+        self.rest = BinanceRest(self.wanted.binance_api_url or DATA_API, metrics=ctx.metrics)
+        self._open, self.always = AsyncExitStack(), self.wanted.source == "archive"
         self.archive = open_archive(ctx.settings)
         self.streams = {o: TradeStream(ctx.store, self.rest, order, o, seen.get((o, ""))) for o in order.symbols}
 

@@ -19,7 +19,6 @@ from ..runtime.worker import Context, Worker
 from ..runtime.context import is_own_topic
 from .live import last_written
 from streamforge.workers.loaders.base import (
-    ENDLESS,
     FILLED,
     PRODUCER,
     Order,
@@ -31,6 +30,7 @@ from streamforge.workers.loaders.base import (
     until_stopped,
 )
 from ..runtime.telemetry import ensure_topic
+from ..targets import MARKET_DATA
 
 # %% ../../../nbs/60_workers/loaders/09_worker.ipynb #5207b585
 NOTES = 10_000  # that may wait for the store
@@ -44,7 +44,7 @@ def key_of(record: Any) -> str:
 async def before(ctx: Context, order: Order) -> tuple[dict[tuple[str, str], Seen], dict[int, int]]:
     "What this loader has published already, and where that ends; of an order book nothing, because it is started over."
     producer = ctx.settings.telemetry_producer_id
-    if order.kind in ENDLESS:
+    if MARKET_DATA[order.kind].endless:
         markets = [(o, order.interval) for o in order.symbols] if order.kind in ("ws_candles", "ws_trades") else []
         return await last_written(ctx.bus, order.topic, producer, markets)
     return (
@@ -65,7 +65,7 @@ class Loader(Worker):
         order, notes = read_order(ctx.settings, ctx.target), Notes(ctx.store)
         await ensure_topic(ctx.bus, order.topic)
         seen, ends = await before(ctx, order)
-        if order.kind in ENDLESS:
+        if MARKET_DATA[order.kind].endless:
             ctx.log.info("following", markets=len(order.symbols), topic=order.topic)
         elif written := sum(seen[o].count for o in seen if o[0] in order.symbols and o[1] == order.interval):
             ctx.log.info("going on", rows=written, topic=order.topic)
@@ -83,7 +83,7 @@ class Loader(Worker):
             ctx.failpoint("before-finished")
             if ctx.stopping.is_set():
                 return ctx.result(
-                    {order.topic: ends}, **(source.summary() if order.kind in ENDLESS else {})
+                    {order.topic: ends}, **(source.summary() if MARKET_DATA[order.kind].endless else {})
                 )  # of a half-done load nobody knows the holes
             await report(ctx, order, source.summary())
             ctx.result({order.topic: ends}, **source.summary())

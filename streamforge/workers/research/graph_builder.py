@@ -9,7 +9,6 @@ __all__ = ["markets_of", "panel_from", "GraphBuilder"]
 import asyncio
 import re
 
-import msgspec
 import pyarrow as pa
 
 from ...core.errors import BadSetting
@@ -21,6 +20,7 @@ from ...runs.datasets import read_panel
 from ...store.schemas import EDGES
 from ..runtime.worker import Worker
 from ..runtime.context import Context
+from ..targets import GraphParameters
 
 
 # %% ../../../nbs/60_workers/research/01_graph_builder.ipynb #38195c1c
@@ -47,15 +47,8 @@ async def panel_from(
     interval: str,
 ) -> Panel:
     "The markets of TIME_RANGE, each from the first of COLLECTION_INPUTS that has it, or from COLLECTION_NAME; raises `BadSetting`, `NotFound`, `NotEnoughData`."
-    told = ctx.settings.option("COLLECTION_INPUTS", msgspec.json.encode([ctx.settings.collection_name]).decode())
-    try:
-        collections = msgspec.json.decode(told, type=list[str])
-    except msgspec.MsgspecError as error:
-        raise BadSetting(
-            f"expected a JSON list of collections in COLLECTION_INPUTS, found {told!r} ({error})",
-            "correct the variable",
-            field="COLLECTION_INPUTS",
-        ) from None
+    inputs = GraphParameters.read(ctx.settings.options).collection_inputs
+    collections = inputs or (ctx.settings.collection_name,)
     markets = {}
     for symbol in symbols:
         where = {"symbol": symbol, "interval": interval}
@@ -76,11 +69,13 @@ class GraphBuilder(Worker):
         "Build every snapshot of TIME_RANGE and store its edges."
         settings = ctx.settings
         symbols, interval = markets_of(settings)
-        target = check_name(settings.option("GRAPH_COLLECTION_NAME", "edges"), "GRAPH_COLLECTION_NAME")
-        name = settings.option("GRAPH_NAME", f"correlation_{interval}")
+        parameters = GraphParameters.read(settings.options)
+        target = check_name(parameters.graph_collection_name, "GRAPH_COLLECTION_NAME")
+        name = parameters.graph_name or f"correlation_{interval}"
         panel = await panel_from(ctx, symbols, interval)
-        window, stride, k = (int(settings.number(o, d)) for o, d in (("WINDOW", 168), ("STRIDE", 24), ("TOP_K", 3)))
-        snapshots = await asyncio.to_thread(build, panel, window, stride, k, settings.number("THRESHOLD", 0.3))
+        snapshots = await asyncio.to_thread(
+            build, panel, parameters.window, parameters.stride, parameters.top_k, parameters.threshold
+        )
         rows = pa.table(edge_rows(snapshots, panel.symbols, name))
         await ctx.store.ensure(target, EDGES)
         for batch in rows.to_batches(max_chunksize=20_000):

@@ -19,6 +19,7 @@ from ...trading.costs import Costs
 from ..runtime.worker import Worker
 from ..runtime.context import Context
 from .gnn_trainer import Asked, parts, reporter, training_panel
+from ..targets import PpoParameters
 
 
 # %% ../../../nbs/60_workers/research/03_ppo_trainer.ipynb #03d73efa
@@ -29,10 +30,11 @@ async def graph_word(
     np.ndarray | None, int, dict[str, str]
 ]:  # probability of a rise (T, N) or None; its horizon in rows; what to note in the policy
     "What the graph model named by GNN_MODEL and GNN_VERSION says of every row; raises `NotFound`, `DamagedArtifact`."
-    name = ctx.settings.option("GNN_MODEL")
+    parameters = PpoParameters.read(ctx.settings.options)
+    name = parameters.gnn_model
     if not name:
-        return None, int(ctx.settings.number("HORIZON", 4)), {}
-    files, manifest = await load_model(ctx.artifacts, name, ctx.settings.option("GNN_VERSION"))
+        return None, parameters.horizon, {}
+    files, manifest = await load_model(ctx.artifacts, name, parameters.gnn_version)
     predictor = Predictor.load(files)
     return (
         await asyncio.to_thread(predictor.history, panel),
@@ -55,7 +57,8 @@ class PpoTrainer(Worker):
         probability, horizon, noted = await graph_word(ctx, panel)
         rows = parts(len(panel), horizon)[2]
         panel, probability = panel.rows(rows.start, rows.stop), None if probability is None else probability[rows]
-        costs = Costs(settings.number("FEE_BPS", 10), settings.number("SLIPPAGE_BPS", 2))
+        parameters = PpoParameters.read(settings.options)
+        costs = Costs(parameters.fee_bps, parameters.slippage_bps)
         meta = noted | {
             "data_sha256": data.version,
             "train_start": int(panel.open_time[0]),
@@ -64,8 +67,9 @@ class PpoTrainer(Worker):
         described = agent_config(panel, probability, costs=costs, meta=meta)
         config = replace(
             PpoConfig(),
-            steps=int(settings.number("STEPS", 131_072)),
-            learning_rate=settings.number("LEARNING_RATE", 1e-3),
+            steps=parameters.steps,
+            n_epochs=parameters.epochs,
+            learning_rate=parameters.learning_rate,
         )
         report = reporter(ctx)
         try:
@@ -90,7 +94,7 @@ class PpoTrainer(Worker):
             lambda: publish(
                 ctx.artifacts,
                 ctx.bus,
-                settings.option("MODEL_NAME", "ppo"),
+                parameters.model_name,
                 result.files,
                 metrics=lasting,
                 data_sha256=data.version,

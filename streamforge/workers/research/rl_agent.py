@@ -40,6 +40,7 @@ from ...runs.models import load_model
 from ...store.schemas import DECISIONS
 from ..runtime.worker import Worker
 from ..runtime.context import Context
+from ..targets import AgentParameters
 from ..runtime.telemetry import ensure_topic
 
 
@@ -271,14 +272,13 @@ class Speaker:
 async def load_team(ctx: Context) -> tuple[Team, tuple[str, str]]:  # the team, and (name, version) of its policy
     "The policy named by MODEL_NAME and MODEL_VERSION, with the graph model (GNN_MODEL, GNN_VERSION) if it needs one; raises `NotFound`, `DamagedArtifact`, `BadSetting`."
     settings = ctx.settings
-    files, manifest = await load_model(
-        ctx.artifacts, settings.option("MODEL_NAME", "ppo"), settings.option("MODEL_VERSION")
-    )
+    parameters = AgentParameters.read(settings.options)
+    files, manifest = await load_model(ctx.artifacts, parameters.model_name, parameters.model_version)
     policy, predictor = Policy.load(files), None
     symbols = tuple(o for o in re.split(r"[,\s]+", settings.symbol) if o) or policy.config.symbols
     if policy.config.graph:
-        version = settings.option("GNN_VERSION") or policy.config.meta.get("gnn_version", "")
-        predictor = Predictor.load((await load_model(ctx.artifacts, settings.option("GNN_MODEL", "gatv2"), version))[0])
+        version = parameters.gnn_version or policy.config.meta.get("gnn_version", "")
+        predictor = Predictor.load((await load_model(ctx.artifacts, parameters.gnn_model, version))[0])
     if policy.config.symbols and set(symbols) == set(policy.config.symbols):
         symbols = policy.config.symbols  # the order in which the graph was built in training
     if not symbols:
@@ -348,7 +348,7 @@ class RlAgent(Worker):
         settings = ctx.settings
         topic, agent, interval = (
             enriched_topic(settings.kafka_topic),
-            settings.option("AGENT_ID", settings.telemetry_producer_id),
+            AgentParameters.read(settings.options).agent_id or settings.telemetry_producer_id,
             settings.interval or interval_of(settings.type),
         )
         self.ctx, (self.team, model) = ctx, await load_team(ctx)
@@ -375,6 +375,7 @@ class RlAgent(Worker):
     async def listen(self, subscription: Subscription, topic: str) -> None:
         "Poll, decide, commit."
         ctx, heard = self.ctx, time.monotonic()
+        patience = AgentParameters.read(ctx.settings.options).barrier_seconds
         ends = asyncio.create_task(ctx.upstream_ends()) if ctx.settings.upstream else None
         while not ctx.stopping.is_set():
             batch = await subscription.poll(max_records=64, max_wait=0.2)
@@ -383,7 +384,7 @@ class RlAgent(Worker):
                 and ends.done()
                 and reached(subscription.positions(), ends.result().get(topic, {}), topic)
             )
-            silent = not batch.records and time.monotonic() - heard > ctx.settings.number("BARRIER_SECONDS", 30)
+            silent = not batch.records and time.monotonic() - heard > patience
             heard = time.monotonic() if batch.records else heard
             await self.take(batch, everything=over or silent)
             await subscription.commit(self.inbox.offsets(batch, subscription.positions()))

@@ -26,6 +26,7 @@ from ...core.names import dlq
 from ...core.settings import WorkerSettings
 from ...store.base import Store
 from .telemetry import Telemetry, ensure_topic, upstream_ends
+from ..targets import Parameters
 
 # %% ../../../nbs/60_workers/runtime/02_context.ipynb #5f1a3c1e
 T = TypeVar("T")
@@ -147,7 +148,8 @@ class Context:
     def __init__(self, target: str, settings: WorkerSettings, bus: Bus, telemetry: Telemetry):
         self.target, self.settings, self.telemetry, self.metrics = target, settings, telemetry, Metrics()
         self.bare_bus, self.bus = bus, cast(Bus, _PatientBus(self))
-        self.log, self.failpoint = get_logger(f"workers.{target}"), Failpoints(settings.option("FAILPOINT"))
+        self.parameters = Parameters.read(settings.options)  # those of every target; a worker reads its own class
+        self.log, self.failpoint = get_logger(f"workers.{target}"), Failpoints(self.parameters.failpoint)
         self.stopping = asyncio.Event()  # set: come to a good end now
         self.stop_reason = ""  # `stop`, `SIGTERM`, ...
         self.headers = (
@@ -183,9 +185,7 @@ class Context:
             self.metrics("streamforge_retries_total", dependency=dependency, code=type(error).__name__).inc()
             self.log.warning("trying again", dependency=dependency, error=error)
 
-        return await retrying(
-            call, patience=self.settings.number("RETRY_SECONDS", 900), stopping=self.stopping, noticed=noticed
-        )
+        return await retrying(call, patience=self.parameters.retry_seconds, stopping=self.stopping, noticed=noticed)
 
     async def publish(self, topic: str, messages: Sequence[Message]) -> list[tuple[int, int]]:
         "Publish, trying again while the bus is away; counts what was produced."

@@ -19,6 +19,7 @@ from ...core.errors import BadRecord, BadSetting, Conflict, TryAgain, UpstreamFa
 from ...core.logs import get_logger
 from ...core.settings import WorkerSettings
 from ...messages.control import Command, Event, decode_command, decode_event, encode_control
+from ..targets import Parameters
 
 # %% ../../../nbs/60_workers/runtime/01_telemetry.ipynb #38c8d0c4
 log = get_logger("workers.telemetry")
@@ -232,9 +233,9 @@ async def upstream_ends(
     settings: WorkerSettings,  # UPSTREAM: telemetry ids; EVENTS_FROM: partition:offset; UPSTREAM_GRACE: seconds
 ) -> dict[str, dict[int, int]]:  # topic -> partition -> next offset
     "Wait until all upstreams are done; raises `UpstreamFailed`."
-    place = settings.option("EVENTS_FROM")
-    fold = Upstreams(settings.queue_id, settings.upstream, grace=settings.number("UPSTREAM_GRACE", 60.0))
-    start = read_place(place, "EVENTS_FROM") if place else "earliest"
+    grace = Parameters.read(settings.options).upstream_grace
+    fold = Upstreams(settings.queue_id, settings.upstream, grace=grace)
+    start = read_place(settings.events_from, "EVENTS_FROM") if settings.events_from else "earliest"
     async with aclosing(cast(Any, bus.tail(settings.queue_events_topic, start))) as batches:
         while not fold.done:
             for record in (await anext(batches)).records:
