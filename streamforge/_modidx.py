@@ -2133,12 +2133,6 @@ d = {
             "streamforge.core.urls.parse_url": ("00_core/urls.html#parse_url", "streamforge/core/urls.py"),
             "streamforge.core.urls.redact": ("00_core/urls.html#redact", "streamforge/core/urls.py"),
         },
-        "streamforge.evaluation.agents": {
-            "streamforge.evaluation.agents.replay_panel": (
-                "45_evaluation/agents.html#replay_panel",
-                "streamforge/evaluation/agents.py",
-            )
-        },
         "streamforge.evaluation.metrics": {
             "streamforge.evaluation.metrics.Performance": (
                 "45_evaluation/metrics.html#performance",
@@ -2196,10 +2190,6 @@ d = {
                 "45_evaluation/portfolio.html#measure",
                 "streamforge/evaluation/portfolio.py",
             ),
-            "streamforge.evaluation.portfolio.on_grid": (
-                "45_evaluation/portfolio.html#on_grid",
-                "streamforge/evaluation/portfolio.py",
-            ),
             "streamforge.evaluation.portfolio.portfolio": (
                 "45_evaluation/portfolio.html#portfolio",
                 "streamforge/evaluation/portfolio.py",
@@ -2252,8 +2242,8 @@ d = {
                 "45_evaluation/splits.html#purged_kfold",
                 "streamforge/evaluation/splits.py",
             ),
-            "streamforge.evaluation.splits.walk_forward": (
-                "45_evaluation/splits.html#walk_forward",
+            "streamforge.evaluation.splits.walk_forward_splits": (
+                "45_evaluation/splits.html#walk_forward_splits",
                 "streamforge/evaluation/splits.py",
             ),
         },
@@ -4063,9 +4053,9 @@ d = {
                 "streamforge/graph/card.py",
             ),
             "streamforge.graph.card.ModelCard": ("41_graph/card.html#modelcard", "streamforge/graph/card.py"),
-            "streamforge.graph.card.pack": ("41_graph/card.html#pack", "streamforge/graph/card.py"),
+            "streamforge.graph.card.pack_model": ("41_graph/card.html#pack_model", "streamforge/graph/card.py"),
             "streamforge.graph.card.shapes": ("41_graph/card.html#shapes", "streamforge/graph/card.py"),
-            "streamforge.graph.card.unpack": ("41_graph/card.html#unpack", "streamforge/graph/card.py"),
+            "streamforge.graph.card.unpack_model": ("41_graph/card.html#unpack_model", "streamforge/graph/card.py"),
         },
         "streamforge.graph.model": {
             "streamforge.graph.model.GATv2Classifier": (
@@ -4184,7 +4174,10 @@ d = {
                 "41_graph/train.html#probabilities",
                 "streamforge/graph/train.py",
             ),
-            "streamforge.graph.train.scores": ("41_graph/train.html#scores", "streamforge/graph/train.py"),
+            "streamforge.graph.train.probability_scores": (
+                "41_graph/train.html#probability_scores",
+                "streamforge/graph/train.py",
+            ),
             "streamforge.graph.train.stretch": ("41_graph/train.html#stretch", "streamforge/graph/train.py"),
             "streamforge.graph.train.train_gnn": ("41_graph/train.html#train_gnn", "streamforge/graph/train.py"),
         },
@@ -4750,16 +4743,24 @@ d = {
                 "streamforge/messages/records.py",
             ),
         },
+        "streamforge.rl.agent": {
+            "streamforge.rl.agent.Agent": ("43_rl/agent.html#agent", "streamforge/rl/agent.py"),
+            "streamforge.rl.agent.Agent.__init__": ("43_rl/agent.html#agent.__init__", "streamforge/rl/agent.py"),
+            "streamforge.rl.agent.Agent.on_candle": ("43_rl/agent.html#agent.on_candle", "streamforge/rl/agent.py"),
+            "streamforge.rl.agent.Agent.restore": ("43_rl/agent.html#agent.restore", "streamforge/rl/agent.py"),
+            "streamforge.rl.agent.Agent.see": ("43_rl/agent.html#agent.see", "streamforge/rl/agent.py"),
+            "streamforge.rl.agent.Agent.state": ("43_rl/agent.html#agent.state", "streamforge/rl/agent.py"),
+            "streamforge.rl.agent.AgentState": ("43_rl/agent.html#agentstate", "streamforge/rl/agent.py"),
+            "streamforge.rl.agent.Decided": ("43_rl/agent.html#decided", "streamforge/rl/agent.py"),
+            "streamforge.rl.agent.Decided.name": ("43_rl/agent.html#decided.name", "streamforge/rl/agent.py"),
+        },
         "streamforge.rl.env": {
             "streamforge.rl.env.EnvConfig": ("43_rl/env.html#envconfig", "streamforge/rl/env.py"),
             "streamforge.rl.env.EnvConfig.__post_init__": (
                 "43_rl/env.html#envconfig.__post_init__",
                 "streamforge/rl/env.py",
             ),
-            "streamforge.rl.env.Market": ("43_rl/env.html#market", "streamforge/rl/env.py"),
-            "streamforge.rl.env.Market.__len__": ("43_rl/env.html#market.__len__", "streamforge/rl/env.py"),
-            "streamforge.rl.env.Market.__post_init__": ("43_rl/env.html#market.__post_init__", "streamforge/rl/env.py"),
-            "streamforge.rl.env.Market.rows": ("43_rl/env.html#market.rows", "streamforge/rl/env.py"),
+            "streamforge.rl.env.EpisodeInfo": ("43_rl/env.html#episodeinfo", "streamforge/rl/env.py"),
             "streamforge.rl.env.Pool": ("43_rl/env.html#pool", "streamforge/rl/env.py"),
             "streamforge.rl.env.Pool.where": ("43_rl/env.html#pool.where", "streamforge/rl/env.py"),
             "streamforge.rl.env.TradingEnv": ("43_rl/env.html#tradingenv", "streamforge/rl/env.py"),
@@ -4768,36 +4769,52 @@ d = {
             "streamforge.rl.env.TradingEnv.reset": ("43_rl/env.html#tradingenv.reset", "streamforge/rl/env.py"),
             "streamforge.rl.env.TradingEnv.step": ("43_rl/env.html#tradingenv.step", "streamforge/rl/env.py"),
             "streamforge.rl.env._until": ("43_rl/env.html#_until", "streamforge/rl/env.py"),
-            "streamforge.rl.env.advance": ("43_rl/env.html#advance", "streamforge/rl/env.py"),
-            "streamforge.rl.env.begin": ("43_rl/env.html#begin", "streamforge/rl/env.py"),
-            "streamforge.rl.env.decidable": ("43_rl/env.html#decidable", "streamforge/rl/env.py"),
-            "streamforge.rl.env.observe": ("43_rl/env.html#observe", "streamforge/rl/env.py"),
+            "streamforge.rl.env.advance_episodes": ("43_rl/env.html#advance_episodes", "streamforge/rl/env.py"),
+            "streamforge.rl.env.begin_episodes": ("43_rl/env.html#begin_episodes", "streamforge/rl/env.py"),
             "streamforge.rl.env.pool_of": ("43_rl/env.html#pool_of", "streamforge/rl/env.py"),
             "streamforge.rl.env.spaces_of": ("43_rl/env.html#spaces_of", "streamforge/rl/env.py"),
-            "streamforge.rl.env.standardise": ("43_rl/env.html#standardise", "streamforge/rl/env.py"),
         },
         "streamforge.rl.markets": {
             "streamforge.rl.markets.agent_config": ("43_rl/markets.html#agent_config", "streamforge/rl/markets.py"),
             "streamforge.rl.markets.agent_features": ("43_rl/markets.html#agent_features", "streamforge/rl/markets.py"),
             "streamforge.rl.markets.agent_markets": ("43_rl/markets.html#agent_markets", "streamforge/rl/markets.py"),
+            "streamforge.rl.markets.market_for": ("43_rl/markets.html#market_for", "streamforge/rl/markets.py"),
+        },
+        "streamforge.rl.observation": {
+            "streamforge.rl.observation.MarketHistory": (
+                "43_rl/observation.html#markethistory",
+                "streamforge/rl/observation.py",
+            ),
+            "streamforge.rl.observation.MarketHistory.__len__": (
+                "43_rl/observation.html#markethistory.__len__",
+                "streamforge/rl/observation.py",
+            ),
+            "streamforge.rl.observation.MarketHistory.__post_init__": (
+                "43_rl/observation.html#markethistory.__post_init__",
+                "streamforge/rl/observation.py",
+            ),
+            "streamforge.rl.observation.MarketHistory.rows": (
+                "43_rl/observation.html#markethistory.rows",
+                "streamforge/rl/observation.py",
+            ),
+            "streamforge.rl.observation.decidable": (
+                "43_rl/observation.html#decidable",
+                "streamforge/rl/observation.py",
+            ),
+            "streamforge.rl.observation.observe": ("43_rl/observation.html#observe", "streamforge/rl/observation.py"),
+            "streamforge.rl.observation.standardise": (
+                "43_rl/observation.html#standardise",
+                "streamforge/rl/observation.py",
+            ),
         },
         "streamforge.rl.policy": {
-            "streamforge.rl.policy.Agent": ("43_rl/policy.html#agent", "streamforge/rl/policy.py"),
-            "streamforge.rl.policy.Agent.__init__": ("43_rl/policy.html#agent.__init__", "streamforge/rl/policy.py"),
-            "streamforge.rl.policy.Agent.on_candle": ("43_rl/policy.html#agent.on_candle", "streamforge/rl/policy.py"),
-            "streamforge.rl.policy.Agent.restore": ("43_rl/policy.html#agent.restore", "streamforge/rl/policy.py"),
-            "streamforge.rl.policy.Agent.see": ("43_rl/policy.html#agent.see", "streamforge/rl/policy.py"),
-            "streamforge.rl.policy.Agent.state": ("43_rl/policy.html#agent.state", "streamforge/rl/policy.py"),
-            "streamforge.rl.policy.AgentState": ("43_rl/policy.html#agentstate", "streamforge/rl/policy.py"),
-            "streamforge.rl.policy.Decided": ("43_rl/policy.html#decided", "streamforge/rl/policy.py"),
-            "streamforge.rl.policy.Decided.name": ("43_rl/policy.html#decided.name", "streamforge/rl/policy.py"),
             "streamforge.rl.policy.Policy": ("43_rl/policy.html#policy", "streamforge/rl/policy.py"),
             "streamforge.rl.policy.Policy.__init__": ("43_rl/policy.html#policy.__init__", "streamforge/rl/policy.py"),
             "streamforge.rl.policy.Policy.act": ("43_rl/policy.html#policy.act", "streamforge/rl/policy.py"),
+            "streamforge.rl.policy.Policy.buffers": ("43_rl/policy.html#policy.buffers", "streamforge/rl/policy.py"),
             "streamforge.rl.policy.Policy.files": ("43_rl/policy.html#policy.files", "streamforge/rl/policy.py"),
             "streamforge.rl.policy.Policy.load": ("43_rl/policy.html#policy.load", "streamforge/rl/policy.py"),
             "streamforge.rl.policy.Policy.logits": ("43_rl/policy.html#policy.logits", "streamforge/rl/policy.py"),
-            "streamforge.rl.policy.Policy.room": ("43_rl/policy.html#policy.room", "streamforge/rl/policy.py"),
             "streamforge.rl.policy.PolicyConfig": ("43_rl/policy.html#policyconfig", "streamforge/rl/policy.py"),
             "streamforge.rl.policy.PolicyConfig.__post_init__": (
                 "43_rl/policy.html#policyconfig.__post_init__",
@@ -4815,15 +4832,17 @@ d = {
                 "43_rl/policy.html#policyconfig.sizes",
                 "streamforge/rl/policy.py",
             ),
-            "streamforge.rl.policy.Replay": ("43_rl/policy.html#replay", "streamforge/rl/policy.py"),
-            "streamforge.rl.policy._fail": ("43_rl/policy.html#_fail", "streamforge/rl/policy.py"),
-            "streamforge.rl.policy._replay": ("43_rl/policy.html#_replay", "streamforge/rl/policy.py"),
-            "streamforge.rl.policy._shapes": ("43_rl/policy.html#_shapes", "streamforge/rl/policy.py"),
-            "streamforge.rl.policy.choose": ("43_rl/policy.html#choose", "streamforge/rl/policy.py"),
+            "streamforge.rl.policy._damaged": ("43_rl/policy.html#_damaged", "streamforge/rl/policy.py"),
+            "streamforge.rl.policy.choose_action": ("43_rl/policy.html#choose_action", "streamforge/rl/policy.py"),
             "streamforge.rl.policy.decide": ("43_rl/policy.html#decide", "streamforge/rl/policy.py"),
             "streamforge.rl.policy.forward": ("43_rl/policy.html#forward", "streamforge/rl/policy.py"),
-            "streamforge.rl.policy.market_for": ("43_rl/policy.html#market_for", "streamforge/rl/policy.py"),
-            "streamforge.rl.policy.replay": ("43_rl/policy.html#replay", "streamforge/rl/policy.py"),
+            "streamforge.rl.policy.policy_shapes": ("43_rl/policy.html#policy_shapes", "streamforge/rl/policy.py"),
+        },
+        "streamforge.rl.replay": {
+            "streamforge.rl.replay.Replay": ("43_rl/replay.html#replay", "streamforge/rl/replay.py"),
+            "streamforge.rl.replay._replay": ("43_rl/replay.html#_replay", "streamforge/rl/replay.py"),
+            "streamforge.rl.replay.replay_panel": ("43_rl/replay.html#replay_panel", "streamforge/rl/replay.py"),
+            "streamforge.rl.replay.replay_policy": ("43_rl/replay.html#replay_policy", "streamforge/rl/replay.py"),
         },
         "streamforge.rl.train": {
             "streamforge.rl.train.PpoConfig": ("43_rl/train.html#ppoconfig", "streamforge/rl/train.py"),
@@ -4855,6 +4874,22 @@ d = {
                 "43_rl/vector.html#batchedtradingenv.begin_at",
                 "streamforge/rl/vector.py",
             ),
+            "streamforge.rl.vector.BatchedTradingEnv.close": (
+                "43_rl/vector.html#batchedtradingenv.close",
+                "streamforge/rl/vector.py",
+            ),
+            "streamforge.rl.vector.BatchedTradingEnv.env_is_wrapped": (
+                "43_rl/vector.html#batchedtradingenv.env_is_wrapped",
+                "streamforge/rl/vector.py",
+            ),
+            "streamforge.rl.vector.BatchedTradingEnv.env_method": (
+                "43_rl/vector.html#batchedtradingenv.env_method",
+                "streamforge/rl/vector.py",
+            ),
+            "streamforge.rl.vector.BatchedTradingEnv.get_attr": (
+                "43_rl/vector.html#batchedtradingenv.get_attr",
+                "streamforge/rl/vector.py",
+            ),
             "streamforge.rl.vector.BatchedTradingEnv.reset": (
                 "43_rl/vector.html#batchedtradingenv.reset",
                 "streamforge/rl/vector.py",
@@ -4863,33 +4898,16 @@ d = {
                 "43_rl/vector.html#batchedtradingenv.seed",
                 "streamforge/rl/vector.py",
             ),
+            "streamforge.rl.vector.BatchedTradingEnv.set_attr": (
+                "43_rl/vector.html#batchedtradingenv.set_attr",
+                "streamforge/rl/vector.py",
+            ),
             "streamforge.rl.vector.BatchedTradingEnv.step_async": (
                 "43_rl/vector.html#batchedtradingenv.step_async",
                 "streamforge/rl/vector.py",
             ),
             "streamforge.rl.vector.BatchedTradingEnv.step_wait": (
                 "43_rl/vector.html#batchedtradingenv.step_wait",
-                "streamforge/rl/vector.py",
-            ),
-            "streamforge.rl.vector._RowsOfArrays": ("43_rl/vector.html#_rowsofarrays", "streamforge/rl/vector.py"),
-            "streamforge.rl.vector._RowsOfArrays.close": (
-                "43_rl/vector.html#_rowsofarrays.close",
-                "streamforge/rl/vector.py",
-            ),
-            "streamforge.rl.vector._RowsOfArrays.env_is_wrapped": (
-                "43_rl/vector.html#_rowsofarrays.env_is_wrapped",
-                "streamforge/rl/vector.py",
-            ),
-            "streamforge.rl.vector._RowsOfArrays.env_method": (
-                "43_rl/vector.html#_rowsofarrays.env_method",
-                "streamforge/rl/vector.py",
-            ),
-            "streamforge.rl.vector._RowsOfArrays.get_attr": (
-                "43_rl/vector.html#_rowsofarrays.get_attr",
-                "streamforge/rl/vector.py",
-            ),
-            "streamforge.rl.vector._RowsOfArrays.set_attr": (
-                "43_rl/vector.html#_rowsofarrays.set_attr",
                 "streamforge/rl/vector.py",
             ),
         },
@@ -4910,8 +4928,8 @@ d = {
                 "55_runs/datasets.html#panel_files",
                 "streamforge/runs/datasets.py",
             ),
-            "streamforge.runs.datasets.panel_from": (
-                "55_runs/datasets.html#panel_from",
+            "streamforge.runs.datasets.panel_from_files": (
+                "55_runs/datasets.html#panel_from_files",
                 "streamforge/runs/datasets.py",
             ),
             "streamforge.runs.datasets.read_panel": (
@@ -4957,7 +4975,7 @@ d = {
             "streamforge.runs.folds.code_sha256": ("55_runs/folds.html#code_sha256", "streamforge/runs/folds.py"),
             "streamforge.runs.folds.fold_folder": ("55_runs/folds.html#fold_folder", "streamforge/runs/folds.py"),
             "streamforge.runs.folds.fold_key": ("55_runs/folds.html#fold_key", "streamforge/runs/folds.py"),
-            "streamforge.runs.folds.plan": ("55_runs/folds.html#plan", "streamforge/runs/folds.py"),
+            "streamforge.runs.folds.plan_folds": ("55_runs/folds.html#plan_folds", "streamforge/runs/folds.py"),
             "streamforge.runs.folds.read_parameters": (
                 "55_runs/folds.html#read_parameters",
                 "streamforge/runs/folds.py",
@@ -5834,6 +5852,10 @@ d = {
                 "streamforge/trading/engine.py",
             ),
             "streamforge.trading.engine._run": ("42_trading/engine.html#_run", "streamforge/trading/engine.py"),
+            "streamforge.trading.engine.align_account": (
+                "42_trading/engine.html#align_account",
+                "streamforge/trading/engine.py",
+            ),
             "streamforge.trading.engine.backtest": ("42_trading/engine.html#backtest", "streamforge/trading/engine.py"),
             "streamforge.trading.engine.check_prices": (
                 "42_trading/engine.html#check_prices",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout, elu
 from torch_geometric.nn import GATv2Conv
 
-from .card import CLIP, SLOPE
+from .card import FEATURE_CLIP, LEAKY_SLOPE
 
 
 # %% ../../nbs/41_graph/04_model.ipynb #ea24da89
@@ -35,7 +35,7 @@ class GATv2Classifier(nn.Module):
                 heads,
                 edge_dim=1,
                 fill_value=1.0,
-                negative_slope=SLOPE,
+                negative_slope=LEAKY_SLOPE,
                 residual=True,
             )
             for i in range(layers)
@@ -49,7 +49,7 @@ class GATv2Classifier(nn.Module):
         weight: Tensor,  # (E,) correlation on the edge
     ) -> Tensor:  # (nodes,) logit of "close rises within the horizon"
         "One logit per node, of one graph or of a batch of disjoint ones."
-        h = x.clamp(-CLIP, CLIP)
+        h = x.clamp(-FEATURE_CLIP, FEATURE_CLIP)
         for conv in self.convs:
             h = dropout(elu(conv(h, edge_index, weight[:, None])), self.dropout, self.training)
         return self.head(h).squeeze(-1)

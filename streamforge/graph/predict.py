@@ -14,7 +14,7 @@ from numba import njit
 
 from ..core.errors import BadConfig, NotEnoughData
 from ..features.frame import FEATURES, Panel
-from .card import CLIP, SLOPE, ModelCard, unpack
+from .card import FEATURE_CLIP, LEAKY_SLOPE, ModelCard, unpack_model
 from .relations import correlations, log_returns, neighbours
 
 
@@ -98,7 +98,7 @@ def _attend(
                     + speak[near[n], head * hidden + c]
                     + edge[head * hidden + c] * strength[n]
                 )
-                score[n] += att[head, c] * (z if z > 0 else SLOPE * z)
+                score[n] += att[head, c] * (z if z > 0 else LEAKY_SLOPE * z)
             top = max(top, score[n])
         total = 0.0
         for n in range(degree + 1):
@@ -119,7 +119,7 @@ def _scaled(features: np.ndarray, w: Weights, present: np.ndarray, wide: int) ->
         for f in range(features.shape[1]):
             value = np.float64(np.float32((np.float64(features[i, f]) - w.mean[f]) / w.std[f]))
             present[i] &= not np.isnan(value)
-            h[i, f] = min(CLIP, max(-CLIP, value))
+            h[i, f] = min(FEATURE_CLIP, max(-FEATURE_CLIP, value))
         if not present[i]:
             h[i] = 0.0
     return h
@@ -193,7 +193,7 @@ class Predictor:
         files: Mapping[str, bytes],  # weights.safetensors, config.json
     ) -> "Predictor":
         "The predictor of a model's files; raises `DamagedArtifact`, and `BadConfig` for features of another version."
-        return cls(*unpack(files))
+        return cls(*unpack_model(files))
 
     def predict_row(
         self,

@@ -7,8 +7,8 @@ __all__ = ["Snapshots", "disjoint", "build", "edge_rows", "labels", "Split", "sp
 
 # %% ../../nbs/41_graph/02_snapshots.ipynb #f3039d5d
 from dataclasses import dataclass
-from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from numba import njit
 
@@ -142,7 +142,7 @@ def labels(
 
 
 # %% ../../nbs/41_graph/02_snapshots.ipynb #7a4cfc43
-class Split(NamedTuple):
+class Split(msgspec.Struct, frozen=True):
     "Three stretches of rows in time order, ends exclusive."
 
     train: slice

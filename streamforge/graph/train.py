@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = [
-    "Progress",
-    "Rows",
+    "EpochProgress",
+    "RowRange",
     "auc",
-    "scores",
+    "probability_scores",
     "Stretch",
     "stretch",
     "probabilities",
@@ -21,15 +21,15 @@ __all__ = [
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
 
+import msgspec
 import numpy as np
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from ..core.errors import BadConfig, NotEnoughData
 from ..features.frame import FEATURES, Panel, Scaler
-from .card import CLIP, GnnConfig, ModelCard, pack
+from .card import FEATURE_CLIP, GnnConfig, ModelCard, pack_model
 from .model import GATv2Classifier
 from .snapshots import Snapshots, build, disjoint, labels, samples
 
@@ -46,7 +46,7 @@ def auc(
     return float((rank[label == 1].sum() - up * (up + 1) / 2) / (up * down)) if up and down else None
 
 
-def scores(
+def probability_scores(
     label: np.ndarray,  # (S,) 1 or 0
     probability: np.ndarray,  # (S,) of 1
 ) -> dict[str, float | None]:  # auc, accuracy, brier
@@ -58,7 +58,8 @@ def scores(
 
 
 # %% ../../nbs/41_graph/05_train.ipynb #02a15eb1
-class Stretch(NamedTuple):
+@dataclass(frozen=True)
+class Stretch:
     "The samples of one stretch: S snapshots of N nodes."
 
     x: np.ndarray  # (S, N, F) float32 scaled, 0 where a node is absent
@@ -105,7 +106,7 @@ def stretch(
 
 
 # %% ../../nbs/41_graph/05_train.ipynb #2038a64e
-Progress = Callable[[dict[str, float]], None]  # epoch, epochs, loss, loss_val, auc_val
+EpochProgress = Callable[[dict[str, float]], None]  # epoch, epochs, loss, loss_val, auc_val
 
 
 def probabilities(
@@ -159,7 +160,7 @@ def fit(
     train: Stretch,
     val: Stretch,
     config: GnnConfig,
-    progress: Progress | None = None,
+    progress: EpochProgress | None = None,
 ) -> list[dict[str, float]]:  # one entry per epoch: epoch, epochs, loss, loss_val, auc_val
     "Adam with early stopping on validation; draws from torch's generator."
     optimiser = torch.optim.Adam(model.parameters(), config.learning_rate, weight_decay=config.weight_decay)
@@ -201,25 +202,27 @@ def baselines(
     from sklearn.linear_model import LogisticRegression
 
     def rows(data: Stretch) -> tuple[np.ndarray, np.ndarray]:
-        return np.clip(data.x[data.label >= 0], -CLIP, CLIP).astype(np.float64), data.label[data.label >= 0]
+        return (
+            np.clip(data.x[data.label >= 0], -FEATURE_CLIP, FEATURE_CLIP).astype(np.float64),
+            data.label[data.label >= 0],
+        )
 
     x, y = rows(train)
     model, share = LogisticRegression(max_iter=500).fit(x, y), float(y.mean())
     found = {}
     for name, data in tests.items():
         x, y = rows(data)
-        theirs = {f"{k}_baseline": v for k, v in scores(y, model.predict_proba(x)[:, 1]).items()}
-        always = scores(y, np.full(len(y), share))
+        theirs = {f"{k}_baseline": v for k, v in probability_scores(y, model.predict_proba(x)[:, 1]).items()}
+        always = probability_scores(y, np.full(len(y), share))
         found[name] = theirs | {"accuracy_majority": always["accuracy"], "brier_majority": always["brier"]}
     return found
 
 
 # %% ../../nbs/41_graph/05_train.ipynb #b5d519d1
-Rows = slice | range
+RowRange = slice | range
 
 
-@dataclass(frozen=True)
-class GnnResult:
+class GnnResult(msgspec.Struct, frozen=True):
     "A trained model and what is known about it."
 
     files: dict[str, bytes]  # weights.safetensors and config.json, see `graph.card`
@@ -231,7 +234,7 @@ class GnnResult:
 
 
 # %% ../../nbs/41_graph/05_train.ipynb #5653ec45
-def _check_order(panel: Panel, stretches: dict[str, Rows]) -> None:
+def _check_order(panel: Panel, stretches: dict[str, RowRange]) -> None:
     "Stretches in time order, inside the panel, not overlapping."
     end = 0
     for name, rows in stretches.items():
@@ -245,7 +248,7 @@ def _check_order(panel: Panel, stretches: dict[str, Rows]) -> None:
         end = stop
 
 
-def _stretches(panel: Panel, config: GnnConfig, scaler: Scaler, parts: dict[str, Rows]) -> dict[str, Stretch]:
+def _stretches(panel: Panel, config: GnnConfig, scaler: Scaler, parts: dict[str, RowRange]) -> dict[str, Stretch]:
     "The samples of every part; only training rows are thinned out."
     _check_order(panel, parts)
     snapshots = build(panel.rows(0, parts[list(parts)[-1]].stop), config.window, 1, config.k, config.threshold)
@@ -271,14 +274,14 @@ def train_gnn(
     panel: Panel,
     config: GnnConfig,
     *,
-    train: Rows,  # rows of the panel
-    val: Rows,  # later rows: early stopping
-    test: Rows | None = None,  # later still: looked at once
+    train: RowRange,  # rows of the panel
+    val: RowRange,  # later rows: early stopping
+    test: RowRange | None = None,  # later still: looked at once
     seed: int = 0,
-    progress: Progress | None = None,  # called after each epoch
+    progress: EpochProgress | None = None,  # called after each epoch
 ) -> GnnResult:
     "Train and judge a GATv2; the same seed, rows and thread count give the same bytes. Raises `BadConfig`, `NotEnoughData`."
-    parts: dict[str, Rows] = {"train": train, "val": val}
+    parts: dict[str, RowRange] = {"train": train, "val": val}
     if test is not None:
         parts["test"] = test
     _check_order(panel, parts)
@@ -292,7 +295,9 @@ def train_gnn(
     metrics: dict[str, float | None] = {}
     for name, beside in baselines(data["train"], judged).items():
         known = judged[name].label >= 0
-        found = scores(judged[name].label[known], said[name][known]) | beside | {"samples": float(known.sum())}
+        found = (
+            probability_scores(judged[name].label[known], said[name][known]) | beside | {"samples": float(known.sum())}
+        )
         metrics |= {k if name == "test" else f"{k}_{name}": v for k, v in found.items()}
     best = max(curve, key=lambda o: o["auc_val"] if config.monitor == "auc" else -o["loss_val"])
     metrics |= {
@@ -308,7 +313,7 @@ def train_gnn(
         std=tuple(scaler.std.tolist()),
         seed=seed,
     )
-    files = pack(card, {k: v.numpy() for k, v in model.state_dict().items()})
+    files = pack_model(card, {k: v.numpy() for k, v in model.state_dict().items()})
     return GnnResult(
         files, metrics, _by_symbol(card.symbols, judged["test"], said["test"]) if "test" in judged else {}, curve
     )

@@ -6,88 +6,57 @@
 __all__ = ["BatchedTradingEnv"]
 
 # %% ../../nbs/43_rl/03_vector.ipynb #24c3ef6e
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
+import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
-from .env import EnvConfig, Market, advance, begin, pool_of, spaces_of
+from .env import EnvConfig, advance_episodes, begin_episodes, pool_of, spaces_of
+from .observation import MarketHistory
 from ..trading.account import EQUITY, WIDTH
 
 
-# %% ../../nbs/43_rl/03_vector.ipynb #293914f6
-class _RowsOfArrays(VecEnv):
-    "The part of SB3's interface that is about separate environment objects, of which there are none."
-
-    def close(self) -> None:
-        "Nothing is open."
-
-    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        "The same for each episode."
-        return [getattr(self, attr_name)] * len(list(self._get_indices(indices)))
-
-    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        "Episodes share their attributes, so this is refused."
-        raise AttributeError(
-            f"episodes share their attributes, found an attempt to set {attr_name}; make another BatchedTradingEnv"
-        )
-
-    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
-        "Episodes are rows of arrays and have no methods."
-        raise AttributeError(
-            f"episodes are rows of arrays, found a call of {method_name}; use TradingEnv for a single one"
-        )
-
-    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
-        "Never."
-        return [False] * len(list(self._get_indices(indices)))
-
-
 # %% ../../nbs/43_rl/03_vector.ipynb #4f63d694
-class BatchedTradingEnv(_RowsOfArrays):
-    "n episodes at a time over all markets, as SB3 wants them; raises what `pool_of` raises."
+class BatchedTradingEnv(VecEnv):
+    "n episodes at a time over all markets, in SB3's interface; raises what `pool_of` raises."
 
     def __init__(
         self,
-        markets: Sequence[Market],
+        markets: Sequence[MarketHistory],
         config: EnvConfig = EnvConfig(),
         n_envs: int = 64,
         *,
         seed: int = 0,
         reward_scale: float = 1.0,  # rewards are multiplied by it; 1 leaves them in log equity
     ):
-        self.pool, self.config, self.reward_scale, self.render_mode = (
-            pool_of(markets, config),
-            config,
-            reward_scale,
-            None,
-        )
+        self.pool, self.config, self.reward_scale = pool_of(markets, config), config, reward_scale
+        self.render_mode = None
         super().__init__(n_envs, *spaces_of(self.pool, config))
         self._rng = np.random.default_rng(seed)
         self.accounts = np.empty((n_envs, WIDTH))
         self.rows, self.ends, self._begun = (np.zeros(n_envs, np.int64) for _ in range(3))
         self._obs = np.empty((n_envs, *self.observation_space.shape), np.float32)  # type: ignore[misc]
-        self._rewards, self._dones, self._actions = (
-            np.empty(n_envs),
-            np.zeros(n_envs, np.bool_),
-            np.zeros(n_envs, np.int64),
-        )
+        self._rewards, self._dones = np.empty(n_envs), np.zeros(n_envs, np.bool_)
+        self._actions = np.zeros(n_envs, np.int64)
         self._prices, self._costs = (self.pool.open, self.pool.close), (config.costs.fee, config.costs.slippage)
-        self._nothing: list[dict[str, Any]] = [{} for _ in range(n_envs)]
+        self._no_infos: list[dict[str, object]] = [{} for _ in range(n_envs)]
 
     def seed(self, seed: int | None = None) -> list[int | None]:
-        "Where episodes begin depends on this alone."
+        "Seed the generator that draws where episodes begin and how long the first ones are."
         self._rng = np.random.default_rng(seed)
         return [seed] * self.num_envs
 
     def begin_at(
-        self, which: np.ndarray, starts: np.ndarray, lengths: np.ndarray
-    ) -> None:  # (k,) episodes, rows of the pool, candles
+        self,
+        which: np.ndarray,  # (k,) episodes
+        starts: np.ndarray,  # (k,) rows of the pool
+        lengths: np.ndarray,  # (k,) candles
+    ) -> None:
         "Begin some episodes at given rows."
         self.rows[which] = self._begun[which] = starts
         self.ends[which] = np.minimum(starts + lengths, self.pool.until[starts])
-        begin(self.accounts, self.rows, which, self.pool.features, self.config.window, self._obs)
+        begin_episodes(self.accounts, self.rows, which, self.pool.features, self.config.window, self._obs)
 
     def reset(self) -> np.ndarray:  # (n, D) float32
         "Begin all episodes at random rows, the first ones with random lengths."
@@ -96,14 +65,14 @@ class BatchedTradingEnv(_RowsOfArrays):
         return self._obs.copy()
 
     def step_async(self, actions: np.ndarray) -> None:
-        "Take the actions of all episodes."
+        "Keep the actions of all episodes for `step_wait`."
         self._actions = np.asarray(actions, np.int64)
 
     def step_wait(
         self,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:  # (n, D), (n,), (n,), n infos
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, object]]]:  # (n, D), (n,), (n,), n infos
         "Play one candle in every episode; those that were cut begin anew."
-        advance(
+        advance_episodes(
             self.accounts,
             self.rows,
             self.ends,
@@ -116,12 +85,45 @@ class BatchedTradingEnv(_RowsOfArrays):
             self._rewards,
             self._dones,
         )
-        rewards, infos = (self._rewards * self.reward_scale).astype(np.float32), self._nothing
+        rewards, infos = (self._rewards * self.reward_scale).astype(np.float32), self._no_infos
         cut = np.flatnonzero(self._dones)
         if len(cut):
-            infos = self._nothing.copy()
+            infos = self._no_infos.copy()
             for i in cut:
-                told = {"r": float(np.log(self.accounts[i, EQUITY])), "l": int(self.rows[i] - self._begun[i])}
-                infos[i] = {"terminal_observation": self._obs[i].copy(), "TimeLimit.truncated": True, "episode": told}
+                episode = {"r": float(np.log(self.accounts[i, EQUITY])), "l": int(self.rows[i] - self._begun[i])}
+                infos[i] = {
+                    "terminal_observation": self._obs[i].copy(),
+                    "TimeLimit.truncated": True,
+                    "episode": episode,
+                }
             self.begin_at(cut, self._rng.choice(self.pool.starts, len(cut)), np.full(len(cut), self.config.episode))
         return self._obs.copy(), rewards, self._dones.copy(), infos
+
+    def close(self) -> None:
+        "Do nothing: arrays need no closing, but SB3 calls it."
+
+    def get_attr(self, attr_name: str, indices: int | Iterable[int] | None = None) -> list[object]:
+        "The attribute once per episode; all share it."
+        return [getattr(self, attr_name)] * len(list(self._get_indices(indices)))
+
+    def set_attr(self, attr_name: str, value: object, indices: int | Iterable[int] | None = None) -> None:
+        "Raise `AttributeError`: episodes share their attributes."
+        raise AttributeError(
+            f"expected no attribute of a single episode to be set, found '{attr_name}': episodes share their "
+            "attributes; make another BatchedTradingEnv"
+        )
+
+    def env_method(
+        self, method_name: str, *args: object, indices: int | Iterable[int] | None = None, **kwargs: object
+    ) -> list[object]:
+        "Raise `AttributeError`: episodes are rows of arrays and have no methods."
+        raise AttributeError(
+            f"expected no method of a single episode to be called, found '{method_name}': episodes are rows of "
+            "arrays; use TradingEnv for a single one"
+        )
+
+    def env_is_wrapped(
+        self, wrapper_class: type[gym.Wrapper], indices: int | Iterable[int] | None = None
+    ) -> list[bool]:
+        "False for every episode: none is a wrapped object."
+        return [False] * len(list(self._get_indices(indices)))

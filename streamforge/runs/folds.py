@@ -7,11 +7,10 @@ __all__ = [
     "FOLD",
     "RESULT",
     "ERROR",
-    "PARTIAL",
     "EXECUTED",
     "WalkForward",
     "FoldParameters",
-    "plan",
+    "plan_folds",
     "code_sha256",
     "fold_key",
     "fold_folder",
@@ -38,7 +37,7 @@ from ..core.errors import BadSetting, BadUrl, DamagedArtifact, StreamForgeError
 from ..core.logs import get_logger
 from ..core.urls import redact
 from ..evaluation.results import FoldResult
-from ..evaluation.splits import consecutive, walk_forward
+from ..evaluation.splits import consecutive, walk_forward_splits
 from .notebooks import pipelines_dir, run_notebook
 
 # %% ../../nbs/55_runs/05_folds.ipynb #d3f5668f
@@ -84,7 +83,7 @@ class FoldParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     seed: int = 0
 
 
-def plan(
+def plan_folds(
     dataset: Manifest,  # frozen, see `runs.datasets.freeze`
     config: WalkForward,
     *,
@@ -99,7 +98,7 @@ def plan(
         "purge": config.purge,
         "embargo": config.embargo,
     }
-    folds = walk_forward(int(dataset.meta["rows"]), config.folds, **cuts)
+    folds = walk_forward_splits(int(dataset.meta["rows"]), config.folds, **cuts)
     shared: dict[str, Any] = {
         name: getattr(config, name) for name in ("gnn", "ppo", "window", "fee_bps", "slippage_bps", "random_agents")
     }
@@ -125,7 +124,7 @@ def plan(
 
 # %% ../../nbs/55_runs/05_folds.ipynb #f510336a
 FOLD = "walk_forward_fold.ipynb"
-RESULT, ERROR, PARTIAL, EXECUTED = "result.json", "error.json", "result.partial.json", "fold.ipynb"
+RESULT, ERROR, _PARTIAL, EXECUTED = "result.json", "error.json", "result.partial.json", "fold.ipynb"
 
 
 @cache
@@ -179,7 +178,7 @@ def write_result(
     result: FoldResult,
 ) -> None:
     "What the notebook does last: leave the result beside it, for `run_fold` to make it final."
-    (folder / PARTIAL).write_bytes(msgspec.json.encode(result))
+    (folder / _PARTIAL).write_bytes(msgspec.json.encode(result))
 
 
 # %% ../../nbs/55_runs/05_folds.ipynb #b679dcbf
@@ -221,11 +220,11 @@ async def run_fold(
         return found
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ERROR).unlink(missing_ok=True)
-    (folder / PARTIAL).unlink(missing_ok=True)
+    (folder / _PARTIAL).unlink(missing_ok=True)
     told = {k: v for k, v in msgspec.to_builtins(parameters).items() if k != "output"} | {"output": str(folder)}
     try:
         await run_notebook(notebook, told, folder / EXECUTED, timeout=timeout, progress=progress)
-        if not (folder / PARTIAL).exists():
+        if not (folder / _PARTIAL).exists():
             raise BadSetting(
                 f"expected {notebook.name} to end with write_result, found no result in '{folder}'",
                 "let its last cell write one",
@@ -235,7 +234,7 @@ async def run_fold(
             msgspec.json.encode({"type": type(error).__name__, "message": str(error), "fold": parameters.fold})
         )
         raise
-    (folder / PARTIAL).replace(folder / RESULT)
+    (folder / _PARTIAL).replace(folder / RESULT)
     found = read_result(folder)
     assert found is not None  # it was just renamed
     return found

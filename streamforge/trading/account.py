@@ -48,7 +48,7 @@ def reset_account(
     account: np.ndarray,  # (WIDTH,) float64, changed in place
     cash: float,  # quote currency at the start
 ) -> None:
-    "All cash, nothing done yet."
+    "Set an account to its start: all cash, no orders, no candles."
     account[:] = 0.0
     account[CASH] = account[EQUITY] = account[START] = cash
 
@@ -63,15 +63,17 @@ def open_account(cash: float = 1.0) -> np.ndarray:  # (WIDTH,) float64
 
 # %% ../../nbs/42_trading/02_account.ipynb #4d84340b
 def named(account: np.ndarray) -> dict[str, float]:  # by the names of ACCOUNT
-    "The account with names, for people and JSON."
+    "The account as a dict of plain floats, for people and JSON."
     return dict(zip(ACCOUNT, account.tolist(), strict=True))
 
 
 def from_named(
     values: Mapping[str, float],  # by the names of ACCOUNT
 ) -> np.ndarray:  # (WIDTH,) float64
-    "The account again; raises `BadData` if a number is missing or not finite."
-    wrong = [name for name in ACCOUNT if not isinstance(o := values.get(name), int | float) or not math.isfinite(o)]
+    "Read an account that `named` wrote; raises `BadData` if a number is missing or not finite."
+    wrong = [
+        name for name in ACCOUNT if not isinstance(value := values.get(name), int | float) or not math.isfinite(value)
+    ]
     if wrong:
         raise BadData(
             f"expected an account with {', '.join(ACCOUNT)}, found nothing usable for {', '.join(wrong)}",
@@ -121,7 +123,7 @@ def mark(account: np.ndarray, close: float) -> None:  # account (WIDTH,), change
 # %% ../../nbs/42_trading/02_account.ipynb #1d00891f
 @njit(cache=True)
 def position(account: np.ndarray) -> float:  # share of equity in the asset: 0.0 or 1.0
-    "Long or in cash."
+    "Share of equity in the asset: 1 when long, 0 in cash."
     return 1.0 if account[ASSET] > 0.0 else 0.0
 
 

@@ -7,16 +7,15 @@ __all__ = ["Costs", "bought", "sold"]
 
 # %% ../../nbs/42_trading/01_costs.ipynb #e0714210
 import math
-from dataclasses import dataclass
 
+import msgspec
 from numba import njit
 
 from ..core.errors import BadSetting
 
 
 # %% ../../nbs/42_trading/01_costs.ipynb #94b9e5ec
-@dataclass(frozen=True)
-class Costs:
+class Costs(msgspec.Struct, frozen=True):
     "Costs of a market order; raises `BadSetting` for values that no exchange would charge."
 
     fee_bps: float = 10.0  # of what the order receives
@@ -30,17 +29,17 @@ class Costs:
 
     @property
     def fee(self) -> float:
-        "As a fraction."
+        "The fee as a fraction of what the order receives."
         return self.fee_bps / 10_000
 
     @property
     def slippage(self) -> float:
-        "As a fraction."
+        "The slippage as a fraction of the price."
         return self.slippage_bps / 10_000
 
     @property
     def round_trip(self) -> float:
-        "What is left of 1 after buying and selling at one price."
+        "What is left of 1 after buying and selling at one price, as a fraction."
         return (1 - self.fee) ** 2 * (1 - self.slippage) / (1 + self.slippage)
 
 

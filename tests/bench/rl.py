@@ -19,7 +19,8 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from streamforge.core.samples import SYMBOLS, candles
-from streamforge.rl.env import CLIP, EnvConfig, Market, TradingEnv, standardise
+from streamforge.rl.env import EnvConfig, TradingEnv
+from streamforge.rl.observation import OBSERVATION_CLIP, MarketHistory, standardise
 from streamforge.rl.policy import PolicyConfig
 from streamforge.rl.train import PpoConfig, make_ppo
 from streamforge.rl.vector import BatchedTradingEnv
@@ -28,7 +29,7 @@ from streamforge.trading.engine import BUY, HOLD, SELL, backtest
 WINDOW, EPISODE, FEE, SLIPPAGE = 16, 256, 0.001, 0.0002
 
 
-def example(symbol: str) -> Market:
+def example(symbol: str) -> MarketHistory:
     "A market with twelve plain features."
     table = candles(symbol, "2021-06-01:2022-06-01")
     returns = np.log(table.close).diff()
@@ -36,7 +37,7 @@ def example(symbol: str) -> Market:
         [returns.rolling(n).mean() for n in (1, 2, 4, 8, 24, 72)]
         + [returns.rolling(n).std() for n in (4, 8, 24, 48, 72, 96)]
     )
-    return Market(
+    return MarketHistory(
         symbol, table.open_time, table.open, table.close, standardise(raw, np.nanmean(raw, 0), np.nanstd(raw, 0))
     )
 
@@ -44,17 +45,17 @@ def example(symbol: str) -> Market:
 class PlainEnv(gym.Env):
     "The same game written plainly, as one writes it the first time: numpy slices and Python floats, one market, no compiler."
 
-    def __init__(self, market: Market, seed: int = 0):
+    def __init__(self, market: MarketHistory, seed: int = 0):
         first = int(np.isfinite(market.features).all(1).argmax()) + WINDOW
         self.open, self.close, self.features, self.first = (
             market.open.tolist(),
             market.close.tolist(),
-            np.clip(market.features, -CLIP, CLIP),
+            np.clip(market.features, -OBSERVATION_CLIP, OBSERVATION_CLIP),
             first,
         )
         width = WINDOW * market.features.shape[1] + 3
         self.observation_space, self.action_space = (
-            gym.spaces.Box(-CLIP, CLIP, (width,), np.float32),
+            gym.spaces.Box(-OBSERVATION_CLIP, OBSERVATION_CLIP, (width,), np.float32),
             gym.spaces.Discrete(3),
         )
         self.random = np.random.default_rng(seed)
@@ -94,7 +95,7 @@ def rate(work: Callable[[], object], amount: int, repeat: int = 5) -> float:
     return best
 
 
-def same_game(market: Market) -> None:
+def same_game(market: MarketHistory) -> None:
     "The peer plays the same game, or the comparison means nothing."
     ours, plain, rng = TradingEnv([market]), PlainEnv(market), np.random.default_rng(0)
     start = int(ours.pool.starts[100])
@@ -107,7 +108,7 @@ def same_game(market: Market) -> None:
         assert abs(a[1] - b[1]) < 1e-12 and a[3] == b[3]
 
 
-def environment_steps(markets: list[Market], n_envs: int, steps: int) -> dict:
+def environment_steps(markets: list[MarketHistory], n_envs: int, steps: int) -> dict:
     actions = np.random.default_rng(0).integers(0, 3, (steps, n_envs))
 
     def play(env) -> Callable[[], object]:
@@ -129,7 +130,7 @@ def environment_steps(markets: list[Market], n_envs: int, steps: int) -> dict:
     }
 
 
-def ppo_steps(markets: list[Market]) -> dict:
+def ppo_steps(markets: list[MarketHistory]) -> dict:
     n = markets[0].features.shape[1]
     described = PolicyConfig(features=tuple(f"f{k}" for k in range(n)), mean=(0.0,) * n, std=(1.0,) * n, window=WINDOW)
     config = PpoConfig(n_epochs=4)
@@ -155,7 +156,7 @@ def ppo_steps(markets: list[Market]) -> dict:
     ]
 
 
-def backtest_candles(market: Market) -> dict:
+def backtest_candles(market: MarketHistory) -> dict:
     repeat = 20
     opens, closes = (np.tile(o, repeat) for o in (market.open, market.close))
     actions = np.random.default_rng(0).choice([SELL, HOLD, BUY], len(opens), p=[0.05, 0.9, 0.05])

@@ -11,7 +11,8 @@ from streamforge.core.samples import candles
 from streamforge.features.frame import INDICATORS, Enricher, panel_of
 from streamforge.messages.records import Decision, decode
 from streamforge.rl.markets import agent_config, agent_markets
-from streamforge.rl.policy import Policy, replay
+from streamforge.rl.policy import Policy
+from streamforge.rl.replay import replay_policy
 from streamforge.runs.models import publish
 from streamforge.store.base import open_store
 from streamforge.store.schemas import enriched_schema
@@ -62,7 +63,7 @@ def expected(panel, policy):
     "What the backtest decides on the same candles: (symbol, open_time) -> (action, equity)."
     told = {}
     for market in agent_markets(policy.config, panel):
-        way = replay(policy, market, start=CUT)
+        way = replay_policy(policy, market, start=CUT)
         told |= {
             (market.symbol, int(t)): (("sell", "hold", "buy")[a], e)
             for t, a, d, e in zip(way.open_time, way.actions, way.decided, way.result.equity, strict=True)

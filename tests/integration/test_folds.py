@@ -17,7 +17,7 @@ from streamforge.features.frame import panel_of
 from streamforge.jobs.base import open_jobs
 from streamforge.runs.datasets import freeze
 from streamforge.runs.experiments import experiments
-from streamforge.runs.folds import ERROR, EXECUTED, RESULT, WalkForward, fold_folder, plan
+from streamforge.runs.folds import ERROR, EXECUTED, RESULT, WalkForward, fold_folder, plan_folds
 from streamforge.runs.walk_forward import fold_job, walk_forward
 from streamforge.store.base import open_store
 
@@ -63,8 +63,8 @@ class Place:
         } | options
         return await walk_forward(self.jobs, self.artifacts, self.places, **options)
 
-    def plan(self, config: WalkForward):
-        return plan(self.data, config, artifacts_url=self.places.artifacts_url, output=self.output)
+    def plan_folds(self, config: WalkForward):
+        return plan_folds(self.data, config, artifacts_url=self.places.artifacts_url, output=self.output)
 
 
 @pytest.fixture

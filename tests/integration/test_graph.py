@@ -7,19 +7,20 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 
 from streamforge.core.errors import DamagedArtifact
 from streamforge.core.samples import SYMBOLS, candles
 from streamforge.features.frame import Panel, panel_of
-from streamforge.graph.card import GnnConfig, pack, unpack
+from streamforge.graph.card import GnnConfig, pack_model, unpack_model
 from streamforge.graph.predict import Predictor
 from streamforge.graph.relations import log_returns
 from streamforge.graph.snapshots import build, edge_rows, labels, samples, split
 
 torch = pytest.importorskip("torch", reason="the graph model is trained with the ml extra")
-from streamforge.graph.train import GnnResult, scores, train_gnn  # noqa: E402
+from streamforge.graph.train import GnnResult, probability_scores, train_gnn  # noqa: E402
 
 PAIRS = 4
 TINY = GnnConfig(window=48, stride=8, hidden=4, heads=2, epochs=2)
@@ -60,7 +61,7 @@ def noise(seed: int, rows: int = 2500, markets: int = 8) -> Panel:
 
 
 def trained(panel: Panel, config: GnnConfig, seed: int = 1) -> GnnResult:
-    return train_gnn(panel, config, **split(len(panel))._asdict(), seed=seed)
+    return train_gnn(panel, config, **msgspec.structs.asdict(split(len(panel))), seed=seed)
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +147,7 @@ def test_what_is_served_is_what_was_measured(real: Panel, result: GnnResult):
     rows = samples(test, TINY.window, TINY.horizon)
     label, said = labels(part, TINY.horizon)[rows], Predictor.load(result.files).history(part)[rows]
     known = label >= 0
-    served = scores(label[known], said[known])
+    served = probability_scores(label[known], said[known])
     assert result.metrics["samples"] == known.sum()
     for name, value in served.items():
         assert abs(value - result.metrics[name]) < 1e-4, name
@@ -186,11 +187,11 @@ def test_damaged_files_are_named(result: GnnResult):
                 Predictor.load(result.files | {name: result.files[name][:cut]})
         with pytest.raises(DamagedArtifact):
             Predictor.load({k: v for k, v in result.files.items() if k != name})
-    card, weights = unpack(result.files)
-    assert pack(card, weights) == result.files
+    card, weights = unpack_model(result.files)
+    assert pack_model(card, weights) == result.files
     for bad in (np.nan, np.inf):
         with pytest.raises(DamagedArtifact):
-            Predictor.load(pack(card, weights | {"head.bias": np.array([bad])}))
+            Predictor.load(pack_model(card, weights | {"head.bias": np.array([bad])}))
 
 
 SERVE = """

@@ -3,8 +3,12 @@
 import numpy as np
 import pytest
 
-from streamforge.rl.env import EnvConfig, Market, TradingEnv
-from streamforge.rl.policy import Agent, Policy, PolicyConfig, market_for, replay
+from streamforge.rl.agent import Agent
+from streamforge.rl.env import EnvConfig, TradingEnv
+from streamforge.rl.markets import market_for
+from streamforge.rl.observation import MarketHistory
+from streamforge.rl.policy import Policy, PolicyConfig
+from streamforge.rl.replay import replay_policy
 from streamforge.rl.train import PpoConfig, train_ppo
 from streamforge.trading.account import EQUITY
 from streamforge.trading.baselines import random_agents
@@ -15,14 +19,14 @@ FEATURES, WINDOW = 6, 4
 HOUR = 3_600_000
 
 
-def market(seed: int, told: float, n: int = 3_000) -> Market:
+def market(seed: int, told: float, n: int = 3_000) -> MarketHistory:
     "A random walk; the first feature tells the next return's sign with probability `told`, the others are noise."
     rng = np.random.default_rng(seed)
     returns = rng.normal(0, 0.01, n + 1)
     hint = np.sign(returns[1:]) * np.where(rng.random(n) < told, 1, -1)
     close = 100 * np.exp(np.cumsum(returns[:-1]))
     features = np.column_stack([hint, rng.normal(size=(n, FEATURES - 1))])
-    return Market(f"S{seed}", np.arange(n) * HOUR, np.concatenate([[100.0], close[:-1]]), close, features)
+    return MarketHistory(f"S{seed}", np.arange(n) * HOUR, np.concatenate([[100.0], close[:-1]]), close, features)
 
 
 def trained(told: float, config: PpoConfig, seed: int = 0, costs: Costs = Costs()) -> tuple[Policy, dict[str, float]]:
@@ -48,7 +52,7 @@ def skilled() -> Policy:
 def test_ppo_learns_a_planted_market(skilled):
     for seed in (900, 901, 902):
         fresh = market(seed, 0.8)
-        own = replay(skilled, fresh).result
+        own = replay_policy(skilled, fresh).result
         luck = random_agents(fresh.open, fresh.close, turnover=own.turnover, exposure=own.exposure)
         assert np.log(own.equity[-1]) > np.log(luck.equity[-1]).max() + 1, (
             "not clearly better than a hundred that toss coins"
@@ -58,7 +62,7 @@ def test_ppo_learns_a_planted_market(skilled):
 @pytest.mark.slow
 def test_ppo_earns_nothing_on_a_random_walk():
     policy, metrics = trained(0.5, PpoConfig(steps=100_000))
-    results = [replay(policy, market(seed, 0.5)).result for seed in range(900, 912)]
+    results = [replay_policy(policy, market(seed, 0.5)).result for seed in range(900, 912)]
     logs = np.array([np.log(o.equity[-1]) for o in results])
     drift = np.array([np.log(o.close[-1] / o.open[0]) for o in (market(seed, 0.5) for seed in range(900, 912))])
     skill = (
@@ -78,7 +82,8 @@ def test_validation_keeps_an_agent_from_trading_noise():
         for v in ((), [market(200, 0.5)])
     )
     turnover = [
-        np.mean([replay(o, market(seed, 0.5)).result.turnover for seed in range(900, 906)]) for o in (last, chosen)
+        np.mean([replay_policy(o, market(seed, 0.5)).result.turnover for seed in range(900, 906)])
+        for o in (last, chosen)
     ]
     assert turnover[1] <= turnover[0]
 
@@ -86,7 +91,7 @@ def test_validation_keeps_an_agent_from_trading_noise():
 @pytest.mark.slow
 def test_environment_backtest_and_live_agent_are_one(skilled):
     fresh = market(950, 0.8)
-    way = replay(skilled, fresh)
+    way = replay_policy(skilled, fresh)
     np.testing.assert_allclose(backtest(fresh.open, fresh.close, way.actions).equity, way.result.equity, rtol=1e-9)
 
     agent, told = Agent(skilled), []
@@ -105,7 +110,7 @@ def test_environment_backtest_and_live_agent_are_one(skilled):
         actions.append(skilled.act(obs))
         obs, _, _, over, info = env.step(actions[-1])
         curve.append(info["equity"])
-    np.testing.assert_allclose(curve, replay(skilled, fresh, start=start).result.equity, rtol=1e-9)
+    np.testing.assert_allclose(curve, replay_policy(skilled, fresh, start=start).result.equity, rtol=1e-9)
     np.testing.assert_allclose(
         curve, backtest(fresh.open[start:], fresh.close[start:], np.array([*actions, HOLD])).equity, rtol=1e-9
     )
@@ -114,7 +119,7 @@ def test_environment_backtest_and_live_agent_are_one(skilled):
 @pytest.mark.slow
 def test_a_trained_agent_does_not_know_the_future(skilled):
     fresh, t = market(960, 0.8), 1_500
-    way = replay(skilled, fresh)
+    way = replay_policy(skilled, fresh)
     later = np.arange(len(fresh)) > t
     wrecked = market_for(
         skilled,
@@ -124,7 +129,7 @@ def test_a_trained_agent_does_not_know_the_future(skilled):
         np.where(later, fresh.close / 3, fresh.close),
         np.where(later[:, None], -fresh.features, fresh.features),
     )
-    other = replay(skilled, wrecked)
+    other = replay_policy(skilled, wrecked)
     np.testing.assert_array_equal(other.actions[: t + 1], way.actions[: t + 1])
     np.testing.assert_array_equal(other.result.equity[: t + 1], way.result.equity[: t + 1])
     assert (other.result.equity[t + 1 :] != way.result.equity[t + 1 :]).any()

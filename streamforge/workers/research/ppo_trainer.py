@@ -7,8 +7,8 @@ __all__ = ["graph_word", "PpoTrainer"]
 
 # %% ../../../nbs/60_workers/research/03_ppo_trainer.ipynb #9503b4f8
 import asyncio
-from dataclasses import replace
 
+import msgspec
 import numpy as np
 
 from ...features.frame import Panel
@@ -65,7 +65,7 @@ class PpoTrainer(Worker):
             "train_end": int(panel.open_time[-1]),
         }
         described = agent_config(panel, probability, costs=costs, meta=meta)
-        config = replace(
+        config = msgspec.structs.replace(
             PpoConfig(),
             steps=parameters.steps,
             n_epochs=parameters.epochs,

@@ -35,7 +35,8 @@ from ...features.frame import INDICATORS, features
 from ...graph.predict import Predictor
 from ...graph.relations import log_returns
 from ...messages.records import Candle, Decision, decode, encode, enriched_type
-from ...rl.policy import Agent, Decided, Policy
+from ...rl.agent import Agent, Decided
+from ...rl.policy import Policy
 from ...runs.models import load_model
 from ...store.schemas import DECISIONS
 from ..runtime.worker import Worker
@@ -128,7 +129,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
 
     agent: str
     symbol: str
-    state: msgspec.Raw  # of rl.policy.Agent
+    state: msgspec.Raw  # of rl.agent.Agent
     decisions: list[Decision]  # since the state before
 
 
