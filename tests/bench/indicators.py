@@ -17,7 +17,8 @@ import pandas as pd
 import ta
 import talib
 
-from streamforge.features.frame import INDICATORS, Enricher
+from streamforge.features.enricher import Enricher
+from streamforge.features.indicators import INDICATORS
 
 WINDOW = 200  # candles that a library without state recomputes for the next value
 

@@ -27,7 +27,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from servers import url_of  # noqa: E402
 
 from streamforge.artifacts.base import open_artifacts  # noqa: E402
-from streamforge.features.frame import INDICATORS, Panel  # noqa: E402
+from streamforge.features.frame import Panel  # noqa: E402
+from streamforge.features.indicators import INDICATORS  # noqa: E402
 from streamforge.messages.records import Candle  # noqa: E402
 from streamforge.runs.datasets import freeze, load_panel, read_panel  # noqa: E402
 from streamforge.store.arrow import as_arrow  # noqa: E402

@@ -14,7 +14,8 @@ from streamforge.client.client import Client
 from streamforge.core.names import enriched_collection
 from streamforge.core.samples import candles
 from streamforge.core.settings import read_places
-from streamforge.features.frame import INDICATORS, Enricher
+from streamforge.features.enricher import Enricher
+from streamforge.features.indicators import INDICATORS
 from streamforge.messages.records import Decision, candles_of, enriched_type
 from streamforge.store.schemas import CANDLES, DECISIONS, EDGES, enriched_schema
 

@@ -8,7 +8,9 @@ from worker_lab import sample_candles, until
 from streamforge.artifacts.base import open_artifacts
 from streamforge.core.names import enriched_collection
 from streamforge.core.samples import candles
-from streamforge.features.frame import INDICATORS, Enricher, panel_of
+from streamforge.features.enricher import Enricher
+from streamforge.features.frame import panel_of
+from streamforge.features.indicators import INDICATORS
 from streamforge.messages.records import Decision, decode
 from streamforge.rl.markets import agent_config, agent_markets
 from streamforge.rl.policy import Policy

@@ -12,7 +12,7 @@ from streamforge.core.names import enriched_collection
 from streamforge.core.samples import candles
 from streamforge.exchange.simulator.app import Simulator, serve_app
 from streamforge.exchange.simulator.faults import Fault
-from streamforge.features.frame import Enricher
+from streamforge.features.enricher import Enricher
 from streamforge.messages.records import Candle, decode, encode
 from streamforge.store.base import open_store
 from streamforge.workers.connector.enrichment import enrich

@@ -13,9 +13,10 @@ import msgspec
 
 from ...core.names import enriched_collection
 from ...core.times import interval_ms
-from ...features.frame import INDICATORS, Enricher
+from ...features.enricher import CANDLE_COLUMNS, Enricher
+from ...features.indicators import INDICATORS
 from ...store.base import Store
-from .candles import COLUMNS, FIELDS, differing, enriched_table
+from .candles import FIELDS, differing, enriched_table
 from .states import Market, warm_enricher
 
 # %% ../../../nbs/60_workers/connector/07_revisions.ipynb #79541995
@@ -56,7 +57,7 @@ async def _head(store: Store, pending: Pending) -> int:
 async def _stretch(store: Store, pending: Pending, enricher: Enricher, start: int, end: int) -> Any:
     "Rows of a stretch that differ from the stored ones; the enricher moves on."
     candles = await store.read(pending.collection, where=_where(pending), start=start, end=end, columns=FIELDS)
-    values = enricher.history(*(candles[o].to_numpy() for o in COLUMNS))
+    values = enricher.history(*(candles[o].to_numpy() for o in CANDLE_COLUMNS))
     names = [*FIELDS, *pending.names, "revision"]
     stored = await store.read(
         enriched_collection(pending.collection), where=_where(pending), start=start, end=end, columns=names

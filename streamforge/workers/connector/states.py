@@ -22,12 +22,12 @@ from typing import Any
 
 from ...core.errors import BadData, Conflict
 from ...core.logs import get_logger
-from ...features.frame import INDICATORS, Enricher
+from ...features.enricher import CANDLE_COLUMNS, Enricher
+from ...features.indicators import INDICATORS
 from ...store.base import Store
 
 # %% ../../../nbs/60_workers/connector/05_states.ipynb #eb15d765
 log = get_logger("workers.states")
-COLUMNS = ("open_time", "open", "high", "low", "close", "volume")
 
 # %% ../../../nbs/60_workers/connector/05_states.ipynb #f70d7811
 Market = tuple[str, str]  # symbol, interval
@@ -70,10 +70,10 @@ async def warm_enricher(
         where={"symbol": market[0], "interval": market[1]},
         start=enricher.last_open_time + 1,
         end=first,
-        columns=COLUMNS,
+        columns=CANDLE_COLUMNS,
     )
     if len(rows):
-        await asyncio.to_thread(lambda: enricher.history(*(rows[o].to_numpy() for o in COLUMNS)))
+        await asyncio.to_thread(lambda: enricher.history(*(rows[o].to_numpy() for o in CANDLE_COLUMNS)))
     return enricher
 
 
