@@ -3778,26 +3778,52 @@ d = {
                 "streamforge/features/decimals.py",
             ),
         },
+        "streamforge.features.enricher": {
+            "streamforge.features.enricher.Enricher": (
+                "40_features/enricher.html#enricher",
+                "streamforge/features/enricher.py",
+            ),
+            "streamforge.features.enricher.Enricher.__init__": (
+                "40_features/enricher.html#enricher.__init__",
+                "streamforge/features/enricher.py",
+            ),
+            "streamforge.features.enricher.Enricher.history": (
+                "40_features/enricher.html#enricher.history",
+                "streamforge/features/enricher.py",
+            ),
+            "streamforge.features.enricher.Enricher.restore": (
+                "40_features/enricher.html#enricher.restore",
+                "streamforge/features/enricher.py",
+            ),
+            "streamforge.features.enricher.Enricher.state": (
+                "40_features/enricher.html#enricher.state",
+                "streamforge/features/enricher.py",
+            ),
+            "streamforge.features.enricher.Enricher.update": (
+                "40_features/enricher.html#enricher.update",
+                "streamforge/features/enricher.py",
+            ),
+            "streamforge.features.enricher._check_candle": (
+                "40_features/enricher.html#_check_candle",
+                "streamforge/features/enricher.py",
+            ),
+            "streamforge.features.enricher._check_candles": (
+                "40_features/enricher.html#_check_candles",
+                "streamforge/features/enricher.py",
+            ),
+            "streamforge.features.enricher._first_bad": (
+                "40_features/enricher.html#_first_bad",
+                "streamforge/features/enricher.py",
+            ),
+            "streamforge.features.enricher._read_state": (
+                "40_features/enricher.html#_read_state",
+                "streamforge/features/enricher.py",
+            ),
+        },
         "streamforge.features.frame": {
-            "streamforge.features.frame.Enricher": ("40_features/frame.html#enricher", "streamforge/features/frame.py"),
-            "streamforge.features.frame.Enricher.__init__": (
-                "40_features/frame.html#enricher.__init__",
-                "streamforge/features/frame.py",
-            ),
-            "streamforge.features.frame.Enricher.history": (
-                "40_features/frame.html#enricher.history",
-                "streamforge/features/frame.py",
-            ),
-            "streamforge.features.frame.Enricher.restore": (
-                "40_features/frame.html#enricher.restore",
-                "streamforge/features/frame.py",
-            ),
-            "streamforge.features.frame.Enricher.state": (
-                "40_features/frame.html#enricher.state",
-                "streamforge/features/frame.py",
-            ),
-            "streamforge.features.frame.Enricher.update": (
-                "40_features/frame.html#enricher.update",
+            "streamforge.features.frame.Columns": ("40_features/frame.html#columns", "streamforge/features/frame.py"),
+            "streamforge.features.frame.Columns.__getitem__": (
+                "40_features/frame.html#columns.__getitem__",
                 "streamforge/features/frame.py",
             ),
             "streamforge.features.frame.Panel": ("40_features/frame.html#panel", "streamforge/features/frame.py"),
@@ -3838,31 +3864,28 @@ d = {
                 "40_features/frame.html#scaler.parameters",
                 "streamforge/features/frame.py",
             ),
-            "streamforge.features.frame._check_candle": (
-                "40_features/frame.html#_check_candle",
-                "streamforge/features/frame.py",
-            ),
-            "streamforge.features.frame._check_candles": (
-                "40_features/frame.html#_check_candles",
-                "streamforge/features/frame.py",
-            ),
             "streamforge.features.frame._column": ("40_features/frame.html#_column", "streamforge/features/frame.py"),
-            "streamforge.features.frame._first_bad": (
-                "40_features/frame.html#_first_bad",
-                "streamforge/features/frame.py",
-            ),
             "streamforge.features.frame._indicators": (
                 "40_features/frame.html#_indicators",
                 "streamforge/features/frame.py",
             ),
-            "streamforge.features.frame._read_state": (
-                "40_features/frame.html#_read_state",
-                "streamforge/features/frame.py",
-            ),
+            "streamforge.features.frame._names": ("40_features/frame.html#_names", "streamforge/features/frame.py"),
             "streamforge.features.frame.features": ("40_features/frame.html#features", "streamforge/features/frame.py"),
             "streamforge.features.frame.panel_of": ("40_features/frame.html#panel_of", "streamforge/features/frame.py"),
         },
         "streamforge.features.indicators": {
+            "streamforge.features.indicators.Indicator": (
+                "40_features/indicators.html#indicator",
+                "streamforge/features/indicators.py",
+            ),
+            "streamforge.features.indicators.IndicatorColumn": (
+                "40_features/indicators.html#indicatorcolumn",
+                "streamforge/features/indicators.py",
+            ),
+            "streamforge.features.indicators.IndicatorColumn.indicator": (
+                "40_features/indicators.html#indicatorcolumn.indicator",
+                "streamforge/features/indicators.py",
+            ),
             "streamforge.features.indicators._to_tails": (
                 "40_features/indicators.html#_to_tails",
                 "streamforge/features/indicators.py",
@@ -3881,6 +3904,10 @@ d = {
             ),
             "streamforge.features.indicators.bollinger_update": (
                 "40_features/indicators.html#bollinger_update",
+                "streamforge/features/indicators.py",
+            ),
+            "streamforge.features.indicators.check_indicators": (
+                "40_features/indicators.html#check_indicators",
                 "streamforge/features/indicators.py",
             ),
             "streamforge.features.indicators.ema_update": (
@@ -3903,6 +3930,14 @@ d = {
                 "40_features/indicators.html#obv_update",
                 "streamforge/features/indicators.py",
             ),
+            "streamforge.features.indicators.parse_indicator": (
+                "40_features/indicators.html#parse_indicator",
+                "streamforge/features/indicators.py",
+            ),
+            "streamforge.features.indicators.parse_indicators": (
+                "40_features/indicators.html#parse_indicators",
+                "streamforge/features/indicators.py",
+            ),
             "streamforge.features.indicators.rsi_update": (
                 "40_features/indicators.html#rsi_update",
                 "streamforge/features/indicators.py",
@@ -3913,10 +3948,6 @@ d = {
             ),
             "streamforge.features.indicators.sma_update": (
                 "40_features/indicators.html#sma_update",
-                "streamforge/features/indicators.py",
-            ),
-            "streamforge.features.indicators.state_size": (
-                "40_features/indicators.html#state_size",
                 "streamforge/features/indicators.py",
             ),
             "streamforge.features.indicators.sum_update": (
@@ -3931,16 +3962,42 @@ d = {
                 "40_features/indicators.html#vwap_update",
                 "streamforge/features/indicators.py",
             ),
+            "streamforge.features.indicators.warmup": (
+                "40_features/indicators.html#warmup",
+                "streamforge/features/indicators.py",
+            ),
+        },
+        "streamforge.features.kernels": {
+            "streamforge.features.kernels.Kernel": (
+                "40_features/kernels.html#kernel",
+                "streamforge/features/kernels.py",
+            ),
+            "streamforge.features.kernels.Kernel.__call__": (
+                "40_features/kernels.html#kernel.__call__",
+                "streamforge/features/kernels.py",
+            ),
+            "streamforge.features.kernels.Kernel.__init__": (
+                "40_features/kernels.html#kernel.__init__",
+                "streamforge/features/kernels.py",
+            ),
+            "streamforge.features.kernels.Kernel._numba_type_": (
+                "40_features/kernels.html#kernel._numba_type_",
+                "streamforge/features/kernels.py",
+            ),
+            "streamforge.features.kernels.Kernel.compiled": (
+                "40_features/kernels.html#kernel.compiled",
+                "streamforge/features/kernels.py",
+            ),
+            "streamforge.features.kernels.kernel": (
+                "40_features/kernels.html#kernel",
+                "streamforge/features/kernels.py",
+            ),
         },
         "streamforge.features.program": {
-            "streamforge.features.program._operation": (
-                "40_features/program.html#_operation",
-                "streamforge/features/program.py",
-            ),
             "streamforge.features.program.program": (
                 "40_features/program.html#program",
                 "streamforge/features/program.py",
-            ),
+            )
         },
         "streamforge.features.trades": {
             "streamforge.features.trades.TradeCandles": (

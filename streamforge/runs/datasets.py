@@ -17,7 +17,8 @@ from ..artifacts.base import Artifacts, Manifest
 from ..core.errors import DamagedArtifact, NotEnoughData, NotFound
 from ..core.names import enriched_collection
 from ..core.times import TimeRange
-from ..features.frame import INDICATORS, Panel, panel_of
+from ..features.frame import Panel, panel_of
+from ..features.indicators import INDICATORS
 from ..store.base import Store
 
 # %% ../../nbs/55_runs/02_datasets.ipynb #348623d3

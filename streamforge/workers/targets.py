@@ -300,14 +300,9 @@ def indicator_names(
     text: str,  # `rsi_14,ema_20`; `default`; `none`
 ) -> tuple[str, ...]:  # column names; empty: candles are stored and nothing is computed
     "Split and check a list of indicators; raises `BadSetting` for one that does not exist."
-    from streamforge.features.frame import INDICATORS
-    from streamforge.features.program import program
+    from streamforge.features.indicators import parse_indicators
 
-    names = tuple(text.replace(",", " ").split())
-    if names in (("none",), ("default",)):
-        return () if names == ("none",) else INDICATORS
-    program(names)
-    return names
+    return parse_indicators(text)
 
 
 def price_steps(

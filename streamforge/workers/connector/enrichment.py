@@ -14,12 +14,13 @@ import numpy as np
 
 from ...bus.base import Record
 from ...core.names import enriched_collection
-from ...features.frame import INDICATORS, Enricher
+from ...features.enricher import CANDLE_COLUMNS, Enricher
+from ...features.indicators import INDICATORS
 from ...messages.records import Candle
 from ...store.base import Store
 from ...store.schemas import CANDLES
 from .decoding import Sorted, columns_of
-from .candles import COLUMNS, FIELDS, differing, enriched_table, rows_of
+from .candles import FIELDS, differing, enriched_table, rows_of
 from .states import Market, PartitionState, load_partition, warm_enricher
 
 
@@ -30,7 +31,7 @@ def enrich(
 ) -> list[Any]:  # a row each
     "The candles with their indicators; raises `BadCandles` if they are not the next ones."
     return rows_of(
-        candles, enricher.history(*([getattr(o, name) for o in candles] for name in COLUMNS)), enricher.names
+        candles, enricher.history(*([getattr(o, name) for o in candles] for name in CANDLE_COLUMNS)), enricher.names
     )
 
 
@@ -153,7 +154,7 @@ async def advance(
             if len(table) and not ends:
                 state.due[market] = min(state.due.get(market, enricher.last_open_time + 1), enricher.last_open_time + 1)
         else:
-            matrix = enricher.history(*([getattr(found.items[n], name) for n in new] for name in COLUMNS))
+            matrix = enricher.history(*([getattr(found.items[n], name) for n in new] for name in CANDLE_COLUMNS))
             plain += range(len(places), len(places) + len(new))
         places += new
         values.append(matrix)
@@ -199,7 +200,7 @@ async def _over(states: States, enricher: Enricher, market: Market, times: list[
         {"start": enricher.last_open_time + 1, "end": times[-1] + 1},
     )
     candles = await states.store.read(states.collection, where=where, columns=FIELDS, **span)
-    values = enricher.history(*(candles[o].to_numpy() for o in COLUMNS))
+    values = enricher.history(*(candles[o].to_numpy() for o in CANDLE_COLUMNS))
     names = [*FIELDS, *states.names, "revision"]
     stored = await states.store.read(enriched_collection(states.collection), where=where, columns=names, **span)
     rows = differing(enriched_table(candles, values, states.names), stored, False)

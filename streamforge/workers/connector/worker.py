@@ -25,7 +25,7 @@ import msgspec
 from ...bus.base import Batch, Message, Record, TopicSpec
 from ...core.errors import BadSetting
 from ...core.names import revised_topic
-from ...features.frame import INDICATORS
+from ...features.indicators import INDICATORS, parse_indicators
 from ...ledger.verify import verify_loaded
 from ...store.schemas import CANDLES
 from ..runtime.worker import Context, Worker
@@ -38,7 +38,7 @@ from .revisions import Pending, revise
 from .states import Market, PartitionState, announce, keep_state, load_partition, missed
 from ..runtime.telemetry import ensure_topic
 from .trades import TradeHandler
-from ..targets import ConnectorParameters, indicator_names
+from ..targets import ConnectorParameters
 
 # %% ../../../nbs/60_workers/connector/10_worker.ipynb #167f3204
 FILLED = ("sf.filled", b"1")
@@ -317,7 +317,7 @@ def handler_of(
             "a connector stores market data",
             field="TYPE",
         )
-    names = indicator_names(ConnectorParameters.read(ctx.settings.options).indicators)
+    names = parse_indicators(ConnectorParameters.read(ctx.settings.options).indicators)
     return EnrichedHandler(ctx, wiring, names) if names else CandleHandler(ctx, wiring)
 
 

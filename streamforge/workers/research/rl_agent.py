@@ -31,7 +31,8 @@ import numpy as np
 from ...bus.base import Batch, Bus, Message, Offsets, Record, Subscription, TopicSpec
 from ...core.errors import BadRecord, BadSetting, NotFound
 from ...core.names import enriched_collection, enriched_topic, interval_of
-from ...features.frame import INDICATORS, features
+from ...features.frame import features
+from ...features.indicators import INDICATORS
 from ...graph.predict import Predictor
 from ...graph.relations import log_returns
 from ...messages.records import Candle, Decision, decode, encode, enriched_type
