@@ -4350,18 +4350,17 @@ d = {
             "streamforge.jobs.process.environment": ("23_jobs/process.html#environment", "streamforge/jobs/process.py"),
         },
         "streamforge.ledger.entries": {
-            "streamforge.ledger.entries.Answer": ("25_ledger/entries.html#answer", "streamforge/ledger/entries.py"),
             "streamforge.ledger.entries.Entry": ("25_ledger/entries.html#entry", "streamforge/ledger/entries.py"),
-            "streamforge.ledger.entries.Entry.denied": (
-                "25_ledger/entries.html#entry.denied",
-                "streamforge/ledger/entries.py",
-            ),
             "streamforge.ledger.entries.Entry.missing": (
                 "25_ledger/entries.html#entry.missing",
                 "streamforge/ledger/entries.py",
             ),
             "streamforge.ledger.entries.Entry.note": (
                 "25_ledger/entries.html#entry.note",
+                "streamforge/ledger/entries.py",
+            ),
+            "streamforge.ledger.entries.Entry.settled": (
+                "25_ledger/entries.html#entry.settled",
                 "streamforge/ledger/entries.py",
             ),
             "streamforge.ledger.entries.Entry.to_ask": (
@@ -4372,19 +4371,23 @@ d = {
                 "25_ledger/entries.html#entry.wanting",
                 "streamforge/ledger/entries.py",
             ),
-            "streamforge.ledger.entries.Market": ("25_ledger/entries.html#market", "streamforge/ledger/entries.py"),
-            "streamforge.ledger.entries.Market.id": (
-                "25_ledger/entries.html#market.id",
+            "streamforge.ledger.entries.LedgerKey": (
+                "25_ledger/entries.html#ledgerkey",
                 "streamforge/ledger/entries.py",
             ),
-            "streamforge.ledger.entries.Market.named": (
-                "25_ledger/entries.html#market.named",
+            "streamforge.ledger.entries.LedgerKey.from_id": (
+                "25_ledger/entries.html#ledgerkey.from_id",
                 "streamforge/ledger/entries.py",
             ),
-            "streamforge.ledger.entries.Market.step": (
-                "25_ledger/entries.html#market.step",
+            "streamforge.ledger.entries.LedgerKey.id": (
+                "25_ledger/entries.html#ledgerkey.id",
                 "streamforge/ledger/entries.py",
             ),
+            "streamforge.ledger.entries.LedgerKey.step": (
+                "25_ledger/entries.html#ledgerkey.step",
+                "streamforge/ledger/entries.py",
+            ),
+            "streamforge.ledger.entries.NoData": ("25_ledger/entries.html#nodata", "streamforge/ledger/entries.py"),
             "streamforge.ledger.entries.Notes": ("25_ledger/entries.html#notes", "streamforge/ledger/entries.py"),
             "streamforge.ledger.entries.Notes.__init__": (
                 "25_ledger/entries.html#notes.__init__",
@@ -4402,8 +4405,9 @@ d = {
                 "25_ledger/entries.html#notes.write",
                 "streamforge/ledger/entries.py",
             ),
-            "streamforge.ledger.entries._all": ("25_ledger/entries.html#_all", "streamforge/ledger/entries.py"),
+            "streamforge.ledger.entries._Note": ("25_ledger/entries.html#_note", "streamforge/ledger/entries.py"),
             "streamforge.ledger.entries._joined": ("25_ledger/entries.html#_joined", "streamforge/ledger/entries.py"),
+            "streamforge.ledger.entries._noted": ("25_ledger/entries.html#_noted", "streamforge/ledger/entries.py"),
             "streamforge.ledger.entries._without": ("25_ledger/entries.html#_without", "streamforge/ledger/entries.py"),
             "streamforge.ledger.entries.body_of": ("25_ledger/entries.html#body_of", "streamforge/ledger/entries.py"),
             "streamforge.ledger.entries.entry_of": ("25_ledger/entries.html#entry_of", "streamforge/ledger/entries.py"),
@@ -4455,24 +4459,32 @@ d = {
             "streamforge.ledger.ranges.steps_of": ("25_ledger/ranges.html#steps_of", "streamforge/ledger/ranges.py"),
         },
         "streamforge.ledger.verify": {
+            "streamforge.ledger.verify.Chunk": ("25_ledger/verify.html#chunk", "streamforge/ledger/verify.py"),
             "streamforge.ledger.verify.Findings": ("25_ledger/verify.html#findings", "streamforge/ledger/verify.py"),
             "streamforge.ledger.verify.Findings.holes": (
                 "25_ledger/verify.html#findings.holes",
                 "streamforge/ledger/verify.py",
             ),
+            "streamforge.ledger.verify.TradeFindings": (
+                "25_ledger/verify.html#tradefindings",
+                "streamforge/ledger/verify.py",
+            ),
             "streamforge.ledger.verify._time_of": ("25_ledger/verify.html#_time_of", "streamforge/ledger/verify.py"),
             "streamforge.ledger.verify.array_of": ("25_ledger/verify.html#array_of", "streamforge/ledger/verify.py"),
             "streamforge.ledger.verify.chunks_of": ("25_ledger/verify.html#chunks_of", "streamforge/ledger/verify.py"),
+            "streamforge.ledger.verify.closed_candles": (
+                "25_ledger/verify.html#closed_candles",
+                "streamforge/ledger/verify.py",
+            ),
             "streamforge.ledger.verify.inspect": ("25_ledger/verify.html#inspect", "streamforge/ledger/verify.py"),
             "streamforge.ledger.verify.judge_candles": (
                 "25_ledger/verify.html#judge_candles",
                 "streamforge/ledger/verify.py",
             ),
-            "streamforge.ledger.verify.known_markets": (
-                "25_ledger/verify.html#known_markets",
+            "streamforge.ledger.verify.stored_markets": (
+                "25_ledger/verify.html#stored_markets",
                 "streamforge/ledger/verify.py",
             ),
-            "streamforge.ledger.verify.on_grid": ("25_ledger/verify.html#on_grid", "streamforge/ledger/verify.py"),
             "streamforge.ledger.verify.verify": ("25_ledger/verify.html#verify", "streamforge/ledger/verify.py"),
             "streamforge.ledger.verify.verify_loaded": (
                 "25_ledger/verify.html#verify_loaded",

@@ -15,7 +15,7 @@ from streamforge.core.times import TimeRange, find_gaps
 from streamforge.exchange.files import read_folder
 from streamforge.exchange.simulator.app import Simulator, serve_app
 from streamforge.exchange.simulator.faults import Fault
-from streamforge.ledger.entries import Market, read_entry
+from streamforge.ledger.entries import LedgerKey, read_entry
 from streamforge.ledger.ranges import Ranges
 from streamforge.messages.records import Trade, decode
 from streamforge.store.base import open_store
@@ -79,8 +79,8 @@ async def test_files_and_rest_give_the_same_records_whatever_dies(house):
     holes = Ranges.of(*((o.start, o.end) for o in find_gaps(candles("BTCUSDT", SPAN).open_time.tolist(), span, "1h")))
     assert sum(o["missing"] for o in told["gaps"]) == holes.size // HOUR and told["archive_reissued"] == []
     async with open_store(house.places.store_url) as store:
-        entry = await read_entry(store, Market("candles_1h", "BTCUSDT", "candles", "1h"))
-    assert entry.loaded == WHOLE - holes and entry.asked == WHOLE and entry.missing == holes == entry.denied
+        entry = await read_entry(store, LedgerKey("candles_1h", "BTCUSDT", "candles", "1h"))
+    assert entry.loaded == WHOLE - holes and entry.asked == WHOLE and entry.missing == holes == entry.settled
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from streamforge.core.samples import candles
 from streamforge.core.times import TimeRange, find_gaps
 from streamforge.exchange.simulator.app import Simulator, serve_app
 from streamforge.exchange.simulator.faults import Fault
-from streamforge.ledger.entries import Market, Notes, read_entry, read_ledger, update_entry
+from streamforge.ledger.entries import LedgerKey, Notes, read_entry, read_ledger, update_entry
 from streamforge.ledger.ranges import Ranges
 from streamforge.messages.records import Candle, decode
 from streamforge.store.base import open_store
@@ -31,7 +31,7 @@ LOAD = {"TYPE": "api_candles_1h", "SYMBOL": "BTCUSDT,ETHUSDT", "TIME_RANGE": SPA
 LOADER = "loader-producer__a1b2c3"
 CONNECT = {"TYPE": "api_candles_1h", "UPSTREAM": LOADER}
 WHOLE = Ranges.of((TimeRange.parse(SPAN).start, TimeRange.parse(SPAN).end))
-BTC = Market("candles_1h", "BTCUSDT", "candles", "1h")
+BTC = LedgerKey("candles_1h", "BTCUSDT", "candles", "1h")
 
 
 def holes_of_file(symbol="BTCUSDT") -> Ranges:
@@ -81,7 +81,7 @@ async def test_a_second_run_asks_for_nothing_and_a_repair_for_exactly_what_lacks
         first = [(o.value, o.key) for o in await house.records("wf-1-data")]
         async with open_store(house.places.store_url) as store:
             entry = await read_entry(store, BTC)
-        assert entry.asked == WHOLE and entry.loaded == entry.verified == WHOLE - holes and entry.denied == holes
+        assert entry.asked == WHOLE and entry.loaded == entry.verified == WHOLE - holes and entry.settled == holes
 
         exchange.log.clear()
         await load_and_store(house, url, QUEUE_ID="wf-2", TELEMETRY_PRODUCER_ID=LOADER)
@@ -201,7 +201,7 @@ async def test_a_killed_loader_leaves_the_same_topic_and_the_same_ledger(house, 
         assert (
             entry.loaded == entry.verified == WHOLE - holes_of_file()
             and entry.asked == WHOLE
-            and entry.denied == holes_of_file()
+            and entry.settled == holes_of_file()
         )
     assert (await data(house, "verify", "--range", SPAN))[0] == 0
 
@@ -210,7 +210,7 @@ async def test_a_killed_loader_leaves_the_same_topic_and_the_same_ledger(house, 
 async def test_writers_of_one_ledger_lose_nothing(tmp_path, server):
     "Sixteen writers over two connections, each noting its own hours of the same market."
     url = f"sqlite:///{tmp_path}/store.db" if server == "sqlite" else need("postgresql")
-    market = Market(f"ledger_{uuid4().hex[:8]}", "BTCUSDT", "candles", "1h")
+    market = LedgerKey(f"ledger_{uuid4().hex[:8]}", "BTCUSDT", "candles", "1h")
 
     async def write(store, n):
         notes = Notes(store, every=0)

@@ -23,7 +23,7 @@ from worker_lab import until
 
 from streamforge.bus.base import TopicSpec
 from streamforge.exchange.simulator.faults import Fault
-from streamforge.ledger.entries import Market, read_entry
+from streamforge.ledger.entries import LedgerKey, read_entry
 from streamforge.ledger.ranges import Ranges
 from streamforge.messages.control import Event
 from streamforge.messages.records import BookSnapshot, Candle, DepthUpdate, Trade
@@ -61,7 +61,7 @@ async def test_candles_and_trades_of_a_range_are_whole_and_in_order(new_house, m
     assert not cut or (last.extra["reconnects"] and (await told(trades)).extra["reconnects"])
     assert last.extra["dropped"] == 0
     async with open_store(candles.places.store_url) as store:
-        entry = await read_entry(store, Market("candles_1h", "BTCUSDT", "candles", "1h"))
+        entry = await read_entry(store, LedgerKey("candles_1h", "BTCUSDT", "candles", "1h"))
     assert entry.loaded == entry.asked == Ranges.of((wanted.start, wanted.end)) and not entry.missing
 
 
@@ -164,11 +164,11 @@ async def test_what_the_exchange_does_not_have_is_said_and_noted(new_house):
         and lost | set(ids) == set(range(before[-1].trade_id + 1, ids[-1] + 1))
     )
     async with open_store(candles.places.store_url) as store:
-        assert (await read_entry(store, Market("candles_1h", "BTCUSDT", "candles", "1h"))).missing == Ranges.of(
+        assert (await read_entry(store, LedgerKey("candles_1h", "BTCUSDT", "candles", "1h"))).missing == Ranges.of(
             (hole.start, hole.stop)
         )
     async with open_store(trades.places.store_url) as store:
-        assert (await read_entry(store, Market("trades", "BTCUSDT", "trade_ids"))).missing.size == len(lost)
+        assert (await read_entry(store, LedgerKey("trades", "BTCUSDT", "trade_ids"))).missing.size == len(lost)
 
 
 async def test_without_a_range_it_goes_on_until_it_is_stopped(house):

@@ -19,9 +19,9 @@ from ...core.errors import BadData, TryAgain
 from ...core.names import queue_id, telemetry_id
 from ...core.settings import Places
 from ...core.times import TimeRange
-from ...ledger.entries import Entry, Market, read_ledger, update_entry
+from ...ledger.entries import Entry, LedgerKey, read_ledger, update_entry
 from ...ledger.ranges import Ranges
-from ...ledger.verify import Findings, known_markets, verify, verify_trades
+from ...ledger.verify import Findings, stored_markets, verify, verify_trades
 from ...store.base import Store, open_store
 
 
@@ -48,13 +48,13 @@ async def markets_of(
     wanted: Filter,
     *,
     rows: bool = False,  # look for rows that the ledger does not know of, too
-) -> dict[Market, Entry]:
+) -> dict[LedgerKey, Entry]:
     "The markets that a filter leaves, with what is known of them; ids of trades go with their times."
     ledger = await read_ledger(store, collection=wanted.collection, symbols=wanted.symbols, interval=wanted.interval)
     if rows:
         strangers = {
             o
-            for o in await known_markets(store, wanted.collection)
+            for o in await stored_markets(store, wanted.collection)
             if o.symbol in (wanted.symbols or (o.symbol,)) and wanted.interval in ("", o.interval)
         }
         ledger |= {o: Entry() for o in strangers - ledger.keys()}
@@ -66,7 +66,7 @@ COUNTS = ("asked", "loaded", "verified", "missing", "filled", "wanting")
 
 
 def describe(
-    market: Market,
+    market: LedgerKey,
     entry: Entry,
     span: TimeRange | None = None,  # only this part; of candles and times of trades
 ) -> dict[str, Any]:
@@ -97,20 +97,20 @@ def describe(
 async def check(
     store: Store,
     wanted: Filter,
-) -> list[tuple[Market, Findings, Entry]]:
+) -> list[tuple[LedgerKey, Findings, Entry]]:
     "Verify the markets that a filter leaves; raises `StoreError`."
     found = []
     for market in await markets_of(store, wanted, rows=True):
         if market.kind == "candles":
             found.append((market, *await verify(store, market, wanted.span)))
         elif market.kind == "trade_ids":
-            findings, by_id, _ = await verify_trades(store, market.collection, market.symbol)
-            found.append((market, findings, by_id))
+            trades = await verify_trades(store, market.collection, market.symbol)
+            found.append((market, trades.findings, trades.by_id))
     return found
 
 
 def problems(
-    market: Market,
+    market: LedgerKey,
     found: Findings,
     entry: Entry,
 ) -> dict[str, Any]:  # rows, holes, ...
@@ -131,7 +131,7 @@ def problems(
 
 # %% ../../../nbs/80_cli/data/01_repair.ipynb #45f6e72f
 def targets_of(
-    lacking: Sequence[tuple[Market, Ranges]],  # of one collection, kind and interval
+    lacking: Sequence[tuple[LedgerKey, Ranges]],  # of one collection, kind and interval
     wishes: Mapping[str, str],  # AGAIN, FILL
 ) -> list[dict[str, Any]]:  # of a request
     "The targets of a repair."
@@ -200,7 +200,7 @@ async def run_here(
 
 
 # %% ../../../nbs/80_cli/data/01_repair.ipynb #9dc8b88f
-async def _lacking(store: Store, wanted: Filter, again: bool, fill: bool) -> list[tuple[Market, Findings, Ranges]]:
+async def _lacking(store: Store, wanted: Filter, again: bool, fill: bool) -> list[tuple[LedgerKey, Findings, Ranges]]:
     "What to ask for, market by market, and note it as asked."
     lacking = []
     for market, found, entry in await check(store, wanted):
@@ -208,7 +208,7 @@ async def _lacking(store: Store, wanted: Filter, again: bool, fill: bool) -> lis
         if again:
             todo |= entry.missing & found.span
         if fill and market.interval:
-            todo |= (entry.denied & found.span) - found.filled
+            todo |= (entry.settled & found.span) - found.filled
         if todo:
             lacking.append((market, found, todo))
             if market.interval:
@@ -216,7 +216,7 @@ async def _lacking(store: Store, wanted: Filter, again: bool, fill: bool) -> lis
     return lacking
 
 
-def _figures(market: Market, todo: Ranges, before: Findings, after: Findings, entry: Entry) -> dict[str, Any]:
+def _figures(market: LedgerKey, todo: Ranges, before: Findings, after: Findings, entry: Entry) -> dict[str, Any]:
     "What became of a market, in rows."
     counts = {
         "lacked": todo,
@@ -242,9 +242,9 @@ async def repair_all(
     async with open_store(places.store_url) as store:
         lacking = await _lacking(store, wanted, again, fill)
         ledger = await read_ledger(store)
-    groups: dict[tuple[str, str, str], list[tuple[Market, Ranges]]] = {}
+    groups: dict[tuple[str, str, str], list[tuple[LedgerKey, Ranges]]] = {}
     for market, _, todo in lacking:
-        span = todo if market.interval else ledger[Market(market.collection, market.symbol, "trades")].asked
+        span = todo if market.interval else ledger[LedgerKey(market.collection, market.symbol, "trades")].asked
         groups.setdefault((market.collection, market.kind, market.interval), []).append((market, span))
     flags = {"AGAIN": again, "FILL": fill}
     for (_, _, interval), markets in groups.items():

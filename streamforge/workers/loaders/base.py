@@ -32,7 +32,7 @@ from ...core.errors import BadSetting
 from ...core.names import collection_of, data_topic, interval_of
 from ...core.settings import WorkerSettings
 from ...core.times import TimeRange, interval_ms
-from ...ledger.entries import Market
+from ...ledger.entries import LedgerKey, NotedState
 from ...ledger.ranges import Ranges
 from ...messages.records import decode
 from ..runtime.context import Context
@@ -58,9 +58,9 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     again: bool = False  # a repair: ask also for what the exchange has denied
     fill: bool = False  # a repair: flat candles where the exchange has none
 
-    def market(self, symbol: str, kind: str = "candles") -> Market:
+    def market(self, symbol: str, kind: str = "candles") -> LedgerKey:
         "Whose ledger a symbol's records are noted in."
-        return Market(self.collection, symbol, kind, self.interval)
+        return LedgerKey(self.collection, symbol, kind, self.interval)
 
 
 def read_order(
@@ -95,8 +95,8 @@ def read_order(
 class Fact(msgspec.Struct, frozen=True):
     "What is known of a market from now on: see `ledger.entries`."
 
-    market: Market
-    state: str
+    market: LedgerKey
+    state: NotedState
     ranges: Ranges
     at: int = 0  # ms UTC; when the exchange said so
 

@@ -18,9 +18,9 @@ from ...core.errors import NotFound
 from ...core.times import TimeRange, open_times
 from ...exchange.binance.archive import Archive
 from ...exchange.binance.rest import DATA_API, BinanceRest
-from ...ledger.entries import SETTLED, Market, read_entry
+from ...ledger.entries import SETTLED_MS, LedgerKey, read_entry
 from ...ledger.ranges import Ranges, steps_of
-from ...ledger.verify import chunks_of, inspect, on_grid
+from ...ledger.verify import chunks_of, closed_candles, inspect
 from ...messages.records import Candle
 from ...store.base import Store
 from .archive import ArchivedCandles, archive_figures, open_archive
@@ -39,7 +39,7 @@ LISTED = 1_000  # holes that an event lists
 class MarketPlan(msgspec.Struct, frozen=True, kw_only=True):
     "Where each part of a market's range comes from."
 
-    market: Market
+    market: LedgerKey
     stored: Ranges = Ranges()  # read from the store
     flat: Ranges = Ranges()  # of `stored`, what was filled in
     ask: Ranges = Ranges()  # asked of the exchange; may reach into the future
@@ -79,18 +79,18 @@ _FIELDS = Candle.__struct_fields__
 
 async def stored_candles(
     store: Store,
-    market: Market,
+    market: LedgerKey,
     span: Ranges,
 ) -> AsyncIterator[list[Candle]]:  # pages, none of them empty
     "A market's stored candles as the records that they were."
-    async for _, table in chunks_of(store, market, span, _FIELDS, size=PAGE):
-        columns = [table[o].to_pylist() for o in _FIELDS]
+    async for chunk in chunks_of(store, market, span, _FIELDS, size=PAGE):
+        columns = [chunk.rows[o].to_pylist() for o in _FIELDS]
         if page := [Candle(**dict(zip(_FIELDS, row, strict=True))) for row in zip(*columns, strict=True)]:
             yield page
 
 
 def flat_candles(
-    market: Market,
+    market: LedgerKey,
     span: Ranges,
     close: float,  # of the last candle before it
 ) -> list[Candle]:
@@ -105,7 +105,7 @@ def flat_candles(
 
 async def last_close(
     store: Store,
-    market: Market,
+    market: LedgerKey,
     before: int,  # ms
 ) -> tuple[int, float]:  # its open time, ms, and the close; open time -1: nothing is stored before it
     "The last stored close before a moment."
@@ -144,7 +144,7 @@ async def _asked(stream: "MarketStream", span: TimeRange) -> AsyncIterator[list[
         stream.lacked + klines.lacked,
     )
     stream.denied |= Ranges.of(*((o.start, o.end) for o in klines.gaps))
-    stream.open |= Ranges.of((span.start, span.end)) - on_grid(stream.plan.market, span, klines.now)
+    stream.open |= Ranges.of((span.start, span.end)) - closed_candles(stream.plan.market, span, klines.now)
     if stream.fill and (flat := await _flat(stream, _settled(stream, Ranges.of((position, span.end))))):
         yield flat
 
@@ -152,7 +152,7 @@ async def _asked(stream: "MarketStream", span: TimeRange) -> AsyncIterator[list[
 def _settled(stream: "MarketStream", span: Ranges) -> Ranges:
     "The holes of a stretch that the exchange has had time to know of."
     step = stream.plan.market.step
-    return stream.denied & span & Ranges.of((0, (stream.now - SETTLED) // step * step))
+    return stream.denied & span & Ranges.of((0, (stream.now - SETTLED_MS) // step * step))
 
 
 async def _flat(stream: "MarketStream", span: Ranges, page: Sequence[Candle] = ()) -> list[Candle]:

@@ -18,7 +18,7 @@ from ...exchange.binance.models import IdRange
 from ...exchange.binance.archive import Archive
 from ...exchange.binance.rest import DATA_API, BinanceRest
 from ...exchange.binance.trades import AggTrades, agg_trades, trade_ids
-from ...ledger.entries import Entry, Market, read_entry
+from ...ledger.entries import Entry, LedgerKey, read_entry
 from ...ledger.ranges import Ranges
 from ...ledger.verify import chunks_of, inspect
 from ...messages.records import Trade
@@ -49,7 +49,7 @@ def nth_id(
 
 async def ids_between(
     store: Store,
-    market: Market,  # by id
+    market: LedgerKey,  # by id
     known: Ranges,  # ids that were published
     span: TimeRange,
 ) -> Ranges | None:  # one piece, with all that lies between its ends; None where the store lacks a row that decides it
@@ -150,11 +150,11 @@ class TradeStream:
                 async for page in self._asked(IdRange(low, high)):
                     yield page
             elif not self.order.only_missing:
-                async for _, table in chunks_of(
+                async for chunk in chunks_of(
                     self.store, self.ids, Ranges.of((low, high)), Trade.__struct_fields__, size=SLICE
                 ):
-                    self.from_store += table.num_rows
-                    yield [Trade(**o) for o in table.to_pylist()]
+                    self.from_store += chunk.rows.num_rows
+                    yield [Trade(**o) for o in chunk.rows.to_pylist()]
 
 
 # %% ../../../nbs/60_workers/loaders/05_trades.ipynb #06077561
