@@ -4512,6 +4512,7 @@ d = {
             "streamforge.manager.api.queue_routes": ("70_manager/api.html#queue_routes", "streamforge/manager/api.py"),
             "streamforge.manager.api.same_origin": ("70_manager/api.html#same_origin", "streamforge/manager/api.py"),
             "streamforge.manager.api.serve_docs": ("70_manager/api.html#serve_docs", "streamforge/manager/api.py"),
+            "streamforge.manager.api.start_schema": ("70_manager/api.html#start_schema", "streamforge/manager/api.py"),
             "streamforge.manager.api.summary": ("70_manager/api.html#summary", "streamforge/manager/api.py"),
             "streamforge.manager.api.without_env": ("70_manager/api.html#without_env", "streamforge/manager/api.py"),
         },
@@ -4521,16 +4522,33 @@ d = {
                 "70_manager/plan.html#plannedtarget",
                 "streamforge/manager/plan.py",
             ),
-            "streamforge.manager.plan.Target": ("70_manager/plan.html#target", "streamforge/manager/plan.py"),
-            "streamforge.manager.plan._first": ("70_manager/plan.html#_first", "streamforge/manager/plan.py"),
+            "streamforge.manager.plan._after": ("70_manager/plan.html#_after", "streamforge/manager/plan.py"),
+            "streamforge.manager.plan._check_symbols": (
+                "70_manager/plan.html#_check_symbols",
+                "streamforge/manager/plan.py",
+            ),
+            "streamforge.manager.plan._entries": ("70_manager/plan.html#_entries", "streamforge/manager/plan.py"),
             "streamforge.manager.plan._link": ("70_manager/plan.html#_link", "streamforge/manager/plan.py"),
+            "streamforge.manager.plan._name": ("70_manager/plan.html#_name", "streamforge/manager/plan.py"),
+            "streamforge.manager.plan._naming": ("70_manager/plan.html#_naming", "streamforge/manager/plan.py"),
+            "streamforge.manager.plan._new_queue_id": (
+                "70_manager/plan.html#_new_queue_id",
+                "streamforge/manager/plan.py",
+            ),
             "streamforge.manager.plan._parameters": ("70_manager/plan.html#_parameters", "streamforge/manager/plan.py"),
+            "streamforge.manager.plan._read_topic": ("70_manager/plan.html#_read_topic", "streamforge/manager/plan.py"),
+            "streamforge.manager.plan._resolve_after": (
+                "70_manager/plan.html#_resolve_after",
+                "streamforge/manager/plan.py",
+            ),
             "streamforge.manager.plan._short_form": ("70_manager/plan.html#_short_form", "streamforge/manager/plan.py"),
-            "streamforge.manager.plan._symbols": ("70_manager/plan.html#_symbols", "streamforge/manager/plan.py"),
             "streamforge.manager.plan._target": ("70_manager/plan.html#_target", "streamforge/manager/plan.py"),
             "streamforge.manager.plan._text": ("70_manager/plan.html#_text", "streamforge/manager/plan.py"),
             "streamforge.manager.plan._topics": ("70_manager/plan.html#_topics", "streamforge/manager/plan.py"),
-            "streamforge.manager.plan.plan": ("70_manager/plan.html#plan", "streamforge/manager/plan.py"),
+            "streamforge.manager.plan.plan_workflow": (
+                "70_manager/plan.html#plan_workflow",
+                "streamforge/manager/plan.py",
+            ),
         },
         "streamforge.manager.reconcile": {
             "streamforge.manager.reconcile.Manager": (
@@ -4577,12 +4595,12 @@ d = {
                 "70_manager/reconcile.html#world.events_end",
                 "streamforge/manager/reconcile.py",
             ),
-            "streamforge.manager.reconcile.World.give_up": (
-                "70_manager/reconcile.html#world.give_up",
-                "streamforge/manager/reconcile.py",
-            ),
             "streamforge.manager.reconcile.World.make_topic": (
                 "70_manager/reconcile.html#world.make_topic",
+                "streamforge/manager/reconcile.py",
+            ),
+            "streamforge.manager.reconcile.World.publish_failure": (
+                "70_manager/reconcile.html#world.publish_failure",
                 "streamforge/manager/reconcile.py",
             ),
             "streamforge.manager.reconcile._end": (
@@ -4625,8 +4643,8 @@ d = {
                 "70_manager/reconcile.html#_try_step",
                 "streamforge/manager/reconcile.py",
             ),
-            "streamforge.manager.reconcile.step": (
-                "70_manager/reconcile.html#step",
+            "streamforge.manager.reconcile.reconcile_step": (
+                "70_manager/reconcile.html#reconcile_step",
                 "streamforge/manager/reconcile.py",
             ),
             "streamforge.manager.reconcile.sweep": (
@@ -4657,12 +4675,12 @@ d = {
                 "70_manager/state.html#board.load",
                 "streamforge/manager/state.py",
             ),
-            "streamforge.manager.state.Board.save": (
-                "70_manager/state.html#board.save",
+            "streamforge.manager.state.Board.notify": (
+                "70_manager/state.html#board.notify",
                 "streamforge/manager/state.py",
             ),
-            "streamforge.manager.state.Board.tell": (
-                "70_manager/state.html#board.tell",
+            "streamforge.manager.state.Board.save": (
+                "70_manager/state.html#board.save",
                 "streamforge/manager/state.py",
             ),
             "streamforge.manager.state.TargetState": (
@@ -4684,11 +4702,14 @@ d = {
             ),
             "streamforge.manager.state.conclude": ("70_manager/state.html#conclude", "streamforge/manager/state.py"),
             "streamforge.manager.state.fold": ("70_manager/state.html#fold", "streamforge/manager/state.py"),
+            "streamforge.manager.state.fold_events": (
+                "70_manager/state.html#fold_events",
+                "streamforge/manager/state.py",
+            ),
             "streamforge.manager.state.new_workflow": (
                 "70_manager/state.html#new_workflow",
                 "streamforge/manager/state.py",
             ),
-            "streamforge.manager.state.take": ("70_manager/state.html#take", "streamforge/manager/state.py"),
         },
         "streamforge.messages.control": {
             "streamforge.messages.control.Command": (
@@ -7798,6 +7819,14 @@ d = {
                 "60_workers/targets.html#parameter.parse",
                 "streamforge/workers/targets.py",
             ),
+            "streamforge.workers.targets.Parameter.schema": (
+                "60_workers/targets.html#parameter.schema",
+                "streamforge/workers/targets.py",
+            ),
+            "streamforge.workers.targets.Parameter.text_of": (
+                "60_workers/targets.html#parameter.text_of",
+                "streamforge/workers/targets.py",
+            ),
             "streamforge.workers.targets.Parameters": (
                 "60_workers/targets.html#parameters",
                 "streamforge/workers/targets.py",
@@ -7850,6 +7879,7 @@ d = {
                 "60_workers/targets.html#_integer",
                 "streamforge/workers/targets.py",
             ),
+            "streamforge.workers.targets._json": ("60_workers/targets.html#_json", "streamforge/workers/targets.py"),
             "streamforge.workers.targets._list": ("60_workers/targets.html#_list", "streamforge/workers/targets.py"),
             "streamforge.workers.targets._loader": (
                 "60_workers/targets.html#_loader",
@@ -7869,8 +7899,8 @@ d = {
                 "60_workers/targets.html#indicator_names",
                 "streamforge/workers/targets.py",
             ),
-            "streamforge.workers.targets.price_steps": (
-                "60_workers/targets.html#price_steps",
+            "streamforge.workers.targets.steps_by_symbol": (
+                "60_workers/targets.html#steps_by_symbol",
                 "streamforge/workers/targets.py",
             ),
             "streamforge.workers.targets.target_named": (

@@ -5,6 +5,7 @@
 # %% auto #0
 __all__ = [
     "Value",
+    "ParameterType",
     "MARKET_DATA",
     "TARGETS",
     "Parameter",
@@ -16,7 +17,7 @@ __all__ = [
     "LiveCandleParameters",
     "BookParameters",
     "indicator_names",
-    "price_steps",
+    "steps_by_symbol",
     "ConnectorParameters",
     "GraphParameters",
     "TrainerParameters",
@@ -49,6 +50,7 @@ from ..core.times import INTERVALS
 
 # %% ../../nbs/60_workers/01_targets.ipynb #9c69ab13
 Value = int | float | bool | str | tuple[str, ...] | None  # what a parameter can hold
+ParameterType = Literal["integer", "number", "flag", "text", "list", "json"]
 _TRUE, _FALSE = ("1", "true", "yes"), ("0", "false", "no")
 
 
@@ -56,7 +58,7 @@ class Parameter(msgspec.Struct, frozen=True, kw_only=True):
     "One parameter of a target: its type, bounds, default and help."
 
     name: str  # of the environment variable, `BATCH_ROWS`
-    type: Literal["integer", "number", "flag", "text", "list"]
+    type: ParameterType
     default: Value  # None: see the help
     help: str
     least: float | None = None
@@ -71,12 +73,32 @@ class Parameter(msgspec.Struct, frozen=True, kw_only=True):
         "The accepted values in words, for messages and help."
         if self.choices:
             return f"one of {', '.join(self.choices)}"
-        kinds = {"integer": "a whole number", "flag": "1 or 0", "list": 'a JSON list of names such as ["candles_1h"]'}
+        kinds = {
+            "integer": "a whole number",
+            "number": "a number",
+            "flag": "1 or 0",
+            "list": 'a JSON list of names such as ["candles_1h"]',
+            "json": "a JSON value",
+            "text": "text",
+        }
         low = f" above {self.above:g}" if self.above is not None else ""
         if self.least is not None:
             low = f" from {self.least:.12g}" if self.most is not None else f" of at least {self.least:.12g}"
         high = f" to {self.most:.12g}" if self.most is not None else ""
-        return kinds.get(self.type, "a number" if self.type == "number" else "text") + low + high
+        return kinds[self.type] + low + high
+
+    def text_of(
+        self,
+        value: object,  # decoded from JSON
+    ) -> str:  # empty: not given
+        "Write the value of a request as the environment has it; raises `BadSetting` for a value of another kind."
+        if value is None:
+            return ""
+        fits = {"text": str | int | float, "list": str | list, "json": str | dict | list}
+        wanted = fits.get(self.type, str | int | float)
+        if not isinstance(value, wanted) or (isinstance(value, bool) and self.type != "flag"):
+            raise self._refusal(msgspec.json.encode(value).decode())
+        return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
     def parse(
         self,
@@ -117,6 +139,20 @@ class Parameter(msgspec.Struct, frozen=True, kw_only=True):
         row |= {"choices": self.choices} if self.choices else {}
         return row | ({} if self.requestable else {"environment_only": True})
 
+    def schema(self) -> dict[str, object]:
+        "Return the row as a JSON schema, for the description of requests."
+        kinds = {"flag": "boolean", "text": "string", "list": "array", "json": "object"}
+        schema: dict[str, object] = {"type": kinds.get(self.type, self.type), "description": self.help}
+        if self.type == "list":
+            schema["items"] = {"type": "string"}
+        if self.default is not None:
+            schema["default"] = self.default
+        bounds = {"minimum": self.above if self.least is None else self.least, "maximum": self.most}
+        schema |= {name: bound for name, bound in bounds.items() if bound is not None}
+        if self.above is not None:
+            schema["exclusiveMinimum"] = True  # as OpenAPI 3.0 writes it
+        return schema | ({"enum": self.choices} if self.choices else {})
+
 
 # %% ../../nbs/60_workers/01_targets.ipynb #237ad54f
 def _integer(text: str) -> int:
@@ -146,12 +182,21 @@ def _list(text: str) -> tuple[str, ...]:
         raise ValueError(text) from None
 
 
+def _json(text: str) -> str:
+    try:
+        msgspec.json.decode(text)
+    except msgspec.MsgspecError:
+        raise ValueError(text) from None
+    return text
+
+
 _PARSERS: dict[str, Callable[[str], Value]] = {
     "integer": _integer,
     "number": _number,
     "flag": _flag,
     "text": str,
     "list": _list,
+    "json": _json,
 }
 
 
@@ -161,7 +206,7 @@ def _row(help: str, **bounds: object) -> msgspec.Meta:
     return msgspec.Meta(description=help, extra=bounds)
 
 
-_TYPES: dict[object, Literal["integer", "number", "flag", "text", "list"]] = {
+_TYPES: dict[object, ParameterType] = {
     bool: "flag",
     int: "integer",
     float: "number",
@@ -180,10 +225,9 @@ def _rows(kind: type[msgspec.Struct]) -> dict[str, Parameter]:
         plain = [part for part in typing.get_args(base) if part is not type(None)] if base not in _TYPES else [base]
         rows[field.name] = Parameter(
             name=field.name.upper(),
-            type=_TYPES[plain[0]],
             default=field.default,
             help=meta.description,
-            **meta.extra,
+            **{"type": _TYPES[plain[0]]} | meta.extra,
         )
     return rows
 
@@ -305,7 +349,7 @@ def indicator_names(
     return parse_indicators(text)
 
 
-def price_steps(
+def steps_by_symbol(
     text: str,  # `0.5`, or `BTCUSDT=0.5,ETHUSDT=0.1`
 ) -> dict[str, str]:  # symbol -> step as decimal text; the empty symbol stands for every other market
     "Split and check the price steps of markets; raises `BadSetting`."
@@ -341,7 +385,7 @@ class ConnectorParameters(Parameters, frozen=True, kw_only=True):
         str, _row("add up traded volume by price over this interval", choices=_INTERVAL_OR_NONE)
     ] = "1m"
     price_step: Annotated[
-        str, _row("step of price for volumes and books: `0.5`, or `BTCUSDT=0.5,ETHUSDT=0.1`", check=price_steps)
+        str, _row("step of price for volumes and books: `0.5`, or `BTCUSDT=0.5,ETHUSDT=0.1`", check=steps_by_symbol)
     ] = ""
     book_levels: Annotated[int, _row("price levels that imbalance is computed from", least=1, most=5_000)] = 10
 
@@ -440,7 +484,7 @@ _ERRORS = tuple(
 class FoldRunParameters(Parameters, frozen=True, kw_only=True):
     "Parameters of one fold of a walk-forward."
 
-    fold_parameters: Annotated[str, _row("the fold as JSON, as `streamforge backtest` makes it", check=_fold)] = ""
+    fold_parameters: Annotated[str, _row("the fold, as `streamforge backtest` makes it", type="json", check=_fold)] = ""
 
 
 class DummyParameters(Parameters, frozen=True, kw_only=True):
@@ -574,7 +618,7 @@ def _loader(help: str, *types: str) -> Target:
         worker="streamforge.workers.loaders.worker:Loader",
         help=help,
         parameters=tuple(dict.fromkeys(MARKET_DATA[kind].parameters for kind in types)),
-        reads=Ports(topics=("<data>",)),  # what it has published itself, after a restart
+        reads=Ports(collections=("<collection>", "ledger")),  # what is stored already is not loaded again
         writes=Ports(topics=("<data>", *(("<data>-open",) if "ws_candles" in types else ())), collections=("ledger",)),
         types=types,
         needs=("SYMBOL",),

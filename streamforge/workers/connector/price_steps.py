@@ -11,7 +11,7 @@ import math
 from ...core.errors import Conflict
 from ...core.settings import WorkerSettings
 from ...store.base import Store
-from ..targets import ConnectorParameters, price_steps
+from ..targets import ConnectorParameters, steps_by_symbol
 
 
 # %% ../../../nbs/60_workers/connector/01_price_steps.ipynb #b485fa9c
@@ -23,7 +23,7 @@ async def price_step(
     price: float,  # one of the market's, should none be kept
 ) -> str:  # decimal text
     "A market's step of price; raises `BadSetting`."
-    steps = price_steps(ConnectorParameters.read(settings.options).price_step)
+    steps = steps_by_symbol(ConnectorParameters.read(settings.options).price_step)
     if step := steps.get(symbol, steps.get("")):
         return step
     id = f"{collection}:{symbol}"
