@@ -31,7 +31,7 @@ import msgspec
 from ...bus.base import Bus, Message, Record, TopicSpec
 from ...core.errors import BadSetting, BusError, NotFound, UnknownTopic
 from ...core.names import check_name, dlq
-from .context import DLQ
+from .context import DLQ_PREFIX
 from .telemetry import ensure_topic
 
 # %% ../../../nbs/60_workers/runtime/05_dead_letters.ipynb #374fc783
@@ -57,26 +57,28 @@ class Letter(msgspec.Struct, frozen=True, kw_only=True):
 
     def original(self) -> Message:
         "The record to send back: bytes, key and headers as they were, attempts and origin beside them."
-        kept = tuple(o for o in self.record.headers if not o[0].startswith(DLQ) and o[0] != REPLAYED)
+        kept = tuple(o for o in self.record.headers if not o[0].startswith(DLQ_PREFIX) and o[0] != REPLAYED)
         return Message(
             self.record.value,
             self.record.key,
-            (*kept, (f"{DLQ}attempts", str(self.attempts).encode()), (REPLAYED, self.source.encode())),
+            (*kept, (f"{DLQ_PREFIX}attempts", str(self.attempts).encode()), (REPLAYED, self.source.encode())),
         )
 
 
 def read_letter(record: Record) -> Letter:
     "A record of a dead-letter topic; one without our headers is told as `NotALetter` and goes nowhere, like one that had to be cut."
     told = {name: value.decode("utf-8", "replace") for name, value in record.headers}
-    topic, attempts = told.get(f"{DLQ}topic", ""), told.get(f"{DLQ}attempts", "")
-    error, _, message = told.get(f"{DLQ}error", "NotALetter: written by somebody else").partition(": ")
-    place = f"{topic}:{told.get(f'{DLQ}partition')}:{told.get(f'{DLQ}offset')}" if topic else record.source
+    topic, attempts = told.get(f"{DLQ_PREFIX}topic", ""), told.get(f"{DLQ_PREFIX}attempts", "")
+    error, _, message = told.get(f"{DLQ_PREFIX}error", "NotALetter: written by somebody else").partition(": ")
+    place = (
+        f"{topic}:{told.get(f'{DLQ_PREFIX}partition')}:{told.get(f'{DLQ_PREFIX}offset')}" if topic else record.source
+    )
     return Letter(
         source=told.get(REPLAYED, place),
-        topic="" if f"{DLQ}cut" in told else topic,
+        topic="" if f"{DLQ_PREFIX}cut" in told else topic,
         error=error,
         message=message,
-        stage=told.get(f"{DLQ}stage", ""),
+        stage=told.get(f"{DLQ_PREFIX}stage", ""),
         attempts=int(attempts) if attempts.isdigit() else 0,
         timestamp=record.timestamp,
         record=record,
