@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from ...features.frame import INDICATORS
 from ...messages.records import Candle, enriched_type
-from ...store.base import Schema, enriched_schema
+from ...store.base import Schema
+from ...store.schemas import enriched_schema
 
 
 # %% ../../../nbs/60_workers/connector/04_rows.ipynb #bebf61bb
