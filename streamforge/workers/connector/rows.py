@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from ...features.frame import INDICATORS
+from ...features.indicators import INDICATORS
 from ...messages.records import Candle, enriched_type
 from ...store.base import Schema
 from ...store.schemas import enriched_schema
