@@ -6053,52 +6053,100 @@ d = {
                 "60_workers/connector/books.html#derived_rows",
                 "streamforge/workers/connector/books.py",
             ),
+            "streamforge.workers.connector.books.price_step": (
+                "60_workers/connector/books.html#price_step",
+                "streamforge/workers/connector/books.py",
+            ),
         },
         "streamforge.workers.connector.candles": {
-            "streamforge.workers.connector.candles._numbers": (
-                "60_workers/connector/candles.html#_numbers",
+            "streamforge.workers.connector.candles.CandleHandler": (
+                "60_workers/connector/candles.html#candlehandler",
                 "streamforge/workers/connector/candles.py",
             ),
-            "streamforge.workers.connector.candles.differing": (
-                "60_workers/connector/candles.html#differing",
+            "streamforge.workers.connector.candles.CandleHandler.prepare": (
+                "60_workers/connector/candles.html#candlehandler.prepare",
                 "streamforge/workers/connector/candles.py",
             ),
-            "streamforge.workers.connector.candles.enriched_table": (
-                "60_workers/connector/candles.html#enriched_table",
+            "streamforge.workers.connector.candles.CandleHandler.shape": (
+                "60_workers/connector/candles.html#candlehandler.shape",
                 "streamforge/workers/connector/candles.py",
             ),
-            "streamforge.workers.connector.candles.revised_schema": (
-                "60_workers/connector/candles.html#revised_schema",
+            "streamforge.workers.connector.candles.EnrichedHandler": (
+                "60_workers/connector/candles.html#enrichedhandler",
                 "streamforge/workers/connector/candles.py",
             ),
-            "streamforge.workers.connector.candles.row_type": (
-                "60_workers/connector/candles.html#row_type",
+            "streamforge.workers.connector.candles.EnrichedHandler.__init__": (
+                "60_workers/connector/candles.html#enrichedhandler.__init__",
                 "streamforge/workers/connector/candles.py",
             ),
-            "streamforge.workers.connector.candles.rows_of": (
-                "60_workers/connector/candles.html#rows_of",
+            "streamforge.workers.connector.candles.EnrichedHandler._publish": (
+                "60_workers/connector/candles.html#enrichedhandler._publish",
+                "streamforge/workers/connector/candles.py",
+            ),
+            "streamforge.workers.connector.candles.EnrichedHandler.begin": (
+                "60_workers/connector/candles.html#enrichedhandler.begin",
+                "streamforge/workers/connector/candles.py",
+            ),
+            "streamforge.workers.connector.candles.EnrichedHandler.checkpoint": (
+                "60_workers/connector/candles.html#enrichedhandler.checkpoint",
+                "streamforge/workers/connector/candles.py",
+            ),
+            "streamforge.workers.connector.candles.EnrichedHandler.committed": (
+                "60_workers/connector/candles.html#enrichedhandler.committed",
+                "streamforge/workers/connector/candles.py",
+            ),
+            "streamforge.workers.connector.candles.EnrichedHandler.end": (
+                "60_workers/connector/candles.html#enrichedhandler.end",
+                "streamforge/workers/connector/candles.py",
+            ),
+            "streamforge.workers.connector.candles.EnrichedHandler.forget": (
+                "60_workers/connector/candles.html#enrichedhandler.forget",
+                "streamforge/workers/connector/candles.py",
+            ),
+            "streamforge.workers.connector.candles.EnrichedHandler.part_size": (
+                "60_workers/connector/candles.html#enrichedhandler.part_size",
+                "streamforge/workers/connector/candles.py",
+            ),
+            "streamforge.workers.connector.candles.EnrichedHandler.prepare": (
+                "60_workers/connector/candles.html#enrichedhandler.prepare",
+                "streamforge/workers/connector/candles.py",
+            ),
+            "streamforge.workers.connector.candles.EnrichedHandler.write": (
+                "60_workers/connector/candles.html#enrichedhandler.write",
+                "streamforge/workers/connector/candles.py",
+            ),
+            "streamforge.workers.connector.candles._joined": (
+                "60_workers/connector/candles.html#_joined",
+                "streamforge/workers/connector/candles.py",
+            ),
+            "streamforge.workers.connector.candles._messages": (
+                "60_workers/connector/candles.html#_messages",
+                "streamforge/workers/connector/candles.py",
+            ),
+            "streamforge.workers.connector.candles.candle_rows": (
+                "60_workers/connector/candles.html#candle_rows",
                 "streamforge/workers/connector/candles.py",
             ),
         },
         "streamforge.workers.connector.decoding": {
+            "streamforge.workers.connector.decoding.DecodedBatch": (
+                "60_workers/connector/decoding.html#decodedbatch",
+                "streamforge/workers/connector/decoding.py",
+            ),
+            "streamforge.workers.connector.decoding.DecodedBatch.columns": (
+                "60_workers/connector/decoding.html#decodedbatch.columns",
+                "streamforge/workers/connector/decoding.py",
+            ),
+            "streamforge.workers.connector.decoding.DecodedBatch.part": (
+                "60_workers/connector/decoding.html#decodedbatch.part",
+                "streamforge/workers/connector/decoding.py",
+            ),
+            "streamforge.workers.connector.decoding.DecodedBatch.without": (
+                "60_workers/connector/decoding.html#decodedbatch.without",
+                "streamforge/workers/connector/decoding.py",
+            ),
             "streamforge.workers.connector.decoding.Kind": (
                 "60_workers/connector/decoding.html#kind",
-                "streamforge/workers/connector/decoding.py",
-            ),
-            "streamforge.workers.connector.decoding.Sorted": (
-                "60_workers/connector/decoding.html#sorted",
-                "streamforge/workers/connector/decoding.py",
-            ),
-            "streamforge.workers.connector.decoding.Sorted.columns": (
-                "60_workers/connector/decoding.html#sorted.columns",
-                "streamforge/workers/connector/decoding.py",
-            ),
-            "streamforge.workers.connector.decoding.Sorted.part": (
-                "60_workers/connector/decoding.html#sorted.part",
-                "streamforge/workers/connector/decoding.py",
-            ),
-            "streamforge.workers.connector.decoding.Sorted.without": (
-                "60_workers/connector/decoding.html#sorted.without",
                 "streamforge/workers/connector/decoding.py",
             ),
             "streamforge.workers.connector.decoding._book_possible": (
@@ -6109,16 +6157,20 @@ d = {
                 "60_workers/connector/decoding.html#_candles_possible",
                 "streamforge/workers/connector/decoding.py",
             ),
-            "streamforge.workers.connector.decoding._judge": (
-                "60_workers/connector/decoding.html#_judge",
+            "streamforge.workers.connector.decoding._check": (
+                "60_workers/connector/decoding.html#_check",
+                "streamforge/workers/connector/decoding.py",
+            ),
+            "streamforge.workers.connector.decoding._exact": (
+                "60_workers/connector/decoding.html#_exact",
                 "streamforge/workers/connector/decoding.py",
             ),
             "streamforge.workers.connector.decoding._levels_possible": (
                 "60_workers/connector/decoding.html#_levels_possible",
                 "streamforge/workers/connector/decoding.py",
             ),
-            "streamforge.workers.connector.decoding._named": (
-                "60_workers/connector/decoding.html#_named",
+            "streamforge.workers.connector.decoding._not_empty": (
+                "60_workers/connector/decoding.html#_not_empty",
                 "streamforge/workers/connector/decoding.py",
             ),
             "streamforge.workers.connector.decoding._read_book": (
@@ -6129,62 +6181,58 @@ d = {
                 "60_workers/connector/decoding.html#_trades_possible",
                 "streamforge/workers/connector/decoding.py",
             ),
-            "streamforge.workers.connector.decoding._within": (
-                "60_workers/connector/decoding.html#_within",
-                "streamforge/workers/connector/decoding.py",
-            ),
             "streamforge.workers.connector.decoding.columns_of": (
                 "60_workers/connector/decoding.html#columns_of",
                 "streamforge/workers/connector/decoding.py",
             ),
-            "streamforge.workers.connector.decoding.sort_out": (
-                "60_workers/connector/decoding.html#sort_out",
+            "streamforge.workers.connector.decoding.decode_batch": (
+                "60_workers/connector/decoding.html#decode_batch",
                 "streamforge/workers/connector/decoding.py",
             ),
         },
         "streamforge.workers.connector.enrichment": {
-            "streamforge.workers.connector.enrichment.Advanced": (
-                "60_workers/connector/enrichment.html#advanced",
+            "streamforge.workers.connector.enrichment.AdvanceResult": (
+                "60_workers/connector/enrichment.html#advanceresult",
                 "streamforge/workers/connector/enrichment.py",
             ),
-            "streamforge.workers.connector.enrichment.States": (
-                "60_workers/connector/enrichment.html#states",
+            "streamforge.workers.connector.enrichment.MarketStates": (
+                "60_workers/connector/enrichment.html#marketstates",
                 "streamforge/workers/connector/enrichment.py",
             ),
-            "streamforge.workers.connector.enrichment.States.__init__": (
-                "60_workers/connector/enrichment.html#states.__init__",
+            "streamforge.workers.connector.enrichment.MarketStates.__init__": (
+                "60_workers/connector/enrichment.html#marketstates.__init__",
                 "streamforge/workers/connector/enrichment.py",
             ),
-            "streamforge.workers.connector.enrichment.States.begin": (
-                "60_workers/connector/enrichment.html#states.begin",
+            "streamforge.workers.connector.enrichment.MarketStates._late": (
+                "60_workers/connector/enrichment.html#marketstates._late",
                 "streamforge/workers/connector/enrichment.py",
             ),
-            "streamforge.workers.connector.enrichment.States.enricher": (
-                "60_workers/connector/enrichment.html#states.enricher",
+            "streamforge.workers.connector.enrichment.MarketStates._replace": (
+                "60_workers/connector/enrichment.html#marketstates._replace",
+                "streamforge/workers/connector/enrichment.py",
+            ),
+            "streamforge.workers.connector.enrichment.MarketStates.advance": (
+                "60_workers/connector/enrichment.html#marketstates.advance",
+                "streamforge/workers/connector/enrichment.py",
+            ),
+            "streamforge.workers.connector.enrichment.MarketStates.begin": (
+                "60_workers/connector/enrichment.html#marketstates.begin",
+                "streamforge/workers/connector/enrichment.py",
+            ),
+            "streamforge.workers.connector.enrichment.MarketStates.enricher": (
+                "60_workers/connector/enrichment.html#marketstates.enricher",
+                "streamforge/workers/connector/enrichment.py",
+            ),
+            "streamforge.workers.connector.enrichment.MarketStates.leading_part": (
+                "60_workers/connector/enrichment.html#marketstates.leading_part",
                 "streamforge/workers/connector/enrichment.py",
             ),
             "streamforge.workers.connector.enrichment._by_market": (
                 "60_workers/connector/enrichment.html#_by_market",
                 "streamforge/workers/connector/enrichment.py",
             ),
-            "streamforge.workers.connector.enrichment._late": (
-                "60_workers/connector/enrichment.html#_late",
-                "streamforge/workers/connector/enrichment.py",
-            ),
             "streamforge.workers.connector.enrichment._new": (
                 "60_workers/connector/enrichment.html#_new",
-                "streamforge/workers/connector/enrichment.py",
-            ),
-            "streamforge.workers.connector.enrichment._over": (
-                "60_workers/connector/enrichment.html#_over",
-                "streamforge/workers/connector/enrichment.py",
-            ),
-            "streamforge.workers.connector.enrichment.advance": (
-                "60_workers/connector/enrichment.html#advance",
-                "streamforge/workers/connector/enrichment.py",
-            ),
-            "streamforge.workers.connector.enrichment.cut": (
-                "60_workers/connector/enrichment.html#cut",
                 "streamforge/workers/connector/enrichment.py",
             ),
             "streamforge.workers.connector.enrichment.enrich": (
@@ -6193,6 +6241,46 @@ d = {
             ),
         },
         "streamforge.workers.connector.pipeline": {
+            "streamforge.workers.connector.pipeline.BatchProcessor": (
+                "60_workers/connector/pipeline.html#batchprocessor",
+                "streamforge/workers/connector/pipeline.py",
+            ),
+            "streamforge.workers.connector.pipeline.BatchProcessor.__init__": (
+                "60_workers/connector/pipeline.html#batchprocessor.__init__",
+                "streamforge/workers/connector/pipeline.py",
+            ),
+            "streamforge.workers.connector.pipeline.BatchProcessor._process_part": (
+                "60_workers/connector/pipeline.html#batchprocessor._process_part",
+                "streamforge/workers/connector/pipeline.py",
+            ),
+            "streamforge.workers.connector.pipeline.BatchProcessor.process": (
+                "60_workers/connector/pipeline.html#batchprocessor.process",
+                "streamforge/workers/connector/pipeline.py",
+            ),
+            "streamforge.workers.connector.pipeline.BatchReader": (
+                "60_workers/connector/pipeline.html#batchreader",
+                "streamforge/workers/connector/pipeline.py",
+            ),
+            "streamforge.workers.connector.pipeline.BatchReader.__init__": (
+                "60_workers/connector/pipeline.html#batchreader.__init__",
+                "streamforge/workers/connector/pipeline.py",
+            ),
+            "streamforge.workers.connector.pipeline.BatchReader._gather": (
+                "60_workers/connector/pipeline.html#batchreader._gather",
+                "streamforge/workers/connector/pipeline.py",
+            ),
+            "streamforge.workers.connector.pipeline.BatchReader._prepare": (
+                "60_workers/connector/pipeline.html#batchreader._prepare",
+                "streamforge/workers/connector/pipeline.py",
+            ),
+            "streamforge.workers.connector.pipeline.BatchReader._update_metrics": (
+                "60_workers/connector/pipeline.html#batchreader._update_metrics",
+                "streamforge/workers/connector/pipeline.py",
+            ),
+            "streamforge.workers.connector.pipeline.BatchReader.read": (
+                "60_workers/connector/pipeline.html#batchreader.read",
+                "streamforge/workers/connector/pipeline.py",
+            ),
             "streamforge.workers.connector.pipeline.Handler": (
                 "60_workers/connector/pipeline.html#handler",
                 "streamforge/workers/connector/pipeline.py",
@@ -6213,16 +6301,16 @@ d = {
                 "60_workers/connector/pipeline.html#handler.committed",
                 "streamforge/workers/connector/pipeline.py",
             ),
-            "streamforge.workers.connector.pipeline.Handler.cut": (
-                "60_workers/connector/pipeline.html#handler.cut",
-                "streamforge/workers/connector/pipeline.py",
-            ),
             "streamforge.workers.connector.pipeline.Handler.end": (
                 "60_workers/connector/pipeline.html#handler.end",
                 "streamforge/workers/connector/pipeline.py",
             ),
             "streamforge.workers.connector.pipeline.Handler.forget": (
                 "60_workers/connector/pipeline.html#handler.forget",
+                "streamforge/workers/connector/pipeline.py",
+            ),
+            "streamforge.workers.connector.pipeline.Handler.part_size": (
+                "60_workers/connector/pipeline.html#handler.part_size",
                 "streamforge/workers/connector/pipeline.py",
             ),
             "streamforge.workers.connector.pipeline.Handler.prepare": (
@@ -6249,64 +6337,24 @@ d = {
                 "60_workers/connector/pipeline.html#pipeline.__init__",
                 "streamforge/workers/connector/pipeline.py",
             ),
-            "streamforge.workers.connector.pipeline.Pipeline._go_back": (
-                "60_workers/connector/pipeline.html#pipeline._go_back",
-                "streamforge/workers/connector/pipeline.py",
-            ),
             "streamforge.workers.connector.pipeline.Pipeline._next": (
                 "60_workers/connector/pipeline.html#pipeline._next",
                 "streamforge/workers/connector/pipeline.py",
             ),
-            "streamforge.workers.connector.pipeline.Pipeline._settle": (
-                "60_workers/connector/pipeline.html#pipeline._settle",
+            "streamforge.workers.connector.pipeline.Pipeline._process": (
+                "60_workers/connector/pipeline.html#pipeline._process",
+                "streamforge/workers/connector/pipeline.py",
+            ),
+            "streamforge.workers.connector.pipeline.Pipeline._reset": (
+                "60_workers/connector/pipeline.html#pipeline._reset",
                 "streamforge/workers/connector/pipeline.py",
             ),
             "streamforge.workers.connector.pipeline.Pipeline.run": (
                 "60_workers/connector/pipeline.html#pipeline.run",
                 "streamforge/workers/connector/pipeline.py",
             ),
-            "streamforge.workers.connector.pipeline.Reader": (
-                "60_workers/connector/pipeline.html#reader",
-                "streamforge/workers/connector/pipeline.py",
-            ),
-            "streamforge.workers.connector.pipeline.Reader.__init__": (
-                "60_workers/connector/pipeline.html#reader.__init__",
-                "streamforge/workers/connector/pipeline.py",
-            ),
-            "streamforge.workers.connector.pipeline.Reader._gather": (
-                "60_workers/connector/pipeline.html#reader._gather",
-                "streamforge/workers/connector/pipeline.py",
-            ),
-            "streamforge.workers.connector.pipeline.Reader._prepare": (
-                "60_workers/connector/pipeline.html#reader._prepare",
-                "streamforge/workers/connector/pipeline.py",
-            ),
-            "streamforge.workers.connector.pipeline.Reader._watch": (
-                "60_workers/connector/pipeline.html#reader._watch",
-                "streamforge/workers/connector/pipeline.py",
-            ),
-            "streamforge.workers.connector.pipeline.Reader.read": (
-                "60_workers/connector/pipeline.html#reader.read",
-                "streamforge/workers/connector/pipeline.py",
-            ),
-            "streamforge.workers.connector.pipeline.Ready": (
-                "60_workers/connector/pipeline.html#ready",
-                "streamforge/workers/connector/pipeline.py",
-            ),
-            "streamforge.workers.connector.pipeline.Settler": (
-                "60_workers/connector/pipeline.html#settler",
-                "streamforge/workers/connector/pipeline.py",
-            ),
-            "streamforge.workers.connector.pipeline.Settler.__init__": (
-                "60_workers/connector/pipeline.html#settler.__init__",
-                "streamforge/workers/connector/pipeline.py",
-            ),
-            "streamforge.workers.connector.pipeline.Settler._take": (
-                "60_workers/connector/pipeline.html#settler._take",
-                "streamforge/workers/connector/pipeline.py",
-            ),
-            "streamforge.workers.connector.pipeline.Settler.settle": (
-                "60_workers/connector/pipeline.html#settler.settle",
+            "streamforge.workers.connector.pipeline.QueuedBatch": (
+                "60_workers/connector/pipeline.html#queuedbatch",
                 "streamforge/workers/connector/pipeline.py",
             ),
             "streamforge.workers.connector.pipeline.Wiring": (
@@ -6317,65 +6365,113 @@ d = {
                 "60_workers/connector/pipeline.html#wiring.enriched",
                 "streamforge/workers/connector/pipeline.py",
             ),
-            "streamforge.workers.connector.pipeline._Patient": (
-                "60_workers/connector/pipeline.html#_patient",
+            "streamforge.workers.connector.pipeline._RetryingStore": (
+                "60_workers/connector/pipeline.html#_retryingstore",
                 "streamforge/workers/connector/pipeline.py",
             ),
-            "streamforge.workers.connector.pipeline._Patient.__getattr__": (
-                "60_workers/connector/pipeline.html#_patient.__getattr__",
+            "streamforge.workers.connector.pipeline._RetryingStore.__getattr__": (
+                "60_workers/connector/pipeline.html#_retryingstore.__getattr__",
                 "streamforge/workers/connector/pipeline.py",
             ),
-            "streamforge.workers.connector.pipeline._Patient.__init__": (
-                "60_workers/connector/pipeline.html#_patient.__init__",
+            "streamforge.workers.connector.pipeline._RetryingStore.__init__": (
+                "60_workers/connector/pipeline.html#_retryingstore.__init__",
                 "streamforge/workers/connector/pipeline.py",
             ),
-            "streamforge.workers.connector.pipeline._tell_lag": (
-                "60_workers/connector/pipeline.html#_tell_lag",
-                "streamforge/workers/connector/pipeline.py",
-            ),
-            "streamforge.workers.connector.pipeline.patient": (
-                "60_workers/connector/pipeline.html#patient",
+            "streamforge.workers.connector.pipeline._report_lag": (
+                "60_workers/connector/pipeline.html#_report_lag",
                 "streamforge/workers/connector/pipeline.py",
             ),
             "streamforge.workers.connector.pipeline.read_wiring": (
                 "60_workers/connector/pipeline.html#read_wiring",
                 "streamforge/workers/connector/pipeline.py",
             ),
-            "streamforge.workers.connector.pipeline.write_rows": (
-                "60_workers/connector/pipeline.html#write_rows",
+            "streamforge.workers.connector.pipeline.retrying_store": (
+                "60_workers/connector/pipeline.html#retrying_store",
+                "streamforge/workers/connector/pipeline.py",
+            ),
+            "streamforge.workers.connector.pipeline.upsert_rows": (
+                "60_workers/connector/pipeline.html#upsert_rows",
                 "streamforge/workers/connector/pipeline.py",
             ),
         },
-        "streamforge.workers.connector.price_steps": {
-            "streamforge.workers.connector.price_steps.price_step": (
-                "60_workers/connector/price_steps.html#price_step",
-                "streamforge/workers/connector/price_steps.py",
-            )
-        },
         "streamforge.workers.connector.revisions": {
-            "streamforge.workers.connector.revisions.Pending": (
-                "60_workers/connector/revisions.html#pending",
+            "streamforge.workers.connector.revisions.RevisedStretch": (
+                "60_workers/connector/revisions.html#revisedstretch",
                 "streamforge/workers/connector/revisions.py",
             ),
-            "streamforge.workers.connector.revisions.Revised": (
-                "60_workers/connector/revisions.html#revised",
+            "streamforge.workers.connector.revisions.Revision": (
+                "60_workers/connector/revisions.html#revision",
+                "streamforge/workers/connector/revisions.py",
+            ),
+            "streamforge.workers.connector.revisions.Revision.where": (
+                "60_workers/connector/revisions.html#revision.where",
+                "streamforge/workers/connector/revisions.py",
+            ),
+            "streamforge.workers.connector.revisions.Revisions": (
+                "60_workers/connector/revisions.html#revisions",
+                "streamforge/workers/connector/revisions.py",
+            ),
+            "streamforge.workers.connector.revisions.Revisions.__init__": (
+                "60_workers/connector/revisions.html#revisions.__init__",
+                "streamforge/workers/connector/revisions.py",
+            ),
+            "streamforge.workers.connector.revisions.Revisions._find_theirs": (
+                "60_workers/connector/revisions.html#revisions._find_theirs",
+                "streamforge/workers/connector/revisions.py",
+            ),
+            "streamforge.workers.connector.revisions.Revisions._revise": (
+                "60_workers/connector/revisions.html#revisions._revise",
+                "streamforge/workers/connector/revisions.py",
+            ),
+            "streamforge.workers.connector.revisions.Revisions.mark_due": (
+                "60_workers/connector/revisions.html#revisions.mark_due",
+                "streamforge/workers/connector/revisions.py",
+            ),
+            "streamforge.workers.connector.revisions.Revisions.publish": (
+                "60_workers/connector/revisions.html#revisions.publish",
+                "streamforge/workers/connector/revisions.py",
+            ),
+            "streamforge.workers.connector.revisions.Revisions.run_due": (
+                "60_workers/connector/revisions.html#revisions.run_due",
+                "streamforge/workers/connector/revisions.py",
+            ),
+            "streamforge.workers.connector.revisions._changed": (
+                "60_workers/connector/revisions.html#_changed",
                 "streamforge/workers/connector/revisions.py",
             ),
             "streamforge.workers.connector.revisions._head": (
                 "60_workers/connector/revisions.html#_head",
                 "streamforge/workers/connector/revisions.py",
             ),
-            "streamforge.workers.connector.revisions._stretch": (
-                "60_workers/connector/revisions.html#_stretch",
-                "streamforge/workers/connector/revisions.py",
-            ),
-            "streamforge.workers.connector.revisions._where": (
-                "60_workers/connector/revisions.html#_where",
-                "streamforge/workers/connector/revisions.py",
-            ),
             "streamforge.workers.connector.revisions.revise": (
                 "60_workers/connector/revisions.html#revise",
                 "streamforge/workers/connector/revisions.py",
+            ),
+        },
+        "streamforge.workers.connector.rows": {
+            "streamforge.workers.connector.rows._floats": (
+                "60_workers/connector/rows.html#_floats",
+                "streamforge/workers/connector/rows.py",
+            ),
+            "streamforge.workers.connector.rows.changed_rows": (
+                "60_workers/connector/rows.html#changed_rows",
+                "streamforge/workers/connector/rows.py",
+            ),
+            "streamforge.workers.connector.rows.enriched_table": (
+                "60_workers/connector/rows.html#enriched_table",
+                "streamforge/workers/connector/rows.py",
+            ),
+            "streamforge.workers.connector.rows.revised_schema": (
+                "60_workers/connector/rows.html#revised_schema",
+                "streamforge/workers/connector/rows.py",
+            ),
+            "streamforge.workers.connector.rows.row_type": (
+                "60_workers/connector/rows.html#row_type",
+                "streamforge/workers/connector/rows.py",
+            ),
+            "streamforge.workers.connector.rows.rows_of": (
+                "60_workers/connector/rows.html#rows_of",
+                "streamforge/workers/connector/rows.py",
             ),
         },
         "streamforge.workers.connector.states": {
@@ -6399,12 +6495,20 @@ d = {
                 "60_workers/connector/states.html#partitionstate.save",
                 "streamforge/workers/connector/states.py",
             ),
+            "streamforge.workers.connector.states._Entry": (
+                "60_workers/connector/states.html#_entry",
+                "streamforge/workers/connector/states.py",
+            ),
+            "streamforge.workers.connector.states._by_name": (
+                "60_workers/connector/states.html#_by_name",
+                "streamforge/workers/connector/states.py",
+            ),
             "streamforge.workers.connector.states._kept_id": (
                 "60_workers/connector/states.html#_kept_id",
                 "streamforge/workers/connector/states.py",
             ),
-            "streamforge.workers.connector.states.announce": (
-                "60_workers/connector/states.html#announce",
+            "streamforge.workers.connector.states.announce_revision": (
+                "60_workers/connector/states.html#announce_revision",
                 "streamforge/workers/connector/states.py",
             ),
             "streamforge.workers.connector.states.keep_state": (
@@ -6419,8 +6523,8 @@ d = {
                 "60_workers/connector/states.html#market_of",
                 "streamforge/workers/connector/states.py",
             ),
-            "streamforge.workers.connector.states.missed": (
-                "60_workers/connector/states.html#missed",
+            "streamforge.workers.connector.states.missed_revisions": (
+                "60_workers/connector/states.html#missed_revisions",
                 "streamforge/workers/connector/states.py",
             ),
             "streamforge.workers.connector.states.warm_enricher": (
@@ -6429,6 +6533,10 @@ d = {
             ),
         },
         "streamforge.workers.connector.trades": {
+            "streamforge.workers.connector.trades.TradeColumns": (
+                "60_workers/connector/trades.html#tradecolumns",
+                "streamforge/workers/connector/trades.py",
+            ),
             "streamforge.workers.connector.trades.TradeHandler": (
                 "60_workers/connector/trades.html#tradehandler",
                 "streamforge/workers/connector/trades.py",
@@ -6437,8 +6545,12 @@ d = {
                 "60_workers/connector/trades.html#tradehandler.__init__",
                 "streamforge/workers/connector/trades.py",
             ),
-            "streamforge.workers.connector.trades.TradeHandler._volume": (
-                "60_workers/connector/trades.html#tradehandler._volume",
+            "streamforge.workers.connector.trades.TradeHandler._write_candles": (
+                "60_workers/connector/trades.html#tradehandler._write_candles",
+                "streamforge/workers/connector/trades.py",
+            ),
+            "streamforge.workers.connector.trades.TradeHandler._write_volume": (
+                "60_workers/connector/trades.html#tradehandler._write_volume",
                 "streamforge/workers/connector/trades.py",
             ),
             "streamforge.workers.connector.trades.TradeHandler.end": (
@@ -6461,20 +6573,16 @@ d = {
                 "60_workers/connector/trades.html#tradehandler.write",
                 "streamforge/workers/connector/trades.py",
             ),
-            "streamforge.workers.connector.trades._aggregate": (
-                "60_workers/connector/trades.html#_aggregate",
-                "streamforge/workers/connector/trades.py",
-            ),
-            "streamforge.workers.connector.trades._counted": (
-                "60_workers/connector/trades.html#_counted",
-                "streamforge/workers/connector/trades.py",
-            ),
             "streamforge.workers.connector.trades._table": (
                 "60_workers/connector/trades.html#_table",
                 "streamforge/workers/connector/trades.py",
             ),
-            "streamforge.workers.connector.trades.fresh_candles": (
-                "60_workers/connector/trades.html#fresh_candles",
+            "streamforge.workers.connector.trades.changed_candles": (
+                "60_workers/connector/trades.html#changed_candles",
+                "streamforge/workers/connector/trades.py",
+            ),
+            "streamforge.workers.connector.trades.complete_candles": (
+                "60_workers/connector/trades.html#complete_candles",
                 "streamforge/workers/connector/trades.py",
             ),
             "streamforge.workers.connector.trades.trades_around": (
@@ -6485,24 +6593,8 @@ d = {
                 "60_workers/connector/trades.html#volume_rows",
                 "streamforge/workers/connector/trades.py",
             ),
-            "streamforge.workers.connector.trades.whole_candles": (
-                "60_workers/connector/trades.html#whole_candles",
-                "streamforge/workers/connector/trades.py",
-            ),
         },
         "streamforge.workers.connector.worker": {
-            "streamforge.workers.connector.worker.CandleHandler": (
-                "60_workers/connector/worker.html#candlehandler",
-                "streamforge/workers/connector/worker.py",
-            ),
-            "streamforge.workers.connector.worker.CandleHandler.prepare": (
-                "60_workers/connector/worker.html#candlehandler.prepare",
-                "streamforge/workers/connector/worker.py",
-            ),
-            "streamforge.workers.connector.worker.CandleHandler.shape": (
-                "60_workers/connector/worker.html#candlehandler.shape",
-                "streamforge/workers/connector/worker.py",
-            ),
             "streamforge.workers.connector.worker.Connector": (
                 "60_workers/connector/worker.html#connector",
                 "streamforge/workers/connector/worker.py",
@@ -6511,108 +6603,12 @@ d = {
                 "60_workers/connector/worker.html#connector.run",
                 "streamforge/workers/connector/worker.py",
             ),
-            "streamforge.workers.connector.worker.EnrichedHandler": (
-                "60_workers/connector/worker.html#enrichedhandler",
-                "streamforge/workers/connector/worker.py",
-            ),
-            "streamforge.workers.connector.worker.EnrichedHandler.__init__": (
-                "60_workers/connector/worker.html#enrichedhandler.__init__",
-                "streamforge/workers/connector/worker.py",
-            ),
-            "streamforge.workers.connector.worker.EnrichedHandler.begin": (
-                "60_workers/connector/worker.html#enrichedhandler.begin",
-                "streamforge/workers/connector/worker.py",
-            ),
-            "streamforge.workers.connector.worker.EnrichedHandler.checkpoint": (
-                "60_workers/connector/worker.html#enrichedhandler.checkpoint",
-                "streamforge/workers/connector/worker.py",
-            ),
-            "streamforge.workers.connector.worker.EnrichedHandler.committed": (
-                "60_workers/connector/worker.html#enrichedhandler.committed",
-                "streamforge/workers/connector/worker.py",
-            ),
-            "streamforge.workers.connector.worker.EnrichedHandler.cut": (
-                "60_workers/connector/worker.html#enrichedhandler.cut",
-                "streamforge/workers/connector/worker.py",
-            ),
-            "streamforge.workers.connector.worker.EnrichedHandler.end": (
-                "60_workers/connector/worker.html#enrichedhandler.end",
-                "streamforge/workers/connector/worker.py",
-            ),
-            "streamforge.workers.connector.worker.EnrichedHandler.forget": (
-                "60_workers/connector/worker.html#enrichedhandler.forget",
-                "streamforge/workers/connector/worker.py",
-            ),
-            "streamforge.workers.connector.worker.EnrichedHandler.prepare": (
-                "60_workers/connector/worker.html#enrichedhandler.prepare",
-                "streamforge/workers/connector/worker.py",
-            ),
-            "streamforge.workers.connector.worker.EnrichedHandler.write": (
-                "60_workers/connector/worker.html#enrichedhandler.write",
-                "streamforge/workers/connector/worker.py",
-            ),
-            "streamforge.workers.connector.worker.Revisions": (
-                "60_workers/connector/worker.html#revisions",
-                "streamforge/workers/connector/worker.py",
-            ),
-            "streamforge.workers.connector.worker.Revisions.__init__": (
-                "60_workers/connector/worker.html#revisions.__init__",
-                "streamforge/workers/connector/worker.py",
-            ),
-            "streamforge.workers.connector.worker.Revisions._revise": (
-                "60_workers/connector/worker.html#revisions._revise",
-                "streamforge/workers/connector/worker.py",
-            ),
-            "streamforge.workers.connector.worker.Revisions.note": (
-                "60_workers/connector/worker.html#revisions.note",
-                "streamforge/workers/connector/worker.py",
-            ),
-            "streamforge.workers.connector.worker.Revisions.settle": (
-                "60_workers/connector/worker.html#revisions.settle",
-                "streamforge/workers/connector/worker.py",
-            ),
-            "streamforge.workers.connector.worker.Revisions.tell": (
-                "60_workers/connector/worker.html#revisions.tell",
-                "streamforge/workers/connector/worker.py",
-            ),
-            "streamforge.workers.connector.worker._join": (
-                "60_workers/connector/worker.html#_join",
-                "streamforge/workers/connector/worker.py",
-            ),
-            "streamforge.workers.connector.worker._look_around": (
-                "60_workers/connector/worker.html#_look_around",
-                "streamforge/workers/connector/worker.py",
-            ),
-            "streamforge.workers.connector.worker._messages": (
-                "60_workers/connector/worker.html#_messages",
-                "streamforge/workers/connector/worker.py",
-            ),
-            "streamforge.workers.connector.worker._publish": (
-                "60_workers/connector/worker.html#_publish",
-                "streamforge/workers/connector/worker.py",
-            ),
-            "streamforge.workers.connector.worker._recall": (
-                "60_workers/connector/worker.html#_recall",
-                "streamforge/workers/connector/worker.py",
-            ),
-            "streamforge.workers.connector.worker._save": (
-                "60_workers/connector/worker.html#_save",
-                "streamforge/workers/connector/worker.py",
-            ),
-            "streamforge.workers.connector.worker._tell_others": (
-                "60_workers/connector/worker.html#_tell_others",
-                "streamforge/workers/connector/worker.py",
-            ),
-            "streamforge.workers.connector.worker.candle_rows": (
-                "60_workers/connector/worker.html#candle_rows",
+            "streamforge.workers.connector.worker.all_committed": (
+                "60_workers/connector/worker.html#all_committed",
                 "streamforge/workers/connector/worker.py",
             ),
             "streamforge.workers.connector.worker.handler_of": (
                 "60_workers/connector/worker.html#handler_of",
-                "streamforge/workers/connector/worker.py",
-            ),
-            "streamforge.workers.connector.worker.reached": (
-                "60_workers/connector/worker.html#reached",
                 "streamforge/workers/connector/worker.py",
             ),
         },

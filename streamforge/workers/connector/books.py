@@ -21,7 +21,7 @@ from ...store.schemas import BOOKS, DEPTH_UPDATES, IMBALANCE, LIQUIDITY
 from .decoding import BOOK_KIND, DecodedBatch, Refusal
 from .pipeline import Handler, Shaped, Wiring, upsert_rows
 from ..runtime.context import Context
-from ..targets import ConnectorParameters, price_steps
+from ..targets import ConnectorParameters, steps_by_symbol
 
 # %% ../../../nbs/60_workers/connector/08_books.ipynb #f93574e7
 _Row = dict[str, str | int | float | None]
@@ -84,7 +84,7 @@ async def price_step(
     price: float,  # of the market; decides the step if none is given or saved
 ) -> str:  # decimal text
     "Return a market's price step, from PRICE_STEP or the store, or choose and save one; raises `BadSetting`."
-    given = price_steps(ConnectorParameters.read(settings.options).price_step)
+    given = steps_by_symbol(ConnectorParameters.read(settings.options).price_step)
     if step := given.get(symbol, given.get("")):
         return step
     id = f"{collection}:{symbol}"
