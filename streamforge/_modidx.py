@@ -388,6 +388,41 @@ d = {
             "streamforge.bus.base.Subscription.seek": ("20_bus/base.html#subscription.seek", "streamforge/bus/base.py"),
             "streamforge.bus.base.TopicSpec": ("20_bus/base.html#topicspec", "streamforge/bus/base.py"),
             "streamforge.bus.base.open_bus": ("20_bus/base.html#open_bus", "streamforge/bus/base.py"),
+            "streamforge.bus.base.start_offsets": ("20_bus/base.html#start_offsets", "streamforge/bus/base.py"),
+        },
+        "streamforge.bus.embedded.assignment": {
+            "streamforge.bus.embedded.assignment.ConsumerInfo": (
+                "20_bus/embedded/assignment.html#consumerinfo",
+                "streamforge/bus/embedded/assignment.py",
+            ),
+            "streamforge.bus.embedded.assignment.GroupState": (
+                "20_bus/embedded/assignment.html#groupstate",
+                "streamforge/bus/embedded/assignment.py",
+            ),
+            "streamforge.bus.embedded.assignment.Owner": (
+                "20_bus/embedded/assignment.html#owner",
+                "streamforge/bus/embedded/assignment.py",
+            ),
+            "streamforge.bus.embedded.assignment._overdue": (
+                "20_bus/embedded/assignment.html#_overdue",
+                "streamforge/bus/embedded/assignment.py",
+            ),
+            "streamforge.bus.embedded.assignment.check_generations": (
+                "20_bus/embedded/assignment.html#check_generations",
+                "streamforge/bus/embedded/assignment.py",
+            ),
+            "streamforge.bus.embedded.assignment.hand_over": (
+                "20_bus/embedded/assignment.html#hand_over",
+                "streamforge/bus/embedded/assignment.py",
+            ),
+            "streamforge.bus.embedded.assignment.next_state": (
+                "20_bus/embedded/assignment.html#next_state",
+                "streamforge/bus/embedded/assignment.py",
+            ),
+            "streamforge.bus.embedded.assignment.share_partitions": (
+                "20_bus/embedded/assignment.html#share_partitions",
+                "streamforge/bus/embedded/assignment.py",
+            ),
         },
         "streamforge.bus.embedded.bus": {
             "streamforge.bus.embedded.bus.EmbeddedBus": (
@@ -446,60 +481,49 @@ d = {
                 "20_bus/embedded/bus.html#embeddedbus.topics",
                 "streamforge/bus/embedded/bus.py",
             ),
-            "streamforge.bus.embedded.bus.Writers": (
-                "20_bus/embedded/bus.html#writers",
+            "streamforge.bus.embedded.bus.TopicWriters": (
+                "20_bus/embedded/bus.html#topicwriters",
                 "streamforge/bus/embedded/bus.py",
             ),
-            "streamforge.bus.embedded.bus.Writers.__getitem__": (
-                "20_bus/embedded/bus.html#writers.__getitem__",
+            "streamforge.bus.embedded.bus.TopicWriters.__getitem__": (
+                "20_bus/embedded/bus.html#topicwriters.__getitem__",
                 "streamforge/bus/embedded/bus.py",
             ),
-            "streamforge.bus.embedded.bus.Writers.__init__": (
-                "20_bus/embedded/bus.html#writers.__init__",
+            "streamforge.bus.embedded.bus.TopicWriters.__init__": (
+                "20_bus/embedded/bus.html#topicwriters.__init__",
                 "streamforge/bus/embedded/bus.py",
             ),
-            "streamforge.bus.embedded.bus.Writers.begins": (
-                "20_bus/embedded/bus.html#writers.begins",
+            "streamforge.bus.embedded.bus.TopicWriters.begin_offsets": (
+                "20_bus/embedded/bus.html#topicwriters.begin_offsets",
                 "streamforge/bus/embedded/bus.py",
             ),
-            "streamforge.bus.embedded.bus.Writers.close": (
-                "20_bus/embedded/bus.html#writers.close",
+            "streamforge.bus.embedded.bus.TopicWriters.close": (
+                "20_bus/embedded/bus.html#topicwriters.close",
                 "streamforge/bus/embedded/bus.py",
             ),
-            "streamforge.bus.embedded.bus.Writers.publish": (
-                "20_bus/embedded/bus.html#writers.publish",
+            "streamforge.bus.embedded.bus.TopicWriters.end_offsets": (
+                "20_bus/embedded/bus.html#topicwriters.end_offsets",
                 "streamforge/bus/embedded/bus.py",
             ),
-            "streamforge.bus.embedded.bus.forget_offsets": (
-                "20_bus/embedded/bus.html#forget_offsets",
+            "streamforge.bus.embedded.bus.TopicWriters.publish": (
+                "20_bus/embedded/bus.html#topicwriters.publish",
                 "streamforge/bus/embedded/bus.py",
             ),
-            "streamforge.bus.embedded.bus.make_home": (
-                "20_bus/embedded/bus.html#make_home",
+            "streamforge.bus.embedded.bus._create_folders": (
+                "20_bus/embedded/bus.html#_create_folders",
+                "streamforge/bus/embedded/bus.py",
+            ),
+            "streamforge.bus.embedded.bus._forget_offsets": (
+                "20_bus/embedded/bus.html#_forget_offsets",
                 "streamforge/bus/embedded/bus.py",
             ),
             "streamforge.bus.embedded.bus.read_url": (
                 "20_bus/embedded/bus.html#read_url",
                 "streamforge/bus/embedded/bus.py",
             ),
-            "streamforge.bus.embedded.bus.starts": (
-                "20_bus/embedded/bus.html#starts",
+            "streamforge.bus.embedded.bus.tail_folder": (
+                "20_bus/embedded/bus.html#tail_folder",
                 "streamforge/bus/embedded/bus.py",
-            ),
-            "streamforge.bus.embedded.bus.tail": ("20_bus/embedded/bus.html#tail", "streamforge/bus/embedded/bus.py"),
-        },
-        "streamforge.bus.embedded.compaction": {
-            "streamforge.bus.embedded.compaction._records": (
-                "20_bus/embedded/compaction.html#_records",
-                "streamforge/bus/embedded/compaction.py",
-            ),
-            "streamforge.bus.embedded.compaction._rewrite": (
-                "20_bus/embedded/compaction.html#_rewrite",
-                "streamforge/bus/embedded/compaction.py",
-            ),
-            "streamforge.bus.embedded.compaction.compact": (
-                "20_bus/embedded/compaction.html#compact",
-                "streamforge/bus/embedded/compaction.py",
             ),
         },
         "streamforge.bus.embedded.consumer": {
@@ -519,10 +543,6 @@ d = {
                 "20_bus/embedded/consumer.html#assignment._open",
                 "streamforge/bus/embedded/consumer.py",
             ),
-            "streamforge.bus.embedded.consumer.Assignment.adopt": (
-                "20_bus/embedded/consumer.html#assignment.adopt",
-                "streamforge/bus/embedded/consumer.py",
-            ),
             "streamforge.bus.embedded.consumer.Assignment.close": (
                 "20_bus/embedded/consumer.html#assignment.close",
                 "streamforge/bus/embedded/consumer.py",
@@ -537,6 +557,10 @@ d = {
             ),
             "streamforge.bus.embedded.consumer.Assignment.seek": (
                 "20_bus/embedded/consumer.html#assignment.seek",
+                "streamforge/bus/embedded/consumer.py",
+            ),
+            "streamforge.bus.embedded.consumer.Assignment.update": (
+                "20_bus/embedded/consumer.html#assignment.update",
                 "streamforge/bus/embedded/consumer.py",
             ),
             "streamforge.bus.embedded.consumer.EmbeddedSubscription": (
@@ -555,8 +579,8 @@ d = {
                 "20_bus/embedded/consumer.html#embeddedsubscription.__init__",
                 "streamforge/bus/embedded/consumer.py",
             ),
-            "streamforge.bus.embedded.consumer.EmbeddedSubscription._opened": (
-                "20_bus/embedded/consumer.html#embeddedsubscription._opened",
+            "streamforge.bus.embedded.consumer.EmbeddedSubscription._assignment": (
+                "20_bus/embedded/consumer.html#embeddedsubscription._assignment",
                 "streamforge/bus/embedded/consumer.py",
             ),
             "streamforge.bus.embedded.consumer.EmbeddedSubscription.assignment": (
@@ -591,8 +615,12 @@ d = {
                 "20_bus/embedded/consumer.html#membership.__init__",
                 "streamforge/bus/embedded/consumer.py",
             ),
-            "streamforge.bus.embedded.consumer.Membership._beat": (
-                "20_bus/embedded/consumer.html#membership._beat",
+            "streamforge.bus.embedded.consumer.Membership._keep_alive": (
+                "20_bus/embedded/consumer.html#membership._keep_alive",
+                "streamforge/bus/embedded/consumer.py",
+            ),
+            "streamforge.bus.embedded.consumer.Membership._new_name": (
+                "20_bus/embedded/consumer.html#membership._new_name",
                 "streamforge/bus/embedded/consumer.py",
             ),
             "streamforge.bus.embedded.consumer.Membership._settle": (
@@ -603,28 +631,24 @@ d = {
                 "20_bus/embedded/consumer.html#membership.join",
                 "streamforge/bus/embedded/consumer.py",
             ),
-            "streamforge.bus.embedded.consumer.Membership.keep_up": (
-                "20_bus/embedded/consumer.html#membership.keep_up",
-                "streamforge/bus/embedded/consumer.py",
-            ),
             "streamforge.bus.embedded.consumer.Membership.leave": (
                 "20_bus/embedded/consumer.html#membership.leave",
                 "streamforge/bus/embedded/consumer.py",
             ),
-            "streamforge.bus.embedded.consumer._new_sign": (
-                "20_bus/embedded/consumer.html#_new_sign",
+            "streamforge.bus.embedded.consumer.Membership.refresh": (
+                "20_bus/embedded/consumer.html#membership.refresh",
                 "streamforge/bus/embedded/consumer.py",
             ),
-            "streamforge.bus.embedded.consumer._pair": (
-                "20_bus/embedded/consumer.html#_pair",
+            "streamforge.bus.embedded.consumer._needs_settling": (
+                "20_bus/embedded/consumer.html#_needs_settling",
                 "streamforge/bus/embedded/consumer.py",
             ),
-            "streamforge.bus.embedded.consumer._unsettled": (
-                "20_bus/embedded/consumer.html#_unsettled",
+            "streamforge.bus.embedded.consumer._partition": (
+                "20_bus/embedded/consumer.html#_partition",
                 "streamforge/bus/embedded/consumer.py",
             ),
-            "streamforge.bus.embedded.consumer.shared_partitions": (
-                "20_bus/embedded/consumer.html#shared_partitions",
+            "streamforge.bus.embedded.consumer.subscribed_partitions": (
+                "20_bus/embedded/consumer.html#subscribed_partitions",
                 "streamforge/bus/embedded/consumer.py",
             ),
         },
@@ -641,16 +665,16 @@ d = {
                 "20_bus/embedded/frames.html#payload",
                 "streamforge/bus/embedded/frames.py",
             ),
-            "streamforge.bus.embedded.frames.Payload.at": (
-                "20_bus/embedded/frames.html#payload.at",
+            "streamforge.bus.embedded.frames.Payload.header": (
+                "20_bus/embedded/frames.html#payload.header",
                 "streamforge/bus/embedded/frames.py",
             ),
-            "streamforge.bus.embedded.frames.decode": (
-                "20_bus/embedded/frames.html#decode",
+            "streamforge.bus.embedded.frames.decode_frame": (
+                "20_bus/embedded/frames.html#decode_frame",
                 "streamforge/bus/embedded/frames.py",
             ),
-            "streamforge.bus.embedded.frames.encode": (
-                "20_bus/embedded/frames.html#encode",
+            "streamforge.bus.embedded.frames.encode_frame": (
+                "20_bus/embedded/frames.html#encode_frame",
                 "streamforge/bus/embedded/frames.py",
             ),
             "streamforge.bus.embedded.frames.end_frame": (
@@ -675,16 +699,16 @@ d = {
                 "20_bus/embedded/group.html#groupfiles.close",
                 "streamforge/bus/embedded/group.py",
             ),
+            "streamforge.bus.embedded.group.GroupFiles.heartbeat": (
+                "20_bus/embedded/group.html#groupfiles.heartbeat",
+                "streamforge/bus/embedded/group.py",
+            ),
             "streamforge.bus.embedded.group.GroupFiles.save": (
                 "20_bus/embedded/group.html#groupfiles.save",
                 "streamforge/bus/embedded/group.py",
             ),
             "streamforge.bus.embedded.group.GroupFiles.settle": (
                 "20_bus/embedded/group.html#groupfiles.settle",
-                "streamforge/bus/embedded/group.py",
-            ),
-            "streamforge.bus.embedded.group.GroupFiles.sign": (
-                "20_bus/embedded/group.html#groupfiles.sign",
                 "streamforge/bus/embedded/group.py",
             ),
             "streamforge.bus.embedded.group.GroupFiles.state": (
@@ -715,32 +739,20 @@ d = {
                 "20_bus/embedded/group.html#groupoffsets.forget",
                 "streamforge/bus/embedded/group.py",
             ),
-            "streamforge.bus.embedded.group.GroupState": (
-                "20_bus/embedded/group.html#groupstate",
+            "streamforge.bus.embedded.group.Heartbeat": (
+                "20_bus/embedded/group.html#heartbeat",
                 "streamforge/bus/embedded/group.py",
             ),
-            "streamforge.bus.embedded.group.Member": (
-                "20_bus/embedded/group.html#member",
+            "streamforge.bus.embedded.group.Heartbeat.__init__": (
+                "20_bus/embedded/group.html#heartbeat.__init__",
                 "streamforge/bus/embedded/group.py",
             ),
-            "streamforge.bus.embedded.group.Sign": (
-                "20_bus/embedded/group.html#sign",
+            "streamforge.bus.embedded.group.Heartbeat.close": (
+                "20_bus/embedded/group.html#heartbeat.close",
                 "streamforge/bus/embedded/group.py",
             ),
-            "streamforge.bus.embedded.group.Sign.__init__": (
-                "20_bus/embedded/group.html#sign.__init__",
-                "streamforge/bus/embedded/group.py",
-            ),
-            "streamforge.bus.embedded.group.Sign.beat": (
-                "20_bus/embedded/group.html#sign.beat",
-                "streamforge/bus/embedded/group.py",
-            ),
-            "streamforge.bus.embedded.group.Sign.close": (
-                "20_bus/embedded/group.html#sign.close",
-                "streamforge/bus/embedded/group.py",
-            ),
-            "streamforge.bus.embedded.group.Tenure": (
-                "20_bus/embedded/group.html#tenure",
+            "streamforge.bus.embedded.group.Heartbeat.renew": (
+                "20_bus/embedded/group.html#heartbeat.renew",
                 "streamforge/bus/embedded/group.py",
             ),
             "streamforge.bus.embedded.group._is_free": (
@@ -751,58 +763,42 @@ d = {
                 "20_bus/embedded/group.html#_replace",
                 "streamforge/bus/embedded/group.py",
             ),
-            "streamforge.bus.embedded.group.check_tenures": (
-                "20_bus/embedded/group.html#check_tenures",
-                "streamforge/bus/embedded/group.py",
-            ),
-            "streamforge.bus.embedded.group.hand_over": (
-                "20_bus/embedded/group.html#hand_over",
-                "streamforge/bus/embedded/group.py",
-            ),
             "streamforge.bus.embedded.group.is_dead": (
                 "20_bus/embedded/group.html#is_dead",
                 "streamforge/bus/embedded/group.py",
             ),
-            "streamforge.bus.embedded.group.next_state": (
-                "20_bus/embedded/group.html#next_state",
-                "streamforge/bus/embedded/group.py",
-            ),
-            "streamforge.bus.embedded.group.share": (
-                "20_bus/embedded/group.html#share",
-                "streamforge/bus/embedded/group.py",
-            ),
         },
         "streamforge.bus.embedded.inotify": {
-            "streamforge.bus.embedded.inotify.Waker": (
-                "20_bus/embedded/inotify.html#waker",
+            "streamforge.bus.embedded.inotify.FolderWatcher": (
+                "20_bus/embedded/inotify.html#folderwatcher",
                 "streamforge/bus/embedded/inotify.py",
             ),
-            "streamforge.bus.embedded.inotify.Waker.__init__": (
-                "20_bus/embedded/inotify.html#waker.__init__",
+            "streamforge.bus.embedded.inotify.FolderWatcher.__init__": (
+                "20_bus/embedded/inotify.html#folderwatcher.__init__",
                 "streamforge/bus/embedded/inotify.py",
             ),
-            "streamforge.bus.embedded.inotify.Waker._read": (
-                "20_bus/embedded/inotify.html#waker._read",
+            "streamforge.bus.embedded.inotify.FolderWatcher._read": (
+                "20_bus/embedded/inotify.html#folderwatcher._read",
                 "streamforge/bus/embedded/inotify.py",
             ),
-            "streamforge.bus.embedded.inotify.Waker.close": (
-                "20_bus/embedded/inotify.html#waker.close",
+            "streamforge.bus.embedded.inotify.FolderWatcher.close": (
+                "20_bus/embedded/inotify.html#folderwatcher.close",
                 "streamforge/bus/embedded/inotify.py",
             ),
-            "streamforge.bus.embedded.inotify.Waker.unwatch": (
-                "20_bus/embedded/inotify.html#waker.unwatch",
+            "streamforge.bus.embedded.inotify.FolderWatcher.unwatch": (
+                "20_bus/embedded/inotify.html#folderwatcher.unwatch",
                 "streamforge/bus/embedded/inotify.py",
             ),
-            "streamforge.bus.embedded.inotify.Waker.watch": (
-                "20_bus/embedded/inotify.html#waker.watch",
+            "streamforge.bus.embedded.inotify.FolderWatcher.watch": (
+                "20_bus/embedded/inotify.html#folderwatcher.watch",
                 "streamforge/bus/embedded/inotify.py",
             ),
             "streamforge.bus.embedded.inotify._changed": (
                 "20_bus/embedded/inotify.html#_changed",
                 "streamforge/bus/embedded/inotify.py",
             ),
-            "streamforge.bus.embedded.inotify.wait": (
-                "20_bus/embedded/inotify.html#wait",
+            "streamforge.bus.embedded.inotify.wait_event": (
+                "20_bus/embedded/inotify.html#wait_event",
                 "streamforge/bus/embedded/inotify.py",
             ),
         },
@@ -877,16 +873,16 @@ d = {
                 "20_bus/embedded/log.html#partitionlog.__init__",
                 "streamforge/bus/embedded/log.py",
             ),
-            "streamforge.bus.embedded.log.PartitionLog._aged": (
-                "20_bus/embedded/log.html#partitionlog._aged",
-                "streamforge/bus/embedded/log.py",
-            ),
             "streamforge.bus.embedded.log.PartitionLog._begin": (
                 "20_bus/embedded/log.html#partitionlog._begin",
                 "streamforge/bus/embedded/log.py",
             ),
             "streamforge.bus.embedded.log.PartitionLog._open": (
                 "20_bus/embedded/log.html#partitionlog._open",
+                "streamforge/bus/embedded/log.py",
+            ),
+            "streamforge.bus.embedded.log.PartitionLog._spans_retention": (
+                "20_bus/embedded/log.html#partitionlog._spans_retention",
                 "streamforge/bus/embedded/log.py",
             ),
             "streamforge.bus.embedded.log.PartitionLog.append": (
@@ -901,9 +897,24 @@ d = {
                 "20_bus/embedded/log.html#partitionlog.roll",
                 "streamforge/bus/embedded/log.py",
             ),
-            "streamforge.bus.embedded.log._note": ("20_bus/embedded/log.html#_note", "streamforge/bus/embedded/log.py"),
+            "streamforge.bus.embedded.log._append_index": (
+                "20_bus/embedded/log.html#_append_index",
+                "streamforge/bus/embedded/log.py",
+            ),
+            "streamforge.bus.embedded.log._records": (
+                "20_bus/embedded/log.html#_records",
+                "streamforge/bus/embedded/log.py",
+            ),
+            "streamforge.bus.embedded.log._rewrite": (
+                "20_bus/embedded/log.html#_rewrite",
+                "streamforge/bus/embedded/log.py",
+            ),
             "streamforge.bus.embedded.log._write": (
                 "20_bus/embedded/log.html#_write",
+                "streamforge/bus/embedded/log.py",
+            ),
+            "streamforge.bus.embedded.log.compact": (
+                "20_bus/embedded/log.html#compact",
                 "streamforge/bus/embedded/log.py",
             ),
             "streamforge.bus.embedded.log.expire": (
@@ -972,12 +983,12 @@ d = {
                 "20_bus/embedded/reader.html#segmentcursor.__init__",
                 "streamforge/bus/embedded/reader.py",
             ),
-            "streamforge.bus.embedded.reader.SegmentCursor._refill": (
-                "20_bus/embedded/reader.html#segmentcursor._refill",
+            "streamforge.bus.embedded.reader.SegmentCursor._check_damage": (
+                "20_bus/embedded/reader.html#segmentcursor._check_damage",
                 "streamforge/bus/embedded/reader.py",
             ),
-            "streamforge.bus.embedded.reader.SegmentCursor._wonder": (
-                "20_bus/embedded/reader.html#segmentcursor._wonder",
+            "streamforge.bus.embedded.reader.SegmentCursor._refill": (
+                "20_bus/embedded/reader.html#segmentcursor._refill",
                 "streamforge/bus/embedded/reader.py",
             ),
             "streamforge.bus.embedded.reader.SegmentCursor.close": (
@@ -994,8 +1005,8 @@ d = {
             ),
         },
         "streamforge.bus.embedded.topics": {
-            "streamforge.bus.embedded.topics.Topic": (
-                "20_bus/embedded/topics.html#topic",
+            "streamforge.bus.embedded.topics.TopicInfo": (
+                "20_bus/embedded/topics.html#topicinfo",
                 "streamforge/bus/embedded/topics.py",
             ),
             "streamforge.bus.embedded.topics.TopicWriter": (
@@ -1026,24 +1037,24 @@ d = {
                 "20_bus/embedded/topics.html#topicwriter.partition",
                 "streamforge/bus/embedded/topics.py",
             ),
-            "streamforge.bus.embedded.topics.create_topic": (
-                "20_bus/embedded/topics.html#create_topic",
+            "streamforge.bus.embedded.topics.create_folder": (
+                "20_bus/embedded/topics.html#create_folder",
                 "streamforge/bus/embedded/topics.py",
             ),
-            "streamforge.bus.embedded.topics.delete_topic": (
-                "20_bus/embedded/topics.html#delete_topic",
+            "streamforge.bus.embedded.topics.delete_folder": (
+                "20_bus/embedded/topics.html#delete_folder",
                 "streamforge/bus/embedded/topics.py",
             ),
-            "streamforge.bus.embedded.topics.packed": (
-                "20_bus/embedded/topics.html#packed",
-                "streamforge/bus/embedded/topics.py",
-            ),
-            "streamforge.bus.embedded.topics.place": (
-                "20_bus/embedded/topics.html#place",
+            "streamforge.bus.embedded.topics.frame_writes": (
+                "20_bus/embedded/topics.html#frame_writes",
                 "streamforge/bus/embedded/topics.py",
             ),
             "streamforge.bus.embedded.topics.read_topic": (
                 "20_bus/embedded/topics.html#read_topic",
+                "streamforge/bus/embedded/topics.py",
+            ),
+            "streamforge.bus.embedded.topics.sort_messages": (
+                "20_bus/embedded/topics.html#sort_messages",
                 "streamforge/bus/embedded/topics.py",
             ),
         },
