@@ -3925,6 +3925,10 @@ d = {
                 "40_features/indicators.html#ema_update",
                 "streamforge/features/indicators.py",
             ),
+            "streamforge.features.indicators.find_indicator": (
+                "40_features/indicators.html#find_indicator",
+                "streamforge/features/indicators.py",
+            ),
             "streamforge.features.indicators.log_return_update": (
                 "40_features/indicators.html#log_return_update",
                 "streamforge/features/indicators.py",
@@ -5976,6 +5980,10 @@ d = {
                 "streamforge/visualizer/app.py",
             ),
             "streamforge.visualizer.app.graphs": ("71_visualizer/app.html#graphs", "streamforge/visualizer/app.py"),
+            "streamforge.visualizer.app.indicator_places": (
+                "71_visualizer/app.html#indicator_places",
+                "streamforge/visualizer/app.py",
+            ),
             "streamforge.visualizer.app.markets": ("71_visualizer/app.html#markets", "streamforge/visualizer/app.py"),
             "streamforge.visualizer.app.mount_static": (
                 "71_visualizer/app.html#mount_static",
@@ -5998,21 +6006,23 @@ d = {
         "streamforge.viz.charts": {
             "streamforge.viz.charts._add_decisions": ("50_viz/charts.html#_add_decisions", "streamforge/viz/charts.py"),
             "streamforge.viz.charts._edge_lines": ("50_viz/charts.html#_edge_lines", "streamforge/viz/charts.py"),
-            "streamforge.viz.charts._families": ("50_viz/charts.html#_families", "streamforge/viz/charts.py"),
             "streamforge.viz.charts._moments": ("50_viz/charts.html#_moments", "streamforge/viz/charts.py"),
             "streamforge.viz.charts._nodes": ("50_viz/charts.html#_nodes", "streamforge/viz/charts.py"),
             "streamforge.viz.charts._numbers": ("50_viz/charts.html#_numbers", "streamforge/viz/charts.py"),
-            "streamforge.viz.charts._styled": ("50_viz/charts.html#_styled", "streamforge/viz/charts.py"),
+            "streamforge.viz.charts._panel": ("50_viz/charts.html#_panel", "streamforge/viz/charts.py"),
+            "streamforge.viz.charts._side": ("50_viz/charts.html#_side", "streamforge/viz/charts.py"),
             "streamforge.viz.charts._undirected": ("50_viz/charts.html#_undirected", "streamforge/viz/charts.py"),
             "streamforge.viz.charts.candlestick": ("50_viz/charts.html#candlestick", "streamforge/viz/charts.py"),
             "streamforge.viz.charts.equity_curves": ("50_viz/charts.html#equity_curves", "streamforge/viz/charts.py"),
             "streamforge.viz.charts.lines": ("50_viz/charts.html#lines", "streamforge/viz/charts.py"),
             "streamforge.viz.charts.relation_graph": ("50_viz/charts.html#relation_graph", "streamforge/viz/charts.py"),
+            "streamforge.viz.charts.styled": ("50_viz/charts.html#styled", "streamforge/viz/charts.py"),
         },
         "streamforge.viz.heatmap": {
             "streamforge.viz.heatmap._axis": ("50_viz/heatmap.html#_axis", "streamforge/viz/heatmap.py"),
             "streamforge.viz.heatmap._columns": ("50_viz/heatmap.html#_columns", "streamforge/viz/heatmap.py"),
             "streamforge.viz.heatmap._grid": ("50_viz/heatmap.html#_grid", "streamforge/viz/heatmap.py"),
+            "streamforge.viz.heatmap._mid_line": ("50_viz/heatmap.html#_mid_line", "streamforge/viz/heatmap.py"),
             "streamforge.viz.heatmap._spacing": ("50_viz/heatmap.html#_spacing", "streamforge/viz/heatmap.py"),
             "streamforge.viz.heatmap.liquidity_map": (
                 "50_viz/heatmap.html#liquidity_map",

@@ -44,6 +44,7 @@ __all__ = [
     "advance",
     "advance_all",
     "IndicatorColumn",
+    "find_indicator",
     "parse_indicator",
     "check_indicators",
     "parse_indicators",
@@ -507,10 +508,10 @@ _COLUMNS = {
 }
 
 
-def parse_indicator(
+def find_indicator(
     name: str,  # of a column, such as `rsi_14`
-) -> IndicatorColumn:
-    "Look up what the name of a column stands for; raises `BadSetting` if there is no such indicator."
+) -> IndicatorColumn | None:
+    "Look up what the name of a column stands for; None if it is no indicator's."
     fixed = _COLUMNS.get(name)
     if fixed and fixed.window:
         return fixed
@@ -518,11 +519,21 @@ def parse_indicator(
     windowed = _COLUMNS.get(f"{parts[1]}_N") if parts else None
     if parts and windowed and 2 <= int(parts[2]) <= MAX_WINDOW:
         return msgspec.structs.replace(windowed, window=int(parts[2]))
-    raise BadSetting(
-        f"expected an indicator ({', '.join(_COLUMNS)}; N from 2 to {MAX_WINDOW}), found '{name}'",
-        "name indicators of the table in features.indicators",
-        field="indicators",
-    )
+    return None
+
+
+def parse_indicator(
+    name: str,  # of a column, such as `rsi_14`
+) -> IndicatorColumn:
+    "Look up what the name of a column stands for; raises `BadSetting` if it is no indicator's."
+    column = find_indicator(name)
+    if column is None:
+        raise BadSetting(
+            f"expected an indicator ({', '.join(_COLUMNS)}; N from 2 to {MAX_WINDOW}), found '{name}'",
+            "name indicators of the table in features.indicators",
+            field="indicators",
+        )
+    return column
 
 
 def check_indicators(

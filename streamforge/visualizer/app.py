@@ -7,6 +7,7 @@ __all__ = [
     "STATIC",
     "HEADERS",
     "plotly_js",
+    "indicator_places",
     "markets",
     "chart",
     "relations",
@@ -21,6 +22,7 @@ __all__ = [
 import asyncio
 import contextlib
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ import streamforge
 from ..bus.base import Bus
 from ..core.errors import NotFound
 from ..core.names import check_name, enriched_collection
+from ..features.indicators import find_indicator
 from ..manager.api import same_origin
 from ..store.base import Store
 from ..store.schemas import CANDLES
@@ -54,6 +57,17 @@ def plotly_js() -> Path:
     import plotly
 
     return Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
+
+
+# %% ../../nbs/71_visualizer/01_app.ipynb #3d15e234
+def indicator_places(
+    names: Sequence[str],  # of columns
+) -> dict[str, list[str]]:  # overlays: drawn over the candles; panels: offered below them, the usual ones first
+    "Sort columns by where the page draws them, as the table of indicators says; other columns are left out."
+    columns = [(name, column.indicator) for name in names if (column := find_indicator(name))]
+    overlays = [name for name, indicator in columns if indicator.on_price and name in indicator.shown]
+    below = [(name not in indicator.shown, name) for name, indicator in columns if not indicator.on_price]
+    return {"overlays": overlays, "panels": [name for _, name in sorted(below, key=lambda place: place[0])]}
 
 
 # %% ../../nbs/71_visualizer/01_app.ipynb #6db8f734
@@ -79,7 +93,7 @@ async def chart(
     symbol: str,
     interval: str,
     last: int = 300,  # candles
-) -> dict[str, Any]:  # columns: lists of equal length; decisions: list of {open_time, action, equity, agent}
+) -> dict[str, Any]:  # columns: lists of equal length; decisions: {open_time, action, equity, agent}; overlays, panels
     "The last candles of a market with their indicators and what agents decided on them; raises `NotFound`."
     where = {"symbol": symbol, "interval": interval}
     known = await store.collections()
@@ -100,7 +114,7 @@ async def chart(
             start=start,
             columns=["agent", "symbol", "interval", "open_time", "action", "equity", "position"],
         )
-    return {"columns": table.to_pydict(), "decisions": decisions.to_pylist()}
+    return {"columns": table.to_pydict(), "decisions": decisions.to_pylist(), **indicator_places(table.column_names)}
 
 
 # %% ../../nbs/71_visualizer/01_app.ipynb #a26c36ee

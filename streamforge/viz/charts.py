@@ -15,9 +15,9 @@ from numpy.typing import ArrayLike
 from plotly.graph_objects import Candlestick, Figure, Scatter
 from plotly.subplots import make_subplots
 
-from ..core.errors import BadData, BadSetting
+from ..core.errors import BadData
 from ..features.frame import Columns
-from ..features.indicators import parse_indicator
+from ..features.indicators import find_indicator
 
 # %% ../../nbs/50_viz/01_charts.ipynb #b5395c6a
 UP_COLOUR, DOWN_COLOUR = "#2a6fbb", "#e07b28"
@@ -86,9 +86,8 @@ _ACTIONS = {0: "sell", 1: "hold", 2: "buy"}
 
 def _panel(name: str) -> int | str:
     "The panel that a column is drawn in: `price`, or one per kind of indicator."
-    try:
-        column = parse_indicator(name)
-    except BadSetting:
+    column = find_indicator(name)
+    if column is None:
         return name
     return "price" if column.indicator.on_price else column.operation
 

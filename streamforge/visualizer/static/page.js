@@ -10,9 +10,6 @@ const get = async (path) => {
 const element = (tag, text, name) => Object.assign(document.createElement(tag), { textContent: text ?? "", className: name ?? "" });
 const utc = (ms) => new Date(ms).toISOString(); // plotly shows numbers and Date objects in the reader's own zone, texts as they are
 const latest = { candles: "", graph: "" }; // what was asked for last
-const OVERLAYS = ["sma_20", "bb_upper", "bb_lower", "vwap_24"];
-const OWN = new Set(["symbol", "interval", "open_time", "open", "high", "low", "close", "volume", "close_time", "quote_asset_volume",
-  "number_of_trades", "taker_buy_base_asset_volume", "taker_buy_quote_asset_volume", ...OVERLAYS, "bb_middle", "ema_12", "ema_26"]);
 
 function layout(more) {
   const axis = { gridcolor: css("--line"), zerolinecolor: css("--line"), linecolor: css("--line") };
@@ -38,16 +35,15 @@ async function drawCandles() {
   const [collection, symbol, interval] = JSON.parse($("symbol").value);
   const query = new URLSearchParams({ collection, symbol, interval, last: $("last").value });
   const asked = (latest.candles = query.toString());
-  const { columns, decisions } = await get(`/api/candles?${query}`);
+  const { columns, decisions, overlays, panels } = await get(`/api/candles?${query}`);
   if (latest.candles !== asked) return; // somebody has chosen something else in the meantime
-  const below = Object.keys(columns).filter((name) => !OWN.has(name));
-  options($("lower"), below.map((name) => [name, name]), $("lower").value || "rsi_14");
+  options($("lower"), panels.map((name) => [name, name]), $("lower").value);
   const agents = [...new Set(decisions.map((d) => d.agent))].sort();
   options($("agent"), agents.map((name) => [name, name]));
   const x = columns.open_time.map(utc);
   const traces = [{ type: "candlestick", name: symbol, x, open: columns.open, high: columns.high, low: columns.low, close: columns.close,
     increasing: { line: { color: css("--good"), width: 1 } }, decreasing: { line: { color: css("--bad"), width: 1 } } }];
-  OVERLAYS.filter((name) => columns[name]).forEach((name) => traces.push({ type: "scatter", mode: "lines", name, x, y: columns[name], line: { width: 1 }, opacity: 0.8 }));
+  overlays.forEach((name) => traces.push({ type: "scatter", mode: "lines", name, x, y: columns[name], line: { width: 1 }, opacity: 0.8 }));
   if ($("lower").value) traces.push({ type: "scatter", mode: "lines", name: $("lower").value, x, y: columns[$("lower").value], yaxis: "y2", line: { width: 1.2, color: css("--accent") } });
   const price = new Map(columns.open_time.map((ms, i) => [ms, columns.close[i]]));
   const mine = decisions.filter((d) => d.agent === $("agent").value).sort((a, b) => a.open_time - b.open_time);
