@@ -5154,84 +5154,252 @@ d = {
             ),
         },
         "streamforge.store.arango.client": {
-            "streamforge.store.arango.client.Link": (
-                "21_store/arango/client.html#link",
+            "streamforge.store.arango.client.ArangoCollection": (
+                "21_store/arango/client.html#arangocollection",
                 "streamforge/store/arango/client.py",
             ),
-            "streamforge.store.arango.client.Link.__init__": (
-                "21_store/arango/client.html#link.__init__",
+            "streamforge.store.arango.client.ArangoCollection.add_index": (
+                "21_store/arango/client.html#arangocollection.add_index",
                 "streamforge/store/arango/client.py",
             ),
-            "streamforge.store.arango.client.Link._connection": (
-                "21_store/arango/client.html#link._connection",
+            "streamforge.store.arango.client.ArangoCollection.delete": (
+                "21_store/arango/client.html#arangocollection.delete",
                 "streamforge/store/arango/client.py",
             ),
-            "streamforge.store.arango.client.Link._forget": (
-                "21_store/arango/client.html#link._forget",
+            "streamforge.store.arango.client.ArangoCollection.get": (
+                "21_store/arango/client.html#arangocollection.get",
                 "streamforge/store/arango/client.py",
             ),
-            "streamforge.store.arango.client.Link.attempt": (
-                "21_store/arango/client.html#link.attempt",
+            "streamforge.store.arango.client.ArangoCollection.import_bulk": (
+                "21_store/arango/client.html#arangocollection.import_bulk",
                 "streamforge/store/arango/client.py",
             ),
-            "streamforge.store.arango.client.Link.close": (
-                "21_store/arango/client.html#link.close",
+            "streamforge.store.arango.client.ArangoCollection.insert": (
+                "21_store/arango/client.html#arangocollection.insert",
                 "streamforge/store/arango/client.py",
             ),
-            "streamforge.store.arango.client.Link.run": (
-                "21_store/arango/client.html#link.run",
+            "streamforge.store.arango.client.ArangoCollection.insert_many": (
+                "21_store/arango/client.html#arangocollection.insert_many",
                 "streamforge/store/arango/client.py",
             ),
-            "streamforge.store.arango.client.Place": (
-                "21_store/arango/client.html#place",
+            "streamforge.store.arango.client.ArangoCollection.replace": (
+                "21_store/arango/client.html#arangocollection.replace",
                 "streamforge/store/arango/client.py",
             ),
-            "streamforge.store.arango.client.Place.hosts": (
-                "21_store/arango/client.html#place.hosts",
+            "streamforge.store.arango.client.ArangoConnection": (
+                "21_store/arango/client.html#arangoconnection",
                 "streamforge/store/arango/client.py",
             ),
-            "streamforge.store.arango.client.Place.who": (
-                "21_store/arango/client.html#place.who",
+            "streamforge.store.arango.client.ArangoConnection.__init__": (
+                "21_store/arango/client.html#arangoconnection.__init__",
+                "streamforge/store/arango/client.py",
+            ),
+            "streamforge.store.arango.client.ArangoConnection._connection": (
+                "21_store/arango/client.html#arangoconnection._connection",
+                "streamforge/store/arango/client.py",
+            ),
+            "streamforge.store.arango.client.ArangoConnection._forget": (
+                "21_store/arango/client.html#arangoconnection._forget",
+                "streamforge/store/arango/client.py",
+            ),
+            "streamforge.store.arango.client.ArangoConnection.attempt": (
+                "21_store/arango/client.html#arangoconnection.attempt",
+                "streamforge/store/arango/client.py",
+            ),
+            "streamforge.store.arango.client.ArangoConnection.close": (
+                "21_store/arango/client.html#arangoconnection.close",
+                "streamforge/store/arango/client.py",
+            ),
+            "streamforge.store.arango.client.ArangoConnection.run": (
+                "21_store/arango/client.html#arangoconnection.run",
+                "streamforge/store/arango/client.py",
+            ),
+            "streamforge.store.arango.client.ArangoCursor": (
+                "21_store/arango/client.html#arangocursor",
+                "streamforge/store/arango/client.py",
+            ),
+            "streamforge.store.arango.client.ArangoCursor.batch": (
+                "21_store/arango/client.html#arangocursor.batch",
+                "streamforge/store/arango/client.py",
+            ),
+            "streamforge.store.arango.client.ArangoCursor.fetch": (
+                "21_store/arango/client.html#arangocursor.fetch",
+                "streamforge/store/arango/client.py",
+            ),
+            "streamforge.store.arango.client.ArangoCursor.has_more": (
+                "21_store/arango/client.html#arangocursor.has_more",
+                "streamforge/store/arango/client.py",
+            ),
+            "streamforge.store.arango.client.ArangoDatabase": (
+                "21_store/arango/client.html#arangodatabase",
+                "streamforge/store/arango/client.py",
+            ),
+            "streamforge.store.arango.client.ArangoDatabase.begin_transaction": (
+                "21_store/arango/client.html#arangodatabase.begin_transaction",
+                "streamforge/store/arango/client.py",
+            ),
+            "streamforge.store.arango.client.ArangoDatabase.collection": (
+                "21_store/arango/client.html#arangodatabase.collection",
+                "streamforge/store/arango/client.py",
+            ),
+            "streamforge.store.arango.client.ArangoDatabase.collections": (
+                "21_store/arango/client.html#arangodatabase.collections",
+                "streamforge/store/arango/client.py",
+            ),
+            "streamforge.store.arango.client.ArangoDatabase.create_collection": (
+                "21_store/arango/client.html#arangodatabase.create_collection",
+                "streamforge/store/arango/client.py",
+            ),
+            "streamforge.store.arango.client.ArangoDatabase.create_graph": (
+                "21_store/arango/client.html#arangodatabase.create_graph",
+                "streamforge/store/arango/client.py",
+            ),
+            "streamforge.store.arango.client.ArangoDatabase.version": (
+                "21_store/arango/client.html#arangodatabase.version",
+                "streamforge/store/arango/client.py",
+            ),
+            "streamforge.store.arango.client.ArangoQueries": (
+                "21_store/arango/client.html#arangoqueries",
+                "streamforge/store/arango/client.py",
+            ),
+            "streamforge.store.arango.client.ArangoQueries.execute": (
+                "21_store/arango/client.html#arangoqueries.execute",
+                "streamforge/store/arango/client.py",
+            ),
+            "streamforge.store.arango.client.ArangoSettings": (
+                "21_store/arango/client.html#arangosettings",
+                "streamforge/store/arango/client.py",
+            ),
+            "streamforge.store.arango.client.ArangoSettings.hosts": (
+                "21_store/arango/client.html#arangosettings.hosts",
+                "streamforge/store/arango/client.py",
+            ),
+            "streamforge.store.arango.client.ArangoSettings.login": (
+                "21_store/arango/client.html#arangosettings.login",
+                "streamforge/store/arango/client.py",
+            ),
+            "streamforge.store.arango.client.ArangoTransaction": (
+                "21_store/arango/client.html#arangotransaction",
+                "streamforge/store/arango/client.py",
+            ),
+            "streamforge.store.arango.client.ArangoTransaction.abort_transaction": (
+                "21_store/arango/client.html#arangotransaction.abort_transaction",
+                "streamforge/store/arango/client.py",
+            ),
+            "streamforge.store.arango.client.ArangoTransaction.collection": (
+                "21_store/arango/client.html#arangotransaction.collection",
+                "streamforge/store/arango/client.py",
+            ),
+            "streamforge.store.arango.client.ArangoTransaction.commit_transaction": (
+                "21_store/arango/client.html#arangotransaction.commit_transaction",
+                "streamforge/store/arango/client.py",
+            ),
+            "streamforge.store.arango.client._Closeable": (
+                "21_store/arango/client.html#_closeable",
+                "streamforge/store/arango/client.py",
+            ),
+            "streamforge.store.arango.client._Closeable.close": (
+                "21_store/arango/client.html#_closeable.close",
+                "streamforge/store/arango/client.py",
+            ),
+            "streamforge.store.arango.client._Connected": (
+                "21_store/arango/client.html#_connected",
                 "streamforge/store/arango/client.py",
             ),
             "streamforge.store.arango.client._connect": (
                 "21_store/arango/client.html#_connect",
                 "streamforge/store/arango/client.py",
             ),
-            "streamforge.store.arango.client._decode": (
-                "21_store/arango/client.html#_decode",
-                "streamforge/store/arango/client.py",
-            ),
-            "streamforge.store.arango.client._encode": (
-                "21_store/arango/client.html#_encode",
-                "streamforge/store/arango/client.py",
-            ),
-            "streamforge.store.arango.client._http_client": (
-                "21_store/arango/client.html#_http_client",
-                "streamforge/store/arango/client.py",
-            ),
-            "streamforge.store.arango.client._tls_error": (
-                "21_store/arango/client.html#_tls_error",
-                "streamforge/store/arango/client.py",
-            ),
-            "streamforge.store.arango.client.read_place": (
-                "21_store/arango/client.html#read_place",
+            "streamforge.store.arango.client.parse_arango_url": (
+                "21_store/arango/client.html#parse_arango_url",
                 "streamforge/store/arango/client.py",
             ),
         },
+        "streamforge.store.arango.collections": {
+            "streamforge.store.arango.collections.StoredCollection": (
+                "21_store/arango/collections.html#storedcollection",
+                "streamforge/store/arango/collections.py",
+            ),
+            "streamforge.store.arango.collections._make_collection": (
+                "21_store/arango/collections.html#_make_collection",
+                "streamforge/store/arango/collections.py",
+            ),
+            "streamforge.store.arango.collections._unless_exists": (
+                "21_store/arango/collections.html#_unless_exists",
+                "streamforge/store/arango/collections.py",
+            ),
+            "streamforge.store.arango.collections.ensure_collection": (
+                "21_store/arango/collections.html#ensure_collection",
+                "streamforge/store/arango/collections.py",
+            ),
+            "streamforge.store.arango.collections.find_collection": (
+                "21_store/arango/collections.html#find_collection",
+                "streamforge/store/arango/collections.py",
+            ),
+            "streamforge.store.arango.collections.list_collections": (
+                "21_store/arango/collections.html#list_collections",
+                "streamforge/store/arango/collections.py",
+            ),
+            "streamforge.store.arango.collections.make_own_collections": (
+                "21_store/arango/collections.html#make_own_collections",
+                "streamforge/store/arango/collections.py",
+            ),
+            "streamforge.store.arango.collections.read_entry": (
+                "21_store/arango/collections.html#read_entry",
+                "streamforge/store/arango/collections.py",
+            ),
+            "streamforge.store.arango.collections.require_collection": (
+                "21_store/arango/collections.html#require_collection",
+                "streamforge/store/arango/collections.py",
+            ),
+        },
         "streamforge.store.arango.errors": {
-            "streamforge.store.arango.errors.named_error": (
-                "21_store/arango/errors.html#named_error",
+            "streamforge.store.arango.errors.arango_error": (
+                "21_store/arango/errors.html#arango_error",
                 "streamforge/store/arango/errors.py",
             ),
-            "streamforge.store.arango.errors.number_of": (
-                "21_store/arango/errors.html#number_of",
+            "streamforge.store.arango.errors.error_codes": (
+                "21_store/arango/errors.html#error_codes",
                 "streamforge/store/arango/errors.py",
+            ),
+        },
+        "streamforge.store.arango.http": {
+            "streamforge.store.arango.http.SingleTryClient": (
+                "21_store/arango/http.html#singletryclient",
+                "streamforge/store/arango/http.py",
+            ),
+            "streamforge.store.arango.http.SingleTryClient.__init__": (
+                "21_store/arango/http.html#singletryclient.__init__",
+                "streamforge/store/arango/http.py",
+            ),
+            "streamforge.store.arango.http.SingleTryClient.create_session": (
+                "21_store/arango/http.html#singletryclient.create_session",
+                "streamforge/store/arango/http.py",
+            ),
+            "streamforge.store.arango.http.SingleTryClient.send_request": (
+                "21_store/arango/http.html#singletryclient.send_request",
+                "streamforge/store/arango/http.py",
+            ),
+            "streamforge.store.arango.http._tls_error": (
+                "21_store/arango/http.html#_tls_error",
+                "streamforge/store/arango/http.py",
+            ),
+            "streamforge.store.arango.http.decode_answer": (
+                "21_store/arango/http.html#decode_answer",
+                "streamforge/store/arango/http.py",
+            ),
+            "streamforge.store.arango.http.encode_request": (
+                "21_store/arango/http.html#encode_request",
+                "streamforge/store/arango/http.py",
             ),
         },
         "streamforge.store.arango.names": {
             "streamforge.store.arango.names._column_parts": (
                 "21_store/arango/names.html#_column_parts",
+                "streamforge/store/arango/names.py",
+            ),
+            "streamforge.store.arango.names._shortened": (
+                "21_store/arango/names.html#_shortened",
                 "streamforge/store/arango/names.py",
             ),
             "streamforge.store.arango.names.attribute": (
@@ -5242,6 +5410,14 @@ d = {
                 "21_store/arango/names.html#collection_name",
                 "streamforge/store/arango/names.py",
             ),
+            "streamforge.store.arango.names.document_key": (
+                "21_store/arango/names.html#document_key",
+                "streamforge/store/arango/names.py",
+            ),
+            "streamforge.store.arango.names.document_keys": (
+                "21_store/arango/names.html#document_keys",
+                "streamforge/store/arango/names.py",
+            ),
             "streamforge.store.arango.names.escaped": (
                 "21_store/arango/names.html#escaped",
                 "streamforge/store/arango/names.py",
@@ -5250,64 +5426,48 @@ d = {
                 "21_store/arango/names.html#is_edges",
                 "streamforge/store/arango/names.py",
             ),
-            "streamforge.store.arango.names.key_of": (
-                "21_store/arango/names.html#key_of",
-                "streamforge/store/arango/names.py",
+        },
+        "streamforge.store.arango.queries": {
+            "streamforge.store.arango.queries.aql_text": (
+                "21_store/arango/queries.html#aql_text",
+                "streamforge/store/arango/queries.py",
             ),
-            "streamforge.store.arango.names.keys_of": (
-                "21_store/arango/names.html#keys_of",
-                "streamforge/store/arango/names.py",
+            "streamforge.store.arango.queries.run_query": (
+                "21_store/arango/queries.html#run_query",
+                "streamforge/store/arango/queries.py",
             ),
         },
         "streamforge.store.arango.rows": {
-            "streamforge.store.arango.rows.Known": (
-                "21_store/arango/rows.html#known",
-                "streamforge/store/arango/rows.py",
-            ),
             "streamforge.store.arango.rows._abort": (
                 "21_store/arango/rows.html#_abort",
                 "streamforge/store/arango/rows.py",
             ),
-            "streamforge.store.arango.rows._batch_of": (
-                "21_store/arango/rows.html#_batch_of",
+            "streamforge.store.arango.rows._as_columns": (
+                "21_store/arango/rows.html#_as_columns",
                 "streamforge/store/arango/rows.py",
             ),
-            "streamforge.store.arango.rows._range": (
-                "21_store/arango/rows.html#_range",
+            "streamforge.store.arango.rows._check_import": (
+                "21_store/arango/rows.html#_check_import",
                 "streamforge/store/arango/rows.py",
             ),
-            "streamforge.store.arango.rows._told": (
-                "21_store/arango/rows.html#_told",
+            "streamforge.store.arango.rows._range_variables": (
+                "21_store/arango/rows.html#_range_variables",
                 "streamforge/store/arango/rows.py",
             ),
-            "streamforge.store.arango.rows._variables": (
-                "21_store/arango/rows.html#_variables",
+            "streamforge.store.arango.rows._where_variables": (
+                "21_store/arango/rows.html#_where_variables",
                 "streamforge/store/arango/rows.py",
             ),
-            "streamforge.store.arango.rows.aql": ("21_store/arango/rows.html#aql", "streamforge/store/arango/rows.py"),
             "streamforge.store.arango.rows.as_documents": (
                 "21_store/arango/rows.html#as_documents",
                 "streamforge/store/arango/rows.py",
             ),
-            "streamforge.store.arango.rows.as_known": (
-                "21_store/arango/rows.html#as_known",
-                "streamforge/store/arango/rows.py",
-            ),
-            "streamforge.store.arango.rows.ask": ("21_store/arango/rows.html#ask", "streamforge/store/arango/rows.py"),
             "streamforge.store.arango.rows.count_rows": (
                 "21_store/arango/rows.html#count_rows",
                 "streamforge/store/arango/rows.py",
             ),
-            "streamforge.store.arango.rows.import_rows": (
-                "21_store/arango/rows.html#import_rows",
-                "streamforge/store/arango/rows.py",
-            ),
-            "streamforge.store.arango.rows.known": (
-                "21_store/arango/rows.html#known",
-                "streamforge/store/arango/rows.py",
-            ),
-            "streamforge.store.arango.rows.must_know": (
-                "21_store/arango/rows.html#must_know",
+            "streamforge.store.arango.rows.import_documents": (
+                "21_store/arango/rows.html#import_documents",
                 "streamforge/store/arango/rows.py",
             ),
             "streamforge.store.arango.rows.read_rows": (
@@ -5318,8 +5478,8 @@ d = {
                 "21_store/arango/rows.html#replace_revised",
                 "streamforge/store/arango/rows.py",
             ),
-            "streamforge.store.arango.rows.write_rows": (
-                "21_store/arango/rows.html#write_rows",
+            "streamforge.store.arango.rows.upsert_rows": (
+                "21_store/arango/rows.html#upsert_rows",
                 "streamforge/store/arango/rows.py",
             ),
         },
@@ -5328,8 +5488,20 @@ d = {
                 "21_store/arango/store.html#arangostore",
                 "streamforge/store/arango/store.py",
             ),
-            "streamforge.store.arango.store.ArangoStore._look": (
-                "21_store/arango/store.html#arangostore._look",
+            "streamforge.store.arango.store.ArangoStore.__aenter__": (
+                "21_store/arango/store.html#arangostore.__aenter__",
+                "streamforge/store/arango/store.py",
+            ),
+            "streamforge.store.arango.store.ArangoStore.__aexit__": (
+                "21_store/arango/store.html#arangostore.__aexit__",
+                "streamforge/store/arango/store.py",
+            ),
+            "streamforge.store.arango.store.ArangoStore.__init__": (
+                "21_store/arango/store.html#arangostore.__init__",
+                "streamforge/store/arango/store.py",
+            ),
+            "streamforge.store.arango.store.ArangoStore._read_schema": (
+                "21_store/arango/store.html#arangostore._read_schema",
                 "streamforge/store/arango/store.py",
             ),
             "streamforge.store.arango.store.ArangoStore.collections": (
@@ -5340,8 +5512,24 @@ d = {
                 "21_store/arango/store.html#arangostore.count",
                 "streamforge/store/arango/store.py",
             ),
+            "streamforge.store.arango.store.ArangoStore.delete": (
+                "21_store/arango/store.html#arangostore.delete",
+                "streamforge/store/arango/store.py",
+            ),
             "streamforge.store.arango.store.ArangoStore.ensure": (
                 "21_store/arango/store.html#arangostore.ensure",
+                "streamforge/store/arango/store.py",
+            ),
+            "streamforge.store.arango.store.ArangoStore.get": (
+                "21_store/arango/store.html#arangostore.get",
+                "streamforge/store/arango/store.py",
+            ),
+            "streamforge.store.arango.store.ArangoStore.list": (
+                "21_store/arango/store.html#arangostore.list",
+                "streamforge/store/arango/store.py",
+            ),
+            "streamforge.store.arango.store.ArangoStore.put": (
+                "21_store/arango/store.html#arangostore.put",
                 "streamforge/store/arango/store.py",
             ),
             "streamforge.store.arango.store.ArangoStore.read": (
@@ -5352,36 +5540,8 @@ d = {
                 "21_store/arango/store.html#arangostore.upsert",
                 "streamforge/store/arango/store.py",
             ),
-            "streamforge.store.arango.store._Documents": (
-                "21_store/arango/store.html#_documents",
-                "streamforge/store/arango/store.py",
-            ),
-            "streamforge.store.arango.store._Documents.__aenter__": (
-                "21_store/arango/store.html#_documents.__aenter__",
-                "streamforge/store/arango/store.py",
-            ),
-            "streamforge.store.arango.store._Documents.__aexit__": (
-                "21_store/arango/store.html#_documents.__aexit__",
-                "streamforge/store/arango/store.py",
-            ),
-            "streamforge.store.arango.store._Documents.__init__": (
-                "21_store/arango/store.html#_documents.__init__",
-                "streamforge/store/arango/store.py",
-            ),
-            "streamforge.store.arango.store._Documents.delete": (
-                "21_store/arango/store.html#_documents.delete",
-                "streamforge/store/arango/store.py",
-            ),
-            "streamforge.store.arango.store._Documents.get": (
-                "21_store/arango/store.html#_documents.get",
-                "streamforge/store/arango/store.py",
-            ),
-            "streamforge.store.arango.store._Documents.list": (
-                "21_store/arango/store.html#_documents.list",
-                "streamforge/store/arango/store.py",
-            ),
-            "streamforge.store.arango.store._Documents.put": (
-                "21_store/arango/store.html#_documents.put",
+            "streamforge.store.arango.store._conflict": (
+                "21_store/arango/store.html#_conflict",
                 "streamforge/store/arango/store.py",
             ),
             "streamforge.store.arango.store._delete": (
@@ -5392,44 +5552,20 @@ d = {
                 "21_store/arango/store.html#_document",
                 "streamforge/store/arango/store.py",
             ),
-            "streamforge.store.arango.store._ensure": (
-                "21_store/arango/store.html#_ensure",
-                "streamforge/store/arango/store.py",
-            ),
-            "streamforge.store.arango.store._found_house": (
-                "21_store/arango/store.html#_found_house",
-                "streamforge/store/arango/store.py",
-            ),
             "streamforge.store.arango.store._list": (
                 "21_store/arango/store.html#_list",
-                "streamforge/store/arango/store.py",
-            ),
-            "streamforge.store.arango.store._make": (
-                "21_store/arango/store.html#_make",
-                "streamforge/store/arango/store.py",
-            ),
-            "streamforge.store.arango.store._placed": (
-                "21_store/arango/store.html#_placed",
                 "streamforge/store/arango/store.py",
             ),
             "streamforge.store.arango.store._put": (
                 "21_store/arango/store.html#_put",
                 "streamforge/store/arango/store.py",
             ),
-            "streamforge.store.arango.store._schemas": (
-                "21_store/arango/store.html#_schemas",
-                "streamforge/store/arango/store.py",
-            ),
-            "streamforge.store.arango.store._stale": (
-                "21_store/arango/store.html#_stale",
-                "streamforge/store/arango/store.py",
-            ),
             "streamforge.store.arango.store._stored": (
                 "21_store/arango/store.html#_stored",
                 "streamforge/store/arango/store.py",
             ),
-            "streamforge.store.arango.store._unless_there": (
-                "21_store/arango/store.html#_unless_there",
+            "streamforge.store.arango.store._with_rows": (
+                "21_store/arango/store.html#_with_rows",
                 "streamforge/store/arango/store.py",
             ),
         },

@@ -20,13 +20,14 @@ __all__ = [
 import importlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol, TypeAlias
 
 import msgspec
 import pyarrow as pa
 
 from ..core.errors import BadData, BadName, BadUrl
 from ..core.names import check_name
+from ..core.types import JsonObject, JsonValue
 from ..core.urls import redact
 
 
@@ -51,13 +52,13 @@ class Document(msgspec.Struct, frozen=True):
     kind: str  # `workflow`, `checkpoint`, `experiment`
     id: str
     version: int  # 1 at first
-    body: dict[str, Any]  # JSON values of any kind
+    body: JsonObject
 
 
 def encode_body(
     kind: str,
     id: str,
-    body: Mapping[str, Any],  # JSON values of any kind
+    body: Mapping[str, JsonValue],
 ) -> str:
     "A document's body as JSON text; raises `BadData`, and `BadName` for a kind or id that some database would refuse."
     check_name(kind, "kind")
@@ -77,10 +78,8 @@ def encode_body(
 
 
 # %% ../../nbs/21_store/01_base.ipynb #baaef6c1
-RowBatch = (
-    Sequence[Mapping[str, Any]] | Sequence[msgspec.Struct] | pa.Table
-)  # values of any type: the store checks them
-Where = Mapping[str, str | Sequence[str]]  # text column -> value, or any of several
+RowBatch: TypeAlias = Sequence[Mapping[str, object]] | Sequence[msgspec.Struct] | pa.Table  # values are checked
+Where: TypeAlias = Mapping[str, str | Sequence[str]]  # text column -> value, or any of several
 
 
 class Rows(Protocol):
@@ -126,7 +125,7 @@ class Documents(Protocol):
         self,
         kind: str,
         id: str,
-        body: Mapping[str, Any],  # JSON values of any kind
+        body: Mapping[str, JsonValue],
         *,
         version: int | None = None,  # the version seen; 0: must be new; None: write over any version
     ) -> int:  # the new version

@@ -14,8 +14,8 @@ from standins.arango import Fault, standin  # noqa: E402
 from worker_lab import House, sample_candles, stream_with_nonsense  # noqa: E402
 
 from streamforge.core.errors import BadConfig, BadData, BadUrl, Conflict, Refused, StoreError  # noqa: E402
-from streamforge.store.arango.client import Link  # noqa: E402
-from streamforge.store.arango.names import key_of  # noqa: E402
+from streamforge.store.arango.client import ArangoConnection  # noqa: E402
+from streamforge.store.arango.names import document_key  # noqa: E402
 from streamforge.store.base import Schema, open_store  # noqa: E402
 from streamforge.store.schemas import CANDLES, EDGES  # noqa: E402
 
@@ -163,7 +163,7 @@ async def test_edges_can_be_walked_along(store, calm):
     }
     (walk,) = [o for o in lab.graphs.values() if o["name"] == "relations-graph"]
     assert walk["edgeDefinitions"] == [{"collection": "relations", "from": ["sf_markets"], "to": ["sf_markets"]}]
-    row = lab.collections["relations"].documents[key_of(["g", "ADA/USDT", "ETHUSDT", 1])]
+    row = lab.collections["relations"].documents[document_key(["g", "ADA/USDT", "ETHUSDT", 1])]
     assert (row["_from"], row["_to"]) == ("sf_markets/ADA$2FUSDT", "sf_markets/ETHUSDT")
 
 
@@ -188,10 +188,10 @@ async def test_a_long_history_comes_in_bounded_batches(store, calm):
 
 
 async def test_only_the_questions_of_the_house_are_understood(calm):
-    link = Link(calm.url())
+    connection = ArangoConnection(calm.url())
     with pytest.raises(StoreError, match="number 1501"):
-        await link.run(lambda database: database.aql.execute("FOR d IN sf_documents REMOVE d IN sf_documents"))
-    link.close()
+        await connection.run(lambda database: database.aql.execute("FOR d IN sf_documents REMOVE d IN sf_documents"))
+    connection.close()
 
 
 @pytest.mark.parametrize("status", [412, 409])
@@ -263,7 +263,7 @@ async def test_only_a_known_certificate_is_trusted(certificate):
         for options, kind, text in (
             ({"tls": "1"}, Refused, "known authority"),
             ({"ca": "/nowhere"}, BadUrl, "/nowhere"),
-            ({}, StoreError, "to do it"),
+            ({}, StoreError, "to accept this"),
         ):
             with pytest.raises(kind, match=text):
                 async with open_store(server.url(**options)):

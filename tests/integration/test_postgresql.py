@@ -114,7 +114,7 @@ async def test_connections_that_the_server_ended_are_replaced_unnoticed(url, fre
                 *(store.upsert(fresh, [edge(k, generation)]) for k in range(8)), *(store.count(fresh) for _ in range(8))
             )
             pids = await asyncio.gather(
-                *(store._reading.run(_pid) for _ in range(4)), *(store._writing.run(_pid, True) for _ in range(4))
+                *(store._reading.run(_pid) for _ in range(4)), *(store._writing.run(_pid, "write") for _ in range(4))
             )
             administer(
                 url,

@@ -512,10 +512,10 @@ def _plain(values: list[Any]) -> list[Any]:
 
 # The store's questions, copied and not imported: whoever changes one has to look here.
 _WHERE = r"((?: FILTER d\[@c\d\] IN @v\d)*)"
-_RANGE = r"FOR d IN @@collection FILTER d\[@moment\] >= @start AND d\[@moment\] <= @last" + _WHERE
+_RANGE = r"FOR d IN @@collection FILTER d\[@range_column\] >= @start AND d\[@range_column\] <= @last" + _WHERE
 _QUESTIONS = {
     "range": re.compile(_RANGE + r" RETURN KEEP\(d, @columns\)"),
-    "nth last": re.compile(_RANGE + r" SORT d\[@moment\] DESC LIMIT @skipped, 1 RETURN d\[@moment\]"),
+    "nth last": re.compile(_RANGE + r" SORT d\[@range_column\] DESC LIMIT @skipped, 1 RETURN d\[@range_column\]"),
     "count": re.compile(r"FOR d IN @@collection" + _WHERE + " COLLECT WITH COUNT INTO n RETURN n"),
     "schemas": re.compile(r"FOR d IN @@collection RETURN d"),
     "documents": re.compile(
@@ -533,8 +533,8 @@ def _answers(database: Database, text: str, told: Json) -> list[Any]:
     if declared != told.keys():
         raise Refusal(1551 if declared - told.keys() else 1552, " ".join(declared ^ told.keys()))
     found = list(database[told["@collection"]].documents.values())
-    if "moment" in told:
-        moment, start, last = told["moment"], told["start"], told["last"]
+    if "range_column" in told:
+        moment, start, last = told["range_column"], told["start"], told["last"]
         found = [o for o in found if start <= o[moment] <= last]
     for n in re.findall(r"@c(\d)", text):
         column, values = told[f"c{n}"], set(told[f"v{n}"])
@@ -542,7 +542,7 @@ def _answers(database: Database, text: str, told: Json) -> list[Any]:
     if name == "count":
         return [len(found)]
     if name == "nth last":
-        return sorted((o[told["moment"]] for o in found), reverse=True)[told["skipped"] : told["skipped"] + 1]
+        return sorted((o[told["range_column"]] for o in found), reverse=True)[told["skipped"] : told["skipped"] + 1]
     if name == "range":
         return [{k: o[k] for k in told["columns"] if k in o} for o in found]
     return (

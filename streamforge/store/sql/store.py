@@ -10,11 +10,12 @@ import asyncio
 import importlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Self
 
 import pyarrow as pa
 
 from ...core.errors import BadData, BadUrl, Conflict
+from ...core.types import JsonValue
 from ...core.urls import redact
 from ..arrow import ARROW_TYPES, as_arrow
 from ..base import Document, RowBatch, Schema, Where, encode_body
@@ -199,7 +200,7 @@ class SqlStore:
         self,
         kind: str,
         id: str,
-        body: Mapping[str, Any],  # JSON values of any kind
+        body: Mapping[str, JsonValue],
         *,
         version: int | None = None,
     ) -> int:
