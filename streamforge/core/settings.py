@@ -9,7 +9,6 @@ __all__ = ["CREDENTIALS", "read_secret", "Places", "read_places", "WorkerSetting
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -23,14 +22,14 @@ def read_secret(
     name: str,  # `KAFKA_PASSWORD`
     default: str = "",
 ) -> str:  # the secret without trailing newline
-    "The value of NAME, or the content of the file that NAME_FILE names; raises `BadSetting` if that cannot be read."
+    "Read variable NAME, or the file that NAME_FILE names; raises `BadSetting` if that cannot be read."
     if path := env.get(f"{name}_FILE"):
         try:
             return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
-            told = error.strerror if isinstance(error, OSError) else "not text in UTF-8"
+            reason = error.strerror if isinstance(error, OSError) else "not text in UTF-8"
             raise BadSetting(
-                f"expected a readable file in {name}_FILE, found '{path}' ({told})",
+                f"expected a readable file in {name}_FILE, found '{path}' ({reason})",
                 "mount the secret, or correct the variable, or password_file in the URL",
                 field=name,
             ) from None
@@ -39,7 +38,7 @@ def read_secret(
 
 # %% ../../nbs/00_core/06_settings.ipynb #0f660948
 class Places(msgspec.Struct, frozen=True, kw_only=True):
-    "Where bus, store and artifacts are."
+    "The URLs of bus, store and artifacts."
 
     home: str  # folder of everything embedded
     bus_url: str
@@ -51,7 +50,7 @@ class Places(msgspec.Struct, frozen=True, kw_only=True):
 def read_places(
     env: Mapping[str, str],  # the environment
 ) -> Places:
-    "The three URLs; embedded ones below STREAMFORGE_HOME where nothing else is said."
+    "Read the three URLs; what the environment does not name is embedded, below STREAMFORGE_HOME."
     home = Path(env.get("STREAMFORGE_HOME") or ".streamforge").resolve()
     return Places(
         home=str(home),
@@ -74,12 +73,12 @@ def _url(
     host: str,  # the variable that holds host and port, or an http URL
     path: str = "",  # the variable of the database or bucket
 ) -> str:  # empty where the variable is unset
-    "One of the house's URLs from single variables."
-    web, _, rest = env.get(host, "").rstrip("/").rpartition("://")
+    "Make a URL of ours from single variables."
+    web_scheme, _, rest = env.get(host, "").rstrip("/").rpartition("://")
     if not rest:
         return ""
-    place = f"{scheme}://{rest}" + (f"/{env.get(path) or 'streamforge'}" if path else "")
-    return f"{place}?tls=1" if web == "https" else place
+    url = f"{scheme}://{rest}" + (f"/{env.get(path) or 'streamforge'}" if path else "")
+    return f"{url}?tls=1" if web_scheme == "https" else url
 
 
 CREDENTIALS = tuple(
@@ -100,7 +99,7 @@ CREDENTIALS = tuple(
 
 # %% ../../nbs/00_core/06_settings.ipynb #62305bee
 class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
-    "What the queue-manager tells a worker through its environment."
+    "A worker's configuration, from its environment."
 
     queue_id: str
     telemetry_producer_id: str
@@ -113,23 +112,23 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     collection_name: str = ""
     queue_control_topic: str = "queue-control"
     queue_events_topic: str = "queue-events"
-    control_from: str = ""  # partition:offset of this worker's own `start`
+    control_from: str = ""  # partition:offset of this worker's own `start` on the control topic
     events_from: str = ""  # partition:offset where the workflow's events begin
-    upstream: tuple[str, ...] = ()  # telemetry ids it waits the end of
+    upstream: tuple[str, ...] = ()  # telemetry ids of the workers whose end it waits for
     group_id: str = ""
     metrics_port: int = 0  # 0: any free one
     seed: int = 0
     traceparent: str = ""
     telemetry_interval: float = 1.0  # seconds between progress events
     debug: bool = False
-    options: dict[str, str] = {}  # the whole environment, for what only one target knows
+    options: dict[str, str] = {}  # the whole environment, for parameters of one target
 
     def option(self, name: str, default: str = "") -> str:
-        "A variable that only this target knows; an empty one counts as unset."
+        "Read a parameter of this target; an empty variable counts as unset."
         return self.options.get(name) or default
 
     def number(self, name: str, default: float) -> float:
-        "The same as a number; raises `BadSetting`."
+        "Read a parameter of this target as a number; raises `BadSetting`."
         text = self.option(name, str(default))
         try:
             return float(text)
@@ -143,17 +142,17 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
 def read_settings(
     env: Mapping[str, str],  # usually os.environ
 ) -> WorkerSettings:
-    "Read a worker's environment; raises `BadSetting` with the variable's name."
+    "Read a worker's settings; raises `BadSetting` with the variable's name."
     values: dict[str, object] = {"places": read_places(env), "options": dict(env)}
     for field in msgspec.structs.fields(WorkerSettings):
         text = env.get(field.name.upper(), "")
         if field.name in values or not text:
             continue
         try:
-            values[field.name] = _READ.get(field.type, str)(text)
+            values[field.name] = _READ[field.type][1](text) if field.type in _READ else text
         except (ValueError, KeyError):
             raise BadSetting(
-                f"expected {field.type} in {field.name.upper()}, found '{text}'",
+                f"expected {_READ[field.type][0]} in {field.name.upper()}, found '{text}'",
                 "correct the variable",
                 field=field.name.upper(),
             ) from None
@@ -167,10 +166,11 @@ def read_settings(
     return WorkerSettings(**values)  # type: ignore[arg-type]
 
 
-_READ: dict[Any, Callable[[str], object]] = {
-    int: int,
-    float: float,
-    bool: lambda text: {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[text.lower()],
-    tuple[str, ...]: lambda text: tuple(re.split(r"[,\s]+", text.strip())),
-    TimeRange | None: TimeRange.parse,
+_TRUTH = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+_READ: dict[object, tuple[str, Callable[[str], object]]] = {  # type of a field -> in words, and how to read it
+    int: ("a whole number", int),
+    float: ("a number", float),
+    bool: ("true or false", lambda text: _TRUTH[text.lower()]),
+    tuple[str, ...]: ("a list", lambda text: tuple(re.split(r"[,\s]+", text.strip()))),
+    TimeRange | None: ("START:END", TimeRange.parse),
 }
