@@ -56,7 +56,7 @@ mutants: env  ## switch guards off one by one: does a test fail? (ARGS="--sample
 	@$(BIN)/python tests/house/mutants.py $(ARGS)
 
 bench: env  ## every benchmark beside its peer, as JSON lines
-	@for f in tests/bench/[a-z]*.py; do $(BIN)/python $$f || exit 1; done
+	@for f in tests/bench/*/*.py; do $(BIN)/python $$f || exit 1; done
 
 faults: env  ## kill, cut and confuse everything, compare row by row (ARGS="--json FILE", --short, --only TEXT)
 	@$(BIN)/python tests/faults/run.py $(ARGS)

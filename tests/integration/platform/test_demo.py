@@ -1,0 +1,135 @@
+"""The demo, small, over somebody's own files: what it says is what an independent count finds."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from worker_lab import real_places
+
+from streamforge.cli.demo.run import DemoOptions, run_demo
+from streamforge.core.samples import candles
+from streamforge.store.base import open_store
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from servers import need  # noqa: E402
+
+HOUR, MARKETS, SPAN = 3_600_000, ("BTCUSDT", "ETHUSDT", "XRPUSDT"), "2022-01-01:2022-06-03"
+HOLES = {
+    "ETHUSDT": (1_000, 1_001, 1_002, 3_400),
+    "XRPUSDT": (50,),
+}  # rows that the files do not have; 3,400 lies in the live range
+
+
+@pytest.fixture
+def files(tmp_path):
+    "CSV files with holes, as they come from somewhere else."
+    folder = tmp_path / "candles"
+    folder.mkdir()
+    for symbol in MARKETS:
+        rows = candles(symbol, SPAN).drop(index=list(HOLES.get(symbol, ())))
+        rows.to_csv(folder / f"{symbol}.csv", index=False)
+    return folder
+
+
+def holes_of(path):
+    "Ten lines that know nothing of StreamForge: (start, end, missing) of each hole of a file."
+    with path.open() as file:
+        times = [int(row["open_time"]) for row in csv.DictReader(file)]
+    return [(a + HOUR, b, (b - a) // HOUR - 1) for a, b in zip(times, times[1:], strict=False) if b - a > HOUR], times
+
+
+async def small_demo(files, home):
+    "Its figures."
+    home.mkdir()
+    await run_demo(
+        DemoOptions(
+            source=str(files),
+            seed=3,
+            json=str(home / "out.json"),
+            home=str(home),
+            folds=2,
+            ppo_steps=8_192,
+            fold_steps=8_192,
+        )
+    )
+    return json.loads((home / "out.json").read_bytes())
+
+
+def lasting(told):
+    "Figures without how long things took."
+    if isinstance(told, dict):
+        return {
+            k: lasting(v)
+            for k, v in told.items()
+            if k not in ("seconds", "steps_per_second", "latency_ms_p50", "latency_ms_p99", "source")
+        }
+    return [lasting(o) for o in told] if isinstance(told, list) else told
+
+
+_embedded: list = []  # figures of the run on embedded defaults
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(500)
+async def test_the_demo_over_own_files(files, tmp_path):
+    home = tmp_path / "home"
+    told = await small_demo(files, home)
+    _embedded.append(told)
+    want = {symbol: holes_of(files / f"{symbol}.csv") for symbol in MARKETS}
+    assert told["gaps"] == [
+        {"symbol": s, "start": a, "end": b, "missing": n} for s in MARKETS for a, b, n in want[s][0]
+    ]
+    total = sum(len(times) for _, times in want.values())
+    assert told["records"] == {"loaded": total, "stored": total, "enriched": total, "dead": 0}
+    async with open_store(f"sqlite:///{home}/store.db") as store:
+        for symbol, (_, times) in want.items():
+            assert (await store.read("candles_1h", where={"symbol": symbol}))["open_time"].to_pylist() == times
+    agent = told["agent"]
+    assert (
+        agent["decisions"] == 3 * 528 - 1
+        and agent["exact"]
+        and agent["worst_difference"] <= 1e-9
+        and 0 < agent["latency_ms_p50"] <= agent["latency_ms_p99"]
+    )
+    assert (
+        told["ppo"]["steps"] >= 8_192
+        and 0 < told["gnn"]["auc"] < 1
+        and told["graph"]["nodes"] == 3
+        and told["seed"] == 3
+    )
+    walk = told["walk_forward"]
+    assert walk["folds"] == 2 and set(walk) == {
+        "folds",
+        "agent",
+        "agent_without_graph",
+        "buy_and_hold",
+        "cash",
+        "random",
+    }
+    assert walk["cash"]["total_return"] == 0 and {"sharpe", "sortino", "max_drawdown", "total_return"} <= set(
+        walk["random"]
+    )
+    assert [o["name"] for o in told["stages"]] == [
+        "load",
+        "freeze",
+        "graph",
+        "gnn",
+        "ppo",
+        "live",
+        "walk_forward",
+    ] and (home / "walk-forward" / "report.html").stat().st_size > 100_000
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+async def test_the_demo_says_the_same_on_real_servers(files, tmp_path, monkeypatch):
+    "Kafka, PostgreSQL and MinIO change no figure: not a candle, not an edge, not a model's bytes, not a decision."
+    kafka, postgresql, minio = need("kafka"), need("postgresql"), need("minio")
+    expected = _embedded[0] if _embedded else await small_demo(files, tmp_path / "embedded")
+    with real_places(tmp_path, kafka, postgresql) as places:
+        for name, url in {**places, "STREAMFORGE_ARTIFACTS_URL": minio}.items():
+            monkeypatch.setenv(name, url)
+        told = await small_demo(files, tmp_path / "home")
+    assert lasting(told) == lasting(expected)
