@@ -9,41 +9,47 @@ __all__ = ["raise_for", "Client"]
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any
 
 import httpx
 
 from ..core import errors
 from ..core.errors import StreamForgeError, TryAgain
+from ..core.types import JsonObject, JsonValue
 
 
 # %% ../../nbs/72_client/01_client.ipynb #ba71ff61
-def raise_for(answer: httpx.Response) -> Any:
-    "The answer's JSON, or the house error that it carries."
+def raise_for(
+    response: httpx.Response,
+) -> JsonValue:  # the decoded body
+    "Return the body of a response; raises the error of `core.errors` that it names, or `TryAgain` if it is not JSON."
     try:
-        body = answer.json()
+        body = response.json()
     except ValueError:
         raise TryAgain(
-            f"expected JSON from {answer.request.url}, found status {answer.status_code}",
+            f"expected JSON from {response.request.url}, found status {response.status_code}",
             "is it a StreamForge queue-manager?",
         ) from None
-    if answer.is_success:
+    if response.is_success:
         return body
-    told = body.get("error") or {"type": "TryAgain", "message": f"status {answer.status_code}: {body}"}
-    kind = getattr(errors, told["type"], StreamForgeError)
-    error = kind(told["message"], field=told.get("field") or "")
-    error.hint = told.get("hint", "")
+    details = body.get("error") if isinstance(body, dict) else None
+    if not isinstance(details, dict):
+        raise TryAgain(f"expected an error of StreamForge, found status {response.status_code}: {body}", "try again")
+    kind = getattr(errors, str(details.get("type")), StreamForgeError)
+    if not (isinstance(kind, type) and issubclass(kind, StreamForgeError)):
+        kind = StreamForgeError
+    error = kind(details.get("message") or f"status {response.status_code}", field=details.get("field") or "")
+    error.hint = details.get("hint") or ""
     raise error
 
 
 # %% ../../nbs/72_client/01_client.ipynb #5cf145ec
 class Client:
-    "A queue-manager by its address."
+    "A connection to a queue-manager; an async context manager."
 
     def __init__(
         self,
         url: str = "http://127.0.0.1:8600",  # where `streamforge up` listens
-        transport: httpx.AsyncBaseTransport | None = None,  # for tests: an application instead of a network
+        transport: httpx.AsyncBaseTransport | None = None,  # for tests: an application in place of a network
     ):
         self.url = url.rstrip("/")
         self._http = httpx.AsyncClient(base_url=self.url, transport=transport, timeout=30, trust_env=False)
@@ -54,7 +60,7 @@ class Client:
     async def __aexit__(self, *exc: object) -> None:
         await self._http.aclose()
 
-    async def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    async def _ask(self, method: str, path: str, body: JsonObject | None = None) -> JsonValue:
         try:
             return raise_for(await self._http.request(method, path, json=body))
         except httpx.TransportError as error:
@@ -63,20 +69,27 @@ class Client:
                 "start one with `streamforge up`, or give its address",
             ) from None
 
-    async def start(self, **request: Any) -> dict[str, Any]:
-        "POST /queues/start: `symbol`, `type`, `time_range`, or `targets`."
+    async def start(
+        self,
+        **request: JsonValue,  # the body of POST /queues/start: symbol, type, time_range, or targets
+    ) -> JsonObject:  # the workflow
+        "Start a workflow; raises `BadConfig` and its children for a bad request."
         return await self._ask("POST", "/queues/start", request)
 
-    async def list(self) -> list[dict[str, Any]]:
-        "All workflows, newest first."
+    async def list(self) -> list[JsonObject]:
+        "List all workflows, newest first."
         return await self._ask("GET", "/queues/list")
 
-    async def get(self, queue_id: str) -> dict[str, Any]:
-        "One workflow; raises `NotFound`."
+    async def get(self, queue_id: str) -> JsonObject:
+        "Read the state of a workflow; raises `NotFound`."
         return await self._ask("GET", f"/queues/{queue_id}")
 
-    async def stop(self, queue_id: str, telemetry_id: str = "") -> dict[str, Any]:
-        "Stop a workflow, or one of its targets."
+    async def stop(
+        self,
+        queue_id: str,
+        telemetry_id: str = "",  # only this target; empty: all
+    ) -> JsonObject:  # the workflow
+        "Stop a workflow or one of its targets; raises `NotFound`."
         return await self._ask("POST", "/queues/stop", {"queue_id": queue_id, "telemetry_id": telemetry_id})
 
     async def wait(
@@ -84,10 +97,10 @@ class Client:
         queue_id: str,
         *,
         timeout: float = 600.0,  # seconds
-        until: Callable[[dict[str, Any]], bool] = lambda flow: flow["status"] in ("finished", "error", "stopped"),
-        progress: Callable[[dict[str, Any]], None] = lambda flow: None,  # called at each look
-    ) -> dict[str, Any]:
-        "Look until it is over (or until what you say); raises `TimeoutError`."
+        until: Callable[[JsonObject], bool] = lambda flow: flow["status"] in ("finished", "error", "stopped"),
+        progress: Callable[[JsonObject], None] = lambda flow: None,  # called with each state
+    ) -> JsonObject:  # its last state
+        "Poll a workflow until it has ended, or until a condition holds; raises `TimeoutError`, `NotFound`."
         deadline = time.monotonic() + timeout
         while True:
             flow = await self.get(queue_id)
@@ -96,6 +109,6 @@ class Client:
                 return flow
             if time.monotonic() > deadline:
                 raise TimeoutError(
-                    f"expected workflow '{queue_id}' to be over within {timeout:.0f} s, found it {flow['status']}"
+                    f"expected workflow '{queue_id}' to end within {max(0, timeout):.0f} s, found it {flow['status']}"
                 )
             await asyncio.sleep(0.2)

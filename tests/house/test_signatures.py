@@ -1,0 +1,43 @@
+"""Every public name can be looked up by tools: its annotations name types that exist at run time."""
+
+import importlib
+import inspect
+import pkgutil
+
+import pytest
+
+import streamforge
+
+MODULES = sorted(
+    module.name
+    for module in pkgutil.walk_packages(streamforge.__path__, "streamforge.")
+    if not module.ispkg and not module.name.rpartition(".")[2].startswith("_")
+)
+
+
+def public_callables(module):
+    "Name and object of each public function, class and method that a module defines."
+    for name, value in vars(module).items():
+        if name.startswith("_") or getattr(value, "__module__", "") != module.__name__:
+            continue
+        if inspect.isfunction(value) or inspect.isclass(value):
+            yield name, value
+        if inspect.isclass(value):
+            for method, raw in vars(value).items():
+                function = getattr(raw, "__func__", getattr(raw, "fget", raw))
+                if not method.startswith("_") and inspect.isfunction(function):
+                    yield f"{name}.{method}", function
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_signatures_can_be_read(name):
+    wrong = []
+    for where, value in public_callables(importlib.import_module(name)):
+        try:
+            inspect.signature(value, eval_str=True)
+        except ValueError as error:
+            if "no signature found" not in str(error):  # a class without __init__, such as an enumeration or an error
+                wrong.append(f"{where}: {error}")
+        except Exception as error:
+            wrong.append(f"{where}: {type(error).__name__}: {error}")
+    assert not wrong, "\n".join(wrong)
