@@ -6690,8 +6690,8 @@ d = {
             ),
         },
         "streamforge.workers.connector.trades": {
-            "streamforge.workers.connector.trades.TradeColumns": (
-                "60_workers/connector/trades.html#tradecolumns",
+            "streamforge.workers.connector.trades.StoredTrades": (
+                "60_workers/connector/trades.html#storedtrades",
                 "streamforge/workers/connector/trades.py",
             ),
             "streamforge.workers.connector.trades.TradeHandler": (
@@ -6775,8 +6775,8 @@ d = {
                 "60_workers/dummy.html#dummy.__init__",
                 "streamforge/workers/dummy.py",
             ),
-            "streamforge.workers.dummy.Dummy.heard": (
-                "60_workers/dummy.html#dummy.heard",
+            "streamforge.workers.dummy.Dummy.on_event": (
+                "60_workers/dummy.html#dummy.on_event",
                 "streamforge/workers/dummy.py",
             ),
             "streamforge.workers.dummy.Dummy.run": ("60_workers/dummy.html#dummy.run", "streamforge/workers/dummy.py"),
@@ -6860,6 +6860,26 @@ d = {
                 "60_workers/loaders/base.html#part",
                 "streamforge/workers/loaders/base.py",
             ),
+            "streamforge.workers.loaders.base.RecordSource": (
+                "60_workers/loaders/base.html#recordsource",
+                "streamforge/workers/loaders/base.py",
+            ),
+            "streamforge.workers.loaders.base.RecordSource.__aenter__": (
+                "60_workers/loaders/base.html#recordsource.__aenter__",
+                "streamforge/workers/loaders/base.py",
+            ),
+            "streamforge.workers.loaders.base.RecordSource.__aexit__": (
+                "60_workers/loaders/base.html#recordsource.__aexit__",
+                "streamforge/workers/loaders/base.py",
+            ),
+            "streamforge.workers.loaders.base.RecordSource.parts": (
+                "60_workers/loaders/base.html#recordsource.parts",
+                "streamforge/workers/loaders/base.py",
+            ),
+            "streamforge.workers.loaders.base.RecordSource.summary": (
+                "60_workers/loaders/base.html#recordsource.summary",
+                "streamforge/workers/loaders/base.py",
+            ),
             "streamforge.workers.loaders.base.Seen": (
                 "60_workers/loaders/base.html#seen",
                 "streamforge/workers/loaders/base.py",
@@ -6880,26 +6900,6 @@ d = {
                 "60_workers/loaders/base.html#seen.real",
                 "streamforge/workers/loaders/base.py",
             ),
-            "streamforge.workers.loaders.base.Source": (
-                "60_workers/loaders/base.html#source",
-                "streamforge/workers/loaders/base.py",
-            ),
-            "streamforge.workers.loaders.base.Source.__aenter__": (
-                "60_workers/loaders/base.html#source.__aenter__",
-                "streamforge/workers/loaders/base.py",
-            ),
-            "streamforge.workers.loaders.base.Source.__aexit__": (
-                "60_workers/loaders/base.html#source.__aexit__",
-                "streamforge/workers/loaders/base.py",
-            ),
-            "streamforge.workers.loaders.base.Source.parts": (
-                "60_workers/loaders/base.html#source.parts",
-                "streamforge/workers/loaders/base.py",
-            ),
-            "streamforge.workers.loaders.base.Source.summary": (
-                "60_workers/loaders/base.html#source.summary",
-                "streamforge/workers/loaders/base.py",
-            ),
             "streamforge.workers.loaders.base._Place": (
                 "60_workers/loaders/base.html#_place",
                 "streamforge/workers/loaders/base.py",
@@ -6916,8 +6916,8 @@ d = {
                 "60_workers/loaders/base.html#in_time_order",
                 "streamforge/workers/loaders/base.py",
             ),
-            "streamforge.workers.loaders.base.open_source": (
-                "60_workers/loaders/base.html#open_source",
+            "streamforge.workers.loaders.base.open_record_source": (
+                "60_workers/loaders/base.html#open_record_source",
                 "streamforge/workers/loaders/base.py",
             ),
             "streamforge.workers.loaders.base.read_back": (
@@ -6938,36 +6938,36 @@ d = {
             ),
         },
         "streamforge.workers.loaders.candles": {
-            "streamforge.workers.loaders.candles.CandleSource": (
-                "60_workers/loaders/candles.html#candlesource",
+            "streamforge.workers.loaders.candles.CandleHistorySource": (
+                "60_workers/loaders/candles.html#candlehistorysource",
                 "streamforge/workers/loaders/candles.py",
             ),
-            "streamforge.workers.loaders.candles.CandleSource.__aenter__": (
-                "60_workers/loaders/candles.html#candlesource.__aenter__",
+            "streamforge.workers.loaders.candles.CandleHistorySource.__aenter__": (
+                "60_workers/loaders/candles.html#candlehistorysource.__aenter__",
                 "streamforge/workers/loaders/candles.py",
             ),
-            "streamforge.workers.loaders.candles.CandleSource.__aexit__": (
-                "60_workers/loaders/candles.html#candlesource.__aexit__",
+            "streamforge.workers.loaders.candles.CandleHistorySource.__aexit__": (
+                "60_workers/loaders/candles.html#candlehistorysource.__aexit__",
                 "streamforge/workers/loaders/candles.py",
             ),
-            "streamforge.workers.loaders.candles.CandleSource.__init__": (
-                "60_workers/loaders/candles.html#candlesource.__init__",
+            "streamforge.workers.loaders.candles.CandleHistorySource.__init__": (
+                "60_workers/loaders/candles.html#candlehistorysource.__init__",
                 "streamforge/workers/loaders/candles.py",
             ),
-            "streamforge.workers.loaders.candles.CandleSource._known": (
-                "60_workers/loaders/candles.html#candlesource._known",
+            "streamforge.workers.loaders.candles.CandleHistorySource._known": (
+                "60_workers/loaders/candles.html#candlehistorysource._known",
                 "streamforge/workers/loaders/candles.py",
             ),
-            "streamforge.workers.loaders.candles.CandleSource._part": (
-                "60_workers/loaders/candles.html#candlesource._part",
+            "streamforge.workers.loaders.candles.CandleHistorySource._part": (
+                "60_workers/loaders/candles.html#candlehistorysource._part",
                 "streamforge/workers/loaders/candles.py",
             ),
-            "streamforge.workers.loaders.candles.CandleSource.parts": (
-                "60_workers/loaders/candles.html#candlesource.parts",
+            "streamforge.workers.loaders.candles.CandleHistorySource.parts": (
+                "60_workers/loaders/candles.html#candlehistorysource.parts",
                 "streamforge/workers/loaders/candles.py",
             ),
-            "streamforge.workers.loaders.candles.CandleSource.summary": (
-                "60_workers/loaders/candles.html#candlesource.summary",
+            "streamforge.workers.loaders.candles.CandleHistorySource.summary": (
+                "60_workers/loaders/candles.html#candlehistorysource.summary",
                 "streamforge/workers/loaders/candles.py",
             ),
             "streamforge.workers.loaders.candles.MarketPlan": (
@@ -7028,76 +7028,76 @@ d = {
             ),
         },
         "streamforge.workers.loaders.live": {
-            "streamforge.workers.loaders.live.Inbox": (
-                "60_workers/loaders/live.html#inbox",
+            "streamforge.workers.loaders.live.EventBuffer": (
+                "60_workers/loaders/live.html#eventbuffer",
                 "streamforge/workers/loaders/live.py",
             ),
-            "streamforge.workers.loaders.live.Inbox.__aenter__": (
-                "60_workers/loaders/live.html#inbox.__aenter__",
+            "streamforge.workers.loaders.live.EventBuffer.__aenter__": (
+                "60_workers/loaders/live.html#eventbuffer.__aenter__",
                 "streamforge/workers/loaders/live.py",
             ),
-            "streamforge.workers.loaders.live.Inbox.__aexit__": (
-                "60_workers/loaders/live.html#inbox.__aexit__",
+            "streamforge.workers.loaders.live.EventBuffer.__aexit__": (
+                "60_workers/loaders/live.html#eventbuffer.__aexit__",
                 "streamforge/workers/loaders/live.py",
             ),
-            "streamforge.workers.loaders.live.Inbox.__init__": (
-                "60_workers/loaders/live.html#inbox.__init__",
+            "streamforge.workers.loaders.live.EventBuffer.__init__": (
+                "60_workers/loaders/live.html#eventbuffer.__init__",
                 "streamforge/workers/loaders/live.py",
             ),
-            "streamforge.workers.loaders.live.Inbox.each": (
-                "60_workers/loaders/live.html#inbox.each",
+            "streamforge.workers.loaders.live.EventBuffer.each": (
+                "60_workers/loaders/live.html#eventbuffer.each",
                 "streamforge/workers/loaders/live.py",
             ),
-            "streamforge.workers.loaders.live.Inbox.take": (
-                "60_workers/loaders/live.html#inbox.take",
+            "streamforge.workers.loaders.live.EventBuffer.take": (
+                "60_workers/loaders/live.html#eventbuffer.take",
                 "streamforge/workers/loaders/live.py",
             ),
-            "streamforge.workers.loaders.live.Line": (
-                "60_workers/loaders/live.html#line",
+            "streamforge.workers.loaders.live.LiveSession": (
+                "60_workers/loaders/live.html#livesession",
                 "streamforge/workers/loaders/live.py",
             ),
-            "streamforge.workers.loaders.live.Line.__aenter__": (
-                "60_workers/loaders/live.html#line.__aenter__",
+            "streamforge.workers.loaders.live.LiveSession.__aenter__": (
+                "60_workers/loaders/live.html#livesession.__aenter__",
                 "streamforge/workers/loaders/live.py",
             ),
-            "streamforge.workers.loaders.live.Line.__aexit__": (
-                "60_workers/loaders/live.html#line.__aexit__",
+            "streamforge.workers.loaders.live.LiveSession.__aexit__": (
+                "60_workers/loaders/live.html#livesession.__aexit__",
                 "streamforge/workers/loaders/live.py",
             ),
-            "streamforge.workers.loaders.live.Line.__init__": (
-                "60_workers/loaders/live.html#line.__init__",
+            "streamforge.workers.loaders.live.LiveSession.__init__": (
+                "60_workers/loaders/live.html#livesession.__init__",
                 "streamforge/workers/loaders/live.py",
             ),
-            "streamforge.workers.loaders.live.Line._reconnected": (
-                "60_workers/loaders/live.html#line._reconnected",
+            "streamforge.workers.loaders.live.LiveSession._reconnected": (
+                "60_workers/loaders/live.html#livesession._reconnected",
                 "streamforge/workers/loaders/live.py",
             ),
-            "streamforge.workers.loaders.live.Line.gap": (
-                "60_workers/loaders/live.html#line.gap",
+            "streamforge.workers.loaders.live.LiveSession.gap": (
+                "60_workers/loaders/live.html#livesession.gap",
                 "streamforge/workers/loaders/live.py",
             ),
-            "streamforge.workers.loaders.live.Line.hole": (
-                "60_workers/loaders/live.html#line.hole",
+            "streamforge.workers.loaders.live.LiveSession.hole": (
+                "60_workers/loaders/live.html#livesession.hole",
                 "streamforge/workers/loaders/live.py",
             ),
-            "streamforge.workers.loaders.live.Line.misread": (
-                "60_workers/loaders/live.html#line.misread",
+            "streamforge.workers.loaders.live.LiveSession.misread": (
+                "60_workers/loaders/live.html#livesession.misread",
                 "streamforge/workers/loaders/live.py",
             ),
-            "streamforge.workers.loaders.live.Line.now": (
-                "60_workers/loaders/live.html#line.now",
+            "streamforge.workers.loaders.live.LiveSession.now": (
+                "60_workers/loaders/live.html#livesession.now",
                 "streamforge/workers/loaders/live.py",
             ),
-            "streamforge.workers.loaders.live.Line.over": (
-                "60_workers/loaders/live.html#line.over",
+            "streamforge.workers.loaders.live.LiveSession.over": (
+                "60_workers/loaders/live.html#livesession.over",
                 "streamforge/workers/loaders/live.py",
             ),
-            "streamforge.workers.loaders.live.Line.published": (
-                "60_workers/loaders/live.html#line.published",
+            "streamforge.workers.loaders.live.LiveSession.published": (
+                "60_workers/loaders/live.html#livesession.published",
                 "streamforge/workers/loaders/live.py",
             ),
-            "streamforge.workers.loaders.live.Line.summary": (
-                "60_workers/loaders/live.html#line.summary",
+            "streamforge.workers.loaders.live.LiveSession.summary": (
+                "60_workers/loaders/live.html#livesession.summary",
                 "streamforge/workers/loaders/live.py",
             ),
             "streamforge.workers.loaders.live._Place": (
@@ -7142,36 +7142,36 @@ d = {
             ),
         },
         "streamforge.workers.loaders.live_books": {
-            "streamforge.workers.loaders.live_books.WsBooks": (
-                "60_workers/loaders/live_books.html#wsbooks",
+            "streamforge.workers.loaders.live_books.LiveBookSource": (
+                "60_workers/loaders/live_books.html#livebooksource",
                 "streamforge/workers/loaders/live_books.py",
             ),
-            "streamforge.workers.loaders.live_books.WsBooks.__aenter__": (
-                "60_workers/loaders/live_books.html#wsbooks.__aenter__",
+            "streamforge.workers.loaders.live_books.LiveBookSource.__aenter__": (
+                "60_workers/loaders/live_books.html#livebooksource.__aenter__",
                 "streamforge/workers/loaders/live_books.py",
             ),
-            "streamforge.workers.loaders.live_books.WsBooks.__aexit__": (
-                "60_workers/loaders/live_books.html#wsbooks.__aexit__",
+            "streamforge.workers.loaders.live_books.LiveBookSource.__aexit__": (
+                "60_workers/loaders/live_books.html#livebooksource.__aexit__",
                 "streamforge/workers/loaders/live_books.py",
             ),
-            "streamforge.workers.loaders.live_books.WsBooks.__init__": (
-                "60_workers/loaders/live_books.html#wsbooks.__init__",
+            "streamforge.workers.loaders.live_books.LiveBookSource.__init__": (
+                "60_workers/loaders/live_books.html#livebooksource.__init__",
                 "streamforge/workers/loaders/live_books.py",
             ),
-            "streamforge.workers.loaders.live_books.WsBooks._ask": (
-                "60_workers/loaders/live_books.html#wsbooks._ask",
+            "streamforge.workers.loaders.live_books.LiveBookSource._ask": (
+                "60_workers/loaders/live_books.html#livebooksource._ask",
                 "streamforge/workers/loaders/live_books.py",
             ),
-            "streamforge.workers.loaders.live_books.WsBooks._resync": (
-                "60_workers/loaders/live_books.html#wsbooks._resync",
+            "streamforge.workers.loaders.live_books.LiveBookSource._resync": (
+                "60_workers/loaders/live_books.html#livebooksource._resync",
                 "streamforge/workers/loaders/live_books.py",
             ),
-            "streamforge.workers.loaders.live_books.WsBooks.parts": (
-                "60_workers/loaders/live_books.html#wsbooks.parts",
+            "streamforge.workers.loaders.live_books.LiveBookSource.parts": (
+                "60_workers/loaders/live_books.html#livebooksource.parts",
                 "streamforge/workers/loaders/live_books.py",
             ),
-            "streamforge.workers.loaders.live_books.WsBooks.summary": (
-                "60_workers/loaders/live_books.html#wsbooks.summary",
+            "streamforge.workers.loaders.live_books.LiveBookSource.summary": (
+                "60_workers/loaders/live_books.html#livebooksource.summary",
                 "streamforge/workers/loaders/live_books.py",
             ),
             "streamforge.workers.loaders.live_books._in_order": (
@@ -7184,32 +7184,32 @@ d = {
             ),
         },
         "streamforge.workers.loaders.live_candles": {
-            "streamforge.workers.loaders.live_candles.WsCandles": (
-                "60_workers/loaders/live_candles.html#wscandles",
+            "streamforge.workers.loaders.live_candles.LiveCandleSource": (
+                "60_workers/loaders/live_candles.html#livecandlesource",
                 "streamforge/workers/loaders/live_candles.py",
             ),
-            "streamforge.workers.loaders.live_candles.WsCandles.__aenter__": (
-                "60_workers/loaders/live_candles.html#wscandles.__aenter__",
+            "streamforge.workers.loaders.live_candles.LiveCandleSource.__aenter__": (
+                "60_workers/loaders/live_candles.html#livecandlesource.__aenter__",
                 "streamforge/workers/loaders/live_candles.py",
             ),
-            "streamforge.workers.loaders.live_candles.WsCandles.__aexit__": (
-                "60_workers/loaders/live_candles.html#wscandles.__aexit__",
+            "streamforge.workers.loaders.live_candles.LiveCandleSource.__aexit__": (
+                "60_workers/loaders/live_candles.html#livecandlesource.__aexit__",
                 "streamforge/workers/loaders/live_candles.py",
             ),
-            "streamforge.workers.loaders.live_candles.WsCandles.__init__": (
-                "60_workers/loaders/live_candles.html#wscandles.__init__",
+            "streamforge.workers.loaders.live_candles.LiveCandleSource.__init__": (
+                "60_workers/loaders/live_candles.html#livecandlesource.__init__",
                 "streamforge/workers/loaders/live_candles.py",
             ),
-            "streamforge.workers.loaders.live_candles.WsCandles._complete": (
-                "60_workers/loaders/live_candles.html#wscandles._complete",
+            "streamforge.workers.loaders.live_candles.LiveCandleSource._complete": (
+                "60_workers/loaders/live_candles.html#livecandlesource._complete",
                 "streamforge/workers/loaders/live_candles.py",
             ),
-            "streamforge.workers.loaders.live_candles.WsCandles.parts": (
-                "60_workers/loaders/live_candles.html#wscandles.parts",
+            "streamforge.workers.loaders.live_candles.LiveCandleSource.parts": (
+                "60_workers/loaders/live_candles.html#livecandlesource.parts",
                 "streamforge/workers/loaders/live_candles.py",
             ),
-            "streamforge.workers.loaders.live_candles.WsCandles.summary": (
-                "60_workers/loaders/live_candles.html#wscandles.summary",
+            "streamforge.workers.loaders.live_candles.LiveCandleSource.summary": (
+                "60_workers/loaders/live_candles.html#livecandlesource.summary",
                 "streamforge/workers/loaders/live_candles.py",
             ),
             "streamforge.workers.loaders.live_candles._due": (
@@ -7236,8 +7236,8 @@ d = {
                 "60_workers/loaders/live_candles.html#_pages",
                 "streamforge/workers/loaders/live_candles.py",
             ),
-            "streamforge.workers.loaders.live_candles.closed_candles": (
-                "60_workers/loaders/live_candles.html#closed_candles",
+            "streamforge.workers.loaders.live_candles.fetch_closed_candles": (
+                "60_workers/loaders/live_candles.html#fetch_closed_candles",
                 "streamforge/workers/loaders/live_candles.py",
             ),
             "streamforge.workers.loaders.live_candles.first_open": (
@@ -7246,28 +7246,28 @@ d = {
             ),
         },
         "streamforge.workers.loaders.live_trades": {
-            "streamforge.workers.loaders.live_trades.WsTrades": (
-                "60_workers/loaders/live_trades.html#wstrades",
+            "streamforge.workers.loaders.live_trades.LiveTradeSource": (
+                "60_workers/loaders/live_trades.html#livetradesource",
                 "streamforge/workers/loaders/live_trades.py",
             ),
-            "streamforge.workers.loaders.live_trades.WsTrades.__aenter__": (
-                "60_workers/loaders/live_trades.html#wstrades.__aenter__",
+            "streamforge.workers.loaders.live_trades.LiveTradeSource.__aenter__": (
+                "60_workers/loaders/live_trades.html#livetradesource.__aenter__",
                 "streamforge/workers/loaders/live_trades.py",
             ),
-            "streamforge.workers.loaders.live_trades.WsTrades.__aexit__": (
-                "60_workers/loaders/live_trades.html#wstrades.__aexit__",
+            "streamforge.workers.loaders.live_trades.LiveTradeSource.__aexit__": (
+                "60_workers/loaders/live_trades.html#livetradesource.__aexit__",
                 "streamforge/workers/loaders/live_trades.py",
             ),
-            "streamforge.workers.loaders.live_trades.WsTrades.__init__": (
-                "60_workers/loaders/live_trades.html#wstrades.__init__",
+            "streamforge.workers.loaders.live_trades.LiveTradeSource.__init__": (
+                "60_workers/loaders/live_trades.html#livetradesource.__init__",
                 "streamforge/workers/loaders/live_trades.py",
             ),
-            "streamforge.workers.loaders.live_trades.WsTrades.parts": (
-                "60_workers/loaders/live_trades.html#wstrades.parts",
+            "streamforge.workers.loaders.live_trades.LiveTradeSource.parts": (
+                "60_workers/loaders/live_trades.html#livetradesource.parts",
                 "streamforge/workers/loaders/live_trades.py",
             ),
-            "streamforge.workers.loaders.live_trades.WsTrades.summary": (
-                "60_workers/loaders/live_trades.html#wstrades.summary",
+            "streamforge.workers.loaders.live_trades.LiveTradeSource.summary": (
+                "60_workers/loaders/live_trades.html#livetradesource.summary",
                 "streamforge/workers/loaders/live_trades.py",
             ),
             "streamforge.workers.loaders.live_trades._between": (
@@ -7290,42 +7290,42 @@ d = {
                 "60_workers/loaders/live_trades.html#_runs",
                 "streamforge/workers/loaders/live_trades.py",
             ),
-            "streamforge.workers.loaders.live_trades.trades_of": (
-                "60_workers/loaders/live_trades.html#trades_of",
+            "streamforge.workers.loaders.live_trades.fetch_trades": (
+                "60_workers/loaders/live_trades.html#fetch_trades",
                 "streamforge/workers/loaders/live_trades.py",
             ),
         },
         "streamforge.workers.loaders.trades": {
-            "streamforge.workers.loaders.trades.TradeSource": (
-                "60_workers/loaders/trades.html#tradesource",
+            "streamforge.workers.loaders.trades.TradeHistorySource": (
+                "60_workers/loaders/trades.html#tradehistorysource",
                 "streamforge/workers/loaders/trades.py",
             ),
-            "streamforge.workers.loaders.trades.TradeSource.__aenter__": (
-                "60_workers/loaders/trades.html#tradesource.__aenter__",
+            "streamforge.workers.loaders.trades.TradeHistorySource.__aenter__": (
+                "60_workers/loaders/trades.html#tradehistorysource.__aenter__",
                 "streamforge/workers/loaders/trades.py",
             ),
-            "streamforge.workers.loaders.trades.TradeSource.__aexit__": (
-                "60_workers/loaders/trades.html#tradesource.__aexit__",
+            "streamforge.workers.loaders.trades.TradeHistorySource.__aexit__": (
+                "60_workers/loaders/trades.html#tradehistorysource.__aexit__",
                 "streamforge/workers/loaders/trades.py",
             ),
-            "streamforge.workers.loaders.trades.TradeSource.__init__": (
-                "60_workers/loaders/trades.html#tradesource.__init__",
+            "streamforge.workers.loaders.trades.TradeHistorySource.__init__": (
+                "60_workers/loaders/trades.html#tradehistorysource.__init__",
                 "streamforge/workers/loaders/trades.py",
             ),
-            "streamforge.workers.loaders.trades.TradeSource._end": (
-                "60_workers/loaders/trades.html#tradesource._end",
+            "streamforge.workers.loaders.trades.TradeHistorySource._end": (
+                "60_workers/loaders/trades.html#tradehistorysource._end",
                 "streamforge/workers/loaders/trades.py",
             ),
-            "streamforge.workers.loaders.trades.TradeSource._part": (
-                "60_workers/loaders/trades.html#tradesource._part",
+            "streamforge.workers.loaders.trades.TradeHistorySource._part": (
+                "60_workers/loaders/trades.html#tradehistorysource._part",
                 "streamforge/workers/loaders/trades.py",
             ),
-            "streamforge.workers.loaders.trades.TradeSource.parts": (
-                "60_workers/loaders/trades.html#tradesource.parts",
+            "streamforge.workers.loaders.trades.TradeHistorySource.parts": (
+                "60_workers/loaders/trades.html#tradehistorysource.parts",
                 "streamforge/workers/loaders/trades.py",
             ),
-            "streamforge.workers.loaders.trades.TradeSource.summary": (
-                "60_workers/loaders/trades.html#tradesource.summary",
+            "streamforge.workers.loaders.trades.TradeHistorySource.summary": (
+                "60_workers/loaders/trades.html#tradehistorysource.summary",
                 "streamforge/workers/loaders/trades.py",
             ),
             "streamforge.workers.loaders.trades.TradeStream": (
@@ -7378,16 +7378,16 @@ d = {
                 "60_workers/loaders/worker.html#_last_notes",
                 "streamforge/workers/loaders/worker.py",
             ),
+            "streamforge.workers.loaders.worker._record_key": (
+                "60_workers/loaders/worker.html#_record_key",
+                "streamforge/workers/loaders/worker.py",
+            ),
             "streamforge.workers.loaders.worker.before": (
                 "60_workers/loaders/worker.html#before",
                 "streamforge/workers/loaders/worker.py",
             ),
-            "streamforge.workers.loaders.worker.deliver": (
-                "60_workers/loaders/worker.html#deliver",
-                "streamforge/workers/loaders/worker.py",
-            ),
-            "streamforge.workers.loaders.worker.key_of": (
-                "60_workers/loaders/worker.html#key_of",
+            "streamforge.workers.loaders.worker.publish_part": (
+                "60_workers/loaders/worker.html#publish_part",
                 "streamforge/workers/loaders/worker.py",
             ),
             "streamforge.workers.loaders.worker.report": (
@@ -7400,13 +7400,55 @@ d = {
             ),
         },
         "streamforge.workers.research.backtest": {
-            "streamforge.workers.research.backtest.Backtest": (
-                "60_workers/research/backtest.html#backtest",
+            "streamforge.workers.research.backtest.BacktestWorker": (
+                "60_workers/research/backtest.html#backtestworker",
                 "streamforge/workers/research/backtest.py",
             ),
-            "streamforge.workers.research.backtest.Backtest.run": (
-                "60_workers/research/backtest.html#backtest.run",
+            "streamforge.workers.research.backtest.BacktestWorker.run": (
+                "60_workers/research/backtest.html#backtestworker.run",
                 "streamforge/workers/research/backtest.py",
+            ),
+        },
+        "streamforge.workers.research.barrier": {
+            "streamforge.workers.research.barrier.Barrier": (
+                "60_workers/research/barrier.html#barrier",
+                "streamforge/workers/research/barrier.py",
+            ),
+            "streamforge.workers.research.barrier.Barrier.__init__": (
+                "60_workers/research/barrier.html#barrier.__init__",
+                "streamforge/workers/research/barrier.py",
+            ),
+            "streamforge.workers.research.barrier.Barrier.add": (
+                "60_workers/research/barrier.html#barrier.add",
+                "streamforge/workers/research/barrier.py",
+            ),
+            "streamforge.workers.research.barrier.Barrier.ready": (
+                "60_workers/research/barrier.html#barrier.ready",
+                "streamforge/workers/research/barrier.py",
+            ),
+            "streamforge.workers.research.barrier.MarketRow": (
+                "60_workers/research/barrier.html#marketrow",
+                "streamforge/workers/research/barrier.py",
+            ),
+            "streamforge.workers.research.barrier.RowAssembler": (
+                "60_workers/research/barrier.html#rowassembler",
+                "streamforge/workers/research/barrier.py",
+            ),
+            "streamforge.workers.research.barrier.RowAssembler.__init__": (
+                "60_workers/research/barrier.html#rowassembler.__init__",
+                "streamforge/workers/research/barrier.py",
+            ),
+            "streamforge.workers.research.barrier.RowAssembler.add": (
+                "60_workers/research/barrier.html#rowassembler.add",
+                "streamforge/workers/research/barrier.py",
+            ),
+            "streamforge.workers.research.barrier.RowAssembler.offsets": (
+                "60_workers/research/barrier.html#rowassembler.offsets",
+                "streamforge/workers/research/barrier.py",
+            ),
+            "streamforge.workers.research.barrier.RowAssembler.rows": (
+                "60_workers/research/barrier.html#rowassembler.rows",
+                "streamforge/workers/research/barrier.py",
             ),
         },
         "streamforge.workers.research.gnn_trainer": {
@@ -7448,12 +7490,12 @@ d = {
                 "60_workers/research/graph_builder.html#graphbuilder.run",
                 "streamforge/workers/research/graph_builder.py",
             ),
-            "streamforge.workers.research.graph_builder.markets_of": (
-                "60_workers/research/graph_builder.html#markets_of",
+            "streamforge.workers.research.graph_builder.load_candle_panel": (
+                "60_workers/research/graph_builder.html#load_candle_panel",
                 "streamforge/workers/research/graph_builder.py",
             ),
-            "streamforge.workers.research.graph_builder.panel_from": (
-                "60_workers/research/graph_builder.html#panel_from",
+            "streamforge.workers.research.graph_builder.required_markets": (
+                "60_workers/research/graph_builder.html#required_markets",
                 "streamforge/workers/research/graph_builder.py",
             ),
         },
@@ -7472,40 +7514,28 @@ d = {
             ),
         },
         "streamforge.workers.research.rl_agent": {
-            "streamforge.workers.research.rl_agent.Barrier": (
-                "60_workers/research/rl_agent.html#barrier",
+            "streamforge.workers.research.rl_agent.DecisionWriter": (
+                "60_workers/research/rl_agent.html#decisionwriter",
                 "streamforge/workers/research/rl_agent.py",
             ),
-            "streamforge.workers.research.rl_agent.Barrier.__init__": (
-                "60_workers/research/rl_agent.html#barrier.__init__",
+            "streamforge.workers.research.rl_agent.DecisionWriter.__init__": (
+                "60_workers/research/rl_agent.html#decisionwriter.__init__",
                 "streamforge/workers/research/rl_agent.py",
             ),
-            "streamforge.workers.research.rl_agent.Barrier.add": (
-                "60_workers/research/rl_agent.html#barrier.add",
+            "streamforge.workers.research.rl_agent.DecisionWriter.decision": (
+                "60_workers/research/rl_agent.html#decisionwriter.decision",
                 "streamforge/workers/research/rl_agent.py",
             ),
-            "streamforge.workers.research.rl_agent.Barrier.ready": (
-                "60_workers/research/rl_agent.html#barrier.ready",
+            "streamforge.workers.research.rl_agent.DecisionWriter.publish": (
+                "60_workers/research/rl_agent.html#decisionwriter.publish",
                 "streamforge/workers/research/rl_agent.py",
             ),
-            "streamforge.workers.research.rl_agent.Inbox": (
-                "60_workers/research/rl_agent.html#inbox",
+            "streamforge.workers.research.rl_agent.DecisionWriter.save_states": (
+                "60_workers/research/rl_agent.html#decisionwriter.save_states",
                 "streamforge/workers/research/rl_agent.py",
             ),
-            "streamforge.workers.research.rl_agent.Inbox.__init__": (
-                "60_workers/research/rl_agent.html#inbox.__init__",
-                "streamforge/workers/research/rl_agent.py",
-            ),
-            "streamforge.workers.research.rl_agent.Inbox.offsets": (
-                "60_workers/research/rl_agent.html#inbox.offsets",
-                "streamforge/workers/research/rl_agent.py",
-            ),
-            "streamforge.workers.research.rl_agent.Inbox.rows": (
-                "60_workers/research/rl_agent.html#inbox.rows",
-                "streamforge/workers/research/rl_agent.py",
-            ),
-            "streamforge.workers.research.rl_agent.Inbox.take": (
-                "60_workers/research/rl_agent.html#inbox.take",
+            "streamforge.workers.research.rl_agent.DecisionWriter.store": (
+                "60_workers/research/rl_agent.html#decisionwriter.store",
                 "streamforge/workers/research/rl_agent.py",
             ),
             "streamforge.workers.research.rl_agent.Memory": (
@@ -7516,93 +7546,67 @@ d = {
                 "60_workers/research/rl_agent.html#rlagent",
                 "streamforge/workers/research/rl_agent.py",
             ),
-            "streamforge.workers.research.rl_agent.RlAgent.listen": (
-                "60_workers/research/rl_agent.html#rlagent.listen",
+            "streamforge.workers.research.rl_agent.RlAgent._decide_batch": (
+                "60_workers/research/rl_agent.html#rlagent._decide_batch",
+                "streamforge/workers/research/rl_agent.py",
+            ),
+            "streamforge.workers.research.rl_agent.RlAgent._decide_records": (
+                "60_workers/research/rl_agent.html#rlagent._decide_records",
                 "streamforge/workers/research/rl_agent.py",
             ),
             "streamforge.workers.research.rl_agent.RlAgent.run": (
                 "60_workers/research/rl_agent.html#rlagent.run",
                 "streamforge/workers/research/rl_agent.py",
             ),
-            "streamforge.workers.research.rl_agent.RlAgent.take": (
-                "60_workers/research/rl_agent.html#rlagent.take",
+            "streamforge.workers.research.rl_agent.at_end": (
+                "60_workers/research/rl_agent.html#at_end",
                 "streamforge/workers/research/rl_agent.py",
             ),
-            "streamforge.workers.research.rl_agent.Speaker": (
-                "60_workers/research/rl_agent.html#speaker",
+            "streamforge.workers.research.rl_agent.restore_team": (
+                "60_workers/research/rl_agent.html#restore_team",
                 "streamforge/workers/research/rl_agent.py",
             ),
-            "streamforge.workers.research.rl_agent.Speaker.__init__": (
-                "60_workers/research/rl_agent.html#speaker.__init__",
-                "streamforge/workers/research/rl_agent.py",
+        },
+        "streamforge.workers.research.team": {
+            "streamforge.workers.research.team.Team": (
+                "60_workers/research/team.html#team",
+                "streamforge/workers/research/team.py",
             ),
-            "streamforge.workers.research.rl_agent.Speaker.decision": (
-                "60_workers/research/rl_agent.html#speaker.decision",
-                "streamforge/workers/research/rl_agent.py",
+            "streamforge.workers.research.team.Team.__init__": (
+                "60_workers/research/team.html#team.__init__",
+                "streamforge/workers/research/team.py",
             ),
-            "streamforge.workers.research.rl_agent.Speaker.keep": (
-                "60_workers/research/rl_agent.html#speaker.keep",
-                "streamforge/workers/research/rl_agent.py",
+            "streamforge.workers.research.team.Team._features": (
+                "60_workers/research/team.html#team._features",
+                "streamforge/workers/research/team.py",
             ),
-            "streamforge.workers.research.rl_agent.Speaker.say": (
-                "60_workers/research/rl_agent.html#speaker.say",
-                "streamforge/workers/research/rl_agent.py",
+            "streamforge.workers.research.team.Team.decide": (
+                "60_workers/research/team.html#team.decide",
+                "streamforge/workers/research/team.py",
             ),
-            "streamforge.workers.research.rl_agent.Speaker.store": (
-                "60_workers/research/rl_agent.html#speaker.store",
-                "streamforge/workers/research/rl_agent.py",
+            "streamforge.workers.research.team.Team.see": (
+                "60_workers/research/team.html#team.see",
+                "streamforge/workers/research/team.py",
             ),
-            "streamforge.workers.research.rl_agent.Team": (
-                "60_workers/research/rl_agent.html#team",
-                "streamforge/workers/research/rl_agent.py",
+            "streamforge.workers.research.team.Team.warmup": (
+                "60_workers/research/team.html#team.warmup",
+                "streamforge/workers/research/team.py",
             ),
-            "streamforge.workers.research.rl_agent.Team.__init__": (
-                "60_workers/research/rl_agent.html#team.__init__",
-                "streamforge/workers/research/rl_agent.py",
+            "streamforge.workers.research.team._number": (
+                "60_workers/research/team.html#_number",
+                "streamforge/workers/research/team.py",
             ),
-            "streamforge.workers.research.rl_agent.Team._features": (
-                "60_workers/research/rl_agent.html#team._features",
-                "streamforge/workers/research/rl_agent.py",
+            "streamforge.workers.research.team.load_team": (
+                "60_workers/research/team.html#load_team",
+                "streamforge/workers/research/team.py",
             ),
-            "streamforge.workers.research.rl_agent.Team.decide": (
-                "60_workers/research/rl_agent.html#team.decide",
-                "streamforge/workers/research/rl_agent.py",
+            "streamforge.workers.research.team.precompile": (
+                "60_workers/research/team.html#precompile",
+                "streamforge/workers/research/team.py",
             ),
-            "streamforge.workers.research.rl_agent.Team.see": (
-                "60_workers/research/rl_agent.html#team.see",
-                "streamforge/workers/research/rl_agent.py",
-            ),
-            "streamforge.workers.research.rl_agent.Team.warmup": (
-                "60_workers/research/rl_agent.html#team.warmup",
-                "streamforge/workers/research/rl_agent.py",
-            ),
-            "streamforge.workers.research.rl_agent._number": (
-                "60_workers/research/rl_agent.html#_number",
-                "streamforge/workers/research/rl_agent.py",
-            ),
-            "streamforge.workers.research.rl_agent.load_team": (
-                "60_workers/research/rl_agent.html#load_team",
-                "streamforge/workers/research/rl_agent.py",
-            ),
-            "streamforge.workers.research.rl_agent.reached": (
-                "60_workers/research/rl_agent.html#reached",
-                "streamforge/workers/research/rl_agent.py",
-            ),
-            "streamforge.workers.research.rl_agent.read_all": (
-                "60_workers/research/rl_agent.html#read_all",
-                "streamforge/workers/research/rl_agent.py",
-            ),
-            "streamforge.workers.research.rl_agent.rehearse": (
-                "60_workers/research/rl_agent.html#rehearse",
-                "streamforge/workers/research/rl_agent.py",
-            ),
-            "streamforge.workers.research.rl_agent.remember": (
-                "60_workers/research/rl_agent.html#remember",
-                "streamforge/workers/research/rl_agent.py",
-            ),
-            "streamforge.workers.research.rl_agent.warm_up": (
-                "60_workers/research/rl_agent.html#warm_up",
-                "streamforge/workers/research/rl_agent.py",
+            "streamforge.workers.research.team.warm_up": (
+                "60_workers/research/team.html#warm_up",
+                "streamforge/workers/research/team.py",
             ),
         },
         "streamforge.workers.runtime.context": {
@@ -7658,16 +7662,16 @@ d = {
                 "60_workers/runtime/context.html#failpoints.__init__",
                 "streamforge/workers/runtime/context.py",
             ),
-            "streamforge.workers.runtime.context._PatientBus": (
-                "60_workers/runtime/context.html#_patientbus",
+            "streamforge.workers.runtime.context._RetryingBus": (
+                "60_workers/runtime/context.html#_retryingbus",
                 "streamforge/workers/runtime/context.py",
             ),
-            "streamforge.workers.runtime.context._PatientBus.__getattr__": (
-                "60_workers/runtime/context.html#_patientbus.__getattr__",
+            "streamforge.workers.runtime.context._RetryingBus.__getattr__": (
+                "60_workers/runtime/context.html#_retryingbus.__getattr__",
                 "streamforge/workers/runtime/context.py",
             ),
-            "streamforge.workers.runtime.context._PatientBus.__init__": (
-                "60_workers/runtime/context.html#_patientbus.__init__",
+            "streamforge.workers.runtime.context._RetryingBus.__init__": (
+                "60_workers/runtime/context.html#_retryingbus.__init__",
                 "streamforge/workers/runtime/context.py",
             ),
             "streamforge.workers.runtime.context.dead_letter": (
@@ -7684,56 +7688,56 @@ d = {
             ),
         },
         "streamforge.workers.runtime.dead_letters": {
-            "streamforge.workers.runtime.dead_letters.Letter": (
-                "60_workers/runtime/dead_letters.html#letter",
+            "streamforge.workers.runtime.dead_letters.DeadLetter": (
+                "60_workers/runtime/dead_letters.html#deadletter",
                 "streamforge/workers/runtime/dead_letters.py",
             ),
-            "streamforge.workers.runtime.dead_letters.Letter.mark": (
-                "60_workers/runtime/dead_letters.html#letter.mark",
+            "streamforge.workers.runtime.dead_letters.DeadLetter.mark": (
+                "60_workers/runtime/dead_letters.html#deadletter.mark",
                 "streamforge/workers/runtime/dead_letters.py",
             ),
-            "streamforge.workers.runtime.dead_letters.Letter.original": (
-                "60_workers/runtime/dead_letters.html#letter.original",
+            "streamforge.workers.runtime.dead_letters.DeadLetter.original": (
+                "60_workers/runtime/dead_letters.html#deadletter.original",
                 "streamforge/workers/runtime/dead_letters.py",
             ),
-            "streamforge.workers.runtime.dead_letters.by_error": (
-                "60_workers/runtime/dead_letters.html#by_error",
+            "streamforge.workers.runtime.dead_letters._offset": (
+                "60_workers/runtime/dead_letters.html#_offset",
                 "streamforge/workers/runtime/dead_letters.py",
             ),
-            "streamforge.workers.runtime.dead_letters.choose": (
-                "60_workers/runtime/dead_letters.html#choose",
+            "streamforge.workers.runtime.dead_letters.dead_letter_topic": (
+                "60_workers/runtime/dead_letters.html#dead_letter_topic",
                 "streamforge/workers/runtime/dead_letters.py",
             ),
-            "streamforge.workers.runtime.dead_letters.dead_letters": (
-                "60_workers/runtime/dead_letters.html#dead_letters",
+            "streamforge.workers.runtime.dead_letters.is_waiting": (
+                "60_workers/runtime/dead_letters.html#is_waiting",
                 "streamforge/workers/runtime/dead_letters.py",
             ),
-            "streamforge.workers.runtime.dead_letters.letters_topic": (
-                "60_workers/runtime/dead_letters.html#letters_topic",
+            "streamforge.workers.runtime.dead_letters.list_dead_letters": (
+                "60_workers/runtime/dead_letters.html#list_dead_letters",
                 "streamforge/workers/runtime/dead_letters.py",
             ),
-            "streamforge.workers.runtime.dead_letters.progress_topic": (
-                "60_workers/runtime/dead_letters.html#progress_topic",
+            "streamforge.workers.runtime.dead_letters.read_dead_letter": (
+                "60_workers/runtime/dead_letters.html#read_dead_letter",
                 "streamforge/workers/runtime/dead_letters.py",
             ),
-            "streamforge.workers.runtime.dead_letters.read_all": (
-                "60_workers/runtime/dead_letters.html#read_all",
+            "streamforge.workers.runtime.dead_letters.replay_dead_letters": (
+                "60_workers/runtime/dead_letters.html#replay_dead_letters",
                 "streamforge/workers/runtime/dead_letters.py",
             ),
-            "streamforge.workers.runtime.dead_letters.read_letter": (
-                "60_workers/runtime/dead_letters.html#read_letter",
+            "streamforge.workers.runtime.dead_letters.replay_topic": (
+                "60_workers/runtime/dead_letters.html#replay_topic",
                 "streamforge/workers/runtime/dead_letters.py",
             ),
-            "streamforge.workers.runtime.dead_letters.replay": (
-                "60_workers/runtime/dead_letters.html#replay",
+            "streamforge.workers.runtime.dead_letters.replayed_attempts": (
+                "60_workers/runtime/dead_letters.html#replayed_attempts",
                 "streamforge/workers/runtime/dead_letters.py",
             ),
-            "streamforge.workers.runtime.dead_letters.sent_back": (
-                "60_workers/runtime/dead_letters.html#sent_back",
+            "streamforge.workers.runtime.dead_letters.select_dead_letters": (
+                "60_workers/runtime/dead_letters.html#select_dead_letters",
                 "streamforge/workers/runtime/dead_letters.py",
             ),
-            "streamforge.workers.runtime.dead_letters.waits": (
-                "60_workers/runtime/dead_letters.html#waits",
+            "streamforge.workers.runtime.dead_letters.summarize_errors": (
+                "60_workers/runtime/dead_letters.html#summarize_errors",
                 "streamforge/workers/runtime/dead_letters.py",
             ),
         },
@@ -7820,20 +7824,8 @@ d = {
                 "60_workers/runtime/telemetry.html#upstreams.merged",
                 "streamforge/workers/runtime/telemetry.py",
             ),
-            "streamforge.workers.runtime.telemetry._each": (
-                "60_workers/runtime/telemetry.html#_each",
-                "streamforge/workers/runtime/telemetry.py",
-            ),
             "streamforge.workers.runtime.telemetry.commands": (
                 "60_workers/runtime/telemetry.html#commands",
-                "streamforge/workers/runtime/telemetry.py",
-            ),
-            "streamforge.workers.runtime.telemetry.ensure_topic": (
-                "60_workers/runtime/telemetry.html#ensure_topic",
-                "streamforge/workers/runtime/telemetry.py",
-            ),
-            "streamforge.workers.runtime.telemetry.read_place": (
-                "60_workers/runtime/telemetry.html#read_place",
                 "streamforge/workers/runtime/telemetry.py",
             ),
             "streamforge.workers.runtime.telemetry.upstream_ends": (
@@ -7841,13 +7833,31 @@ d = {
                 "streamforge/workers/runtime/telemetry.py",
             ),
         },
+        "streamforge.workers.runtime.topics": {
+            "streamforge.workers.runtime.topics._raised": (
+                "60_workers/runtime/topics.html#_raised",
+                "streamforge/workers/runtime/topics.py",
+            ),
+            "streamforge.workers.runtime.topics.ensure_topic": (
+                "60_workers/runtime/topics.html#ensure_topic",
+                "streamforge/workers/runtime/topics.py",
+            ),
+            "streamforge.workers.runtime.topics.parse_position": (
+                "60_workers/runtime/topics.html#parse_position",
+                "streamforge/workers/runtime/topics.py",
+            ),
+            "streamforge.workers.runtime.topics.read_topic": (
+                "60_workers/runtime/topics.html#read_topic",
+                "streamforge/workers/runtime/topics.py",
+            ),
+        },
         "streamforge.workers.runtime.worker": {
             "streamforge.workers.runtime.worker.Worker": (
                 "60_workers/runtime/worker.html#worker",
                 "streamforge/workers/runtime/worker.py",
             ),
-            "streamforge.workers.runtime.worker.Worker.heard": (
-                "60_workers/runtime/worker.html#worker.heard",
+            "streamforge.workers.runtime.worker.Worker.on_event": (
+                "60_workers/runtime/worker.html#worker.on_event",
                 "streamforge/workers/runtime/worker.py",
             ),
             "streamforge.workers.runtime.worker.Worker.run": (

@@ -52,11 +52,13 @@ def list_letters(
     "List dead letters by error, each letter once."
     from streamforge.bus.base import open_bus
     from streamforge.core.times import now_ms
-    from streamforge.workers.runtime.dead_letters import by_error, dead_letters, sent_back
+    from streamforge.workers.runtime.dead_letters import summarize_errors, list_dead_letters, replayed_attempts
 
     async def ask() -> list[dict[str, Any]]:
         async with open_bus(_bus_url(home, bus)) as opened:
-            return by_error(await dead_letters(opened, topic), await sent_back(opened, topic), now_ms(), limit)
+            return summarize_errors(
+                await list_dead_letters(opened, topic), await replayed_attempts(opened, topic), now_ms(), limit
+            )
 
     kinds = asyncio.run(ask())
     if json:
@@ -89,14 +91,21 @@ def replay_letters(
 ) -> None:
     "Send dead letters back to their topic: original bytes, key and headers."
     from streamforge.bus.base import open_bus
-    from streamforge.workers.runtime.dead_letters import choose, dead_letters, replay, sent_back
+    from streamforge.workers.runtime.dead_letters import (
+        select_dead_letters,
+        list_dead_letters,
+        replay_dead_letters,
+        replayed_attempts,
+    )
 
     async def send() -> None:
         async with open_bus(_bus_url(home, bus)) as opened:
-            letters, done = await dead_letters(opened, topic), await sent_back(opened, topic)
-            chosen, left = choose(letters, done, offsets=tuple(offset or ()), error=error, max_attempts=max_attempts)
+            letters, done = await list_dead_letters(opened, topic), await replayed_attempts(opened, topic)
+            chosen, left = select_dead_letters(
+                letters, done, offsets=tuple(offset or ()), error=error, max_attempts=max_attempts
+            )
             if not dry_run and chosen:
-                await replay(opened, topic, chosen)
+                await replay_dead_letters(opened, topic, chosen)
         for letter in chosen:
             typer.echo(
                 f"{'would send' if dry_run else 'sent'} {letter.source} to {letter.topic} (attempt {letter.attempts + 1}, {letter.error})"

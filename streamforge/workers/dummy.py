@@ -14,19 +14,19 @@ from ..core import errors
 from ..core.errors import StreamForgeError
 from .targets import DummyParameters
 from .runtime.worker import Context, Worker
-from .runtime.telemetry import Status
+from .runtime.telemetry import EventStatus
 
 
 # %% ../../nbs/60_workers/02_dummy.ipynb #a49b2751
 class Dummy(Worker):
-    "Pretends; its metrics count what it said and heard."
+    "Pretends; its metrics count what it said and on_event."
 
     def __init__(self) -> None:
         self.pinged = asyncio.Event()
 
-    def heard(self, ctx: Context, status: Status) -> None:
+    def on_event(self, ctx: Context, status: EventStatus) -> None:
         "Count events; an answered ping may be what it waits for."
-        order: tuple[Status, ...] = ("started", "loading", "finished", "error", "interrupted", "pong")
+        order: tuple[EventStatus, ...] = ("started", "loading", "finished", "error", "interrupted", "pong")
         ctx.metrics("dummy_events_total").inc()
         if status == "pong":
             ctx.metrics("dummy_pings_total").inc()

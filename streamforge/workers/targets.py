@@ -514,23 +514,27 @@ class MarketDataType(msgspec.Struct, frozen=True, kw_only=True):
 
 MARKET_DATA = {
     "api_candles": MarketDataType(
-        source="streamforge.workers.loaders.candles:CandleSource", interval=True, parameters=CandleHistoryParameters
+        source="streamforge.workers.loaders.candles:CandleHistorySource",
+        interval=True,
+        parameters=CandleHistoryParameters,
     ),
-    "api_trades": MarketDataType(source="streamforge.workers.loaders.trades:TradeSource", parameters=HistoryParameters),
+    "api_trades": MarketDataType(
+        source="streamforge.workers.loaders.trades:TradeHistorySource", parameters=HistoryParameters
+    ),
     "ws_candles": MarketDataType(
-        source="streamforge.workers.loaders.live_candles:WsCandles",
+        source="streamforge.workers.loaders.live_candles:LiveCandleSource",
         endless=True,
         interval=True,
         parameters=LiveCandleParameters,
     ),
     "ws_trades": MarketDataType(
-        source="streamforge.workers.loaders.live_trades:WsTrades", endless=True, parameters=LiveParameters
+        source="streamforge.workers.loaders.live_trades:LiveTradeSource", endless=True, parameters=LiveParameters
     ),
     "ws_depth": MarketDataType(
-        source="streamforge.workers.loaders.live_books:WsBooks", endless=True, parameters=BookParameters
+        source="streamforge.workers.loaders.live_books:LiveBookSource", endless=True, parameters=BookParameters
     ),
     "orderbook_snapshot": MarketDataType(
-        source="streamforge.workers.loaders.live_books:WsBooks", endless=True, parameters=BookParameters
+        source="streamforge.workers.loaders.live_books:LiveBookSource", endless=True, parameters=BookParameters
     ),
 }
 
@@ -685,7 +689,7 @@ TARGETS: dict[str, Target] = {
         slots=0.5,
     ),
     "backtest": Target(
-        worker="streamforge.workers.research.backtest:Backtest",
+        worker="streamforge.workers.research.backtest:BacktestWorker",
         help="run one fold of a walk-forward",
         parameters=(FoldRunParameters,),
         reads=Ports(artifacts=("the dataset of the fold",)),

@@ -180,7 +180,7 @@ async def start_here(
 ) -> tuple[str, int, float]:  # telemetry id, pid, ms from the command to `started`
     "Start a dummy as a process of its own, which outlives this one; raises `TryAgain` if it does not say that it started."
     from streamforge.core.names import telemetry_id
-    from streamforge.workers.runtime.telemetry import ensure_topic
+    from streamforge.workers.runtime.topics import ensure_topic
 
     for topic in (topics.control, topics.events):
         await ensure_topic(bus, topic)

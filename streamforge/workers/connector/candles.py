@@ -25,7 +25,7 @@ from .revisions import Revisions
 from .rows import revised_schema, rows_of
 from .states import MarketKey, keep_state, load_partition
 from ..runtime.context import FILLED_HEADER, Context
-from ..runtime.telemetry import ensure_topic
+from ..runtime.topics import ensure_topic
 
 
 # %% ../../../nbs/60_workers/connector/07_candles.ipynb #167f3204

@@ -34,7 +34,7 @@ from streamforge.workers.connector.states import (
     warm_enricher,
 )
 from ..runtime.context import Context
-from ..runtime.telemetry import ensure_topic
+from ..runtime.topics import ensure_topic
 from ..targets import ConnectorParameters
 
 # %% ../../../nbs/60_workers/connector/06_revisions.ipynb #79541995

@@ -16,7 +16,7 @@ from .candles import CandleHandler, EnrichedHandler
 from .pipeline import Handler, Pipeline, Wiring, read_wiring
 from .trades import TradeHandler
 from ..runtime.context import Context
-from ..runtime.telemetry import ensure_topic
+from ..runtime.topics import ensure_topic
 from ..runtime.worker import Worker
 from ..targets import ConnectorParameters
 

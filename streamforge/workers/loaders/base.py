@@ -8,8 +8,8 @@ __all__ = [
     "read_order",
     "Fact",
     "Part",
-    "Source",
-    "open_source",
+    "RecordSource",
+    "open_record_source",
     "until_stopped",
     "in_time_order",
     "Seen",
@@ -110,10 +110,10 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     topic: str = ""  # instead of the data topic: the candle that is still forming goes to `<topic>-open`
 
 
-class Source(Protocol):
+class RecordSource(Protocol):
     "Where records come from. Made with (context, order, seen), entered with `async with`."
 
-    async def __aenter__(self) -> "Source": ...
+    async def __aenter__(self) -> "RecordSource": ...
 
     async def __aexit__(self, *exc: object) -> None: ...
 
@@ -126,11 +126,11 @@ class Source(Protocol):
         ...
 
 
-def open_source(
+def open_record_source(
     ctx: Context,
     order: Order,
     seen: "Mapping[tuple[str, str], Seen]",  # what this loader has published already
-) -> Source:
+) -> RecordSource:
     "The source of an order."
     module, name = MARKET_DATA[order.kind].source.split(":")
     return getattr(importlib.import_module(module), name)(ctx, order, seen)

@@ -19,7 +19,7 @@ from ...runs.datasets import count_filled, freeze, load_panel, read_panel
 from ...runs.models import publish
 from ..runtime.worker import Worker
 from ..runtime.context import Context
-from .graph_builder import markets_of
+from .graph_builder import required_markets
 from ..targets import GnnParameters, TrainerParameters
 
 
@@ -31,7 +31,7 @@ async def training_panel(ctx: Context) -> tuple[Panel, Manifest]:
     name = parameters.dataset_name or settings.collection_name
     if version := parameters.dataset_version:
         return await load_panel(ctx.artifacts, name, version)
-    symbols, interval = markets_of(settings)
+    symbols, interval = required_markets(settings)
     asked = enriched_collection(settings.collection_name), symbols, interval, settings.time_range
     panel, filled = await read_panel(ctx.store, *asked), await count_filled(ctx.store, *asked)
     return panel, await freeze(ctx.artifacts, name, panel, interval=interval, filled=filled)

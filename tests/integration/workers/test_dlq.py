@@ -17,7 +17,14 @@ from streamforge.core.errors import BusError, UnknownTopic  # noqa: E402
 from streamforge.messages.records import encode  # noqa: E402
 from streamforge.store.base import open_store  # noqa: E402
 from streamforge.workers.runtime.context import dead_letter  # noqa: E402
-from streamforge.workers.runtime.dead_letters import choose, dead_letters, progress_topic, read_all, replay, sent_back  # noqa: E402
+from streamforge.workers.runtime.dead_letters import (
+    list_dead_letters,
+    read_topic,
+    replay_dead_letters,
+    replay_topic,
+    replayed_attempts,
+    select_dead_letters,
+)  # noqa: E402
 
 
 @pytest.fixture(params=["embedded", "kafka"])
@@ -42,7 +49,7 @@ async def command(house, *words) -> tuple[int, str, str]:
 
 
 async def waiting(bus, topic, **narrow):
-    return choose(await dead_letters(bus, topic), await sent_back(bus, topic), **narrow)
+    return select_dead_letters(await list_dead_letters(bus, topic), await replayed_attempts(bus, topic), **narrow)
 
 
 async def set_aside(house, values, first=0):
@@ -93,7 +100,7 @@ async def test_the_life_of_a_letter(home):
         o.close for o in rows
     ]
     async with home.bus() as bus:
-        letters = await dead_letters(bus, home.data)
+        letters = await list_dead_letters(bus, home.data)
         chosen, left = await waiting(bus, home.data)
         assert sorted(o.source for o in letters if o.error == "BadRecord") == sources and len(letters) == len(bad) + 3
         assert (
@@ -115,20 +122,20 @@ async def test_a_replay_that_is_cut_off_loses_nothing_and_repeats_little(home):
 
         async def publish_until_cut(topic, messages):
             nonlocal notes
-            notes += topic == progress_topic(home.data)
+            notes += topic == replay_topic(home.data)
             if notes == 2:
                 raise BusError("expected an answer, found none")
             return await publish(topic, messages)
 
         bus.publish = publish_until_cut
         with pytest.raises(BusError):
-            await replay(bus, home.data, (await waiting(bus, home.data))[0], batch=10)
+            await replay_dead_letters(bus, home.data, (await waiting(bus, home.data))[0], batch=10)
         bus.publish = publish
         rest, left = await waiting(bus, home.data)
         assert [o.record.value for o in rest] == [b"%d" % n for n in range(10, 25)] and left["replayed"] == 10
-        await replay(bus, home.data, rest)
+        await replay_dead_letters(bus, home.data, rest)
         assert (await waiting(bus, home.data))[0] == []
-        came = await read_all(bus, home.data)
+        came = await read_topic(bus, home.data)
         sent = [o.value for o in came]
         assert sorted(sent, key=int) == sorted([b"%d" % n for n in [*range(25), *range(10, 20)]], key=int)
         assert len({dict(o.headers)["sf.replayed"] for o in came}) == 25
@@ -139,7 +146,7 @@ async def test_a_replay_that_is_cut_off_loses_nothing_and_repeats_little(home):
 async def test_topics_that_are_empty_foreign_gone_or_made_anew(home):
     async with home.bus() as bus:
         with pytest.raises(UnknownTopic):
-            await dead_letters(bus, home.data)
+            await list_dead_letters(bus, home.data)
         await bus.create_topic(home.data, TopicSpec(partitions=2))
         assert await waiting(bus, home.data) == ([], {"replayed": 0, "attempts": 0, "foreign": 0})
     await set_aside(home, [b"one", b"two"])
@@ -147,7 +154,7 @@ async def test_topics_that_are_empty_foreign_gone_or_made_anew(home):
         await bus.publish(f"{home.data}-dlq", [Message(b"hello")])
         chosen, left = await waiting(bus, home.data)
         assert len(chosen) == 2 and left["foreign"] == 1
-        assert await replay(bus, home.data, chosen) == 2
+        assert await replay_dead_letters(bus, home.data, chosen) == 2
         for topic in (home.data, f"{home.data}-dlq"):
             await bus.delete_topic(topic)
     await set_aside(home, [b"other", b"two"])  # offsets count from 0 again
@@ -157,5 +164,5 @@ async def test_topics_that_are_empty_foreign_gone_or_made_anew(home):
         ]  # the same bytes at the same offset are the same letter
         await bus.delete_topic(home.data)
         with pytest.raises(UnknownTopic):
-            await replay(bus, home.data, (await waiting(bus, home.data))[0])
+            await replay_dead_letters(bus, home.data, (await waiting(bus, home.data))[0])
         assert len((await waiting(bus, home.data))[0]) == 1  # nothing sent, nothing remembered

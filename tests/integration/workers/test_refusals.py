@@ -34,7 +34,7 @@ from streamforge.messages.records import encode  # noqa: E402
 from streamforge.store.base import open_store  # noqa: E402
 from streamforge.store.schemas import CANDLES  # noqa: E402
 from streamforge.store.sql.postgresql import Postgresql  # noqa: E402
-from streamforge.workers.runtime.telemetry import ensure_topic  # noqa: E402
+from streamforge.workers.runtime.topics import ensure_topic  # noqa: E402
 from streamforge.workers.runtime.worker import Worker, serve  # noqa: E402
 
 SECRET = f"hidden-{secrets.token_hex(6)}"  # a wrong password; nothing that anybody can see may hold it
