@@ -8,7 +8,7 @@ from worker_lab import House, until
 
 from streamforge.core.samples import SAMPLES
 from streamforge.core.times import TimeRange, iso, to_ms
-from streamforge.exchange.binance.book import Applied, OrderBook, best_levels
+from streamforge.exchange.binance.book import Applied, OrderBook
 from streamforge.exchange.binance.models import DepthSnapshot
 from streamforge.exchange.binance.rest import BinanceRest
 from streamforge.exchange.binance.trades import agg_trades
@@ -152,6 +152,6 @@ async def check_books(
             and snapshot.asks[:levels] == floats(true.asks)[:levels]
         )
         if book:
-            assert [floats(o) for o in best_levels(book, levels)] == [snapshot.bids[:levels], snapshot.asks[:levels]]
+            assert [floats(o) for o in book.best_levels(levels)] == [snapshot.bids[:levels], snapshot.asks[:levels]]
     whole = sum(book is not None for _, book in readers)
     return whole, len(readers) - whole

@@ -15,7 +15,7 @@ from ...core.errors import NotEnoughData
 from ...core.samples import SAMPLES, SYMBOLS
 from ...core.times import TimeRange, interval_ms, now_ms
 from ...exchange.files import read_folder
-from ...exchange.binance.rest import DATA_API
+from ...exchange.binance.models import DATA_API
 from ...exchange.simulator.app import Simulator, serve_app
 
 # %% ../../../nbs/80_cli/demo/01_source.ipynb #917100ba

@@ -19,11 +19,12 @@ import numpy as np
 from ...core.errors import BadSetting
 from ...core.settings import WorkerSettings
 from ...core.times import TimeRange, interval_ms
-from ...exchange.binance.models import IdRange
+from ...exchange.binance.pages import IdRange
 from ...exchange.binance.archive import ARCHIVE_URL, Archive
 from ...exchange.binance.archive_files import TradeTable, candle_records, trade_records
 from ...exchange.files import CandleTable
-from ...exchange.binance.rest import DATA_API, BinanceRest
+from ...exchange.binance.models import DATA_API
+from ...exchange.binance.rest import BinanceRest
 from ...exchange.binance.trades import agg_trades, trade_ids
 from ...messages.records import Candle, Trade
 from ..targets import HistoryParameters

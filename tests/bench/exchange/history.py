@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from streamforge.core.times import TimeRange, iso
 from streamforge.exchange.binance.limits import BINANCE, Limiter
-from streamforge.exchange.binance.models import PAGE_ROWS
+from streamforge.exchange.binance.pages import PAGE_ROWS
 from streamforge.exchange.files import CandleTable
 from streamforge.exchange.simulator.app import Simulator, serve_app
 from streamforge.exchange.simulator.faults import Fault

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from streamforge.core.errors import BadInterval, ExchangeError, UnknownSymbol
 from streamforge.core.samples import SAMPLES, SYMBOLS
 from streamforge.core.times import TimeRange, to_ms
-from streamforge.exchange.binance.limits import Clock, Limiter
-from streamforge.exchange.binance.rest import BinanceRest, Retry
+from streamforge.exchange.binance.limits import Limiter, VirtualClock
+from streamforge.exchange.binance.requests import Retry
+from streamforge.exchange.binance.rest import BinanceRest
 from streamforge.exchange.files import PRICES, read_file
 from streamforge.exchange.simulator.app import Simulator, serve_app
 from streamforge.exchange.simulator.faults import Fault
@@ -39,21 +40,6 @@ ROWS = (
     "reversed",
     "nan",
 )
-
-
-class FastClock(Clock):
-    "Sleeping takes no time; the clock moves instead."
-
-    def __init__(self):
-        self.seconds = 1_000_000.0
-
-    def now(self):
-        return self.seconds
-
-    async def sleep(self, seconds):
-        until = self.seconds + max(seconds, 0.0)
-        await asyncio.sleep(0)
-        self.seconds = max(self.seconds, until)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +73,7 @@ def hides_once(faults):
 
 def offline(markets, **options):
     "A simulator and a client for it, without a socket, on one flying clock."
-    clock = FastClock()
+    clock = VirtualClock(1_000_000.0)
     sim = Simulator(markets, timer=clock, **options)
     transport = httpx.ASGITransport(sim, raise_app_exceptions=False)
     return sim, BinanceRest("http://exchange", limiter=Limiter(clock=clock), transport=transport)
@@ -159,7 +145,7 @@ async def test_a_ban_that_comes_while_connecting_is_obeyed(btc):
         async def acquire(self, weight):
             await super().acquire(weight)
             if self.gate.closed_until < 0:
-                self.hear(429, {"retry-after": "1"})
+                self.observe(429, {"retry-after": "1"})
 
     sim, began = Simulator({"BTCUSDT": btc}), time.time()
     async with serve_app(sim) as url, BinanceRest(url, limiter=Late()) as rest:

@@ -16,7 +16,8 @@ from streamforge.exchange.binance.archive import Archive
 from streamforge.exchange.binance.archive_files import candle_records, trade_records
 from streamforge.exchange.binance.book_feed import BookFeed, BookOptions
 from streamforge.exchange.binance.followers import CandleFollower, TradeFollower
-from streamforge.exchange.binance.rest import BinanceRest, Retry
+from streamforge.exchange.binance.requests import Retry
+from streamforge.exchange.binance.rest import BinanceRest
 from streamforge.exchange.binance.socket import StreamOptions
 from streamforge.exchange.binance.streams import Streams
 from streamforge.exchange.binance.trades import agg_trades, fill_trades

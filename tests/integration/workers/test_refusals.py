@@ -27,7 +27,7 @@ from streamforge.core.settings import read_places  # noqa: E402
 from streamforge.core.times import TimeRange  # noqa: E402
 from streamforge.core.urls import parse_url  # noqa: E402
 from streamforge.exchange.binance.archive import Archive  # noqa: E402
-from streamforge.exchange.binance.rest import Retry  # noqa: E402
+from streamforge.exchange.binance.requests import Retry  # noqa: E402
 from streamforge.exchange.simulator.app import Simulator, serve_app  # noqa: E402
 from streamforge.exchange.simulator.faults import Fault  # noqa: E402
 from streamforge.messages.records import encode  # noqa: E402
