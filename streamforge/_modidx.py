@@ -2275,6 +2275,14 @@ d = {
                 "30_exchange/binance/archive.html#archive.__init__",
                 "streamforge/exchange/binance/archive.py",
             ),
+            "streamforge.exchange.binance.archive.Archive._download": (
+                "30_exchange/binance/archive.html#archive._download",
+                "streamforge/exchange/binance/archive.py",
+            ),
+            "streamforge.exchange.binance.archive.Archive._download_to": (
+                "30_exchange/binance/archive.html#archive._download_to",
+                "streamforge/exchange/binance/archive.py",
+            ),
             "streamforge.exchange.binance.archive.Archive.agg_trades": (
                 "30_exchange/binance/archive.html#archive.agg_trades",
                 "streamforge/exchange/binance/archive.py",
@@ -2299,32 +2307,24 @@ d = {
                 "30_exchange/binance/archive.html#archiveread.__init__",
                 "streamforge/exchange/binance/archive.py",
             ),
+            "streamforge.exchange.binance.archive.ArchiveRead._add_missing": (
+                "30_exchange/binance/archive.html#archiveread._add_missing",
+                "streamforge/exchange/binance/archive.py",
+            ),
             "streamforge.exchange.binance.archive.ArchiveRead._get": (
                 "30_exchange/binance/archive.html#archiveread._get",
                 "streamforge/exchange/binance/archive.py",
             ),
-            "streamforge.exchange.binance.archive.ArchiveRead._miss": (
-                "30_exchange/binance/archive.html#archiveread._miss",
-                "streamforge/exchange/binance/archive.py",
-            ),
-            "streamforge.exchange.binance.archive._download": (
-                "30_exchange/binance/archive.html#_download",
-                "streamforge/exchange/binance/archive.py",
-            ),
-            "streamforge.exchange.binance.archive._fetched": (
-                "30_exchange/binance/archive.html#_fetched",
-                "streamforge/exchange/binance/archive.py",
-            ),
-            "streamforge.exchange.binance.archive._read": (
-                "30_exchange/binance/archive.html#_read",
+            "streamforge.exchange.binance.archive.ArchiveRead._read": (
+                "30_exchange/binance/archive.html#archiveread._read",
                 "streamforge/exchange/binance/archive.py",
             ),
             "streamforge.exchange.binance.archive._sha256": (
                 "30_exchange/binance/archive.html#_sha256",
                 "streamforge/exchange/binance/archive.py",
             ),
-            "streamforge.exchange.binance.archive._to_file": (
-                "30_exchange/binance/archive.html#_to_file",
+            "streamforge.exchange.binance.archive._write": (
+                "30_exchange/binance/archive.html#_write",
                 "streamforge/exchange/binance/archive.py",
             ),
         },
@@ -2357,8 +2357,8 @@ d = {
                 "30_exchange/binance/archive_files.html#_candles",
                 "streamforge/exchange/binance/archive_files.py",
             ),
-            "streamforge.exchange.binance.archive_files._ends": (
-                "30_exchange/binance/archive_files.html#_ends",
+            "streamforge.exchange.binance.archive_files._close_times": (
+                "30_exchange/binance/archive_files.html#_close_times",
                 "streamforge/exchange/binance/archive_files.py",
             ),
             "streamforge.exchange.binance.archive_files._ms": (
@@ -2369,20 +2369,20 @@ d = {
                 "30_exchange/binance/archive_files.html#_numbers",
                 "streamforge/exchange/binance/archive_files.py",
             ),
-            "streamforge.exchange.binance.archive_files._refuse": (
-                "30_exchange/binance/archive_files.html#_refuse",
-                "streamforge/exchange/binance/archive_files.py",
-            ),
             "streamforge.exchange.binance.archive_files._trades": (
                 "30_exchange/binance/archive_files.html#_trades",
+                "streamforge/exchange/binance/archive_files.py",
+            ),
+            "streamforge.exchange.binance.archive_files._wrong_rows": (
+                "30_exchange/binance/archive_files.html#_wrong_rows",
                 "streamforge/exchange/binance/archive_files.py",
             ),
             "streamforge.exchange.binance.archive_files.candle_records": (
                 "30_exchange/binance/archive_files.html#candle_records",
                 "streamforge/exchange/binance/archive_files.py",
             ),
-            "streamforge.exchange.binance.archive_files.files_of": (
-                "30_exchange/binance/archive_files.html#files_of",
+            "streamforge.exchange.binance.archive_files.files_covering": (
+                "30_exchange/binance/archive_files.html#files_covering",
                 "streamforge/exchange/binance/archive_files.py",
             ),
             "streamforge.exchange.binance.archive_files.read_tables": (
@@ -2411,6 +2411,10 @@ d = {
                 "30_exchange/binance/book.html#orderbook.__init__",
                 "streamforge/exchange/binance/book.py",
             ),
+            "streamforge.exchange.binance.book.OrderBook._change": (
+                "30_exchange/binance/book.html#orderbook._change",
+                "streamforge/exchange/binance/book.py",
+            ),
             "streamforge.exchange.binance.book.OrderBook._lose": (
                 "30_exchange/binance/book.html#orderbook._lose",
                 "streamforge/exchange/binance/book.py",
@@ -2419,12 +2423,24 @@ d = {
                 "30_exchange/binance/book.html#orderbook.apply",
                 "streamforge/exchange/binance/book.py",
             ),
+            "streamforge.exchange.binance.book.OrderBook.best_levels": (
+                "30_exchange/binance/book.html#orderbook.best_levels",
+                "streamforge/exchange/binance/book.py",
+            ),
             "streamforge.exchange.binance.book.OrderBook.crossed": (
                 "30_exchange/binance/book.html#orderbook.crossed",
                 "streamforge/exchange/binance/book.py",
             ),
+            "streamforge.exchange.binance.book.OrderBook.is_thin": (
+                "30_exchange/binance/book.html#orderbook.is_thin",
+                "streamforge/exchange/binance/book.py",
+            ),
             "streamforge.exchange.binance.book.OrderBook.load": (
                 "30_exchange/binance/book.html#orderbook.load",
+                "streamforge/exchange/binance/book.py",
+            ),
+            "streamforge.exchange.binance.book.OrderBook.snapshot": (
+                "30_exchange/binance/book.html#orderbook.snapshot",
                 "streamforge/exchange/binance/book.py",
             ),
             "streamforge.exchange.binance.book._Side": (
@@ -2451,24 +2467,8 @@ d = {
                 "30_exchange/binance/book.html#_side.load",
                 "streamforge/exchange/binance/book.py",
             ),
-            "streamforge.exchange.binance.book._changed": (
-                "30_exchange/binance/book.html#_changed",
-                "streamforge/exchange/binance/book.py",
-            ),
-            "streamforge.exchange.binance.book.best_levels": (
-                "30_exchange/binance/book.html#best_levels",
-                "streamforge/exchange/binance/book.py",
-            ),
-            "streamforge.exchange.binance.book.is_thin": (
-                "30_exchange/binance/book.html#is_thin",
-                "streamforge/exchange/binance/book.py",
-            ),
             "streamforge.exchange.binance.book.price_key": (
                 "30_exchange/binance/book.html#price_key",
-                "streamforge/exchange/binance/book.py",
-            ),
-            "streamforge.exchange.binance.book.snapshot_of": (
-                "30_exchange/binance/book.html#snapshot_of",
                 "streamforge/exchange/binance/book.py",
             ),
         },
@@ -2485,32 +2485,32 @@ d = {
                 "30_exchange/binance/book_feed.html#bookfeed.__init__",
                 "streamforge/exchange/binance/book_feed.py",
             ),
+            "streamforge.exchange.binance.book_feed.BookFeed._advance": (
+                "30_exchange/binance/book_feed.html#bookfeed._advance",
+                "streamforge/exchange/binance/book_feed.py",
+            ),
+            "streamforge.exchange.binance.book_feed.BookFeed._count_restart": (
+                "30_exchange/binance/book_feed.html#bookfeed._count_restart",
+                "streamforge/exchange/binance/book_feed.py",
+            ),
+            "streamforge.exchange.binance.book_feed.BookFeed._snapshot": (
+                "30_exchange/binance/book_feed.html#bookfeed._snapshot",
+                "streamforge/exchange/binance/book_feed.py",
+            ),
+            "streamforge.exchange.binance.book_feed.BookFeed._start": (
+                "30_exchange/binance/book_feed.html#bookfeed._start",
+                "streamforge/exchange/binance/book_feed.py",
+            ),
             "streamforge.exchange.binance.book_feed.BookOptions": (
                 "30_exchange/binance/book_feed.html#bookoptions",
                 "streamforge/exchange/binance/book_feed.py",
             ),
-            "streamforge.exchange.binance.book_feed._Market": (
-                "30_exchange/binance/book_feed.html#_market",
+            "streamforge.exchange.binance.book_feed._MarketBook": (
+                "30_exchange/binance/book_feed.html#_marketbook",
                 "streamforge/exchange/binance/book_feed.py",
             ),
-            "streamforge.exchange.binance.book_feed._Market.__init__": (
-                "30_exchange/binance/book_feed.html#_market.__init__",
-                "streamforge/exchange/binance/book_feed.py",
-            ),
-            "streamforge.exchange.binance.book_feed._advance": (
-                "30_exchange/binance/book_feed.html#_advance",
-                "streamforge/exchange/binance/book_feed.py",
-            ),
-            "streamforge.exchange.binance.book_feed._restart": (
-                "30_exchange/binance/book_feed.html#_restart",
-                "streamforge/exchange/binance/book_feed.py",
-            ),
-            "streamforge.exchange.binance.book_feed._snapshot": (
-                "30_exchange/binance/book_feed.html#_snapshot",
-                "streamforge/exchange/binance/book_feed.py",
-            ),
-            "streamforge.exchange.binance.book_feed._start": (
-                "30_exchange/binance/book_feed.html#_start",
+            "streamforge.exchange.binance.book_feed._MarketBook.__init__": (
+                "30_exchange/binance/book_feed.html#_marketbook.__init__",
                 "streamforge/exchange/binance/book_feed.py",
             ),
         },
@@ -2593,12 +2593,28 @@ d = {
                 "30_exchange/binance/limits.html#limiter.configure",
                 "streamforge/exchange/binance/limits.py",
             ),
-            "streamforge.exchange.binance.limits.Limiter.hear": (
-                "30_exchange/binance/limits.html#limiter.hear",
+            "streamforge.exchange.binance.limits.Limiter.observe": (
+                "30_exchange/binance/limits.html#limiter.observe",
                 "streamforge/exchange/binance/limits.py",
             ),
             "streamforge.exchange.binance.limits.Limiter.used": (
                 "30_exchange/binance/limits.html#limiter.used",
+                "streamforge/exchange/binance/limits.py",
+            ),
+            "streamforge.exchange.binance.limits.VirtualClock": (
+                "30_exchange/binance/limits.html#virtualclock",
+                "streamforge/exchange/binance/limits.py",
+            ),
+            "streamforge.exchange.binance.limits.VirtualClock.__init__": (
+                "30_exchange/binance/limits.html#virtualclock.__init__",
+                "streamforge/exchange/binance/limits.py",
+            ),
+            "streamforge.exchange.binance.limits.VirtualClock.now": (
+                "30_exchange/binance/limits.html#virtualclock.now",
+                "streamforge/exchange/binance/limits.py",
+            ),
+            "streamforge.exchange.binance.limits.VirtualClock.sleep": (
+                "30_exchange/binance/limits.html#virtualclock.sleep",
                 "streamforge/exchange/binance/limits.py",
             ),
             "streamforge.exchange.binance.limits._Budget": (
@@ -2613,8 +2629,12 @@ d = {
                 "30_exchange/binance/limits.html#_budget.cost",
                 "streamforge/exchange/binance/limits.py",
             ),
-            "streamforge.exchange.binance.limits._Budget.hear": (
-                "30_exchange/binance/limits.html#_budget.hear",
+            "streamforge.exchange.binance.limits._Budget.inherit": (
+                "30_exchange/binance/limits.html#_budget.inherit",
+                "streamforge/exchange/binance/limits.py",
+            ),
+            "streamforge.exchange.binance.limits._Budget.observe": (
+                "30_exchange/binance/limits.html#_budget.observe",
                 "streamforge/exchange/binance/limits.py",
             ),
             "streamforge.exchange.binance.limits._Budget.spend": (
@@ -2641,8 +2661,8 @@ d = {
                 "30_exchange/binance/limits.html#_gate.__init__",
                 "streamforge/exchange/binance/limits.py",
             ),
-            "streamforge.exchange.binance.limits._Gate.hear": (
-                "30_exchange/binance/limits.html#_gate.hear",
+            "streamforge.exchange.binance.limits._Gate.observe": (
+                "30_exchange/binance/limits.html#_gate.observe",
                 "streamforge/exchange/binance/limits.py",
             ),
             "streamforge.exchange.binance.limits._seconds": (
@@ -2663,22 +2683,6 @@ d = {
                 "30_exchange/binance/models.html#exchangeinfo",
                 "streamforge/exchange/binance/models.py",
             ),
-            "streamforge.exchange.binance.models.IdRange": (
-                "30_exchange/binance/models.html#idrange",
-                "streamforge/exchange/binance/models.py",
-            ),
-            "streamforge.exchange.binance.models.IdRange.__bool__": (
-                "30_exchange/binance/models.html#idrange.__bool__",
-                "streamforge/exchange/binance/models.py",
-            ),
-            "streamforge.exchange.binance.models.IdRange.__len__": (
-                "30_exchange/binance/models.html#idrange.__len__",
-                "streamforge/exchange/binance/models.py",
-            ),
-            "streamforge.exchange.binance.models.IdRange.__str__": (
-                "30_exchange/binance/models.html#idrange.__str__",
-                "streamforge/exchange/binance/models.py",
-            ),
             "streamforge.exchange.binance.models.SymbolInfo": (
                 "30_exchange/binance/models.html#symbolinfo",
                 "streamforge/exchange/binance/models.py",
@@ -2687,12 +2691,12 @@ d = {
                 "30_exchange/binance/models.html#_aggtrade",
                 "streamforge/exchange/binance/models.py",
             ),
-            "streamforge.exchange.binance.models._Body": (
-                "30_exchange/binance/models.html#_body",
+            "streamforge.exchange.binance.models._ErrorBody": (
+                "30_exchange/binance/models.html#_errorbody",
                 "streamforge/exchange/binance/models.py",
             ),
-            "streamforge.exchange.binance.models.holes": (
-                "30_exchange/binance/models.html#holes",
+            "streamforge.exchange.binance.models.api_error": (
+                "30_exchange/binance/models.html#api_error",
                 "streamforge/exchange/binance/models.py",
             ),
             "streamforge.exchange.binance.models.parse_agg_trades": (
@@ -2703,17 +2707,101 @@ d = {
                 "30_exchange/binance/models.html#parse_klines",
                 "streamforge/exchange/binance/models.py",
             ),
-            "streamforge.exchange.binance.models.refusal": (
-                "30_exchange/binance/models.html#refusal",
-                "streamforge/exchange/binance/models.py",
+        },
+        "streamforge.exchange.binance.pages": {
+            "streamforge.exchange.binance.pages.IdRange": (
+                "30_exchange/binance/pages.html#idrange",
+                "streamforge/exchange/binance/pages.py",
             ),
-            "streamforge.exchange.binance.models.tidy": (
-                "30_exchange/binance/models.html#tidy",
-                "streamforge/exchange/binance/models.py",
+            "streamforge.exchange.binance.pages.IdRange.__bool__": (
+                "30_exchange/binance/pages.html#idrange.__bool__",
+                "streamforge/exchange/binance/pages.py",
             ),
-            "streamforge.exchange.binance.models.windows": (
-                "30_exchange/binance/models.html#windows",
-                "streamforge/exchange/binance/models.py",
+            "streamforge.exchange.binance.pages.IdRange.__len__": (
+                "30_exchange/binance/pages.html#idrange.__len__",
+                "streamforge/exchange/binance/pages.py",
+            ),
+            "streamforge.exchange.binance.pages.IdRange.__str__": (
+                "30_exchange/binance/pages.html#idrange.__str__",
+                "streamforge/exchange/binance/pages.py",
+            ),
+            "streamforge.exchange.binance.pages.clean_page": (
+                "30_exchange/binance/pages.html#clean_page",
+                "streamforge/exchange/binance/pages.py",
+            ),
+            "streamforge.exchange.binance.pages.missing_ids": (
+                "30_exchange/binance/pages.html#missing_ids",
+                "streamforge/exchange/binance/pages.py",
+            ),
+            "streamforge.exchange.binance.pages.page_windows": (
+                "30_exchange/binance/pages.html#page_windows",
+                "streamforge/exchange/binance/pages.py",
+            ),
+        },
+        "streamforge.exchange.binance.requests": {
+            "streamforge.exchange.binance.requests.RestRequests": (
+                "30_exchange/binance/requests.html#restrequests",
+                "streamforge/exchange/binance/requests.py",
+            ),
+            "streamforge.exchange.binance.requests.RestRequests.__init__": (
+                "30_exchange/binance/requests.html#restrequests.__init__",
+                "streamforge/exchange/binance/requests.py",
+            ),
+            "streamforge.exchange.binance.requests.RestRequests._client": (
+                "30_exchange/binance/requests.html#restrequests._client",
+                "streamforge/exchange/binance/requests.py",
+            ),
+            "streamforge.exchange.binance.requests.RestRequests._gate": (
+                "30_exchange/binance/requests.html#restrequests._gate",
+                "streamforge/exchange/binance/requests.py",
+            ),
+            "streamforge.exchange.binance.requests.RestRequests._observe": (
+                "30_exchange/binance/requests.html#restrequests._observe",
+                "streamforge/exchange/binance/requests.py",
+            ),
+            "streamforge.exchange.binance.requests.RestRequests._try": (
+                "30_exchange/binance/requests.html#restrequests._try",
+                "streamforge/exchange/binance/requests.py",
+            ),
+            "streamforge.exchange.binance.requests.RestRequests.close": (
+                "30_exchange/binance/requests.html#restrequests.close",
+                "streamforge/exchange/binance/requests.py",
+            ),
+            "streamforge.exchange.binance.requests.RestRequests.get": (
+                "30_exchange/binance/requests.html#restrequests.get",
+                "streamforge/exchange/binance/requests.py",
+            ),
+            "streamforge.exchange.binance.requests.RestRequests.pause": (
+                "30_exchange/binance/requests.html#restrequests.pause",
+                "streamforge/exchange/binance/requests.py",
+            ),
+            "streamforge.exchange.binance.requests.Retry": (
+                "30_exchange/binance/requests.html#retry",
+                "streamforge/exchange/binance/requests.py",
+            ),
+            "streamforge.exchange.binance.requests.Retry.pause": (
+                "30_exchange/binance/requests.html#retry.pause",
+                "streamforge/exchange/binance/requests.py",
+            ),
+            "streamforge.exchange.binance.requests._clients": (
+                "30_exchange/binance/requests.html#_clients",
+                "streamforge/exchange/binance/requests.py",
+            ),
+            "streamforge.exchange.binance.requests._run": (
+                "30_exchange/binance/requests.html#_run",
+                "streamforge/exchange/binance/requests.py",
+            ),
+            "streamforge.exchange.binance.requests._weight": (
+                "30_exchange/binance/requests.html#_weight",
+                "streamforge/exchange/binance/requests.py",
+            ),
+            "streamforge.exchange.binance.requests.in_order": (
+                "30_exchange/binance/requests.html#in_order",
+                "streamforge/exchange/binance/requests.py",
+            ),
+            "streamforge.exchange.binance.requests.is_loopback": (
+                "30_exchange/binance/requests.html#is_loopback",
+                "streamforge/exchange/binance/requests.py",
             ),
         },
         "streamforge.exchange.binance.rest": {
@@ -2761,52 +2849,28 @@ d = {
                 "30_exchange/binance/rest.html#klines.__init__",
                 "streamforge/exchange/binance/rest.py",
             ),
-            "streamforge.exchange.binance.rest.Klines._enter": (
-                "30_exchange/binance/rest.html#klines._enter",
+            "streamforge.exchange.binance.rest.Klines._add_gaps": (
+                "30_exchange/binance/rest.html#klines._add_gaps",
                 "streamforge/exchange/binance/rest.py",
             ),
-            "streamforge.exchange.binance.rest.Klines._skip": (
-                "30_exchange/binance/rest.html#klines._skip",
+            "streamforge.exchange.binance.rest.Klines._fetch": (
+                "30_exchange/binance/rest.html#klines._fetch",
                 "streamforge/exchange/binance/rest.py",
             ),
-            "streamforge.exchange.binance.rest.Retry": (
-                "30_exchange/binance/rest.html#retry",
+            "streamforge.exchange.binance.rest.Klines._read": (
+                "30_exchange/binance/rest.html#klines._read",
                 "streamforge/exchange/binance/rest.py",
             ),
-            "streamforge.exchange.binance.rest.Retry.pause": (
-                "30_exchange/binance/rest.html#retry.pause",
+            "streamforge.exchange.binance.rest.Klines._request": (
+                "30_exchange/binance/rest.html#klines._request",
                 "streamforge/exchange/binance/rest.py",
             ),
-            "streamforge.exchange.binance.rest._Requests": (
-                "30_exchange/binance/rest.html#_requests",
+            "streamforge.exchange.binance.rest.Klines._server_time": (
+                "30_exchange/binance/rest.html#klines._server_time",
                 "streamforge/exchange/binance/rest.py",
             ),
-            "streamforge.exchange.binance.rest._Requests.__init__": (
-                "30_exchange/binance/rest.html#_requests.__init__",
-                "streamforge/exchange/binance/rest.py",
-            ),
-            "streamforge.exchange.binance.rest._Requests._ask": (
-                "30_exchange/binance/rest.html#_requests._ask",
-                "streamforge/exchange/binance/rest.py",
-            ),
-            "streamforge.exchange.binance.rest._Requests._hear": (
-                "30_exchange/binance/rest.html#_requests._hear",
-                "streamforge/exchange/binance/rest.py",
-            ),
-            "streamforge.exchange.binance.rest._Requests._last_look": (
-                "30_exchange/binance/rest.html#_requests._last_look",
-                "streamforge/exchange/binance/rest.py",
-            ),
-            "streamforge.exchange.binance.rest._Requests._place": (
-                "30_exchange/binance/rest.html#_requests._place",
-                "streamforge/exchange/binance/rest.py",
-            ),
-            "streamforge.exchange.binance.rest._Requests.get": (
-                "30_exchange/binance/rest.html#_requests.get",
-                "streamforge/exchange/binance/rest.py",
-            ),
-            "streamforge.exchange.binance.rest._Requests.pause": (
-                "30_exchange/binance/rest.html#_requests.pause",
+            "streamforge.exchange.binance.rest.Klines._skip_years_before": (
+                "30_exchange/binance/rest.html#klines._skip_years_before",
                 "streamforge/exchange/binance/rest.py",
             ),
             "streamforge.exchange.binance.rest._Time": (
@@ -2815,38 +2879,6 @@ d = {
             ),
             "streamforge.exchange.binance.rest._decode": (
                 "30_exchange/binance/rest.html#_decode",
-                "streamforge/exchange/binance/rest.py",
-            ),
-            "streamforge.exchange.binance.rest._http": (
-                "30_exchange/binance/rest.html#_http",
-                "streamforge/exchange/binance/rest.py",
-            ),
-            "streamforge.exchange.binance.rest._note": (
-                "30_exchange/binance/rest.html#_note",
-                "streamforge/exchange/binance/rest.py",
-            ),
-            "streamforge.exchange.binance.rest._page": (
-                "30_exchange/binance/rest.html#_page",
-                "streamforge/exchange/binance/rest.py",
-            ),
-            "streamforge.exchange.binance.rest._read": (
-                "30_exchange/binance/rest.html#_read",
-                "streamforge/exchange/binance/rest.py",
-            ),
-            "streamforge.exchange.binance.rest._run": (
-                "30_exchange/binance/rest.html#_run",
-                "streamforge/exchange/binance/rest.py",
-            ),
-            "streamforge.exchange.binance.rest._weight": (
-                "30_exchange/binance/rest.html#_weight",
-                "streamforge/exchange/binance/rest.py",
-            ),
-            "streamforge.exchange.binance.rest._window": (
-                "30_exchange/binance/rest.html#_window",
-                "streamforge/exchange/binance/rest.py",
-            ),
-            "streamforge.exchange.binance.rest.in_order": (
-                "30_exchange/binance/rest.html#in_order",
                 "streamforge/exchange/binance/rest.py",
             ),
         },
@@ -2887,28 +2919,28 @@ d = {
                 "30_exchange/binance/socket.html#_acknowledged",
                 "streamforge/exchange/binance/socket.py",
             ),
-            "streamforge.exchange.binance.socket.identity": (
-                "30_exchange/binance/socket.html#identity",
+            "streamforge.exchange.binance.socket.connect_with_retry": (
+                "30_exchange/binance/socket.html#connect_with_retry",
+                "streamforge/exchange/binance/socket.py",
+            ),
+            "streamforge.exchange.binance.socket.event_key": (
+                "30_exchange/binance/socket.html#event_key",
                 "streamforge/exchange/binance/socket.py",
             ),
             "streamforge.exchange.binance.socket.open_socket": (
                 "30_exchange/binance/socket.html#open_socket",
                 "streamforge/exchange/binance/socket.py",
             ),
-            "streamforge.exchange.binance.socket.reach": (
-                "30_exchange/binance/socket.html#reach",
+            "streamforge.exchange.binance.socket.parse_frame": (
+                "30_exchange/binance/socket.html#parse_frame",
                 "streamforge/exchange/binance/socket.py",
             ),
-            "streamforge.exchange.binance.socket.read_frame": (
-                "30_exchange/binance/socket.html#read_frame",
+            "streamforge.exchange.binance.socket.receive_frame": (
+                "30_exchange/binance/socket.html#receive_frame",
                 "streamforge/exchange/binance/socket.py",
             ),
-            "streamforge.exchange.binance.socket.receive": (
-                "30_exchange/binance/socket.html#receive",
-                "streamforge/exchange/binance/socket.py",
-            ),
-            "streamforge.exchange.binance.socket.stay_away": (
-                "30_exchange/binance/socket.html#stay_away",
+            "streamforge.exchange.binance.socket.reconnect_delay": (
+                "30_exchange/binance/socket.html#reconnect_delay",
                 "streamforge/exchange/binance/socket.py",
             ),
         },
@@ -2949,48 +2981,48 @@ d = {
                 "30_exchange/binance/streams.html#streams.put",
                 "streamforge/exchange/binance/streams.py",
             ),
-            "streamforge.exchange.binance.streams._Line": (
-                "30_exchange/binance/streams.html#_line",
+            "streamforge.exchange.binance.streams._RecentEvents": (
+                "30_exchange/binance/streams.html#_recentevents",
                 "streamforge/exchange/binance/streams.py",
             ),
-            "streamforge.exchange.binance.streams._Line.__init__": (
-                "30_exchange/binance/streams.html#_line.__init__",
+            "streamforge.exchange.binance.streams._RecentEvents.__init__": (
+                "30_exchange/binance/streams.html#_recentevents.__init__",
                 "streamforge/exchange/binance/streams.py",
             ),
-            "streamforge.exchange.binance.streams._Line.hand_over": (
-                "30_exchange/binance/streams.html#_line.hand_over",
+            "streamforge.exchange.binance.streams._RecentEvents.repeats": (
+                "30_exchange/binance/streams.html#_recentevents.repeats",
                 "streamforge/exchange/binance/streams.py",
             ),
-            "streamforge.exchange.binance.streams._Line.pump": (
-                "30_exchange/binance/streams.html#_line.pump",
+            "streamforge.exchange.binance.streams._RecentEvents.take_over": (
+                "30_exchange/binance/streams.html#_recentevents.take_over",
                 "streamforge/exchange/binance/streams.py",
             ),
-            "streamforge.exchange.binance.streams._Line.reach": (
-                "30_exchange/binance/streams.html#_line.reach",
+            "streamforge.exchange.binance.streams._Session": (
+                "30_exchange/binance/streams.html#_session",
                 "streamforge/exchange/binance/streams.py",
             ),
-            "streamforge.exchange.binance.streams._Line.run": (
-                "30_exchange/binance/streams.html#_line.run",
+            "streamforge.exchange.binance.streams._Session.__init__": (
+                "30_exchange/binance/streams.html#_session.__init__",
                 "streamforge/exchange/binance/streams.py",
             ),
-            "streamforge.exchange.binance.streams._Line.take_over": (
-                "30_exchange/binance/streams.html#_line.take_over",
+            "streamforge.exchange.binance.streams._Session.connect": (
+                "30_exchange/binance/streams.html#_session.connect",
                 "streamforge/exchange/binance/streams.py",
             ),
-            "streamforge.exchange.binance.streams._Memory": (
-                "30_exchange/binance/streams.html#_memory",
+            "streamforge.exchange.binance.streams._Session.deliver": (
+                "30_exchange/binance/streams.html#_session.deliver",
                 "streamforge/exchange/binance/streams.py",
             ),
-            "streamforge.exchange.binance.streams._Memory.__init__": (
-                "30_exchange/binance/streams.html#_memory.__init__",
+            "streamforge.exchange.binance.streams._Session.pump": (
+                "30_exchange/binance/streams.html#_session.pump",
                 "streamforge/exchange/binance/streams.py",
             ),
-            "streamforge.exchange.binance.streams._Memory.repeats": (
-                "30_exchange/binance/streams.html#_memory.repeats",
+            "streamforge.exchange.binance.streams._Session.run": (
+                "30_exchange/binance/streams.html#_session.run",
                 "streamforge/exchange/binance/streams.py",
             ),
-            "streamforge.exchange.binance.streams._Memory.taken_over": (
-                "30_exchange/binance/streams.html#_memory.taken_over",
+            "streamforge.exchange.binance.streams._Session.take_over": (
+                "30_exchange/binance/streams.html#_session.take_over",
                 "streamforge/exchange/binance/streams.py",
             ),
             "streamforge.exchange.binance.streams._set_aside": (
@@ -3011,8 +3043,12 @@ d = {
                 "30_exchange/binance/trades.html#aggtrades.__init__",
                 "streamforge/exchange/binance/trades.py",
             ),
-            "streamforge.exchange.binance.trades._ask": (
-                "30_exchange/binance/trades.html#_ask",
+            "streamforge.exchange.binance.trades.AggTrades._fetch": (
+                "30_exchange/binance/trades.html#aggtrades._fetch",
+                "streamforge/exchange/binance/trades.py",
+            ),
+            "streamforge.exchange.binance.trades.AggTrades._read": (
+                "30_exchange/binance/trades.html#aggtrades._read",
                 "streamforge/exchange/binance/trades.py",
             ),
             "streamforge.exchange.binance.trades._first_id": (
@@ -3023,12 +3059,8 @@ d = {
                 "30_exchange/binance/trades.html#_next_id",
                 "streamforge/exchange/binance/trades.py",
             ),
-            "streamforge.exchange.binance.trades._page": (
-                "30_exchange/binance/trades.html#_page",
-                "streamforge/exchange/binance/trades.py",
-            ),
-            "streamforge.exchange.binance.trades._read": (
-                "30_exchange/binance/trades.html#_read",
+            "streamforge.exchange.binance.trades._request": (
+                "30_exchange/binance/trades.html#_request",
                 "streamforge/exchange/binance/trades.py",
             ),
             "streamforge.exchange.binance.trades._until_hole": (
@@ -3061,15 +3093,22 @@ d = {
                 "30_exchange/files.html#candletable.span",
                 "streamforge/exchange/files.py",
             ),
+            "streamforge.exchange.files._Check": ("30_exchange/files.html#_check", "streamforge/exchange/files.py"),
+            "streamforge.exchange.files._check_order": (
+                "30_exchange/files.html#_check_order",
+                "streamforge/exchange/files.py",
+            ),
             "streamforge.exchange.files._checks": ("30_exchange/files.html#_checks", "streamforge/exchange/files.py"),
             "streamforge.exchange.files._floats": ("30_exchange/files.html#_floats", "streamforge/exchange/files.py"),
             "streamforge.exchange.files._load": ("30_exchange/files.html#_load", "streamforge/exchange/files.py"),
-            "streamforge.exchange.files._no_nulls": (
-                "30_exchange/files.html#_no_nulls",
+            "streamforge.exchange.files._text_to_ms": (
+                "30_exchange/files.html#_text_to_ms",
                 "streamforge/exchange/files.py",
             ),
-            "streamforge.exchange.files._order": ("30_exchange/files.html#_order", "streamforge/exchange/files.py"),
-            "streamforge.exchange.files._text_ms": ("30_exchange/files.html#_text_ms", "streamforge/exchange/files.py"),
+            "streamforge.exchange.files._without_nulls": (
+                "30_exchange/files.html#_without_nulls",
+                "streamforge/exchange/files.py",
+            ),
             "streamforge.exchange.files.candle_files": (
                 "30_exchange/files.html#candle_files",
                 "streamforge/exchange/files.py",

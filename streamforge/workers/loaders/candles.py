@@ -25,7 +25,8 @@ import msgspec
 from ...core.errors import NotFound
 from ...core.times import TimeRange, open_times
 from ...exchange.binance.archive import Archive
-from ...exchange.binance.rest import DATA_API, BinanceRest
+from ...exchange.binance.models import DATA_API
+from ...exchange.binance.rest import BinanceRest
 from ...ledger.entries import SETTLED_MS, LedgerKey, read_entry
 from ...ledger.ranges import Ranges, steps_of
 from ...ledger.verify import chunks_of, closed_candles, inspect

@@ -19,7 +19,8 @@ from ...bus.base import Bus
 from ...core.errors import BadRecord, UnknownSymbol
 from ...core.settings import WorkerSettings
 from ...core.times import interval_ms
-from ...exchange.binance.rest import DATA_API, BinanceRest
+from ...exchange.binance.models import DATA_API
+from ...exchange.binance.rest import BinanceRest
 from ...exchange.binance.socket import DATA_STREAM, StreamOptions
 from ...exchange.binance.streams import Streams
 from ...messages.records import decode
@@ -198,7 +199,7 @@ async def _look_up(line: "LiveSession") -> None:
     few = line.order.symbols if len(line.order.symbols) <= TOGETHER else ("",)
     for symbol in few:
         await line.ctx.retry("exchange", lambda symbol=symbol: line.rest.exchange_info(symbol))  # type: ignore[misc]
-    if unknown := [o for o in line.order.symbols if o not in line.rest.known]:
+    if unknown := [o for o in line.order.symbols if o not in line.rest.known_symbols]:
         raise UnknownSymbol(
             f"expected symbols of the exchange such as BTCUSDT, found '{unknown[0]}'",
             "see exchangeInfo for what is traded",

@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, cast
 
-from ...exchange.binance.models import DepthSnapshot, IdRange
+from ...exchange.binance.models import DepthSnapshot
+from ...exchange.binance.pages import IdRange
 from ...exchange.binance.book_feed import BookFeed, BookOptions
 from ...messages.records import BookSnapshot, DepthUpdate
 from ..runtime.context import Context

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from ...core.errors import BadRecord
 from ...core.times import TimeRange
-from ...exchange.binance.models import IdRange
+from ...exchange.binance.pages import IdRange
 from ...exchange.binance.followers import TradeFollower
 from ...exchange.binance.socket import StreamEvent
 from ...exchange.binance.trades import agg_trades, trade_ids

@@ -14,9 +14,10 @@ import msgspec
 
 from ...core.errors import BadSetting, NotFound
 from ...core.times import TimeRange
-from ...exchange.binance.models import IdRange
+from ...exchange.binance.pages import IdRange
 from ...exchange.binance.archive import Archive
-from ...exchange.binance.rest import DATA_API, BinanceRest
+from ...exchange.binance.models import DATA_API
+from ...exchange.binance.rest import BinanceRest
 from ...exchange.binance.trades import AggTrades, agg_trades, trade_ids
 from ...ledger.entries import Entry, LedgerKey, read_entry
 from ...ledger.ranges import Ranges
