@@ -3976,6 +3976,10 @@ d = {
                 "40_features/indicators.html#macd_update",
                 "streamforge/features/indicators.py",
             ),
+            "streamforge.features.indicators.maximum_update": (
+                "40_features/indicators.html#maximum_update",
+                "streamforge/features/indicators.py",
+            ),
             "streamforge.features.indicators.moments_update": (
                 "40_features/indicators.html#moments_update",
                 "streamforge/features/indicators.py",
@@ -4018,6 +4022,10 @@ d = {
             ),
             "streamforge.features.indicators.warmup": (
                 "40_features/indicators.html#warmup",
+                "streamforge/features/indicators.py",
+            ),
+            "streamforge.features.indicators.williams_update": (
+                "40_features/indicators.html#williams_update",
                 "streamforge/features/indicators.py",
             ),
         },

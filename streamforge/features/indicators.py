@@ -23,6 +23,7 @@ __all__ = [
     "SESSION",
     "VOLATILITY",
     "OBV",
+    "WILLIAMS",
     "INDICATOR_TABLE",
     "INDICATORS",
     "MAX_WINDOW",
@@ -37,6 +38,8 @@ __all__ = [
     "atr_update",
     "vwap_update",
     "session_vwap_update",
+    "maximum_update",
+    "williams_update",
     "log_return_update",
     "volatility_update",
     "obv_update",
@@ -52,6 +55,7 @@ __all__ = [
 ]
 
 # %% ../../nbs/40_features/02_indicators.ipynb #56c913ae
+import difflib
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -281,6 +285,41 @@ def session_vwap_update(
     return typical if state[2] == 0 else state[1] / state[2]
 
 
+# %% ../../nbs/40_features/02_indicators.ipynb #9759d29a
+@kernel
+def maximum_update(
+    state: np.ndarray,  # (WINDOW_STATE + n,) float64
+    x: float,  # the next number
+    n: int,  # window, numbers
+) -> float:  # largest of the last n, NaN before there are n
+    "Advance a moving maximum by one number (van Herk 1992)."
+    i = int(state[0])
+    state[WINDOW_STATE + i] = x
+    state[2] = max(state[2], x) if i else x
+    if i < n - 1:
+        state[0] = i + 1
+        return max(state[2], state[WINDOW_STATE + i + 1]) if state[1] else np.nan
+    largest = state[2]
+    for j in range(WINDOW_STATE + n - 2, WINDOW_STATE - 1, -1):
+        state[j] = max(state[j], state[j + 1])
+    state[0], state[1] = 0, 1
+    return largest
+
+
+@kernel
+def williams_update(
+    state: np.ndarray,  # (2 (WINDOW_STATE + n),) float64
+    high: float,
+    low: float,
+    close: float,
+    n: int = 14,  # window, candles
+) -> float:  # -100..0, NaN for the first n - 1 candles
+    "Advance Williams %R by one candle (Williams 1973)."
+    half = WINDOW_STATE + n
+    highest, lowest = maximum_update(state[:half], high, n), -maximum_update(state[half:], -low, n)
+    return -50.0 if highest == lowest else -100 * (highest - close) / (highest - lowest)
+
+
 # %% ../../nbs/40_features/02_indicators.ipynb #0e29eb9b
 @kernel
 def log_return_update(
@@ -335,7 +374,9 @@ class Indicator(msgspec.Struct, frozen=True, kw_only=True):
     shown: tuple[str, ...] = ()  # columns that the page shows unless asked for others
 
 
-LOG_RETURN, SMA, EMA, RSI, MACD, BOLLINGER, ATR, VWAP, SESSION, VOLATILITY, OBV = range(11)  # rows of the table
+LOG_RETURN, SMA, EMA, RSI, MACD, BOLLINGER, ATR, VWAP, SESSION, VOLATILITY, OBV, WILLIAMS = range(
+    12
+)  # rows of the table
 
 INDICATOR_TABLE = (
     Indicator(
@@ -417,6 +458,11 @@ INDICATOR_TABLE = (
         window=1,
         defaults=("obv",),
     ),
+    Indicator(
+        columns=("williams_r_N",),
+        state=lambda n: 2 * (WINDOW_STATE + n),
+        warmup=lambda n: n - 1,
+    ),
 )
 
 
@@ -458,6 +504,8 @@ def advance(
             first = volatility_update(own, close, n)
         elif operation == OBV:
             first = obv_update(own, close, volume)
+        elif operation == WILLIAMS:
+            first = williams_update(own, high, low, close, n)
         if lines[k, 4] >= 0:
             values[lines[k, 4]] = first
         if lines[k, 5] >= 0:
@@ -528,9 +576,10 @@ def parse_indicator(
     "Look up what the name of a column stands for; raises `BadSetting` if it is no indicator's."
     column = find_indicator(name)
     if column is None:
+        similar = difflib.get_close_matches(re.sub(r"[0-9]+$", "N", name), _COLUMNS, n=1)
         raise BadSetting(
-            f"expected an indicator ({', '.join(_COLUMNS)}; N from 2 to {MAX_WINDOW}), found '{name}'",
-            "name indicators of the table in features.indicators",
+            f"expected an indicator such as rsi_14 (windows from 2 to {MAX_WINDOW} candles), found '{name}'",
+            f"did you mean {similar[0]}?" if similar else "the table in features.indicators has all of them",
             field="indicators",
         )
     return column
