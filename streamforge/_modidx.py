@@ -9,6 +9,32 @@ d = {
         "lib_path": "streamforge",
     },
     "syms": {
+        "streamforge.artifacts.address": {
+            "streamforge.artifacts.address.BucketAddress": (
+                "22_artifacts/address.html#bucketaddress",
+                "streamforge/artifacts/address.py",
+            ),
+            "streamforge.artifacts.address.BucketAddress.parse": (
+                "22_artifacts/address.html#bucketaddress.parse",
+                "streamforge/artifacts/address.py",
+            ),
+            "streamforge.artifacts.address.BucketAddress.uri": (
+                "22_artifacts/address.html#bucketaddress.uri",
+                "streamforge/artifacts/address.py",
+            ),
+            "streamforge.artifacts.address.BucketKeys": (
+                "22_artifacts/address.html#bucketkeys",
+                "streamforge/artifacts/address.py",
+            ),
+            "streamforge.artifacts.address.BucketKeys.__init__": (
+                "22_artifacts/address.html#bucketkeys.__init__",
+                "streamforge/artifacts/address.py",
+            ),
+            "streamforge.artifacts.address.BucketKeys.retrieve": (
+                "22_artifacts/address.html#bucketkeys.retrieve",
+                "streamforge/artifacts/address.py",
+            ),
+        },
         "streamforge.artifacts.base": {
             "streamforge.artifacts.base.Artifacts": (
                 "22_artifacts/base.html#artifacts",
@@ -65,8 +91,8 @@ d = {
                 "22_artifacts/bucket.html#bucket.__init__",
                 "streamforge/artifacts/bucket.py",
             ),
-            "streamforge.artifacts.bucket.Bucket._signed": (
-                "22_artifacts/bucket.html#bucket._signed",
+            "streamforge.artifacts.bucket.Bucket._sign": (
+                "22_artifacts/bucket.html#bucket._sign",
                 "streamforge/artifacts/bucket.py",
             ),
             "streamforge.artifacts.bucket.Bucket.check": (
@@ -93,15 +119,6 @@ d = {
                 "22_artifacts/bucket.html#bucket.upload",
                 "streamforge/artifacts/bucket.py",
             ),
-            "streamforge.artifacts.bucket.Place": ("22_artifacts/bucket.html#place", "streamforge/artifacts/bucket.py"),
-            "streamforge.artifacts.bucket.Place.parse": (
-                "22_artifacts/bucket.html#place.parse",
-                "streamforge/artifacts/bucket.py",
-            ),
-            "streamforge.artifacts.bucket.Place.uri": (
-                "22_artifacts/bucket.html#place.uri",
-                "streamforge/artifacts/bucket.py",
-            ),
             "streamforge.artifacts.bucket._Http": ("22_artifacts/bucket.html#_http", "streamforge/artifacts/bucket.py"),
             "streamforge.artifacts.bucket._Http.__init__": (
                 "22_artifacts/bucket.html#_http.__init__",
@@ -109,15 +126,6 @@ d = {
             ),
             "streamforge.artifacts.bucket._Http.urlopen": (
                 "22_artifacts/bucket.html#_http.urlopen",
-                "streamforge/artifacts/bucket.py",
-            ),
-            "streamforge.artifacts.bucket._Keys": ("22_artifacts/bucket.html#_keys", "streamforge/artifacts/bucket.py"),
-            "streamforge.artifacts.bucket._Keys.__init__": (
-                "22_artifacts/bucket.html#_keys.__init__",
-                "streamforge/artifacts/bucket.py",
-            ),
-            "streamforge.artifacts.bucket._Keys.retrieve": (
-                "22_artifacts/bucket.html#_keys.retrieve",
                 "streamforge/artifacts/bucket.py",
             ),
             "streamforge.artifacts.bucket._Source": (
@@ -132,16 +140,20 @@ d = {
                 "22_artifacts/bucket.html#_source.read",
                 "streamforge/artifacts/bucket.py",
             ),
-            "streamforge.artifacts.bucket._answered": (
-                "22_artifacts/bucket.html#_answered",
+            "streamforge.artifacts.bucket._answer_error": (
+                "22_artifacts/bucket.html#_answer_error",
                 "streamforge/artifacts/bucket.py",
             ),
-            "streamforge.artifacts.bucket._asking": (
-                "22_artifacts/bucket.html#_asking",
+            "streamforge.artifacts.bucket._client_error": (
+                "22_artifacts/bucket.html#_client_error",
                 "streamforge/artifacts/bucket.py",
             ),
             "streamforge.artifacts.bucket._create": (
                 "22_artifacts/bucket.html#_create",
+                "streamforge/artifacts/bucket.py",
+            ),
+            "streamforge.artifacts.bucket._named_errors": (
+                "22_artifacts/bucket.html#_named_errors",
                 "streamforge/artifacts/bucket.py",
             ),
             "streamforge.artifacts.bucket._no_signatures": (
@@ -149,11 +161,40 @@ d = {
                 "streamforge/artifacts/bucket.py",
             ),
             "streamforge.artifacts.bucket._read": ("22_artifacts/bucket.html#_read", "streamforge/artifacts/bucket.py"),
-            "streamforge.artifacts.bucket._translated": (
-                "22_artifacts/bucket.html#_translated",
+            "streamforge.artifacts.bucket.check_cancelled": (
+                "22_artifacts/bucket.html#check_cancelled",
                 "streamforge/artifacts/bucket.py",
             ),
-            "streamforge.artifacts.bucket.go_on": ("22_artifacts/bucket.html#go_on", "streamforge/artifacts/bucket.py"),
+        },
+        "streamforge.artifacts.content": {
+            "streamforge.artifacts.content.check_member": (
+                "22_artifacts/content.html#check_member",
+                "streamforge/artifacts/content.py",
+            ),
+            "streamforge.artifacts.content.check_path": (
+                "22_artifacts/content.html#check_path",
+                "streamforge/artifacts/content.py",
+            ),
+            "streamforge.artifacts.content.check_paths": (
+                "22_artifacts/content.html#check_paths",
+                "streamforge/artifacts/content.py",
+            ),
+            "streamforge.artifacts.content.check_version": (
+                "22_artifacts/content.html#check_version",
+                "streamforge/artifacts/content.py",
+            ),
+            "streamforge.artifacts.content.decode_manifest": (
+                "22_artifacts/content.html#decode_manifest",
+                "streamforge/artifacts/content.py",
+            ),
+            "streamforge.artifacts.content.plain_json": (
+                "22_artifacts/content.html#plain_json",
+                "streamforge/artifacts/content.py",
+            ),
+            "streamforge.artifacts.content.verify_content": (
+                "22_artifacts/content.html#verify_content",
+                "streamforge/artifacts/content.py",
+            ),
         },
         "streamforge.artifacts.files": {
             "streamforge.artifacts.files.FileArtifacts": (
@@ -203,15 +244,22 @@ d = {
                 "22_artifacts/files.html#_incoming",
                 "streamforge/artifacts/files.py",
             ),
+            "streamforge.artifacts.files._is_whole": (
+                "22_artifacts/files.html#_is_whole",
+                "streamforge/artifacts/files.py",
+            ),
             "streamforge.artifacts.files._manifest": (
                 "22_artifacts/files.html#_manifest",
                 "streamforge/artifacts/files.py",
             ),
-            "streamforge.artifacts.files._name": ("22_artifacts/files.html#_name", "streamforge/artifacts/files.py"),
             "streamforge.artifacts.files._names": ("22_artifacts/files.html#_names", "streamforge/artifacts/files.py"),
             "streamforge.artifacts.files._put": ("22_artifacts/files.html#_put", "streamforge/artifacts/files.py"),
             "streamforge.artifacts.files._read_manifest": (
                 "22_artifacts/files.html#_read_manifest",
+                "streamforge/artifacts/files.py",
+            ),
+            "streamforge.artifacts.files._rename": (
+                "22_artifacts/files.html#_rename",
                 "streamforge/artifacts/files.py",
             ),
             "streamforge.artifacts.files._sweep": ("22_artifacts/files.html#_sweep", "streamforge/artifacts/files.py"),
@@ -223,28 +271,7 @@ d = {
                 "22_artifacts/files.html#_versions",
                 "streamforge/artifacts/files.py",
             ),
-            "streamforge.artifacts.files._whole": ("22_artifacts/files.html#_whole", "streamforge/artifacts/files.py"),
             "streamforge.artifacts.files._write": ("22_artifacts/files.html#_write", "streamforge/artifacts/files.py"),
-            "streamforge.artifacts.files.check_path": (
-                "22_artifacts/files.html#check_path",
-                "streamforge/artifacts/files.py",
-            ),
-            "streamforge.artifacts.files.check_paths": (
-                "22_artifacts/files.html#check_paths",
-                "streamforge/artifacts/files.py",
-            ),
-            "streamforge.artifacts.files.checked": (
-                "22_artifacts/files.html#checked",
-                "streamforge/artifacts/files.py",
-            ),
-            "streamforge.artifacts.files.decode_manifest": (
-                "22_artifacts/files.html#decode_manifest",
-                "streamforge/artifacts/files.py",
-            ),
-            "streamforge.artifacts.files.plain_json": (
-                "22_artifacts/files.html#plain_json",
-                "streamforge/artifacts/files.py",
-            ),
         },
         "streamforge.artifacts.minio": {
             "streamforge.artifacts.minio.MinioArtifacts": (
@@ -291,52 +318,52 @@ d = {
                 "22_artifacts/minio.html#minioartifacts.versions",
                 "streamforge/artifacts/minio.py",
             ),
+            "streamforge.artifacts.minio._BlockingArtifacts": (
+                "22_artifacts/minio.html#_blockingartifacts",
+                "streamforge/artifacts/minio.py",
+            ),
+            "streamforge.artifacts.minio._BlockingArtifacts.__init__": (
+                "22_artifacts/minio.html#_blockingartifacts.__init__",
+                "streamforge/artifacts/minio.py",
+            ),
+            "streamforge.artifacts.minio._BlockingArtifacts._dated": (
+                "22_artifacts/minio.html#_blockingartifacts._dated",
+                "streamforge/artifacts/minio.py",
+            ),
+            "streamforge.artifacts.minio._BlockingArtifacts._manifests": (
+                "22_artifacts/minio.html#_blockingartifacts._manifests",
+                "streamforge/artifacts/minio.py",
+            ),
+            "streamforge.artifacts.minio._BlockingArtifacts.get": (
+                "22_artifacts/minio.html#_blockingartifacts.get",
+                "streamforge/artifacts/minio.py",
+            ),
+            "streamforge.artifacts.minio._BlockingArtifacts.manifest": (
+                "22_artifacts/minio.html#_blockingartifacts.manifest",
+                "streamforge/artifacts/minio.py",
+            ),
+            "streamforge.artifacts.minio._BlockingArtifacts.names": (
+                "22_artifacts/minio.html#_blockingartifacts.names",
+                "streamforge/artifacts/minio.py",
+            ),
+            "streamforge.artifacts.minio._BlockingArtifacts.put": (
+                "22_artifacts/minio.html#_blockingartifacts.put",
+                "streamforge/artifacts/minio.py",
+            ),
+            "streamforge.artifacts.minio._BlockingArtifacts.sweep": (
+                "22_artifacts/minio.html#_blockingartifacts.sweep",
+                "streamforge/artifacts/minio.py",
+            ),
+            "streamforge.artifacts.minio._BlockingArtifacts.versions": (
+                "22_artifacts/minio.html#_blockingartifacts.versions",
+                "streamforge/artifacts/minio.py",
+            ),
             "streamforge.artifacts.minio._Created": (
                 "22_artifacts/minio.html#_created",
                 "streamforge/artifacts/minio.py",
             ),
-            "streamforge.artifacts.minio._Objects": (
-                "22_artifacts/minio.html#_objects",
-                "streamforge/artifacts/minio.py",
-            ),
-            "streamforge.artifacts.minio._Objects.__init__": (
-                "22_artifacts/minio.html#_objects.__init__",
-                "streamforge/artifacts/minio.py",
-            ),
-            "streamforge.artifacts.minio._Objects._dated": (
-                "22_artifacts/minio.html#_objects._dated",
-                "streamforge/artifacts/minio.py",
-            ),
-            "streamforge.artifacts.minio._Objects.manifest": (
-                "22_artifacts/minio.html#_objects.manifest",
-                "streamforge/artifacts/minio.py",
-            ),
-            "streamforge.artifacts.minio._Objects.put": (
-                "22_artifacts/minio.html#_objects.put",
-                "streamforge/artifacts/minio.py",
-            ),
-            "streamforge.artifacts.minio._Reader": (
-                "22_artifacts/minio.html#_reader",
-                "streamforge/artifacts/minio.py",
-            ),
-            "streamforge.artifacts.minio._Reader._manifests": (
-                "22_artifacts/minio.html#_reader._manifests",
-                "streamforge/artifacts/minio.py",
-            ),
-            "streamforge.artifacts.minio._Reader.get": (
-                "22_artifacts/minio.html#_reader.get",
-                "streamforge/artifacts/minio.py",
-            ),
-            "streamforge.artifacts.minio._Reader.names": (
-                "22_artifacts/minio.html#_reader.names",
-                "streamforge/artifacts/minio.py",
-            ),
-            "streamforge.artifacts.minio._Reader.sweep": (
-                "22_artifacts/minio.html#_reader.sweep",
-                "streamforge/artifacts/minio.py",
-            ),
-            "streamforge.artifacts.minio._Reader.versions": (
-                "22_artifacts/minio.html#_reader.versions",
+            "streamforge.artifacts.minio._DatedManifest": (
+                "22_artifacts/minio.html#_datedmanifest",
                 "streamforge/artifacts/minio.py",
             ),
             "streamforge.artifacts.minio._key": ("22_artifacts/minio.html#_key", "streamforge/artifacts/minio.py"),

@@ -25,7 +25,7 @@ PORTS = {
     "bus": "kafka://localhost:9092",
     "store": "postgresql://lab@localhost/lab",
     "artifacts": "minio://localhost:9000/lab",
-    "jobs": "kubernetes://lab",
+    "jobs": "process://?slots=2",
 }
 
 
@@ -77,17 +77,19 @@ def store_url(request, tmp_path) -> str:
 
 @pytest.fixture
 def artifacts_url(request, tmp_path, fresh) -> Iterator[str]:
-    "In a bucket a corner of its own, which is empty again afterwards."
+    "A folder, or a prefix of its own in a bucket, which is empty again afterwards."
     if request.param == "embedded":
         yield f"file://{tmp_path}/artifacts"
         return
-    from streamforge.artifacts.bucket import Bucket, Place  # it needs the client of MinIO
+    from streamforge.artifacts.address import BucketAddress  # these need the client of MinIO
+    from streamforge.artifacts.bucket import Bucket
 
-    place, mark, query = _server(request.param).partition("?")
-    yield (url := f"{place.rstrip('/')}/{fresh}{mark}{query}")
-    bucket = Bucket(Place.parse(url))
-    for left in bucket.client.list_objects(bucket.place.name, prefix=bucket.place.prefix, recursive=True):
-        bucket.client.remove_object(bucket.place.name, left.object_name)
+    server, mark, query = _server(request.param).partition("?")
+    yield (url := f"{server.rstrip('/')}/{fresh}{mark}{query}")
+    address = BucketAddress.parse(url)
+    client = Bucket(address).client
+    for left in client.list_objects(address.name, prefix=address.prefix, recursive=True):
+        client.remove_object(address.name, left.object_name)
 
 
 @pytest.fixture

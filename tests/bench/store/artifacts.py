@@ -18,7 +18,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from servers import url_of  # noqa: E402
 
-from streamforge.artifacts.bucket import Bucket, Place  # noqa: E402
+from streamforge.artifacts.address import BucketAddress  # noqa: E402
+from streamforge.artifacts.bucket import Bucket  # noqa: E402
 from streamforge.artifacts.minio import MinioArtifacts  # noqa: E402
 
 NAME = f"bench-{secrets.token_hex(4)}"
@@ -36,15 +37,15 @@ async def best(work: Callable[[int], Awaitable[object]]) -> float:
 
 
 async def measure(url: str, size: int) -> list[dict[str, object]]:
-    content, place = secrets.token_bytes(size), Place.parse(url)
-    raw = Bucket(place)
-    client, key = raw.client, f"{place.prefix}{NAME}"
+    content, address = secrets.token_bytes(size), BucketAddress.parse(url)
+    raw = Bucket(address)
+    client, key = raw.client, f"{address.prefix}{NAME}"
 
     async def peer_put(number: int) -> None:
-        await asyncio.to_thread(client.put_object, place.name, key, io.BytesIO(content), size)
+        await asyncio.to_thread(client.put_object, address.name, key, io.BytesIO(content), size)
 
     async def peer_get(number: int) -> None:
-        answer = await asyncio.to_thread(client.get_object, place.name, key)
+        answer = await asyncio.to_thread(client.get_object, address.name, key)
         read = await asyncio.to_thread(answer.read)
         assert hashlib.sha256(read).digest() == hashlib.sha256(content).digest()
 

@@ -529,9 +529,10 @@ async def test_a_bucket_that_says_no_and_what_is_left_when_it_says_yes(tmp_path,
 
 
 def _empty(minio: str) -> None:
-    from streamforge.artifacts.bucket import Bucket, Place
+    from streamforge.artifacts.address import BucketAddress
+    from streamforge.artifacts.bucket import Bucket
 
-    bucket = Bucket(Place.parse(minio))
+    bucket = Bucket(BucketAddress.parse(minio))
     for name, _ in bucket.listed("models"):
         bucket.remove(name)
 
