@@ -4,7 +4,7 @@ ARGS ?=
 export PYTHONDONTWRITEBYTECODE =
 export PLOTLY_RENDERER ?= json
 
-.PHONY: help demo lab test fast notebooks env lock export drift lint mutants bench faults servers servers-stop servers-status clean
+.PHONY: help demo lab test fast notebooks env lock export drift lint mutants docs bench faults servers servers-stop servers-status clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
@@ -54,6 +54,9 @@ lint:  ## style of notebooks and tests, types of the library
 
 mutants: env  ## switch guards off one by one: does a test fail? (ARGS="--sample 60 --seed 1")
 	@$(BIN)/python tests/house/mutants.py $(ARGS)
+
+docs: env  ## build the documentation site into _docs/, offline, and follow its links
+	@$(BIN)/python nbs/_tools/docs.py
 
 bench: env  ## every benchmark beside its peer, as JSON lines
 	@for f in tests/bench/*/*.py; do $(BIN)/python $$f || exit 1; done
