@@ -145,10 +145,11 @@ def api_page(package: str, members: list[Path]) -> str:
 
 
 def table(head: typing.Sequence[str], rows: typing.Iterable[typing.Sequence[object]]) -> list[str]:
-    "A Markdown table; vertical bars and angle brackets in cells are escaped."
+    "A Markdown table; vertical bars are escaped, and angle brackets outside of code."
 
     def cell(value: object) -> str:
-        return str(value).replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+        parts = str(value).replace("|", "\\|").replace("\n", " ").split("`")
+        return "`".join(part if at % 2 else part.replace("<", "&lt;") for at, part in enumerate(parts))
 
     return [
         f"| {' | '.join(head)} |",
@@ -169,7 +170,7 @@ def target_page(described: dict) -> str:
         "",
     ]
     rows = [
-        (direction, kind, ", ".join(f"`{name}`".replace("<", "&lt;") for name in names))
+        (direction, kind, ", ".join(f"`{name}`" for name in names))
         for direction in ("reads", "writes")
         for kind, names in described[direction].items()
         if names
@@ -263,6 +264,10 @@ def prepare() -> str:
     pages |= {path: str(path.relative_to(ROOT / "nbs")) for path in (ROOT / "nbs" / "docs").rglob("*.md")}
     for path, page in pages.items():
         write(page, rewritten(path.read_text(encoding="utf-8"), path, SOURCE / page))
+
+    def turned(link: re.Match) -> str:  # headings have lower-case ids there
+        return f"]({link[1].replace('index', 'tour')}.html{(link[2] or '').lower()})"
+
     for path in SOURCE.rglob("*.ipynb"):  # mkdocs turns links of Markdown pages, and leaves those of notebooks alone
         notebook = read_nb(path)
         for cell in notebook.cells:
@@ -327,6 +332,11 @@ class Links(html.parser.HTMLParser):
             self.loaded.append(named["src"])
 
 
+def names(page: Links, anchor: str) -> bool:
+    "Does a page have this place? The table of contents numbers headings of one text; their ids in the page are the same."
+    return anchor in page.ids or anchor.startswith("__") or re.sub(r"_\d+$", "", anchor) in page.ids
+
+
 def broken() -> list[str]:
     "Links of the built site that lead nowhere, and resources that an outside host would have to send."
     pages = {}
@@ -346,12 +356,7 @@ def broken() -> list[str]:
             target = target / "index.html" if target.is_dir() else target
             if not target.exists():
                 wrong.append(f"{here}: {link} is not there")
-            elif (
-                parts.fragment
-                and target in pages
-                and not parts.fragment.startswith("__")
-                and unquote(parts.fragment) not in pages[target].ids
-            ):
+            elif parts.fragment and target in pages and not names(pages[target], unquote(parts.fragment)):
                 wrong.append(f"{here}: {link} names a place that is not in that page")
     for style in SITE.rglob("*.css"):
         if outside := re.search(r"url\(\s*['\"]?(https?://[^)]+)", style.read_text(encoding="utf-8", errors="replace")):
