@@ -49,7 +49,7 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
     off_grid: tuple[int, ...] = ()  # open times
     impossible: tuple[int, ...] = ()  # open times or ids
 
-    def holes(
+    def gaps(
         self,
         entry: Entry,
     ) -> Ranges:  # that the exchange may have

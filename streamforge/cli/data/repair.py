@@ -115,7 +115,7 @@ def problems(
     entry: Entry,
 ) -> dict[str, Any]:  # rows, holes, ...
     "What was found, for `--json` and for the table."
-    holes = found.holes(entry)
+    holes = found.gaps(entry)
     odd = {"impossible": list(found.impossible), "off_grid": list(found.off_grid)}
     return (
         {
@@ -204,7 +204,7 @@ async def _lacking(store: Store, wanted: Filter, again: bool, fill: bool) -> lis
     "What to ask for, market by market, and note it as asked."
     lacking = []
     for market, found, entry in await check(store, wanted):
-        todo = found.holes(entry)
+        todo = found.gaps(entry)
         if again:
             todo |= entry.missing & found.span
         if fill and market.interval:
@@ -223,7 +223,7 @@ def _figures(market: LedgerKey, todo: Ranges, before: Findings, after: Findings,
         "stored": (after.good - before.good) & todo,
         "filled": (after.filled - before.filled) & todo,
         "missing": entry.missing & todo,
-        "still": after.holes(entry),
+        "still": after.gaps(entry),
     }
     named = {"collection": market.collection, "symbol": market.symbol, "interval": market.interval}
     return named | {name: ranges.size // market.step for name, ranges in counts.items()}
