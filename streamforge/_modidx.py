@@ -4542,8 +4542,8 @@ d = {
         "streamforge.ledger.verify": {
             "streamforge.ledger.verify.Chunk": ("25_ledger/verify.html#chunk", "streamforge/ledger/verify.py"),
             "streamforge.ledger.verify.Findings": ("25_ledger/verify.html#findings", "streamforge/ledger/verify.py"),
-            "streamforge.ledger.verify.Findings.holes": (
-                "25_ledger/verify.html#findings.holes",
+            "streamforge.ledger.verify.Findings.gaps": (
+                "25_ledger/verify.html#findings.gaps",
                 "streamforge/ledger/verify.py",
             ),
             "streamforge.ledger.verify.TradeFindings": (
