@@ -22,7 +22,7 @@ _YEAR_MS = 365 * 24 * 3_600_000  # a year of a market that never closes
 def periods_per_year(
     interval: str,  # `1h`, `5m`
 ) -> float:  # candles in 365 days
-    "How many candles a crypto year has; raises `BadInterval`."
+    "Number of candles in a year of 365 days; raises `BadInterval`."
     return _YEAR_MS / interval_ms(interval)
 
 
@@ -30,7 +30,7 @@ def periods_per_year(
 def returns(
     equity: np.ndarray,  # (T,) positive, any unit
 ) -> np.ndarray:  # (T-1,) simple returns per period
-    "Simple returns of a curve; raises `NotEnoughData`, `BadData`."
+    "Simple returns of an equity curve; raises `NotEnoughData`, `BadData`."
     curve = np.asarray(equity, np.float64)
     if curve.ndim != 1 or len(curve) < 2:
         raise NotEnoughData(
@@ -49,14 +49,14 @@ def returns(
 def drawdown(
     equity: np.ndarray,  # (T,) positive
 ) -> np.ndarray:  # (T,) 0..1, the share lost since the highest value so far
-    "How far below its own peak a curve is, at each point."
+    "Share lost since the highest value so far, at each point of a curve."
     curve = np.asarray(equity, np.float64)
     return 1 - curve / np.maximum.accumulate(curve)
 
 
 # %% ../../nbs/45_evaluation/01_metrics.ipynb #9d3a90b0
 class Performance(msgspec.Struct, frozen=True, kw_only=True):
-    "What a curve was worth. None where the number does not exist, never NaN."
+    "Performance of an equity curve; a number that does not exist is None, never NaN."
 
     total_return: float
     sharpe: float | None
@@ -77,7 +77,7 @@ def performance(
     equity: np.ndarray,  # (T,) net of costs, positive
     position: np.ndarray | None = None,  # (T,) share of equity held from this row to the next, 0..1
     *,
-    periods_per_year: float = 365 * 24.0,  # hourly unless told
+    periods_per_year: float = 365 * 24.0,  # the default is for hourly rows
 ) -> Performance:
     "Measure a curve (definitions above); raises `NotEnoughData`, `BadData`."
     r = returns(equity)
@@ -112,7 +112,7 @@ def volatility_by_timeframe(
     timeframes: Sequence[str] = ("1h", "4h", "1d", "1w"),  # none finer than the interval
 ) -> dict[str, float | None]:  # yearly standard deviation of log returns; None with fewer than 3 prices
     "Annualised volatility, sampled at the end of each timeframe; raises `BadInterval`."
-    closed, found = np.asarray(open_time, np.int64) + interval_ms(interval), {}
+    closed, volatility = np.asarray(open_time, np.int64) + interval_ms(interval), {}
     for timeframe in timeframes:
         step = interval_ms(timeframe)
         bucket = (closed - 1 - (_MONDAY if timeframe == "1w" else 0)) // step
@@ -120,5 +120,6 @@ def volatility_by_timeframe(
         if (closed[-1] - (_MONDAY if timeframe == "1w" else 0)) % step:
             last = last[:-1]
         r = np.diff(np.log(np.asarray(price, np.float64)[last]))
-        found[timeframe] = float(np.std(r, ddof=1)) * math.sqrt(periods_per_year(timeframe)) if len(r) > 1 else None
-    return found
+        yearly = math.sqrt(periods_per_year(timeframe))
+        volatility[timeframe] = float(np.std(r, ddof=1)) * yearly if len(r) > 1 else None
+    return volatility

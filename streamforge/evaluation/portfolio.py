@@ -32,7 +32,7 @@ def closed_out(
     result: Backtest,  # (T, N): one account per market
     costs: Costs,
 ) -> np.ndarray:  # (T, N) equity; in the last row, what is held has been sold
-    "Equity with the sale of what is left at the last close."
+    "Equity of each account with its open position sold at the last close, costs included."
     equity = np.array(result.equity, np.float64)
     equity[-1] *= np.where(result.position[-1] > 0, (1 - costs.slippage) * (1 - costs.fee), 1.0)
     return equity
@@ -43,10 +43,11 @@ def portfolio(
     result: Backtest,  # (T, N): one account per market, equal capital
     costs: Costs,
 ) -> Curve:
-    "The mean of several accounts as one curve; raises `NotEnoughData`."
+    "Average several accounts into one curve; raises `NotEnoughData`."
     if result.equity.ndim != 2 or len(result.equity) < 2 or len(result.equity) != len(open_time):
         raise NotEnoughData(
-            f"expected accounts of shape ({len(open_time)}, markets) with at least 2 candles, found {result.equity.shape}",
+            f"expected accounts of shape ({len(open_time)}, markets) with at least 2 candles, "
+            f"found {result.equity.shape}",
             "backtest the rows of the test, all markets at once",
         )
     equity = closed_out(result, costs)
@@ -71,7 +72,7 @@ def random_portfolios(
     n: int = 100,
     seed: int = 0,
 ) -> list[Curve]:  # n portfolios over all markets
-    "Portfolios of coin tossers with the agent's own turnover and exposure in each market."
+    "Random baseline of a portfolio: random agents with the agent's own turnover and exposure in each market."
     shape = (len(open_time), open.shape[1], n)
     equity, positions, fills = np.ones(shape), np.zeros(shape), np.zeros(shape, np.int8)
     for market in range(open.shape[1]):
@@ -85,8 +86,8 @@ def random_portfolios(
         own = random_agents(
             open[rows, market], close[rows, market], costs=costs, n=n, seed=seed * 10_007 + market, **habits
         )
-        spread = align_account(rows, own, shape[0])
-        equity[:, market], positions[:, market], fills[:, market] = spread.equity, spread.position, spread.fills
+        aligned = align_account(rows, own, shape[0])
+        equity[:, market], positions[:, market], fills[:, market] = aligned.equity, aligned.position, aligned.fills
     return [
         portfolio(open_time, Backtest(equity[:, :, i], positions[:, :, i], fills[:, :, i]), costs) for i in range(n)
     ]
@@ -96,7 +97,7 @@ def random_portfolios(
 def chain(
     curves: Sequence[Curve],  # of one strategy, in time order
 ) -> Curve:
-    "Curves laid end to end; raises `NotEnoughData`, `BadData` if they overlap."
+    "Lay curves end to end; raises `NotEnoughData` without any, `BadData` if they overlap."
     if not curves:
         raise NotEnoughData("expected at least one curve to chain, found none", "finish a fold first")
     times, equity = np.array([], np.int64), np.array([], np.float64)
@@ -108,21 +109,20 @@ def chain(
             )
         level = equity[-1] if len(equity) else 1.0
         times, equity = np.append(times, curve.open_time), np.append(equity, level * np.asarray(curve.equity))
-    rows = [len(o.equity) for o in curves]
+    rows = [len(curve.equity) for curve in curves]
     return Curve(
         open_time=times.tolist(),
         equity=equity.tolist(),
-        traded=sum(o.traded for o in curves),
-        exposure=float(np.average([o.exposure for o in curves], weights=rows)),
+        traded=sum(curve.traded for curve in curves),
+        exposure=float(np.average([curve.exposure for curve in curves], weights=rows)),
     )
 
 
 def measure(
     curve: Curve,
-    periods_per_year: float = 365 * 24.0,  # hourly unless told
+    periods_per_year: float = 365 * 24.0,  # the default is for hourly rows
 ) -> Performance:
-    "The performance of a curve, its turnover from what was really traded in each market."
-    found = performance(np.asarray(curve.equity), periods_per_year=periods_per_year)
-    return msgspec.structs.replace(
-        found, turnover=curve.traded / found.periods * periods_per_year, exposure=curve.exposure
-    )
+    "Performance of a portfolio's curve, with the turnover of what was traded in each market."
+    measured = performance(np.asarray(curve.equity), periods_per_year=periods_per_year)
+    turnover = curve.traded / measured.periods * periods_per_year
+    return msgspec.structs.replace(measured, turnover=turnover, exposure=curve.exposure)

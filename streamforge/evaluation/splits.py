@@ -37,7 +37,7 @@ def walk_forward_splits(
     purge: int = 1,  # rows that a label looks ahead
     embargo: int = 0,  # further rows before the test
 ) -> list[Fold]:  # in time order; tests are adjacent and end at the last row
-    "Chronological folds; raises `BadSetting`, `NotEnoughData`."
+    "Cut rows into chronological folds; raises `BadSetting`, `NotEnoughData`."
     for name, value, least in (
         ("n_rows", n_rows, 1),
         ("n_folds", n_folds, 1),
@@ -61,7 +61,8 @@ def walk_forward_splits(
         first = max(0, train_end - train) if train else 0
         if size < 1 or train_end - first < max(train, 1):
             raise NotEnoughData(
-                f"expected rows to train on before each of {n_folds} tests of {size} rows (purge {purge}, embargo {embargo}, val {val}), found {train_end - first} of {n_rows} in fold {i}",
+                f"expected rows to train on before each of {n_folds} tests of {size} rows (purge {purge}, "
+                f"embargo {embargo}, val {val}), found {train_end - first} of {n_rows} in fold {i}",
                 "load a longer range, or ask for fewer or shorter folds",
             )
         folds.append(Fold((first, train_end), (val_start, val_end), (start, start + size)))
@@ -75,7 +76,7 @@ def consecutive(
     *,
     purge: int,  # rows left out between neighbours
 ) -> list[RowSpan]:  # as many as shares, each not empty
-    "Divide rows chronologically; raises `NotEnoughData`."
+    "Divide a span of rows into chronological parts; raises `NotEnoughData`."
     left = span[1] - span[0] - purge * (len(shares) - 1)
     ends = np.floor(np.cumsum(shares) / np.sum(shares) * left + 1e-9).astype(int)
     starts = np.concatenate([[0], ends[:-1]])
@@ -98,14 +99,15 @@ def purged_kfold(
     purge: int = 1,  # rows that a label looks ahead
     embargo: int = 0,  # further rows after each test
 ) -> list[tuple[np.ndarray, RowSpan]]:  # (rows to train on (n,) int64, rows of the test), tests in time order
-    "K folds whose training labels never overlap a test label; raises `NotEnoughData`."
+    "Cut rows into k folds whose training labels never overlap a test label; raises `NotEnoughData`."
     edges = np.linspace(0, n_rows, n_folds + 1).astype(int)
     every, folds = np.arange(n_rows), []
     for start, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
         keep = every[(every < start - purge) | (every >= end + purge + embargo)]
         if start == end or not len(keep):
             raise NotEnoughData(
-                f"expected rows to train and test on in each of {n_folds} folds (purge {purge}, embargo {embargo}), found {n_rows} in all",
+                f"expected rows to train and test on in each of {n_folds} folds (purge {purge}, embargo {embargo}), "
+                f"found {n_rows} in all",
                 "load a longer range or ask for fewer folds",
             )
         folds.append((keep, (start, end)))

@@ -22,16 +22,16 @@ LEAKY_SLOPE = 0.2  # of LeakyReLU inside the attention, as in the paper
 
 
 class GnnConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    "How a graph model is built and trained; raises `BadConfig`."
+    "Hyperparameters of a graph model and of its training; raises `BadConfig`."
 
     window: int = 168  # rows of returns behind each graph
-    k: int = 3  # neighbours that a market hears, at most
+    k: int = 3  # sources per market, at most
     threshold: float = 0.3  # least absolute correlation of an edge
     horizon: int = 4  # candles that the label looks ahead
     stride: int = 2  # rows from one training sample to the next
     hidden: int = 8  # channels per head
     heads: int = 4  # attention heads
-    layers: int = 2  # rounds of listening
+    layers: int = 2  # attention layers
     dropout: float = 0.1  # share of hidden values dropped while training
     epochs: int = 30  # at most
     patience: int = 5  # epochs without improvement on validation before it stops
@@ -69,21 +69,21 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 def shapes(
     card: ModelCard,
 ) -> dict[str, tuple[int, ...]]:  # name of the parameter, as torch's state_dict has it, and its shape
-    "The parameters that a model of this card has."
-    found: dict[str, tuple[int, ...]] = {}
+    "Names and shapes of the parameters that a model of this card has."
+    names: dict[str, tuple[int, ...]] = {}
     config = card.config
     width, entering = config.hidden * config.heads, len(card.features)
     for layer in range(config.layers):
-        found |= {
+        names |= {
             f"convs.{layer}.att": (1, config.heads, config.hidden),
             f"convs.{layer}.bias": (width,),
             f"convs.{layer}.lin_edge.weight": (width, 1),
             f"convs.{layer}.res.weight": (width, entering),
         }
         for side in "lr":
-            found |= {f"convs.{layer}.lin_{side}.weight": (width, entering), f"convs.{layer}.lin_{side}.bias": (width,)}
+            names |= {f"convs.{layer}.lin_{side}.weight": (width, entering), f"convs.{layer}.lin_{side}.bias": (width,)}
         entering = width
-    return found | {"head.weight": (1, width), "head.bias": (1,)}
+    return names | {"head.weight": (1, width), "head.bias": (1,)}
 
 
 # %% ../../nbs/41_graph/03_card.ipynb #371d38ea
@@ -94,7 +94,7 @@ def pack_model(
     card: ModelCard,
     weights: Mapping[str, np.ndarray],  # as `shapes` names them, float32
 ) -> dict[str, bytes]:  # _WEIGHTS and _CARD
-    "The files of a model."
+    "Write a model as two files; the same model gives the same bytes."
     arrays = {name: np.ascontiguousarray(weights[name], np.float32) for name in shapes(card)}
     return {_WEIGHTS: save(arrays), _CARD: msgspec.json.encode(card, order="sorted")}
 
@@ -114,16 +114,18 @@ def unpack_model(
             f"expected a card and weights that can be read, found {type(error).__name__}: {error}", advice
         ) from None
     if not len(card.features) == len(card.mean) == len(card.std) > 0 or not (
-        np.isfinite(card.mean).all() and all(0 < o < np.inf for o in card.std)
+        np.isfinite(card.mean).all() and all(0 < deviation < np.inf for deviation in card.std)
     ):
         raise DamagedArtifact(
-            f"expected a finite mean and a positive deviation for each of {len(card.features)} features, found {len(card.mean)} and {card.std}",
+            f"expected a finite mean and a positive deviation for each of {len(card.features)} features, "
+            f"found {len(card.mean)} and {card.std}",
             advice,
         )
-    expected, found = shapes(card), {name: o.shape for name, o in weights.items()}
-    if expected != found:
-        wrong = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
-        raise DamagedArtifact(f"expected {expected.get(wrong[0])} for {wrong[0]}, found {found.get(wrong[0])}", advice)
-    if spoilt := [name for name, o in weights.items() if o.dtype != np.float32 or not np.isfinite(o).all()]:
-        raise DamagedArtifact(f"expected finite float32 weights, found others in {spoilt[0]}", advice)
+    expected, actual = shapes(card), {name: array.shape for name, array in weights.items()}
+    if expected != actual:
+        wrong = min(name for name in {*expected, *actual} if expected.get(name) != actual.get(name))
+        raise DamagedArtifact(f"expected {expected.get(wrong)} for {wrong}, found {actual.get(wrong)}", advice)
+    for name, array in weights.items():
+        if array.dtype != np.float32 or not np.isfinite(array).all():
+            raise DamagedArtifact(f"expected finite float32 weights, found others in {name}", advice)
     return card, weights

@@ -51,7 +51,7 @@ def _pair(a: np.ndarray, b: np.ndarray, minimum: int) -> float:
 # %% ../../nbs/41_graph/01_relations.ipynb #b217d330
 @njit(cache=True)
 def _centred(returns: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    "Columns without holes minus their mean; the others are zero, and `whole` tells which is which."
+    "Columns without holes minus their mean, the others zero; `whole` (N,) is written: True for columns without holes."
     length, markets = returns.shape
     z = np.zeros((length, markets))
     for n in range(markets):
@@ -70,7 +70,7 @@ def _centred(returns: np.ndarray, whole: np.ndarray) -> np.ndarray:
 def correlations(
     returns: np.ndarray,  # (W, N) log returns, NaN where missing
 ) -> np.ndarray:  # (N, N) in -1..1, symmetric; NaN where unknown
-    "Pearson's correlation of every pair of markets over a window, by the rule above."
+    "Pearson's correlation of every pair of markets over the rows that both have; NaN with fewer than half of the window."
     length, markets = returns.shape
     minimum = max(3, (length + 1) // 2)
     whole = np.empty(markets, np.bool_)
@@ -101,7 +101,7 @@ def neighbours(
     source: np.ndarray,  # (N, k) int, filled in: column of the source, strongest first, -1 where there is none
     weight: np.ndarray,  # (N, k) float32, filled in: the correlation, 0 where there is none
 ) -> None:
-    "The strongest sources of every market, written into the given arrays."
+    "Find the strongest sources of every market and write them into the given arrays."
     source[:] = -1
     weight[:] = 0.0
     for i in range(corr.shape[0]):
@@ -125,7 +125,7 @@ def edges(
 ) -> tuple[
     np.ndarray, np.ndarray
 ]:  # edge_index (2, E) int64: source, target; weight (E,) float32: the correlation with its sign
-    "The graph of a correlation matrix, ordered by target, then by strength."
+    "Edges of a correlation matrix as a graph, ordered by target, then by strength."
     source = np.empty((len(corr), k), np.int32)
     weight = np.empty((len(corr), k), np.float32)
     neighbours(np.asarray(corr, np.float64), k, threshold, source, weight)

@@ -20,12 +20,12 @@ from .relations import correlations, log_returns, neighbours
 # %% ../../nbs/41_graph/02_snapshots.ipynb #34a59a48
 @dataclass(frozen=True)
 class Snapshots:
-    "Graphs at some rows of a panel."
+    "S graphs of N markets, one at each of some rows of a panel."
 
     symbols: tuple[str, ...]  # N markets, in the order of the nodes
     rows: np.ndarray  # (S,) int64 row of the panel whose close is the last thing each graph knows
     open_time: np.ndarray  # (S,) int64 ms UTC of that row
-    source: np.ndarray  # (S, N, k) int32 node that the target hears, strongest first; -1 where there is none
+    source: np.ndarray  # (S, N, k) int32 sources of each target node, strongest first; -1 where there is none
     weight: np.ndarray  # (S, N, k) float32 correlation; 0 where there is none
     window: int  # rows of returns behind each graph
     stride: int  # rows from graph to graph
@@ -37,7 +37,7 @@ class Snapshots:
         self,
         i: int,  # which snapshot
     ) -> tuple[np.ndarray, np.ndarray]:  # edge_index (2, E) int64, weight (E,) float32
-        "One snapshot as a graph."
+        "Edges and weights of one snapshot."
         return disjoint(self.source[i : i + 1], self.weight[i : i + 1])
 
     def at(
@@ -57,7 +57,7 @@ def disjoint(
     source: np.ndarray,  # (B, N, k) int, -1 where there is none
     weight: np.ndarray,  # (B, N, k) float32
 ) -> tuple[np.ndarray, np.ndarray]:  # edge_index (2, E) int64 over B * N nodes, weight (E,) float32
-    "Many graphs of N nodes as one graph without edges between them: node n of graph b becomes b * N + n."
+    "Join B graphs of N nodes into one without edges between them: node n of graph b becomes b * N + n."
     graph, target, place = np.nonzero(source >= 0)
     offset = graph * source.shape[1]
     return np.stack([source[graph, target, place] + offset, target + offset]), weight[graph, target, place]
@@ -82,7 +82,7 @@ def build(
     k: int = 3,  # at most this many sources per market
     threshold: float = 0.3,  # least absolute correlation
 ) -> Snapshots:
-    "Graphs at rows window, window + stride, ... of a panel; raises `BadConfig`, `NotEnoughData`."
+    "Build graphs at rows window, window + stride, ... of a panel; raises `BadConfig`, `NotEnoughData`."
     if min(window, stride, k) < 1 or window < 3:
         raise BadConfig(
             f"expected window >= 3, stride >= 1 and k >= 1, found {window}, {stride} and {k}",
@@ -110,7 +110,7 @@ def edge_rows(
 ) -> dict[
     str, np.ndarray
 ]:  # columns of equal length: graph, source, target (text), open_time [ms UTC], weight (float64)
-    "All edges of all snapshots, in time order, as columns."
+    "All edges of all snapshots as columns of a table, in time order."
     when, target, place = np.nonzero(snapshots.source >= 0)
     names = np.array(symbols, object)
     return {
@@ -127,7 +127,7 @@ def labels(
     panel: Panel,  # T rows, N markets
     horizon: int,  # candles ahead, at least 1
 ) -> np.ndarray:  # (T, N) int8: 1 rises, 0 does not, -1 unknown
-    "Whether close[t + horizon] > close[t]; raises `BadConfig`."
+    "Whether close[t + horizon] > close[t], for each market and row; raises `BadConfig`."
     if horizon < 1:
         raise BadConfig(
             f"expected a horizon of at least 1 candle, found {horizon}",
@@ -159,7 +159,7 @@ def split(
     "Cut rows into train, validation and test by time; raises `BadConfig`."
     if min(train, val) <= 0 or train + val >= 1 or not 0 <= first < n_rows:
         raise BadConfig(
-            f"expected shares above 0 that leave something to test, found {train} and {val} of rows {first}..{n_rows}",
+            f"expected shares above 0 that leave rows to test, found {train} and {val} of rows {first}..{n_rows}",
             "try 0.6 and 0.2",
         )
     a, b = (first + round((n_rows - first) * share) for share in (train, train + val))
@@ -172,5 +172,5 @@ def samples(
     horizon: int,  # candles that a label looks ahead
     stride: int = 1,  # take every stride-th row
 ) -> np.ndarray:  # (S,) int64 rows with a complete window whose label is decided within the stretch
-    "The rows of a stretch that may be learnt from or judged, with the label's horizon purged at its end."
+    "Rows of a stretch to learn from or to judge, with the label's horizon purged at its end."
     return np.arange(max(rows.start or 0, window), max(rows.stop - horizon, 0), stride)

@@ -50,7 +50,7 @@ def probability_scores(
     label: np.ndarray,  # (S,) 1 or 0
     probability: np.ndarray,  # (S,) of 1
 ) -> dict[str, float | None]:  # auc, accuracy, brier
-    "How good probabilities are; raises `NotEnoughData` without any row."
+    "AUC, accuracy and Brier score of predicted probabilities; raises `NotEnoughData` without any row."
     if not len(label):
         raise NotEnoughData("expected at least one row with a known label, found none", "give a longer stretch")
     hit, error = (probability > 0.5) == (label == 1), probability - label
@@ -71,10 +71,8 @@ class Stretch:
     def batch(
         self,
         which: np.ndarray,  # (B,) snapshots
-    ) -> tuple[
-        torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor
-    ]:  # x (B*N, F), edge_index (2, E), weight (E,), label (B*N,) float32
-        "Some snapshots as one disjoint graph."
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        "Some snapshots as one disjoint graph: x (B*N, F), edge_index (2, E), weight (E,), label (B*N,) float32."
         edge_index, weight = disjoint(self.source[which], self.weight[which])
         nodes = torch.from_numpy(self.x[which]).flatten(0, 1)
         return (
@@ -92,14 +90,14 @@ def stretch(
     rows: np.ndarray,  # (S,) which rows
     horizon: int,  # candles that the label looks ahead
 ) -> Stretch:
-    "The samples at these rows."
+    "Cut the samples at some rows out of a panel and its graphs."
     present = np.isfinite(panel.features[rows]).all(-1)
     source = snapshots.source[rows - snapshots.window]
-    heard = (source >= 0) & np.take_along_axis(present[:, :, None], np.maximum(source, 0), 1)
+    usable = (source >= 0) & np.take_along_axis(present[:, :, None], np.maximum(source, 0), 1)
     return Stretch(
         np.where(present[..., None], scaler.apply(panel.features[rows]), np.float32(0)),
         present,
-        np.where(heard, source, -1),
+        np.where(usable, source, -1),
         snapshots.weight[rows - snapshots.window],
         np.where(present, labels(panel, horizon)[rows], np.int8(-1)),
     )
@@ -114,20 +112,20 @@ def probabilities(
     data: Stretch,
     batch: int = 512,  # snapshots at a time
 ) -> np.ndarray:  # (S, N) float64 of a rise; NaN for absent nodes
-    "What the model says about every node of a stretch."
+    "Predict the probability of a rise for every node and row of a stretch; NaN where a market is absent."
     model.eval()
-    found = [np.empty((0, data.label.shape[1]))]
+    parts = [np.empty((0, data.label.shape[1]))]
     with torch.no_grad():
         for start in range(0, len(data.x), batch):
             x, edge_index, weight, _ = data.batch(np.arange(start, min(start + batch, len(data.x))))
-            found.append(torch.sigmoid(model(x, edge_index, weight).double()).numpy().reshape(-1, data.label.shape[1]))
-    return np.where(data.present, np.concatenate(found), np.nan)
+            parts.append(torch.sigmoid(model(x, edge_index, weight).double()).numpy().reshape(-1, data.label.shape[1]))
+    return np.where(data.present, np.concatenate(parts), np.nan)
 
 
 # %% ../../nbs/41_graph/05_train.ipynb #00e2b823
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    "One seed for all that is drawn inside; the caller's generator and settings are left as they were."
+    "Seed torch inside the block with deterministic algorithms; the caller's generator and settings are restored."
     before = torch.are_deterministic_algorithms_enabled()
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)
@@ -139,7 +137,7 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 def _epoch(model: GATv2Classifier, optimiser: torch.optim.Optimizer, data: Stretch, batch: int) -> float:
-    "One pass over the samples in random order; the mean loss."
+    "Train for one pass over the samples in random order; returns the mean loss per known label."
     model.train()
     order, total, seen = torch.randperm(len(data.x)).numpy(), 0.0, 0
     for start in range(0, len(order), batch):
@@ -162,7 +160,7 @@ def fit(
     config: GnnConfig,
     progress: EpochProgress | None = None,
 ) -> list[dict[str, float]]:  # one entry per epoch: epoch, epochs, loss, loss_val, auc_val
-    "Adam with early stopping on validation; draws from torch's generator."
+    "Train with Adam, stopping early on validation; draws from torch's generator."
     optimiser = torch.optim.Adam(model.parameters(), config.learning_rate, weight_decay=config.weight_decay)
     curve: list[dict[str, float]] = []
     best, best_epoch, state = -np.inf, 0, {}
@@ -195,10 +193,11 @@ def fit(
 def baselines(
     train: Stretch,  # fitted here
     tests: dict[str, Stretch],  # name -> judged here
-) -> dict[
-    str, dict[str, float | None]
-]:  # name -> auc_baseline, accuracy_baseline, brier_baseline, accuracy_majority, brier_majority
-    "What the majority and a logistic regression on the node's own features reach."
+) -> dict[str, dict[str, float | None]]:
+    """Score the majority class and a logistic regression on the node's own features.
+
+    By name: auc_baseline, accuracy_baseline, brier_baseline, accuracy_majority, brier_majority.
+    """
     from sklearn.linear_model import LogisticRegression
 
     def rows(data: Stretch) -> tuple[np.ndarray, np.ndarray]:
@@ -209,13 +208,13 @@ def baselines(
 
     x, y = rows(train)
     model, share = LogisticRegression(max_iter=500).fit(x, y), float(y.mean())
-    found = {}
+    results = {}
     for name, data in tests.items():
         x, y = rows(data)
         theirs = {f"{k}_baseline": v for k, v in probability_scores(y, model.predict_proba(x)[:, 1]).items()}
         always = probability_scores(y, np.full(len(y), share))
-        found[name] = theirs | {"accuracy_majority": always["accuracy"], "brier_majority": always["brier"]}
-    return found
+        results[name] = theirs | {"accuracy_majority": always["accuracy"], "brier_majority": always["brier"]}
+    return results
 
 
 # %% ../../nbs/41_graph/05_train.ipynb #b5d519d1
@@ -223,19 +222,18 @@ RowRange = slice | range
 
 
 class GnnResult(msgspec.Struct, frozen=True):
-    "A trained model and what is known about it."
+    "A trained graph model as files, with its metrics and learning curve."
 
     files: dict[str, bytes]  # weights.safetensors and config.json, see `graph.card`
-    metrics: dict[
-        str, float | None
-    ]  # auc, accuracy, brier of the test; the same _baseline and _majority; all with _val; epochs, best_epoch, samples
+    # auc, accuracy, brier of the test; the same _baseline and _majority; all with _val; epochs, best_epoch, samples
+    metrics: dict[str, float | None]
     by_symbol: dict[str, float | None]  # the test's AUC per market
     curve: list[dict[str, float]]  # per epoch: loss, loss_val, auc_val
 
 
 # %% ../../nbs/41_graph/05_train.ipynb #5653ec45
 def _check_order(panel: Panel, stretches: dict[str, RowRange]) -> None:
-    "Stretches in time order, inside the panel, not overlapping."
+    "Check that stretches are in time order, inside the panel and without overlap; raises `BadConfig`."
     end = 0
     for name, rows in stretches.items():
         start, stop = rows.start or 0, rows.stop
@@ -250,23 +248,24 @@ def _check_order(panel: Panel, stretches: dict[str, RowRange]) -> None:
 
 def _stretches(panel: Panel, config: GnnConfig, scaler: Scaler, parts: dict[str, RowRange]) -> dict[str, Stretch]:
     "The samples of every part; only training rows are thinned out."
-    _check_order(panel, parts)
     snapshots = build(panel.rows(0, parts[list(parts)[-1]].stop), config.window, 1, config.k, config.threshold)
-    found = {}
+    stretches = {}
     for name, part in parts.items():
         rows = samples(part, config.window, config.horizon, config.stride if name == "train" else 1)
-        found[name] = stretch(panel, snapshots, scaler, rows, config.horizon)
-        if len(np.unique(found[name].label[found[name].label >= 0])) < 2:
+        stretches[name] = stretch(panel, snapshots, scaler, rows, config.horizon)
+        label = stretches[name].label
+        if len(np.unique(label[label >= 0])) < 2:
             raise NotEnoughData(
                 f"expected rises and falls among the labels of {name}, found {len(rows)} rows without both",
                 "give it more rows than window and horizon take",
             )
-    return found
+    return stretches
 
 
 def _by_symbol(symbols: tuple[str, ...], data: Stretch, p: np.ndarray) -> dict[str, float | None]:
+    "AUC of each market."
     known = data.label >= 0
-    return {o: auc(data.label[known[:, n], n], p[known[:, n], n]) for n, o in enumerate(symbols)}
+    return {symbol: auc(data.label[known[:, n], n], p[known[:, n], n]) for n, symbol in enumerate(symbols)}
 
 
 # %% ../../nbs/41_graph/05_train.ipynb #fbf49bf9
@@ -280,7 +279,7 @@ def train_gnn(
     seed: int = 0,
     progress: EpochProgress | None = None,  # called after each epoch
 ) -> GnnResult:
-    "Train and judge a GATv2; the same seed, rows and thread count give the same bytes. Raises `BadConfig`, `NotEnoughData`."
+    "Train and judge a GATv2; same seed, rows and threads give the same bytes. Raises `BadConfig`, `NotEnoughData`."
     parts: dict[str, RowRange] = {"train": train, "val": val}
     if test is not None:
         parts["test"] = test
@@ -291,15 +290,14 @@ def train_gnn(
         model = GATv2Classifier(len(FEATURES), config.hidden, config.heads, config.layers, config.dropout)
         curve = fit(model, data["train"], data["val"], config, progress)
     judged = {name: data[name] for name in parts if name != "train"}
-    said = {name: probabilities(model, o) for name, o in judged.items()}
+    predicted = {name: probabilities(model, part) for name, part in judged.items()}
     metrics: dict[str, float | None] = {}
     for name, beside in baselines(data["train"], judged).items():
         known = judged[name].label >= 0
-        found = (
-            probability_scores(judged[name].label[known], said[name][known]) | beside | {"samples": float(known.sum())}
-        )
-        metrics |= {k if name == "test" else f"{k}_{name}": v for k, v in found.items()}
-    best = max(curve, key=lambda o: o["auc_val"] if config.monitor == "auc" else -o["loss_val"])
+        own = probability_scores(judged[name].label[known], predicted[name][known])
+        for metric, value in (own | beside | {"samples": float(known.sum())}).items():
+            metrics[metric if name == "test" else f"{metric}_{name}"] = value
+    best = max(curve, key=lambda epoch: epoch["auc_val"] if config.monitor == "auc" else -epoch["loss_val"])
     metrics |= {
         "epochs": float(len(curve)),
         "best_epoch": best["epoch"],
@@ -313,7 +311,6 @@ def train_gnn(
         std=tuple(scaler.std.tolist()),
         seed=seed,
     )
-    files = pack_model(card, {k: v.numpy() for k, v in model.state_dict().items()})
-    return GnnResult(
-        files, metrics, _by_symbol(card.symbols, judged["test"], said["test"]) if "test" in judged else {}, curve
-    )
+    files = pack_model(card, {name: tensor.numpy() for name, tensor in model.state_dict().items()})
+    by_symbol = _by_symbol(card.symbols, judged["test"], predicted["test"]) if "test" in judged else {}
+    return GnnResult(files, metrics, by_symbol, curve)
