@@ -5118,8 +5118,16 @@ d = {
                 "55_runs/experiments.html#run.__init__",
                 "streamforge/runs/experiments.py",
             ),
+            "streamforge.runs.experiments.Run._write": (
+                "55_runs/experiments.html#run._write",
+                "streamforge/runs/experiments.py",
+            ),
             "streamforge.runs.experiments.Run.artifact": (
                 "55_runs/experiments.html#run.artifact",
+                "streamforge/runs/experiments.py",
+            ),
+            "streamforge.runs.experiments.Run.end": (
+                "55_runs/experiments.html#run.end",
                 "streamforge/runs/experiments.py",
             ),
             "streamforge.runs.experiments.Run.log": (
@@ -5160,6 +5168,11 @@ d = {
             "streamforge.runs.models.publish": ("55_runs/models.html#publish", "streamforge/runs/models.py"),
         },
         "streamforge.runs.notebooks": {
+            "streamforge.runs.notebooks._CellError": (
+                "55_runs/notebooks.html#_cellerror",
+                "streamforge/runs/notebooks.py",
+            ),
+            "streamforge.runs.notebooks._Kernel": ("55_runs/notebooks.html#_kernel", "streamforge/runs/notebooks.py"),
             "streamforge.runs.notebooks._cell_name": (
                 "55_runs/notebooks.html#_cell_name",
                 "streamforge/runs/notebooks.py",

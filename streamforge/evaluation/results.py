@@ -7,12 +7,12 @@ __all__ = ["PERFORMANCE_NUMBERS", "FoldResult", "StrategyResult", "combine", "be
 
 # %% ../../nbs/45_evaluation/05_results.ipynb #d16d1981
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 import numpy as np
 
 from ..core.errors import BadData, NotEnoughData
+from ..core.types import JsonObject
 from .metrics import Performance
 from .portfolio import Curve, chain, measure
 
@@ -28,8 +28,8 @@ class FoldResult(msgspec.Struct, frozen=True, kw_only=True):
     rows: dict[str, tuple[int, int]]  # part (`gnn_train`, ..., `test`) -> rows [start, end)
     strategies: dict[str, Curve]  # `agent`, `agent_without_graph`, `buy_and_hold`, `cash`
     random: list[Curve]  # at the agent's own turnover, one per seed
-    gnn: dict[str, Any]  # metrics of the graph model
-    ppo: dict[str, dict[str, Any]]  # strategy -> metrics of its training
+    gnn: JsonObject  # metrics of the graph model
+    ppo: dict[str, JsonObject]  # strategy -> metrics of its training
     periods_per_year: float
     seconds: dict[str, float] = {}  # stage -> duration; the only part that differs between equal runs
 

@@ -6,11 +6,10 @@
 __all__ = ["agent_features", "agent_config", "agent_markets", "market_for"]
 
 # %% ../../nbs/43_rl/05_markets.ipynb #0966833a
-from typing import Any
-
 import numpy as np
 
 from ..core.errors import NotEnoughData
+from ..core.types import JsonObject
 from ..features.frame import FEATURES, Panel, Scaler
 from .observation import MarketHistory, standardise
 from .policy import GRAPH_FEATURE, Policy, PolicyConfig
@@ -36,7 +35,7 @@ def agent_config(
     *,
     window: int = 16,  # rows an agent sees
     costs: Costs | None = None,  # defaults to `Costs()`
-    meta: dict[str, Any] | None = None,  # small JSON that goes into the policy's files (Any: any JSON value)
+    meta: JsonObject | None = None,  # small; goes into the policy's files
 ) -> PolicyConfig:
     "A policy's configuration with the scaler fitted on these rows; raises `NotEnoughData`."
     features, costs = agent_features(panel, probability), costs or Costs()

@@ -10,7 +10,6 @@ import hashlib
 import itertools
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -19,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from ..core.errors import BadData, BadSetting, DamagedArtifact
+from ..core.types import JsonObject
 from .observation import OWN, observe
 from ..trading.account import position
 from ..trading.costs import Costs
@@ -41,7 +41,7 @@ class PolicyConfig(msgspec.Struct, frozen=True, kw_only=True):
     slippage_bps: float = 2.0
     symbols: tuple[str, ...] = ()  # the markets it was trained on
     weights_sha256: str = ""  # filled in when written
-    meta: dict[str, Any] = {}  # Any: decoded JSON (seed, steps, training range)
+    meta: JsonObject = {}  # small: seed, steps, training range
 
     def __post_init__(self) -> None:
         widths = {len(self.features), len(self.mean), len(self.std)}

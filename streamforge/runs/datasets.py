@@ -22,13 +22,13 @@ from ..features.indicators import INDICATORS
 from ..store.base import Store
 
 # %% ../../nbs/55_runs/02_datasets.ipynb #348623d3
-DATASET_KIND = "datasets"  # of the artifacts
+DATASET_KIND = "datasets"  # kind of the artifacts
 
 
 def panel_files(
     panel: Panel,
 ) -> dict[str, bytes]:  # `close.npy` -> bytes
-    "A panel as files: one array each, no pickle."
+    "Write a panel as files: one array each, without pickle."
     files = {}
     for name, array in sorted(panel.to_arrays().items()):
         buffer = io.BytesIO()
@@ -53,7 +53,7 @@ def _array(content: bytes) -> np.ndarray:
 def panel_from_files(
     files: dict[str, bytes],  # as `panel_files` made them
 ) -> Panel:
-    "The panel again; raises `DamagedArtifact`, `BadData`."
+    "Read a panel from its files; raises `DamagedArtifact`, `BadData`."
     arrays = {}
     for name, content in files.items():
         try:
@@ -88,11 +88,11 @@ async def count_filled(
     collection: str,  # `candles_1h_enriched`
     symbols: Sequence[str],
     interval: str,  # `1h`
-    span: TimeRange | None = None,  # everything unless told
+    span: TimeRange | None = None,  # None: all times
 ) -> dict[str, int]:  # symbol -> rows, only where there are any
-    "The filled rows among what `read_panel` reads; raises `StoreError`."
-    counts = {o: len(await _filled(store, collection, o, interval, span)) for o in symbols}
-    return {symbol: n for symbol, n in counts.items() if n}
+    "Count the filled rows among what `read_panel` reads; raises `StoreError`."
+    counts = {symbol: len(await _filled(store, collection, symbol, interval, span)) for symbol in symbols}
+    return {symbol: count for symbol, count in counts.items() if count}
 
 
 async def read_panel(
@@ -100,13 +100,13 @@ async def read_panel(
     collection: str,  # `candles_1h_enriched`
     symbols: Sequence[str],  # markets, in this order
     interval: str,  # `1h`
-    span: TimeRange | None = None,  # everything unless told
+    span: TimeRange | None = None,  # None: all times
     *,
     filled: bool = True,  # take filled rows, too
 ) -> Panel:
-    "Candles and indicators of several markets; raises `NotFound`, `NotEnoughData` naming the market."
-    known = (await store.collections()).get(collection)
-    if known is None:
+    "Read candles and indicators of several markets; raises `NotFound`, `NotEnoughData` naming the market."
+    schema = (await store.collections()).get(collection)
+    if schema is None:
         raise NotFound(
             f"expected a collection '{collection}', found none",
             "load candles first, or name another collection",
@@ -119,7 +119,7 @@ async def read_panel(
         "low",
         "close",
         "volume",
-        *(INDICATORS if set(INDICATORS) <= set(known.columns) else ()),
+        *(INDICATORS if set(INDICATORS) <= set(schema.columns) else ()),
     ]
     markets = {}
     for symbol in symbols:
@@ -147,7 +147,7 @@ async def freeze(
     interval: str,  # `1h`
     filled: Mapping[str, int] | None = None,  # symbol -> filled rows in the panel, as `count_filled` counts them
 ) -> Manifest:  # its version is the data's sha256
-    "Keep a panel for ever; the same panel again is the same version. Raises `NotEnoughData`, `BadName`, `StoreError`."
+    "Store a panel as an artifact; the same panel has the same version. Raises `NotEnoughData`, `BadName`, `StoreError`."
     if not len(panel):
         raise NotEnoughData(f"expected rows to freeze as '{name}', found none", "give a range that holds candles")
     meta = {
@@ -157,7 +157,7 @@ async def freeze(
         "first": int(panel.open_time[0]),
         "last": int(panel.open_time[-1]),
     }
-    if counts := {symbol: n for symbol, n in (filled or {}).items() if n}:
+    if counts := {symbol: count for symbol, count in (filled or {}).items() if count}:
         meta["filled"] = counts
     return await artifacts.put(DATASET_KIND, name, panel_files(panel), meta)
 
@@ -167,9 +167,8 @@ async def load_panel(
     name: str,
     version: str,  # sha256
 ) -> tuple[Panel, Manifest]:
-    "A frozen panel, checked; raises `NotFound`, `DamagedArtifact`."
+    "Read a frozen panel and check every byte; raises `NotFound`, `DamagedArtifact`."
     manifest = await artifacts.manifest(DATASET_KIND, name, version)
-    contents = await asyncio.gather(
-        *(artifacts.get(manifest, path) for path in manifest.files)
-    )  # reading and hashing go on in threads
+    # reading and hashing run in threads, so the files are fetched side by side
+    contents = await asyncio.gather(*(artifacts.get(manifest, path) for path in manifest.files))
     return panel_from_files(dict(zip(manifest.files, contents, strict=True))), manifest

@@ -26,7 +26,6 @@ import json
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -35,6 +34,7 @@ from ..artifacts.base import Manifest
 from ..core import errors
 from ..core.errors import BadSetting, BadUrl, DamagedArtifact, StreamForgeError
 from ..core.logs import get_logger
+from ..core.types import JsonObject
 from ..core.urls import redact
 from ..evaluation.results import FoldResult
 from ..evaluation.splits import consecutive, walk_forward_splits
@@ -46,7 +46,7 @@ _log = get_logger("runs.folds")
 
 # %% ../../nbs/55_runs/05_folds.ipynb #146d905e
 class WalkForward(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    "How a walk-forward is cut, trained and paid for."
+    "Settings of a walk-forward: how it is cut, trained and charged."
 
     folds: int = 3
     first_train: float = 0.5  # share of all rows before the first test
@@ -55,8 +55,8 @@ class WalkForward(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     purge: int = 4  # rows that a label looks ahead: at least the graph model's horizon
     embargo: int = 24  # further rows before each test
     shares: tuple[float, float, float] = (0.45, 0.15, 0.4)  # of the training rows: graph train, graph val, agent train
-    gnn: dict[str, Any] = {}  # changes to `graph.card.GnnConfig`
-    ppo: dict[str, Any] = {}  # changes to `rl.train.PpoConfig`
+    gnn: JsonObject = {}  # changes to `graph.card.GnnConfig`
+    ppo: JsonObject = {}  # changes to `rl.train.PpoConfig`
     window: int = 16  # rows that the agent sees
     fee_bps: float = 10.0
     slippage_bps: float = 2.0
@@ -65,7 +65,7 @@ class WalkForward(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class FoldParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    "All that one fold depends on, and where its result goes: what travels in FOLD_PARAMETERS."
+    "Parameters of one fold, with the folder of its result; sent to the worker in FOLD_PARAMETERS."
 
     fold: int  # from 0
     dataset: str  # name of a frozen dataset
@@ -74,8 +74,8 @@ class FoldParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     interval: str  # `1h`
     rows: dict[str, tuple[int, int]]  # gnn_train, gnn_val, ppo_train, test -> rows [start, end)
     output: str  # folder of the whole walk-forward
-    gnn: dict[str, Any] = {}
-    ppo: dict[str, Any] = {}
+    gnn: JsonObject = {}  # changes to `graph.card.GnnConfig`
+    ppo: JsonObject = {}  # changes to `rl.train.PpoConfig`
     window: int = 16
     fee_bps: float = 10.0
     slippage_bps: float = 2.0
@@ -91,34 +91,42 @@ def plan_folds(
     output: Path,  # folder of the whole walk-forward
 ) -> list[FoldParameters]:  # in time order
     "Cut a dataset into folds; raises `NotEnoughData`, `BadSetting`, `BadUrl`."
-    cuts: dict[str, Any] = {
-        "test": config.test,
-        "first_train": config.first_train,
-        "train": config.train,
-        "purge": config.purge,
-        "embargo": config.embargo,
-    }
-    folds = walk_forward_splits(int(dataset.meta["rows"]), config.folds, **cuts)
-    shared: dict[str, Any] = {
-        name: getattr(config, name) for name in ("gnn", "ppo", "window", "fee_bps", "slippage_bps", "random_agents")
-    }
+    folds = walk_forward_splits(
+        int(dataset.meta["rows"]),
+        config.folds,
+        test=config.test,
+        first_train=config.first_train,
+        train=config.train,
+        purge=config.purge,
+        embargo=config.embargo,
+    )
     if redact(artifacts_url) != artifacts_url:
         raise BadUrl(
             f"expected artifacts without a password in the URL, found {redact(artifacts_url)}",
             "notebooks show their parameters: put it into MINIO_SECRET_KEY or ?password_file=",
         )
-    where: dict[str, Any] = {
-        "dataset": dataset.name,
-        "version": dataset.version,
-        "artifacts_url": artifacts_url,
-        "interval": str(dataset.meta["interval"]),
-        "output": str(output),
-    }
     planned = []
     for i, fold in enumerate(folds):
         parts = consecutive(fold.train, config.shares, purge=config.purge)
         rows = dict(zip(("gnn_train", "gnn_val", "ppo_train"), parts, strict=True)) | {"test": fold.test}
-        planned.append(FoldParameters(fold=i, rows=rows, seed=config.seed + i, **where, **shared))
+        planned.append(
+            FoldParameters(
+                fold=i,
+                dataset=dataset.name,
+                version=dataset.version,
+                artifacts_url=artifacts_url,
+                interval=str(dataset.meta["interval"]),
+                rows=rows,
+                output=str(output),
+                gnn=config.gnn,
+                ppo=config.ppo,
+                window=config.window,
+                fee_bps=config.fee_bps,
+                slippage_bps=config.slippage_bps,
+                random_agents=config.random_agents,
+                seed=config.seed + i,
+            )
+        )
     return planned
 
 
@@ -129,11 +137,11 @@ RESULT, ERROR, _PARTIAL, EXECUTED = "result.json", "error.json", "result.partial
 
 @cache
 def code_sha256() -> str:  # 64 hex digits
-    "The text of every module that a fold's result can depend on."
+    "Hash of the source of every module that a fold's result can depend on."
     library, total = Path(streamforge.__file__).parent, hashlib.sha256()
-    for room in ("core", "features", "graph", "trading", "rl", "evaluation", "runs"):
-        for path in sorted((library / room).glob("*.py")):
-            total.update(f"{room}/{path.name}\n".encode() + path.read_bytes())
+    for package in ("core", "features", "graph", "trading", "rl", "evaluation", "runs"):
+        for path in sorted((library / package).glob("*.py")):
+            total.update(f"{package}/{path.name}\n".encode() + path.read_bytes())
     return total.hexdigest()
 
 
@@ -141,27 +149,26 @@ def fold_key(
     parameters: FoldParameters,
     notebook: Path,  # the pipeline
 ) -> str:  # 64 hex digits
-    "What a fold's result depends on, as a hash."
-    told = {k: v for k, v in msgspec.to_builtins(parameters).items() if k not in ("output", "artifacts_url")}
-    cells = [o["source"] for o in json.loads(notebook.read_text(encoding="utf-8"))["cells"] if o["cell_type"] == "code"]
-    return hashlib.sha256(msgspec.json.encode([told, cells, code_sha256()], order="sorted")).hexdigest()
+    "Hash of everything that a fold's result depends on."
+    kept = {k: v for k, v in msgspec.to_builtins(parameters).items() if k not in ("output", "artifacts_url")}
+    document = json.loads(notebook.read_text(encoding="utf-8"))
+    cells = [cell["source"] for cell in document["cells"] if cell["cell_type"] == "code"]
+    return hashlib.sha256(msgspec.json.encode([kept, cells, code_sha256()], order="sorted")).hexdigest()
 
 
 def fold_folder(
     parameters: FoldParameters,
-    notebook: Path | None = None,  # the packaged pipeline unless told
+    notebook: Path | None = None,  # None: the packaged pipeline
 ) -> Path:  # `OUTPUT/fold-0-1a2b3c4d5e6f`
-    "Where a fold keeps its executed notebook and its result."
-    return (
-        Path(parameters.output)
-        / f"fold-{parameters.fold}-{fold_key(parameters, notebook or pipelines_dir() / FOLD)[:12]}"
-    )
+    "The folder of a fold's executed notebook and result."
+    key = fold_key(parameters, notebook or pipelines_dir() / FOLD)
+    return Path(parameters.output) / f"fold-{parameters.fold}-{key[:12]}"
 
 
 def read_result(
     folder: Path,  # of a fold
 ) -> FoldResult | None:  # None: not finished
-    "The result of a finished fold; raises `DamagedArtifact`."
+    "Read the result of a finished fold; raises `DamagedArtifact`."
     if not (folder / RESULT).exists():
         return None
     try:
@@ -177,7 +184,7 @@ def write_result(
     folder: Path,  # of a fold
     result: FoldResult,
 ) -> None:
-    "What the notebook does last: leave the result beside it, for `run_fold` to make it final."
+    "Write a result beside the executed notebook, where `run_fold` makes it final; the notebook's last call."
     (folder / _PARTIAL).write_bytes(msgspec.json.encode(result))
 
 
@@ -185,7 +192,7 @@ def write_result(
 def read_parameters(
     env: Mapping[str, str],  # of the worker
 ) -> FoldParameters:
-    "The fold that this worker is to run; raises `BadSetting` naming what is missing or wrong."
+    "Read FOLD_PARAMETERS from a worker's environment; raises `BadSetting` naming what is missing or wrong."
     text = env.get("FOLD_PARAMETERS", "")
     if not text:
         raise BadSetting(
@@ -208,22 +215,22 @@ def read_parameters(
 async def run_fold(
     parameters: FoldParameters,
     *,
-    notebook: Path | None = None,  # the packaged pipeline unless told
+    notebook: Path | None = None,  # None: the packaged pipeline
     timeout: float | None = None,  # seconds per cell
     progress: Callable[[int, int], None] | None = None,  # called in a thread with (cells done, cells)
 ) -> FoldResult:
     "Run a fold, unless it is finished; raises what `run_notebook` raises, with notebook and cell."
     notebook = notebook or pipelines_dir() / FOLD
     folder = fold_folder(parameters, notebook)
-    if found := read_result(folder):
+    if result := read_result(folder):
         _log.info("fold is finished already", fold=parameters.fold, folder=str(folder))
-        return found
+        return result
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ERROR).unlink(missing_ok=True)
     (folder / _PARTIAL).unlink(missing_ok=True)
-    told = {k: v for k, v in msgspec.to_builtins(parameters).items() if k != "output"} | {"output": str(folder)}
+    values = msgspec.to_builtins(parameters) | {"output": str(folder)}
     try:
-        await run_notebook(notebook, told, folder / EXECUTED, timeout=timeout, progress=progress)
+        await run_notebook(notebook, values, folder / EXECUTED, timeout=timeout, progress=progress)
         if not (folder / _PARTIAL).exists():
             raise BadSetting(
                 f"expected {notebook.name} to end with write_result, found no result in '{folder}'",
@@ -235,6 +242,6 @@ async def run_fold(
         )
         raise
     (folder / _PARTIAL).replace(folder / RESULT)
-    found = read_result(folder)
-    assert found is not None  # it was just renamed
-    return found
+    result = read_result(folder)
+    assert result is not None  # it was just renamed
+    return result

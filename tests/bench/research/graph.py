@@ -1,4 +1,4 @@
-"""How fast the graph room is, beside pandas and a PyTorch Geometric loop, in one run: `python tests/bench/research/graph.py [--json FILE] [--rounds N]`.
+"""Speed of the graph package, beside pandas and a PyTorch Geometric loop, in one run: `python tests/bench/research/graph.py [--json FILE] [--rounds N]`.
 
 One thread on all sides. Rounds alternate between the two sides and medians are taken; the ratio is ours / theirs, above 1 where we are
 faster. Both sides do the same work on the same eight real markets: the same windows, the same weights, the same optimiser. PyTorch
@@ -54,7 +54,7 @@ def beside(
     "Both sides in turn, after one round to warm up; amounts per second."
     ours(), peer()
     pairs = [(timed(ours), timed(peer)) for _ in range(rounds)]
-    mine, theirs = (amount / statistics.median(o) for o in zip(*pairs, strict=True))
+    mine, theirs = (amount / statistics.median(side) for side in zip(*pairs, strict=True))
     return {
         "work": name,
         "unit": unit,

@@ -45,7 +45,9 @@ class Place:
         self.artifacts = await enter(open_artifacts(self.places.artifacts_url))
         self.store = await enter(open_store(self.places.store_url))
         self.jobs = await enter(open_jobs("process://?slots=2", {"STREAMFORGE_HOME": self.places.home}))
-        panel = panel_of({o: candles(o, "2022-01-01:2022-02-05") for o in ("BTCUSDT", "ETHUSDT", "DOGEUSDT")})
+        panel = panel_of(
+            {symbol: candles(symbol, "2022-01-01:2022-02-05") for symbol in ("BTCUSDT", "ETHUSDT", "DOGEUSDT")}
+        )
         self.data = await freeze(self.artifacts, "tiny", panel, interval="1h")
         return self
 
@@ -63,7 +65,7 @@ class Place:
         } | options
         return await walk_forward(self.jobs, self.artifacts, self.places, **options)
 
-    def plan_folds(self, config: WalkForward):
+    def planned(self, config: WalkForward):
         return plan_folds(self.data, config, artifacts_url=self.places.artifacts_url, output=self.output)
 
 
@@ -77,8 +79,9 @@ async def test_two_folds_once(place):
     "Both folds are done, combined and reported; the second time no job is started; the experiment is on record."
     seen: list[tuple[int, int]] = []
     first = await place.run(TINY, progress=lambda done, folds: seen.append((done, folds)))
-    assert seen == [(0, 2), (1, 2), (2, 2)] and first.reused == 0
-    folders = [fold_folder(o) for o in place.plan(TINY)]
+    assert seen == [(0, 2), (1, 2), (2, 2)]
+    assert first.reused == 0
+    folders = [fold_folder(fold) for fold in place.planned(TINY)]
     assert all({o.name for o in folder.iterdir()} == {EXECUTED, RESULT} for folder in folders)
 
     combined = {o.name: o for o in combine(first.results)}
@@ -113,19 +116,21 @@ async def test_failing_fold_names_notebook_and_cell(place):
         await place.run(config)
     states = [o.state for o in await place.jobs.list()]
     assert "failed" in states and all(o in ("failed", "stopped") for o in states)
-    assert not any((fold_folder(o) / RESULT).exists() for o in place.plan(config))
-    assert any((fold_folder(o) / ERROR).exists() and (fold_folder(o) / EXECUTED).exists() for o in place.plan(config))
+    assert not any((fold_folder(o) / RESULT).exists() for o in place.planned(config))
+    assert any(
+        (fold_folder(o) / ERROR).exists() and (fold_folder(o) / EXECUTED).exists() for o in place.planned(config)
+    )
     assert [o.status for o in await experiments(place.store)] == ["failed"]
 
 
 async def test_bad_requests_start_nothing(place):
-    "What cannot be done is said before any job."
+    "A request that cannot be carried out is refused before any job."
     with pytest.raises(NotFound):
         await place.run(TINY, version="0" * 64)
-    job = fold_job(place.plan(TINY)[0], place.places, "wf-bad")
-    told = {k: v for k, v in msgspec.json.decode(job.env["FOLD_PARAMETERS"]).items() if k != "rows"}
+    job = fold_job(place.planned(TINY)[0], place.places, "wf-bad")
+    without_rows = {k: v for k, v in msgspec.json.decode(job.env["FOLD_PARAMETERS"]).items() if k != "rows"}
     await place.jobs.start(
-        msgspec.structs.replace(job, env=job.env | {"FOLD_PARAMETERS": msgspec.json.encode(told).decode()})
+        msgspec.structs.replace(job, env=job.env | {"FOLD_PARAMETERS": msgspec.json.encode(without_rows).decode()})
     )
     status = await place.jobs.wait(job.name, timeout=120)
     assert (status.state, status.exit_code, status.tries) == ("failed", 64, 1) and "`rows`" in await place.jobs.log(
@@ -135,19 +140,19 @@ async def test_bad_requests_start_nothing(place):
 
 def kernels_of(pid: int) -> list[int]:
     "Kernels that the process `pid` has started."
-    found = []
+    kernels = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            mother = int(stat.read_text().rpartition(")")[2].split()[1])
-            if mother == pid and b"ipykernel" in (stat.parent / "cmdline").read_bytes():
-                found.append(int(stat.parent.name))
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+            if parent == pid and b"ipykernel" in (stat.parent / "cmdline").read_bytes():
+                kernels.append(int(stat.parent.name))
         except (OSError, ValueError):
             continue
-    return found
+    return kernels
 
 
 def alive(pid: int) -> bool:
-    "Neither gone nor a zombie."
+    "Whether a process runs: it exists and is no zombie."
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -157,7 +162,7 @@ def alive(pid: int) -> bool:
 async def test_stop_reaches_the_kernel(place):
     "SIGTERM to the worker ends the notebook's kernel too, and no result is left."
     long = msgspec.structs.replace(TINY, ppo=TINY.ppo | {"steps": 50_000_000})
-    parameters = place.plan(long)[0]
+    parameters = place.planned(long)[0]
     job, deadline = fold_job(parameters, place.places, "wf-stop"), time.monotonic() + 90
     await place.jobs.start(job)
     kernels: list[int] = []
@@ -169,7 +174,7 @@ async def test_stop_reaches_the_kernel(place):
     await place.jobs.stop(job.name, grace=15)
     status = await place.jobs.wait(job.name, timeout=30)
     while any(alive(o) for o in kernels):
-        assert time.monotonic() < deadline + 30, f"{kernels} live on"
+        assert time.monotonic() < deadline + 30, f"{kernels} still run"
         await asyncio.sleep(0.1)
     assert status.state == "stopped" and status.exit_code == 75, await place.jobs.log(job.name)
     assert not (fold_folder(parameters) / RESULT).exists()

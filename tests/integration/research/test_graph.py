@@ -1,4 +1,4 @@
-"""The graph line as a whole: it finds what is planted, nothing in noise, never looks ahead, and serves what it measured."""
+"""The graph model from end to end: it finds what is planted, nothing in noise, never looks ahead, and serves what it measured."""
 
 import hashlib
 import json
@@ -45,16 +45,16 @@ def market(returns: np.ndarray) -> dict[str, np.ndarray]:
 
 def planted(seed: int, rows: int = 2500) -> Panel:
     "Four pairs: TAIL follows LEAD's last move; a part of each hour's move is common to the pair, so that the graph can find it."
-    rng, made = np.random.default_rng(seed), {}
+    rng, markets = np.random.default_rng(seed), {}
     for pair in range(PAIRS):
         common, own = rng.normal(0, 0.01, (2, rows))
         lead = 0.5 * common + own
-        made |= {f"LEAD{pair}": market(lead), f"TAIL{pair}": market(0.5 * common + np.append(0, lead[:-1]))}
-    return panel_of(made)
+        markets |= {f"LEAD{pair}": market(lead), f"TAIL{pair}": market(0.5 * common + np.append(0, lead[:-1]))}
+    return panel_of(markets)
 
 
 def noise(seed: int, rows: int = 2500, markets: int = 8) -> Panel:
-    "Markets that move together and whose next move nobody can know."
+    "Markets that move together and whose next move cannot be predicted."
     rng = np.random.default_rng(seed)
     common = rng.normal(0, 0.01, rows)
     return panel_of({f"NOISE{n}": market(0.7 * common + rng.normal(0, 0.01, rows)) for n in range(markets)})
@@ -78,15 +78,15 @@ def result(real: Panel) -> GnnResult:
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_a_planted_signal_is_found_through_the_edges_only(seed: int):
     ask = dict(window=72, horizon=1, stride=1, epochs=10, learning_rate=0.01)
-    found = trained(planted(seed), GnnConfig(k=1, threshold=0, **ask), seed)
-    blind = trained(planted(seed), GnnConfig(k=1, threshold=1, **ask), seed)
-    assert found.metrics["auc"] > found.metrics["auc_baseline"] + 0.05
-    assert found.metrics["auc"] > blind.metrics["auc"] + 0.05
-    followers = [found.by_symbol[f"TAIL{pair}"] for pair in range(PAIRS)]
+    with_edges = trained(planted(seed), GnnConfig(k=1, threshold=0, **ask), seed)
+    without_edges = trained(planted(seed), GnnConfig(k=1, threshold=1, **ask), seed)
+    assert with_edges.metrics["auc"] > with_edges.metrics["auc_baseline"] + 0.05
+    assert with_edges.metrics["auc"] > without_edges.metrics["auc"] + 0.05
+    followers = [with_edges.by_symbol[f"TAIL{pair}"] for pair in range(PAIRS)]
     assert (
         min(followers) > 0.55
         and np.mean(followers) > 0.65
-        and max(abs(found.by_symbol[f"LEAD{pair}"] - 0.5) for pair in range(PAIRS)) < 0.1
+        and max(abs(with_edges.by_symbol[f"LEAD{pair}"] - 0.5) for pair in range(PAIRS)) < 0.1
     )
 
 
@@ -101,8 +101,8 @@ def test_nothing_is_found_in_noise():
 def test_labels_of_noise_on_real_features_find_nothing(real: Panel):
     "Real features, real graphs, invented prices from the labels' point of view: a leak from label to feature would show here."
     part, rng = real.rows(0, 4000), np.random.default_rng(5)
-    walk = replace(part, close=100 * np.exp(rng.normal(0, 0.01, part.close.shape).cumsum(0)))
-    assert abs(trained(walk, GnnConfig(horizon=1, epochs=8)).metrics["auc"] - 0.5) < 0.03
+    invented = replace(part, close=100 * np.exp(rng.normal(0, 0.01, part.close.shape).cumsum(0)))
+    assert abs(trained(invented, GnnConfig(horizon=1, epochs=8)).metrics["auc"] - 0.5) < 0.03
 
 
 def test_prediction_does_not_know_the_future(real: Panel, result: GnnResult):
@@ -123,11 +123,11 @@ def test_prediction_does_not_know_the_future(real: Panel, result: GnnResult):
 def test_live_is_history_to_the_bit(real: Panel, result: GnnResult):
     predictor, holed = Predictor.load(result.files), replace(real.rows(0, 3000), close=real.close[:3000].copy())
     holed.close[500:560, 3] = np.nan
-    whole, said = predictor.history(holed), np.full((3000, 8), np.nan)
+    whole, predicted = predictor.history(holed), np.full((3000, 8), np.nan)
     for t in range(predictor.window, 3000):
         returns = log_returns(holed.close[t - predictor.window : t + 1])[1:]
-        said[t] = predictor.predict_row(holed.features[t].astype(np.float64), np.asfortranarray(returns))
-    np.testing.assert_array_equal(said, whole)
+        predicted[t] = predictor.predict_row(holed.features[t].astype(np.float64), np.asfortranarray(returns))
+    np.testing.assert_array_equal(predicted, whole)
     assert np.isfinite(whole[predictor.window :]).all()
 
 
@@ -145,9 +145,9 @@ def test_history_of_all_hours_is_the_same_in_pieces(real: Panel, result: GnnResu
 def test_what_is_served_is_what_was_measured(real: Panel, result: GnnResult):
     part, test = real.rows(0, 3000), split(3000).test
     rows = samples(test, TINY.window, TINY.horizon)
-    label, said = labels(part, TINY.horizon)[rows], Predictor.load(result.files).history(part)[rows]
+    label, predicted = labels(part, TINY.horizon)[rows], Predictor.load(result.files).history(part)[rows]
     known = label >= 0
-    served = probability_scores(label[known], said[known])
+    served = probability_scores(label[known], predicted[known])
     assert result.metrics["samples"] == known.sum()
     for name, value in served.items():
         assert abs(value - result.metrics[name]) < 1e-4, name
@@ -157,15 +157,15 @@ def test_a_market_that_is_listed_late_does_not_disturb_the_others(real: Panel, r
     late = real.rows(0, 1500)
     close, features = late.close.copy(), late.features.copy()
     close[:1000, 6], features[:1033, 6] = np.nan, np.nan
-    said = Predictor.load(result.files).history(replace(late, close=close, features=features))
-    assert np.isnan(said[:1033, 6]).all() and np.isfinite(said[1033:, 6]).all()
+    predicted = Predictor.load(result.files).history(replace(late, close=close, features=features))
+    assert np.isnan(predicted[:1033, 6]).all() and np.isfinite(predicted[1033:, 6]).all()
     others = np.delete(np.arange(8), 6)
-    assert np.isfinite(said[TINY.window :][:, others]).all()
+    assert np.isfinite(predicted[TINY.window :][:, others]).all()
     alone = Predictor.load(result.files).history(
         replace(late, symbols=late.symbols[:6] + late.symbols[7:], close=close[:, others], features=features[:, others])
     )
     np.testing.assert_allclose(
-        said[:1000, others], alone[:1000], atol=1e-12
+        predicted[:1000, others], alone[:1000], atol=1e-12
     )  # a market that is not there is as good as none
     half = trained(replace(late, close=close, features=features), TINY)
     assert np.isfinite(half.metrics["auc"]) and half.metrics["samples_train"] < 8 * len(
@@ -198,9 +198,9 @@ SERVE = """
 import sys, numpy as np
 from pathlib import Path
 from streamforge.graph.predict import Predictor
-predictor = Predictor.load({o.name: o.read_bytes() for o in Path(sys.argv[1]).iterdir()})
-said = predictor.predict_row(np.zeros((8, len(predictor.card.features))), np.random.default_rng(0).normal(size=(predictor.window, 8)))
-assert np.isfinite(said).all()
+predictor = Predictor.load({path.name: path.read_bytes() for path in Path(sys.argv[1]).iterdir()})
+predicted = predictor.predict_row(np.zeros((8, len(predictor.card.features))), np.random.default_rng(0).normal(size=(predictor.window, 8)))
+assert np.isfinite(predicted).all()
 assert not {"torch", "sklearn", "pandas"} & set(sys.modules), "serving must not load them"
 """
 
@@ -211,9 +211,9 @@ from streamforge.core.samples import candles
 from streamforge.features.frame import panel_of
 from streamforge.graph.card import GnnConfig
 from streamforge.graph.train import train_gnn
-panel = panel_of({o: candles(o, "2021-05-01:2021-06-15") for o in ("BTCUSDT", "ETHUSDT", "SOLUSDT")})
-made = train_gnn(panel, GnnConfig(window=48, stride=8, hidden=2, heads=2, epochs=2), train=slice(0, 700), val=slice(700, 1000), seed=5)
-print(json.dumps([{k: hashlib.sha256(v).hexdigest() for k, v in made.files.items()}, made.metrics]))
+panel = panel_of({symbol: candles(symbol, "2021-05-01:2021-06-15") for symbol in ("BTCUSDT", "ETHUSDT", "SOLUSDT")})
+result = train_gnn(panel, GnnConfig(window=48, stride=8, hidden=2, heads=2, epochs=2), train=slice(0, 700), val=slice(700, 1000), seed=5)
+print(json.dumps([{k: hashlib.sha256(v).hexdigest() for k, v in result.files.items()}, result.metrics]))
 """
 
 
@@ -235,5 +235,5 @@ def test_two_processes_train_the_same_bytes():
         )
         for seed in ("1", "2")
     ]
-    first, second = (json.loads(o.stdout) for o in runs)
+    first, second = (json.loads(run.stdout) for run in runs)
     assert first == second and len(first[0]["weights.safetensors"]) == hashlib.sha256().digest_size * 2

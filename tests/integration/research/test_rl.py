@@ -19,17 +19,17 @@ FEATURES, WINDOW = 6, 4
 HOUR = 3_600_000
 
 
-def market(seed: int, told: float, n: int = 3_000) -> MarketHistory:
-    "A random walk; the first feature tells the next return's sign with probability `told`, the others are noise."
+def market(seed: int, right: float, n: int = 3_000) -> MarketHistory:
+    "A random walk; the first feature has the next return's sign with probability `right`, the others are noise."
     rng = np.random.default_rng(seed)
     returns = rng.normal(0, 0.01, n + 1)
-    hint = np.sign(returns[1:]) * np.where(rng.random(n) < told, 1, -1)
+    hint = np.sign(returns[1:]) * np.where(rng.random(n) < right, 1, -1)
     close = 100 * np.exp(np.cumsum(returns[:-1]))
     features = np.column_stack([hint, rng.normal(size=(n, FEATURES - 1))])
     return MarketHistory(f"S{seed}", np.arange(n) * HOUR, np.concatenate([[100.0], close[:-1]]), close, features)
 
 
-def trained(told: float, config: PpoConfig, seed: int = 0, costs: Costs = Costs()) -> tuple[Policy, dict[str, float]]:
+def trained(right: float, config: PpoConfig, seed: int = 0, costs: Costs = Costs()) -> tuple[Policy, dict[str, float]]:
     described = PolicyConfig(
         features=tuple(f"f{n}" for n in range(FEATURES)),
         mean=(0.0,) * FEATURES,
@@ -39,7 +39,7 @@ def trained(told: float, config: PpoConfig, seed: int = 0, costs: Costs = Costs(
         fee_bps=costs.fee_bps,
         slippage_bps=costs.slippage_bps,
     )
-    result = train_ppo([market(100 + n, told) for n in range(4)], described, config, seed=seed)
+    result = train_ppo([market(100 + n, right) for n in range(4)], described, config, seed=seed)
     return Policy.load(result.files), result.metrics
 
 
@@ -53,9 +53,9 @@ def test_ppo_learns_a_planted_market(skilled):
     for seed in (900, 901, 902):
         fresh = market(seed, 0.8)
         own = replay_policy(skilled, fresh).result
-        luck = random_agents(fresh.open, fresh.close, turnover=own.turnover, exposure=own.exposure)
-        assert np.log(own.equity[-1]) > np.log(luck.equity[-1]).max() + 1, (
-            "not clearly better than a hundred that toss coins"
+        baseline = random_agents(fresh.open, fresh.close, turnover=own.turnover, exposure=own.exposure)
+        assert np.log(own.equity[-1]) > np.log(baseline.equity[-1]).max() + 1, (
+            "not clearly better than a hundred random agents"
         )
 
 
@@ -63,10 +63,12 @@ def test_ppo_learns_a_planted_market(skilled):
 def test_ppo_earns_nothing_on_a_random_walk():
     policy, metrics = trained(0.5, PpoConfig(steps=100_000))
     results = [replay_policy(policy, market(seed, 0.5)).result for seed in range(900, 912)]
-    logs = np.array([np.log(o.equity[-1]) for o in results])
-    drift = np.array([np.log(o.close[-1] / o.open[0]) for o in (market(seed, 0.5) for seed in range(900, 912))])
+    logs = np.array([np.log(result.equity[-1]) for result in results])
+    drift = np.array(
+        [np.log(fresh.close[-1] / fresh.open[0]) for fresh in (market(seed, 0.5) for seed in range(900, 912))]
+    )
     skill = (
-        logs - np.mean([o.exposure for o in results]) * drift
+        logs - np.mean([result.exposure for result in results]) * drift
     )  # what holding the same share all the time would not explain
     error = 0.01 * np.sqrt(3_000) / 2 / np.sqrt(12)  # of the mean, for agents that are in half of the time
     assert skill.mean() < 2 * error, "something reads the future: there is nothing to earn here"
@@ -82,8 +84,8 @@ def test_validation_keeps_an_agent_from_trading_noise():
         for v in ((), [market(200, 0.5)])
     )
     turnover = [
-        np.mean([replay_policy(o, market(seed, 0.5)).result.turnover for seed in range(900, 906)])
-        for o in (last, chosen)
+        np.mean([replay_policy(policy, market(seed, 0.5)).result.turnover for seed in range(900, 906)])
+        for policy in (last, chosen)
     ]
     assert turnover[1] <= turnover[0]
 
@@ -91,16 +93,18 @@ def test_validation_keeps_an_agent_from_trading_noise():
 @pytest.mark.slow
 def test_environment_backtest_and_live_agent_are_one(skilled):
     fresh = market(950, 0.8)
-    way = replay_policy(skilled, fresh)
-    np.testing.assert_allclose(backtest(fresh.open, fresh.close, way.actions).equity, way.result.equity, rtol=1e-9)
+    replayed = replay_policy(skilled, fresh)
+    np.testing.assert_allclose(
+        backtest(fresh.open, fresh.close, replayed.actions).equity, replayed.result.equity, rtol=1e-9
+    )
 
-    agent, told = Agent(skilled), []
+    agent, equity = Agent(skilled), []
     for t in range(len(fresh)):
         if t % 97 == 50:  # stopped and started again
             agent = Agent.restore(skilled, agent.state())
         agent.on_candle(int(fresh.open_time[t]), fresh.open[t], fresh.close[t], fresh.features[t])
-        told.append(agent.account[EQUITY])
-    np.testing.assert_array_equal(told, way.result.equity)
+        equity.append(agent.account[EQUITY])
+    np.testing.assert_array_equal(equity, replayed.result.equity)
 
     env = TradingEnv([fresh], EnvConfig(window=WINDOW))
     start = int(env.pool.starts[0])
@@ -119,7 +123,7 @@ def test_environment_backtest_and_live_agent_are_one(skilled):
 @pytest.mark.slow
 def test_a_trained_agent_does_not_know_the_future(skilled):
     fresh, t = market(960, 0.8), 1_500
-    way = replay_policy(skilled, fresh)
+    replayed = replay_policy(skilled, fresh)
     later = np.arange(len(fresh)) > t
     wrecked = market_for(
         skilled,
@@ -130,6 +134,6 @@ def test_a_trained_agent_does_not_know_the_future(skilled):
         np.where(later[:, None], -fresh.features, fresh.features),
     )
     other = replay_policy(skilled, wrecked)
-    np.testing.assert_array_equal(other.actions[: t + 1], way.actions[: t + 1])
-    np.testing.assert_array_equal(other.result.equity[: t + 1], way.result.equity[: t + 1])
-    assert (other.result.equity[t + 1 :] != way.result.equity[t + 1 :]).any()
+    np.testing.assert_array_equal(other.actions[: t + 1], replayed.actions[: t + 1])
+    np.testing.assert_array_equal(other.result.equity[: t + 1], replayed.result.equity[: t + 1])
+    assert (other.result.equity[t + 1 :] != replayed.result.equity[t + 1 :]).any()
