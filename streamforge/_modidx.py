@@ -3811,6 +3811,10 @@ d = {
             "streamforge.features.audit.audit": ("40_features/audit.html#audit", "streamforge/features/audit.py"),
         },
         "streamforge.features.books": {
+            "streamforge.features.books.Imbalance": (
+                "40_features/books.html#imbalance",
+                "streamforge/features/books.py",
+            ),
             "streamforge.features.books._check": ("40_features/books.html#_check", "streamforge/features/books.py"),
             "streamforge.features.books.imbalance": (
                 "40_features/books.html#imbalance",
@@ -4117,6 +4121,18 @@ d = {
                 "40_features/trades.html#tradecandles.update",
                 "streamforge/features/trades.py",
             ),
+            "streamforge.features.trades.TradeColumns": (
+                "40_features/trades.html#tradecolumns",
+                "streamforge/features/trades.py",
+            ),
+            "streamforge.features.trades.TradeColumns.__len__": (
+                "40_features/trades.html#tradecolumns.__len__",
+                "streamforge/features/trades.py",
+            ),
+            "streamforge.features.trades._TradeState": (
+                "40_features/trades.html#_tradestate",
+                "streamforge/features/trades.py",
+            ),
             "streamforge.features.trades._add_trade": (
                 "40_features/trades.html#_add_trade",
                 "streamforge/features/trades.py",
@@ -4145,12 +4161,12 @@ d = {
                 "40_features/trades.html#candles_of_trades",
                 "streamforge/features/trades.py",
             ),
-            "streamforge.features.trades.open_times": (
-                "40_features/trades.html#open_times",
-                "streamforge/features/trades.py",
-            ),
             "streamforge.features.trades.trade_columns": (
                 "40_features/trades.html#trade_columns",
+                "streamforge/features/trades.py",
+            ),
+            "streamforge.features.trades.trade_open_times": (
+                "40_features/trades.html#trade_open_times",
                 "streamforge/features/trades.py",
             ),
         },
@@ -4173,6 +4189,10 @@ d = {
             ),
             "streamforge.features.volume_by_price.VolumeByPrice.update": (
                 "40_features/volume_by_price.html#volumebyprice.update",
+                "streamforge/features/volume_by_price.py",
+            ),
+            "streamforge.features.volume_by_price._VolumeState": (
+                "40_features/volume_by_price.html#_volumestate",
                 "streamforge/features/volume_by_price.py",
             ),
             "streamforge.features.volume_by_price._cells": (

@@ -122,7 +122,7 @@ _ARRAYS = tuple(field.name for field in fields(Panel) if field.name != "symbols"
 
 def _names(table: "Columns") -> set[str]:
     "The names of a table's columns."
-    return set(getattr(table, "column_names", table))  # a pandas table and a dict iterate over their names
+    return set(getattr(table, "column_names", table))  # type: ignore[arg-type]  # pandas tables and dicts iterate over them
 
 
 def _column(table: "Columns", name: str) -> np.ndarray:

@@ -6,21 +6,21 @@
 __all__ = ["VolumeByPrice", "volume_by_price"]
 
 # %% ../../nbs/40_features/10_volume_by_price.ipynb #53653526
-from collections.abc import Mapping
-from typing import Any
-
+import msgspec
 import numpy as np
-from numba import njit
+from numpy.typing import ArrayLike
 
 from ..core.errors import BadData, BadSetting
-from .decimals import BASE, limbs, nearest, price_steps, step_edges
-from .trades import open_times, trade_columns
+from ..core.types import JsonObject
+from .decimals import LIMB_BASE, limbs, nearest, price_steps, step_edges
+from .kernels import kernel
+from .trades import TradeColumns, trade_columns, trade_open_times
 
 # %% ../../nbs/40_features/10_volume_by_price.ipynb #c8b34627
 _BEFORE = -(2**62)  # ms, before every candle
 
 
-@njit(cache=True)
+@kernel
 def _gather(
     opened: np.ndarray,
     steps: np.ndarray,
@@ -30,7 +30,7 @@ def _gather(
     keys: np.ndarray,
     sums: np.ndarray,
 ) -> int:
-    "Add trades, rising by open time, up by (open time, step) into `keys` (n, 2) and `sums` (n, 5); rows filled."
+    "Add trades up by (open time, step) into `keys` (n, 2) and `sums` (n, 5); returns the number of rows filled."
     rows, begin = 0, 0
     while begin < len(opened):
         end = begin
@@ -43,32 +43,39 @@ def _gather(
                 rows += 1
             high, one, small = limbs(quantity[k])
             side = 2 if maker[k] else 0
-            sums[rows - 1, side] += high * BASE + one
+            sums[rows - 1, side] += high * LIMB_BASE + one
             sums[rows - 1, side + 1] += small
             sums[rows - 1, 4] += count[k]
         begin = end
     return rows
 
 
-def _cells(kept: tuple[np.ndarray, ...], newest: int, interval_ms: int, step: str) -> tuple[np.ndarray, np.ndarray]:
-    "Trades gathered by (open time, step): keys (cells, 2) and sums (cells, 5): bought and sold in whole units and in 1e-8, trades."
-    ids, price, quantity, timestamp, maker, count = kept
-    opened = open_times(timestamp, interval_ms)
+def _cells(trades: TradeColumns, newest: int, interval_ms: int, step: str) -> tuple[np.ndarray, np.ndarray]:
+    """Gather trades by (open time, step) into keys (cells, 2) and sums (cells, 5); raises `BadData` for late trades.
+
+    The sums are bought and sold, each in whole units and in 1e-8, and the number of trades.
+    """
+    opened = trade_open_times(trades.timestamp, interval_ms)
     late = np.flatnonzero(np.diff(opened, prepend=newest) < 0)
     if len(late):
+        first = late[0]
         raise BadData(
-            f"expected trades in the order of their ids, found trade {ids[late[0]]} at {timestamp[late[0]]} ms after one of a later candle",
+            f"expected trades in the order of their ids, found trade {trades.trade_id[first]} at "
+            f"{trades.timestamp[first]} ms after one of a later candle",
             "give trades in the order of their ids",
         )
-    keys, sums = np.empty((len(ids), 2), np.int64), np.zeros((len(ids), 5), np.int64)
-    rows = _gather(opened, price_steps(price, step), quantity, maker, count, keys, sums)
+    keys, sums = np.empty((len(trades), 2), np.int64), np.zeros((len(trades), 5), np.int64)
+    steps = price_steps(trades.price, step)
+    rows = _gather(opened, steps, trades.quantity, trades.is_buyer_maker, trades.count, keys, sums)
     return keys[:rows], sums[:rows]
 
 
-def _price_rows(keys: np.ndarray, sums: np.ndarray, step: str) -> dict[str, Any]:
-    "Cells as columns."
-    whole, small = sums[:, (0, 2)] + sums[:, (1, 3)] // BASE, sums[:, (1, 3)] % BASE
-    volumes = [nearest(np.stack((small[:, k], whole[:, k] % BASE, whole[:, k] // BASE), axis=1), 8) for k in (0, 1)]
+def _price_rows(keys: np.ndarray, sums: np.ndarray, step: str) -> dict[str, np.ndarray | list[str]]:
+    "Convert cells to columns."
+    whole, small = sums[:, (0, 2)] + sums[:, (1, 3)] // LIMB_BASE, sums[:, (1, 3)] % LIMB_BASE
+    volumes = [
+        nearest(np.stack((small[:, k], whole[:, k] % LIMB_BASE, whole[:, k] // LIMB_BASE), axis=1), 8) for k in (0, 1)
+    ]
     return {
         "open_time": keys[:, 0],
         "price": step_edges(keys[:, 1], step),
@@ -96,66 +103,84 @@ class VolumeByPrice:
             )
         self.interval_ms, self.step = interval_ms, step
         self._last: int | None = None
-        self._cells: dict[tuple[int, int], np.ndarray] = (
-            {}
-        )  # (open time, step) -> whole and small parts bought, sold; trades
+        # (open time, step) -> whole and small parts bought, whole and small parts sold, trades
+        self._cells: dict[tuple[int, int], np.ndarray] = {}
 
     def update(
         self,
-        trade_id: Any,  # (n,) rising; those seen before are skipped
-        price: Any,  # (n,) quote currency
-        quantity: Any,  # (n,) base asset
-        timestamp: Any,  # (n,) ms UTC
-        is_buyer_maker: Any,  # (n,) True: the seller took
+        trade_id: ArrayLike,  # (n,) rising; those seen before are skipped
+        price: ArrayLike,  # (n,) quote currency
+        quantity: ArrayLike,  # (n,) base asset
+        timestamp: ArrayLike,  # (n,) ms UTC
+        is_buyer_maker: ArrayLike,  # (n,) True: the seller was the taker
         *,
-        count: Any = None,  # (n,) trades that each record stands for
-    ) -> dict[str, Any]:  # open_time, price (text), buy_volume, sell_volume, trades: totals of the cells that changed
-        "Take trades, give the changed cells by open time and price; raises `BadData`, and then the state is as before."
-        given = trade_columns(trade_id, price, quantity, timestamp, is_buyer_maker, count)
-        seen = np.maximum.accumulate(np.r_[np.iinfo(np.int64).min if self._last is None else self._last, given[0]])
-        newest = max((o for o, _ in self._cells), default=_BEFORE)
-        keys, totals = _cells(
-            tuple(o[(given[0] > seen[:-1]) & (given[2] > 0)] for o in given), newest, self.interval_ms, self.step
-        )
+        count: ArrayLike | None = None,  # (n,) trades that each record stands for
+    ) -> dict[str, np.ndarray | list[str]]:  # open_time, price, buy_volume, sell_volume, trades of changed cells
+        "Take trades and return the totals of changed cells; raises `BadData`, and then the state is as before."
+        trades = trade_columns(trade_id, price, quantity, timestamp, is_buyer_maker, count)
+        lowest = np.iinfo(np.int64).min if self._last is None else self._last
+        seen = np.maximum.accumulate(np.r_[lowest, trades.trade_id])
+        fresh = (trades.trade_id > seen[:-1]) & (trades.quantity > 0)
+        newest = max((open_time for open_time, _ in self._cells), default=_BEFORE)
+        new = TradeColumns(**{name: column[fresh] for name, column in vars(trades).items()})
+        keys, totals = _cells(new, newest, self.interval_ms, self.step)
         for row in range(int(np.searchsorted(keys[:, 0], newest, "right"))):  # cells that may have been begun before
             totals[row] += self._cells.get((newest, int(keys[row, 1])), 0)
         if len(keys):
-            kept = {} if keys[-1, 0] > newest else self._cells
+            before = {} if keys[-1, 0] > newest else self._cells
             last = np.flatnonzero(keys[:, 0] == keys[-1, 0])
-            self._cells = kept | {
-                (o, k): total for (o, k), total in zip(keys[last].tolist(), totals[last], strict=True)
+            changed = {
+                (open_time, k): sums for (open_time, k), sums in zip(keys[last].tolist(), totals[last], strict=True)
             }
-        self._last = int(seen[-1]) if len(given[0]) else self._last
+            self._cells = before | changed
+        self._last = int(seen[-1]) if len(trades) else self._last
         return _price_rows(keys, totals, self.step)
 
-    def state(self) -> dict[str, Any]:
-        "Everything that the next trade needs, as JSON values."
+    def state(self) -> JsonObject:
+        "Return everything that the next trade needs, as JSON values."
         return {
             "interval_ms": self.interval_ms,
             "step": self.step,
             "last": self._last,
-            "cells": [[*k, *v.tolist()] for k, v in self._cells.items()],
+            "cells": [[*key, *sums.tolist()] for key, sums in self._cells.items()],
         }
 
     @classmethod
-    def restore(cls, state: Mapping[str, Any]) -> "VolumeByPrice":
-        "Go on from a `state`."
-        made = cls(state["interval_ms"], state["step"])
-        made._last, made._cells = state["last"], {(o[0], o[1]): np.array(o[2:], np.int64) for o in state["cells"]}
-        return made
+    def restore(cls, state: JsonObject) -> "VolumeByPrice":
+        "Go on from a `state`; raises `BadData` if it is damaged."
+        try:
+            content = msgspec.convert(state, _VolumeState)
+        except msgspec.ValidationError as error:
+            raise BadData(
+                f"expected the state of volume by price, found {error}", "build it anew from trades"
+            ) from None
+        volume = cls(content.interval_ms, content.step)
+        volume._last = content.last
+        volume._cells = {(open_time, k): np.array(sums, np.int64) for open_time, k, *sums in content.cells}
+        return volume
+
+
+# %% ../../nbs/40_features/10_volume_by_price.ipynb #7ba139ff
+class _VolumeState(msgspec.Struct):
+    "What a checkpoint keeps of `VolumeByPrice`."
+
+    interval_ms: int
+    step: str
+    last: int | None
+    cells: list[tuple[int, int, int, int, int, int, int]]  # open time, step, five sums
 
 
 # %% ../../nbs/40_features/10_volume_by_price.ipynb #9ba39001
 def volume_by_price(
-    trade_id: Any,  # (n,) rising
-    price: Any,  # (n,) quote currency
-    quantity: Any,  # (n,) base asset
-    timestamp: Any,  # (n,) ms UTC
-    is_buyer_maker: Any,  # (n,) True: the seller took
+    trade_id: ArrayLike,  # (n,) rising
+    price: ArrayLike,  # (n,) quote currency
+    quantity: ArrayLike,  # (n,) base asset
+    timestamp: ArrayLike,  # (n,) ms UTC
+    is_buyer_maker: ArrayLike,  # (n,) True: the seller was the taker
     interval_ms: int,
     step: str,  # of price, decimal text such as `0.5`
     *,
-    count: Any = None,  # (n,) trades per record
-) -> dict[str, Any]:  # open_time, price (lower edge as text), buy_volume, sell_volume, trades; by open time and price
-    "Bought and sold volume by candle and step of price (taker's side); raises `BadData`, `BadSetting`."
+    count: ArrayLike | None = None,  # (n,) trades per record
+) -> dict[str, np.ndarray | list[str]]:  # open_time, price (lower edge), buy_volume, sell_volume, trades
+    "Sum bought and sold volume by candle and step of price (taker's side); raises `BadData`, `BadSetting`."
     return VolumeByPrice(interval_ms, step).update(trade_id, price, quantity, timestamp, is_buyer_maker, count=count)

@@ -66,13 +66,12 @@ def derived_rows(
 ) -> tuple[_Row, list[_Row]]:  # a row of IMBALANCE, rows of LIQUIDITY
     "Compute the imbalance of a snapshot and its liquidity by price step; null where a side is empty."
     when: _Row = {"symbol": book.symbol, "timestamp": book.timestamp}
-    names = ("mid", "spread_bps", "imbalance", "bid_depth", "ask_depth")
-    numbers = zip(names, imbalance(book.bids, book.asks, levels=levels), strict=True)
+    numbers = msgspec.structs.asdict(imbalance(book.bids, book.asks, levels=levels))
     waiting = [
         when | {"side": side, "price": price, "quantity": quantity}
         for side, price, quantity in liquidity(book.bids, book.asks, step)
     ]
-    return when | {name: None if math.isnan(number) else number for name, number in numbers}, waiting
+    return when | {name: None if math.isnan(number) else number for name, number in numbers.items()}, waiting
 
 
 # %% ../../../nbs/60_workers/connector/08_books.ipynb #b485fa9c
