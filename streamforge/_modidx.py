@@ -1115,17 +1115,21 @@ d = {
                 "20_bus/kafka/admin.html#broker.start",
                 "streamforge/bus/kafka/admin.py",
             ),
+            "streamforge.bus.kafka.admin._raise_code": (
+                "20_bus/kafka/admin.html#_raise_code",
+                "streamforge/bus/kafka/admin.py",
+            ),
             "streamforge.bus.kafka.admin._until": ("20_bus/kafka/admin.html#_until", "streamforge/bus/kafka/admin.py"),
             "streamforge.bus.kafka.admin.committed_by": (
                 "20_bus/kafka/admin.html#committed_by",
                 "streamforge/bus/kafka/admin.py",
             ),
-            "streamforge.bus.kafka.admin.create_topic": (
-                "20_bus/kafka/admin.html#create_topic",
+            "streamforge.bus.kafka.admin.create_kafka_topic": (
+                "20_bus/kafka/admin.html#create_kafka_topic",
                 "streamforge/bus/kafka/admin.py",
             ),
-            "streamforge.bus.kafka.admin.delete_topic": (
-                "20_bus/kafka/admin.html#delete_topic",
+            "streamforge.bus.kafka.admin.delete_kafka_topic": (
+                "20_bus/kafka/admin.html#delete_kafka_topic",
                 "streamforge/bus/kafka/admin.py",
             ),
             "streamforge.bus.kafka.admin.leaders_of": (
@@ -1140,8 +1144,8 @@ d = {
                 "20_bus/kafka/admin.html#offsets_of",
                 "streamforge/bus/kafka/admin.py",
             ),
-            "streamforge.bus.kafka.admin.raise_code": (
-                "20_bus/kafka/admin.html#raise_code",
+            "streamforge.bus.kafka.admin.reloading": (
+                "20_bus/kafka/admin.html#reloading",
                 "streamforge/bus/kafka/admin.py",
             ),
             "streamforge.bus.kafka.admin.to_config": (
@@ -1154,24 +1158,48 @@ d = {
             ),
         },
         "streamforge.bus.kafka.batches": {
-            "streamforge.bus.kafka.batches.Places": (
-                "20_bus/kafka/batches.html#places",
+            "streamforge.bus.kafka.batches.Partitioner": (
+                "20_bus/kafka/batches.html#partitioner",
                 "streamforge/bus/kafka/batches.py",
             ),
-            "streamforge.bus.kafka.batches.Places.__init__": (
-                "20_bus/kafka/batches.html#places.__init__",
+            "streamforge.bus.kafka.batches.Partitioner.__init__": (
+                "20_bus/kafka/batches.html#partitioner.__init__",
                 "streamforge/bus/kafka/batches.py",
             ),
-            "streamforge.bus.kafka.batches.Places.sort": (
-                "20_bus/kafka/batches.html#places.sort",
+            "streamforge.bus.kafka.batches.Partitioner.sort": (
+                "20_bus/kafka/batches.html#partitioner.sort",
                 "streamforge/bus/kafka/batches.py",
             ),
-            "streamforge.bus.kafka.batches.pack": (
-                "20_bus/kafka/batches.html#pack",
+            "streamforge.bus.kafka.batches.fill_batches": (
+                "20_bus/kafka/batches.html#fill_batches",
                 "streamforge/bus/kafka/batches.py",
             ),
         },
         "streamforge.bus.kafka.bus": {
+            "streamforge.bus.kafka.bus.Connections": (
+                "20_bus/kafka/bus.html#connections",
+                "streamforge/bus/kafka/bus.py",
+            ),
+            "streamforge.bus.kafka.bus.Connections.__init__": (
+                "20_bus/kafka/bus.html#connections.__init__",
+                "streamforge/bus/kafka/bus.py",
+            ),
+            "streamforge.bus.kafka.bus.Connections.close": (
+                "20_bus/kafka/bus.html#connections.close",
+                "streamforge/bus/kafka/bus.py",
+            ),
+            "streamforge.bus.kafka.bus.Connections.new_tail": (
+                "20_bus/kafka/bus.html#connections.new_tail",
+                "streamforge/bus/kafka/bus.py",
+            ),
+            "streamforge.bus.kafka.bus.Connections.open": (
+                "20_bus/kafka/bus.html#connections.open",
+                "streamforge/bus/kafka/bus.py",
+            ),
+            "streamforge.bus.kafka.bus.Connections.partitions": (
+                "20_bus/kafka/bus.html#connections.partitions",
+                "streamforge/bus/kafka/bus.py",
+            ),
             "streamforge.bus.kafka.bus.KafkaBus": ("20_bus/kafka/bus.html#kafkabus", "streamforge/bus/kafka/bus.py"),
             "streamforge.bus.kafka.bus.KafkaBus.__aenter__": (
                 "20_bus/kafka/bus.html#kafkabus.__aenter__",
@@ -1225,26 +1253,11 @@ d = {
                 "20_bus/kafka/bus.html#kafkabus.topics",
                 "streamforge/bus/kafka/bus.py",
             ),
-            "streamforge.bus.kafka.bus.Parts": ("20_bus/kafka/bus.html#parts", "streamforge/bus/kafka/bus.py"),
-            "streamforge.bus.kafka.bus.Parts.close": (
-                "20_bus/kafka/bus.html#parts.close",
-                "streamforge/bus/kafka/bus.py",
-            ),
-            "streamforge.bus.kafka.bus.Parts.new_tail": (
-                "20_bus/kafka/bus.html#parts.new_tail",
-                "streamforge/bus/kafka/bus.py",
-            ),
-            "streamforge.bus.kafka.bus.Parts.partitions": (
-                "20_bus/kafka/bus.html#parts.partitions",
-                "streamforge/bus/kafka/bus.py",
-            ),
             "streamforge.bus.kafka.bus.last_seen": ("20_bus/kafka/bus.html#last_seen", "streamforge/bus/kafka/bus.py"),
-            "streamforge.bus.kafka.bus.open_parts": (
-                "20_bus/kafka/bus.html#open_parts",
+            "streamforge.bus.kafka.bus.tail_consumer": (
+                "20_bus/kafka/bus.html#tail_consumer",
                 "streamforge/bus/kafka/bus.py",
             ),
-            "streamforge.bus.kafka.bus.starts": ("20_bus/kafka/bus.html#starts", "streamforge/bus/kafka/bus.py"),
-            "streamforge.bus.kafka.bus.tail": ("20_bus/kafka/bus.html#tail", "streamforge/bus/kafka/bus.py"),
         },
         "streamforge.bus.kafka.config": {
             "streamforge.bus.kafka.config.Access": (
@@ -1259,194 +1272,138 @@ d = {
                 "20_bus/kafka/config.html#access.password",
                 "streamforge/bus/kafka/config.py",
             ),
-            "streamforge.bus.kafka.config.FreshClient": (
-                "20_bus/kafka/config.html#freshclient",
-                "streamforge/bus/kafka/config.py",
-            ),
-            "streamforge.bus.kafka.config.FreshClient._sasl_plain_password": (
-                "20_bus/kafka/config.html#freshclient._sasl_plain_password",
-                "streamforge/bus/kafka/config.py",
-            ),
-            "streamforge.bus.kafka.config.FreshClient._ssl_context": (
-                "20_bus/kafka/config.html#freshclient._ssl_context",
-                "streamforge/bus/kafka/config.py",
-            ),
             "streamforge.bus.kafka.config._number": (
                 "20_bus/kafka/config.html#_number",
-                "streamforge/bus/kafka/config.py",
-            ),
-            "streamforge.bus.kafka.config._other_way": (
-                "20_bus/kafka/config.html#_other_way",
                 "streamforge/bus/kafka/config.py",
             ),
             "streamforge.bus.kafka.config.client_settings": (
                 "20_bus/kafka/config.html#client_settings",
                 "streamforge/bus/kafka/config.py",
             ),
-            "streamforge.bus.kafka.config.diagnose": (
-                "20_bus/kafka/config.html#diagnose",
-                "streamforge/bus/kafka/config.py",
-            ),
-            "streamforge.bus.kafka.config.explain": (
-                "20_bus/kafka/config.html#explain",
-                "streamforge/bus/kafka/config.py",
-            ),
-            "streamforge.bus.kafka.config.missing_right": (
-                "20_bus/kafka/config.html#missing_right",
-                "streamforge/bus/kafka/config.py",
-            ),
             "streamforge.bus.kafka.config.read_access": (
                 "20_bus/kafka/config.html#read_access",
-                "streamforge/bus/kafka/config.py",
-            ),
-            "streamforge.bus.kafka.config.speaks_plain": (
-                "20_bus/kafka/config.html#speaks_plain",
-                "streamforge/bus/kafka/config.py",
-            ),
-            "streamforge.bus.kafka.config.speaks_tls": (
-                "20_bus/kafka/config.html#speaks_tls",
                 "streamforge/bus/kafka/config.py",
             ),
             "streamforge.bus.kafka.config.tls_context": (
                 "20_bus/kafka/config.html#tls_context",
                 "streamforge/bus/kafka/config.py",
             ),
-            "streamforge.bus.kafka.config.translate": (
-                "20_bus/kafka/config.html#translate",
-                "streamforge/bus/kafka/config.py",
-            ),
-            "streamforge.bus.kafka.config.unknown_topic": (
-                "20_bus/kafka/config.html#unknown_topic",
-                "streamforge/bus/kafka/config.py",
-            ),
-            "streamforge.bus.kafka.config.with_eyes": (
-                "20_bus/kafka/config.html#with_eyes",
-                "streamforge/bus/kafka/config.py",
-            ),
         },
         "streamforge.bus.kafka.consumer": {
-            "streamforge.bus.kafka.consumer.KafkaMember": (
-                "20_bus/kafka/consumer.html#kafkamember",
+            "streamforge.bus.kafka.consumer.GroupConsumer": (
+                "20_bus/kafka/consumer.html#groupconsumer",
                 "streamforge/bus/kafka/consumer.py",
             ),
-            "streamforge.bus.kafka.consumer.KafkaMember.__aenter__": (
-                "20_bus/kafka/consumer.html#kafkamember.__aenter__",
+            "streamforge.bus.kafka.consumer.GroupConsumer.__init__": (
+                "20_bus/kafka/consumer.html#groupconsumer.__init__",
                 "streamforge/bus/kafka/consumer.py",
             ),
-            "streamforge.bus.kafka.consumer.KafkaMember.__aexit__": (
-                "20_bus/kafka/consumer.html#kafkamember.__aexit__",
+            "streamforge.bus.kafka.consumer.GroupConsumer.check_errors": (
+                "20_bus/kafka/consumer.html#groupconsumer.check_errors",
                 "streamforge/bus/kafka/consumer.py",
             ),
-            "streamforge.bus.kafka.consumer.KafkaMember.__init__": (
-                "20_bus/kafka/consumer.html#kafkamember.__init__",
+            "streamforge.bus.kafka.consumer.GroupConsumer.close": (
+                "20_bus/kafka/consumer.html#groupconsumer.close",
                 "streamforge/bus/kafka/consumer.py",
             ),
-            "streamforge.bus.kafka.consumer.KafkaMember.assignment": (
-                "20_bus/kafka/consumer.html#kafkamember.assignment",
+            "streamforge.bus.kafka.consumer.GroupConsumer.consumer": (
+                "20_bus/kafka/consumer.html#groupconsumer.consumer",
                 "streamforge/bus/kafka/consumer.py",
             ),
-            "streamforge.bus.kafka.consumer.KafkaMember.batches": (
-                "20_bus/kafka/consumer.html#kafkamember.batches",
+            "streamforge.bus.kafka.consumer.GroupConsumer.join": (
+                "20_bus/kafka/consumer.html#groupconsumer.join",
                 "streamforge/bus/kafka/consumer.py",
             ),
-            "streamforge.bus.kafka.consumer.KafkaMember.commit": (
-                "20_bus/kafka/consumer.html#kafkamember.commit",
+            "streamforge.bus.kafka.consumer.GroupConsumer.open": (
+                "20_bus/kafka/consumer.html#groupconsumer.open",
                 "streamforge/bus/kafka/consumer.py",
             ),
-            "streamforge.bus.kafka.consumer.KafkaMember.ends": (
-                "20_bus/kafka/consumer.html#kafkamember.ends",
+            "streamforge.bus.kafka.consumer.GroupConsumer.rejoin": (
+                "20_bus/kafka/consumer.html#groupconsumer.rejoin",
                 "streamforge/bus/kafka/consumer.py",
             ),
-            "streamforge.bus.kafka.consumer.KafkaMember.poll": (
-                "20_bus/kafka/consumer.html#kafkamember.poll",
+            "streamforge.bus.kafka.consumer.GroupConsumer.seek": (
+                "20_bus/kafka/consumer.html#groupconsumer.seek",
                 "streamforge/bus/kafka/consumer.py",
             ),
-            "streamforge.bus.kafka.consumer.KafkaMember.positions": (
-                "20_bus/kafka/consumer.html#kafkamember.positions",
+            "streamforge.bus.kafka.consumer.GroupConsumer.wait_assigned": (
+                "20_bus/kafka/consumer.html#groupconsumer.wait_assigned",
                 "streamforge/bus/kafka/consumer.py",
             ),
-            "streamforge.bus.kafka.consumer.KafkaMember.seek": (
-                "20_bus/kafka/consumer.html#kafkamember.seek",
+            "streamforge.bus.kafka.consumer.KafkaSubscription": (
+                "20_bus/kafka/consumer.html#kafkasubscription",
                 "streamforge/bus/kafka/consumer.py",
             ),
-            "streamforge.bus.kafka.consumer.Rebalance": (
-                "20_bus/kafka/consumer.html#rebalance",
+            "streamforge.bus.kafka.consumer.KafkaSubscription.__aenter__": (
+                "20_bus/kafka/consumer.html#kafkasubscription.__aenter__",
                 "streamforge/bus/kafka/consumer.py",
             ),
-            "streamforge.bus.kafka.consumer.Rebalance.__init__": (
-                "20_bus/kafka/consumer.html#rebalance.__init__",
+            "streamforge.bus.kafka.consumer.KafkaSubscription.__aexit__": (
+                "20_bus/kafka/consumer.html#kafkasubscription.__aexit__",
                 "streamforge/bus/kafka/consumer.py",
             ),
-            "streamforge.bus.kafka.consumer.Rebalance.finish": (
-                "20_bus/kafka/consumer.html#rebalance.finish",
+            "streamforge.bus.kafka.consumer.KafkaSubscription.__init__": (
+                "20_bus/kafka/consumer.html#kafkasubscription.__init__",
                 "streamforge/bus/kafka/consumer.py",
             ),
-            "streamforge.bus.kafka.consumer.Rebalance.generation": (
-                "20_bus/kafka/consumer.html#rebalance.generation",
+            "streamforge.bus.kafka.consumer.KafkaSubscription.assignment": (
+                "20_bus/kafka/consumer.html#kafkasubscription.assignment",
                 "streamforge/bus/kafka/consumer.py",
             ),
-            "streamforge.bus.kafka.consumer.Rebalance.on_partitions_assigned": (
-                "20_bus/kafka/consumer.html#rebalance.on_partitions_assigned",
+            "streamforge.bus.kafka.consumer.KafkaSubscription.batches": (
+                "20_bus/kafka/consumer.html#kafkasubscription.batches",
                 "streamforge/bus/kafka/consumer.py",
             ),
-            "streamforge.bus.kafka.consumer.Rebalance.on_partitions_revoked": (
-                "20_bus/kafka/consumer.html#rebalance.on_partitions_revoked",
+            "streamforge.bus.kafka.consumer.KafkaSubscription.commit": (
+                "20_bus/kafka/consumer.html#kafkasubscription.commit",
                 "streamforge/bus/kafka/consumer.py",
             ),
-            "streamforge.bus.kafka.consumer.Seat": (
-                "20_bus/kafka/consumer.html#seat",
+            "streamforge.bus.kafka.consumer.KafkaSubscription.ends": (
+                "20_bus/kafka/consumer.html#kafkasubscription.ends",
                 "streamforge/bus/kafka/consumer.py",
             ),
-            "streamforge.bus.kafka.consumer.Seat.__init__": (
-                "20_bus/kafka/consumer.html#seat.__init__",
+            "streamforge.bus.kafka.consumer.KafkaSubscription.poll": (
+                "20_bus/kafka/consumer.html#kafkasubscription.poll",
                 "streamforge/bus/kafka/consumer.py",
             ),
-            "streamforge.bus.kafka.consumer.Seat.consumer": (
-                "20_bus/kafka/consumer.html#seat.consumer",
+            "streamforge.bus.kafka.consumer.KafkaSubscription.positions": (
+                "20_bus/kafka/consumer.html#kafkasubscription.positions",
                 "streamforge/bus/kafka/consumer.py",
             ),
-            "streamforge.bus.kafka.consumer.Seat.enter": (
-                "20_bus/kafka/consumer.html#seat.enter",
+            "streamforge.bus.kafka.consumer.KafkaSubscription.seek": (
+                "20_bus/kafka/consumer.html#kafkasubscription.seek",
                 "streamforge/bus/kafka/consumer.py",
             ),
-            "streamforge.bus.kafka.consumer.Seat.leave": (
-                "20_bus/kafka/consumer.html#seat.leave",
+            "streamforge.bus.kafka.consumer.RebalanceListener": (
+                "20_bus/kafka/consumer.html#rebalancelistener",
                 "streamforge/bus/kafka/consumer.py",
             ),
-            "streamforge.bus.kafka.consumer.Seat.settle": (
-                "20_bus/kafka/consumer.html#seat.settle",
+            "streamforge.bus.kafka.consumer.RebalanceListener.__init__": (
+                "20_bus/kafka/consumer.html#rebalancelistener.__init__",
                 "streamforge/bus/kafka/consumer.py",
             ),
-            "streamforge.bus.kafka.consumer.Seat.take": (
-                "20_bus/kafka/consumer.html#seat.take",
+            "streamforge.bus.kafka.consumer.RebalanceListener.committed": (
+                "20_bus/kafka/consumer.html#rebalancelistener.committed",
                 "streamforge/bus/kafka/consumer.py",
             ),
-            "streamforge.bus.kafka.consumer.Seat.take_again": (
-                "20_bus/kafka/consumer.html#seat.take_again",
+            "streamforge.bus.kafka.consumer.RebalanceListener.generation": (
+                "20_bus/kafka/consumer.html#rebalancelistener.generation",
                 "streamforge/bus/kafka/consumer.py",
             ),
-            "streamforge.bus.kafka.consumer._refusal": (
-                "20_bus/kafka/consumer.html#_refusal",
+            "streamforge.bus.kafka.consumer.RebalanceListener.on_partitions_assigned": (
+                "20_bus/kafka/consumer.html#rebalancelistener.on_partitions_assigned",
                 "streamforge/bus/kafka/consumer.py",
             ),
-            "streamforge.bus.kafka.consumer.commit": (
-                "20_bus/kafka/consumer.html#commit",
+            "streamforge.bus.kafka.consumer.RebalanceListener.on_partitions_revoked": (
+                "20_bus/kafka/consumer.html#rebalancelistener.on_partitions_revoked",
+                "streamforge/bus/kafka/consumer.py",
+            ),
+            "streamforge.bus.kafka.consumer.commit_offsets": (
+                "20_bus/kafka/consumer.html#commit_offsets",
                 "streamforge/bus/kafka/consumer.py",
             ),
             "streamforge.bus.kafka.consumer.commit_request": (
                 "20_bus/kafka/consumer.html#commit_request",
-                "streamforge/bus/kafka/consumer.py",
-            ),
-            "streamforge.bus.kafka.consumer.has_died": (
-                "20_bus/kafka/consumer.html#has_died",
-                "streamforge/bus/kafka/consumer.py",
-            ),
-            "streamforge.bus.kafka.consumer.look": (
-                "20_bus/kafka/consumer.html#look",
-                "streamforge/bus/kafka/consumer.py",
-            ),
-            "streamforge.bus.kafka.consumer.seek": (
-                "20_bus/kafka/consumer.html#seek",
                 "streamforge/bus/kafka/consumer.py",
             ),
             "streamforge.bus.kafka.consumer.try_commit": (
@@ -1454,25 +1411,61 @@ d = {
                 "streamforge/bus/kafka/consumer.py",
             ),
         },
+        "streamforge.bus.kafka.diagnosis": {
+            "streamforge.bus.kafka.diagnosis._closed_connection": (
+                "20_bus/kafka/diagnosis.html#_closed_connection",
+                "streamforge/bus/kafka/diagnosis.py",
+            ),
+            "streamforge.bus.kafka.diagnosis.accepts_plaintext": (
+                "20_bus/kafka/diagnosis.html#accepts_plaintext",
+                "streamforge/bus/kafka/diagnosis.py",
+            ),
+            "streamforge.bus.kafka.diagnosis.accepts_tls": (
+                "20_bus/kafka/diagnosis.html#accepts_tls",
+                "streamforge/bus/kafka/diagnosis.py",
+            ),
+            "streamforge.bus.kafka.diagnosis.connection_error": (
+                "20_bus/kafka/diagnosis.html#connection_error",
+                "streamforge/bus/kafka/diagnosis.py",
+            ),
+            "streamforge.bus.kafka.diagnosis.diagnose": (
+                "20_bus/kafka/diagnosis.html#diagnose",
+                "streamforge/bus/kafka/diagnosis.py",
+            ),
+        },
+        "streamforge.bus.kafka.errors": {
+            "streamforge.bus.kafka.errors.missing_right": (
+                "20_bus/kafka/errors.html#missing_right",
+                "streamforge/bus/kafka/errors.py",
+            ),
+            "streamforge.bus.kafka.errors.translate": (
+                "20_bus/kafka/errors.html#translate",
+                "streamforge/bus/kafka/errors.py",
+            ),
+            "streamforge.bus.kafka.errors.unknown_topic": (
+                "20_bus/kafka/errors.html#unknown_topic",
+                "streamforge/bus/kafka/errors.py",
+            ),
+        },
         "streamforge.bus.kafka.fetcher": {
-            "streamforge.bus.kafka.fetcher.Reader": (
-                "20_bus/kafka/fetcher.html#reader",
+            "streamforge.bus.kafka.fetcher.FetchReader": (
+                "20_bus/kafka/fetcher.html#fetchreader",
                 "streamforge/bus/kafka/fetcher.py",
             ),
-            "streamforge.bus.kafka.fetcher.Reader.__init__": (
-                "20_bus/kafka/fetcher.html#reader.__init__",
+            "streamforge.bus.kafka.fetcher.FetchReader.__init__": (
+                "20_bus/kafka/fetcher.html#fetchreader.__init__",
                 "streamforge/bus/kafka/fetcher.py",
             ),
-            "streamforge.bus.kafka.fetcher.Reader._drop": (
-                "20_bus/kafka/fetcher.html#reader._drop",
+            "streamforge.bus.kafka.fetcher.FetchReader._release": (
+                "20_bus/kafka/fetcher.html#fetchreader._release",
                 "streamforge/bus/kafka/fetcher.py",
             ),
-            "streamforge.bus.kafka.fetcher.Reader._read": (
-                "20_bus/kafka/fetcher.html#reader._read",
+            "streamforge.bus.kafka.fetcher.FetchReader._take": (
+                "20_bus/kafka/fetcher.html#fetchreader._take",
                 "streamforge/bus/kafka/fetcher.py",
             ),
-            "streamforge.bus.kafka.fetcher.Reader.take": (
-                "20_bus/kafka/fetcher.html#reader.take",
+            "streamforge.bus.kafka.fetcher.FetchReader.take": (
+                "20_bus/kafka/fetcher.html#fetchreader.take",
                 "streamforge/bus/kafka/fetcher.py",
             ),
             "streamforge.bus.kafka.fetcher._Keys": (
@@ -1483,100 +1476,207 @@ d = {
                 "20_bus/kafka/fetcher.html#_keys.__missing__",
                 "streamforge/bus/kafka/fetcher.py",
             ),
-            "streamforge.bus.kafka.fetcher.decode": (
-                "20_bus/kafka/fetcher.html#decode",
+            "streamforge.bus.kafka.fetcher.batch_records": (
+                "20_bus/kafka/fetcher.html#batch_records",
                 "streamforge/bus/kafka/fetcher.py",
             ),
-            "streamforge.bus.kafka.fetcher.end_consumer": (
-                "20_bus/kafka/fetcher.html#end_consumer",
-                "streamforge/bus/kafka/fetcher.py",
-            ),
-            "streamforge.bus.kafka.fetcher.high_water": (
-                "20_bus/kafka/fetcher.html#high_water",
-                "streamforge/bus/kafka/fetcher.py",
-            ),
-            "streamforge.bus.kafka.fetcher.key_text": (
-                "20_bus/kafka/fetcher.html#key_text",
-                "streamforge/bus/kafka/fetcher.py",
-            ),
-            "streamforge.bus.kafka.fetcher.move": (
-                "20_bus/kafka/fetcher.html#move",
+            "streamforge.bus.kafka.fetcher.high_watermarks": (
+                "20_bus/kafka/fetcher.html#high_watermarks",
                 "streamforge/bus/kafka/fetcher.py",
             ),
             "streamforge.bus.kafka.fetcher.new_consumer": (
                 "20_bus/kafka/fetcher.html#new_consumer",
                 "streamforge/bus/kafka/fetcher.py",
             ),
+            "streamforge.bus.kafka.fetcher.stop_consumer": (
+                "20_bus/kafka/fetcher.html#stop_consumer",
+                "streamforge/bus/kafka/fetcher.py",
+            ),
             "streamforge.bus.kafka.fetcher.wait_for_data": (
                 "20_bus/kafka/fetcher.html#wait_for_data",
                 "streamforge/bus/kafka/fetcher.py",
             ),
-            "streamforge.bus.kafka.fetcher.wake": (
-                "20_bus/kafka/fetcher.html#wake",
-                "streamforge/bus/kafka/fetcher.py",
-            ),
         },
         "streamforge.bus.kafka.logs": {
-            "streamforge.bus.kafka.logs.Once": ("20_bus/kafka/logs.html#once", "streamforge/bus/kafka/logs.py"),
-            "streamforge.bus.kafka.logs.Once.__init__": (
-                "20_bus/kafka/logs.html#once.__init__",
+            "streamforge.bus.kafka.logs.RateLimit": (
+                "20_bus/kafka/logs.html#ratelimit",
                 "streamforge/bus/kafka/logs.py",
             ),
-            "streamforge.bus.kafka.logs.Once.filter": (
-                "20_bus/kafka/logs.html#once.filter",
+            "streamforge.bus.kafka.logs.RateLimit.__init__": (
+                "20_bus/kafka/logs.html#ratelimit.__init__",
                 "streamforge/bus/kafka/logs.py",
             ),
-            "streamforge.bus.kafka.logs.quieten": ("20_bus/kafka/logs.html#quieten", "streamforge/bus/kafka/logs.py"),
-            "streamforge.bus.kafka.logs.silently": ("20_bus/kafka/logs.html#silently", "streamforge/bus/kafka/logs.py"),
+            "streamforge.bus.kafka.logs.RateLimit.filter": (
+                "20_bus/kafka/logs.html#ratelimit.filter",
+                "streamforge/bus/kafka/logs.py",
+            ),
+            "streamforge.bus.kafka.logs.limit_logs": (
+                "20_bus/kafka/logs.html#limit_logs",
+                "streamforge/bus/kafka/logs.py",
+            ),
+            "streamforge.bus.kafka.logs.logs_suppressed": (
+                "20_bus/kafka/logs.html#logs_suppressed",
+                "streamforge/bus/kafka/logs.py",
+            ),
         },
         "streamforge.bus.kafka.ownership": {
-            "streamforge.bus.kafka.ownership.Tenures": (
-                "20_bus/kafka/ownership.html#tenures",
+            "streamforge.bus.kafka.ownership.Ownership": (
+                "20_bus/kafka/ownership.html#ownership",
                 "streamforge/bus/kafka/ownership.py",
             ),
-            "streamforge.bus.kafka.ownership.Tenures.__init__": (
-                "20_bus/kafka/ownership.html#tenures.__init__",
+            "streamforge.bus.kafka.ownership.Ownership.__init__": (
+                "20_bus/kafka/ownership.html#ownership.__init__",
                 "streamforge/bus/kafka/ownership.py",
             ),
-            "streamforge.bus.kafka.ownership.Tenures._in_hand": (
-                "20_bus/kafka/ownership.html#tenures._in_hand",
+            "streamforge.bus.kafka.ownership.Ownership._is_uncommitted": (
+                "20_bus/kafka/ownership.html#ownership._is_uncommitted",
                 "streamforge/bus/kafka/ownership.py",
             ),
-            "streamforge.bus.kafka.ownership.Tenures.adopt": (
-                "20_bus/kafka/ownership.html#tenures.adopt",
+            "streamforge.bus.kafka.ownership.Ownership.assign": (
+                "20_bus/kafka/ownership.html#ownership.assign",
                 "streamforge/bus/kafka/ownership.py",
             ),
-            "streamforge.bus.kafka.ownership.Tenures.assign": (
-                "20_bus/kafka/ownership.html#tenures.assign",
+            "streamforge.bus.kafka.ownership.Ownership.begin_rebalance": (
+                "20_bus/kafka/ownership.html#ownership.begin_rebalance",
                 "streamforge/bus/kafka/ownership.py",
             ),
-            "streamforge.bus.kafka.ownership.Tenures.commit": (
-                "20_bus/kafka/ownership.html#tenures.commit",
+            "streamforge.bus.kafka.ownership.Ownership.check": (
+                "20_bus/kafka/ownership.html#ownership.check",
                 "streamforge/bus/kafka/ownership.py",
             ),
-            "streamforge.bus.kafka.ownership.Tenures.hand_out": (
-                "20_bus/kafka/ownership.html#tenures.hand_out",
+            "streamforge.bus.kafka.ownership.Ownership.commit": (
+                "20_bus/kafka/ownership.html#ownership.commit",
                 "streamforge/bus/kafka/ownership.py",
             ),
-            "streamforge.bus.kafka.ownership.Tenures.in_hand": (
-                "20_bus/kafka/ownership.html#tenures.in_hand",
+            "streamforge.bus.kafka.ownership.Ownership.hand_out": (
+                "20_bus/kafka/ownership.html#ownership.hand_out",
                 "streamforge/bus/kafka/ownership.py",
             ),
-            "streamforge.bus.kafka.ownership.Tenures.leave": (
-                "20_bus/kafka/ownership.html#tenures.leave",
+            "streamforge.bus.kafka.ownership.Ownership.polled": (
+                "20_bus/kafka/ownership.html#ownership.polled",
                 "streamforge/bus/kafka/ownership.py",
             ),
-            "streamforge.bus.kafka.ownership.Tenures.revoke": (
-                "20_bus/kafka/ownership.html#tenures.revoke",
+            "streamforge.bus.kafka.ownership.Ownership.revoke": (
+                "20_bus/kafka/ownership.html#ownership.revoke",
                 "streamforge/bus/kafka/ownership.py",
             ),
-            "streamforge.bus.kafka.ownership.Tenures.seek": (
-                "20_bus/kafka/ownership.html#tenures.seek",
+            "streamforge.bus.kafka.ownership.Ownership.seek": (
+                "20_bus/kafka/ownership.html#ownership.seek",
                 "streamforge/bus/kafka/ownership.py",
             ),
-            "streamforge.bus.kafka.ownership.check_tenures": (
-                "20_bus/kafka/ownership.html#check_tenures",
+            "streamforge.bus.kafka.ownership.Ownership.uncommitted": (
+                "20_bus/kafka/ownership.html#ownership.uncommitted",
                 "streamforge/bus/kafka/ownership.py",
+            ),
+        },
+        "streamforge.bus.kafka.private": {
+            "streamforge.bus.kafka.private.ReloadingClient": (
+                "20_bus/kafka/private.html#reloadingclient",
+                "streamforge/bus/kafka/private.py",
+            ),
+            "streamforge.bus.kafka.private.ReloadingClient._reloaded": (
+                "20_bus/kafka/private.html#reloadingclient._reloaded",
+                "streamforge/bus/kafka/private.py",
+            ),
+            "streamforge.bus.kafka.private.ReloadingClient._sasl_plain_password": (
+                "20_bus/kafka/private.html#reloadingclient._sasl_plain_password",
+                "streamforge/bus/kafka/private.py",
+            ),
+            "streamforge.bus.kafka.private.ReloadingClient._ssl_context": (
+                "20_bus/kafka/private.html#reloadingclient._ssl_context",
+                "streamforge/bus/kafka/private.py",
+            ),
+            "streamforge.bus.kafka.private._DiscardingSet": (
+                "20_bus/kafka/private.html#_discardingset",
+                "streamforge/bus/kafka/private.py",
+            ),
+            "streamforge.bus.kafka.private.ask_coordinator": (
+                "20_bus/kafka/private.html#ask_coordinator",
+                "streamforge/bus/kafka/private.py",
+            ),
+            "streamforge.bus.kafka.private.cancel_tasks": (
+                "20_bus/kafka/private.html#cancel_tasks",
+                "streamforge/bus/kafka/private.py",
+            ),
+            "streamforge.bus.kafka.private.client_of": (
+                "20_bus/kafka/private.html#client_of",
+                "streamforge/bus/kafka/private.py",
+            ),
+            "streamforge.bus.kafka.private.coordinator_of": (
+                "20_bus/kafka/private.html#coordinator_of",
+                "streamforge/bus/kafka/private.py",
+            ),
+            "streamforge.bus.kafka.private.drop_batches": (
+                "20_bus/kafka/private.html#drop_batches",
+                "streamforge/bus/kafka/private.py",
+            ),
+            "streamforge.bus.kafka.private.error_of": (
+                "20_bus/kafka/private.html#error_of",
+                "streamforge/bus/kafka/private.py",
+            ),
+            "streamforge.bus.kafka.private.fetch_waiter": (
+                "20_bus/kafka/private.html#fetch_waiter",
+                "streamforge/bus/kafka/private.py",
+            ),
+            "streamforge.bus.kafka.private.fetched": (
+                "20_bus/kafka/private.html#fetched",
+                "streamforge/bus/kafka/private.py",
+            ),
+            "streamforge.bus.kafka.private.fetcher_of": (
+                "20_bus/kafka/private.html#fetcher_of",
+                "streamforge/bus/kafka/private.py",
+            ),
+            "streamforge.bus.kafka.private.forget_topic": (
+                "20_bus/kafka/private.html#forget_topic",
+                "streamforge/bus/kafka/private.py",
+            ),
+            "streamforge.bus.kafka.private.is_closed": (
+                "20_bus/kafka/private.html#is_closed",
+                "streamforge/bus/kafka/private.py",
+            ),
+            "streamforge.bus.kafka.private.partition_states": (
+                "20_bus/kafka/private.html#partition_states",
+                "streamforge/bus/kafka/private.py",
+            ),
+            "streamforge.bus.kafka.private.position_of": (
+                "20_bus/kafka/private.html#position_of",
+                "streamforge/bus/kafka/private.py",
+            ),
+            "streamforge.bus.kafka.private.raw_batches": (
+                "20_bus/kafka/private.html#raw_batches",
+                "streamforge/bus/kafka/private.py",
+            ),
+            "streamforge.bus.kafka.private.record_appender": (
+                "20_bus/kafka/private.html#record_appender",
+                "streamforge/bus/kafka/private.py",
+            ),
+            "streamforge.bus.kafka.private.release": (
+                "20_bus/kafka/private.html#release",
+                "streamforge/bus/kafka/private.py",
+            ),
+            "streamforge.bus.kafka.private.reload_credentials": (
+                "20_bus/kafka/private.html#reload_credentials",
+                "streamforge/bus/kafka/private.py",
+            ),
+            "streamforge.bus.kafka.private.sender_runs": (
+                "20_bus/kafka/private.html#sender_runs",
+                "streamforge/bus/kafka/private.py",
+            ),
+            "streamforge.bus.kafka.private.set_position": (
+                "20_bus/kafka/private.html#set_position",
+                "streamforge/bus/kafka/private.py",
+            ),
+            "streamforge.bus.kafka.private.set_record_count": (
+                "20_bus/kafka/private.html#set_record_count",
+                "streamforge/bus/kafka/private.py",
+            ),
+            "streamforge.bus.kafka.private.task_failed": (
+                "20_bus/kafka/private.html#task_failed",
+                "streamforge/bus/kafka/private.py",
+            ),
+            "streamforge.bus.kafka.private.wake_readers": (
+                "20_bus/kafka/private.html#wake_readers",
+                "streamforge/bus/kafka/private.py",
             ),
         },
         "streamforge.bus.kafka.producer": {
@@ -1608,52 +1708,48 @@ d = {
                 "20_bus/kafka/producer.html#producers.retire",
                 "streamforge/bus/kafka/producer.py",
             ),
-            "streamforge.bus.kafka.producer.Writer": (
-                "20_bus/kafka/producer.html#writer",
+            "streamforge.bus.kafka.producer.Publisher": (
+                "20_bus/kafka/producer.html#publisher",
                 "streamforge/bus/kafka/producer.py",
             ),
-            "streamforge.bus.kafka.producer.Writer.__init__": (
-                "20_bus/kafka/producer.html#writer.__init__",
+            "streamforge.bus.kafka.producer.Publisher.__init__": (
+                "20_bus/kafka/producer.html#publisher.__init__",
                 "streamforge/bus/kafka/producer.py",
             ),
-            "streamforge.bus.kafka.producer.Writer._still_there": (
-                "20_bus/kafka/producer.html#writer._still_there",
+            "streamforge.bus.kafka.producer.Publisher._check_topic": (
+                "20_bus/kafka/producer.html#publisher._check_topic",
                 "streamforge/bus/kafka/producer.py",
             ),
-            "streamforge.bus.kafka.producer.Writer.forget": (
-                "20_bus/kafka/producer.html#writer.forget",
+            "streamforge.bus.kafka.producer.Publisher.forget": (
+                "20_bus/kafka/producer.html#publisher.forget",
                 "streamforge/bus/kafka/producer.py",
             ),
-            "streamforge.bus.kafka.producer.Writer.publish": (
-                "20_bus/kafka/producer.html#writer.publish",
+            "streamforge.bus.kafka.producer.Publisher.publish": (
+                "20_bus/kafka/producer.html#publisher.publish",
                 "streamforge/bus/kafka/producer.py",
             ),
-            "streamforge.bus.kafka.producer._Dropped": (
-                "20_bus/kafka/producer.html#_dropped",
-                "streamforge/bus/kafka/producer.py",
-            ),
-            "streamforge.bus.kafka.producer._seen": (
-                "20_bus/kafka/producer.html#_seen",
+            "streamforge.bus.kafka.producer._retrieve": (
+                "20_bus/kafka/producer.html#_retrieve",
                 "streamforge/bus/kafka/producer.py",
             ),
             "streamforge.bus.kafka.producer._send": (
                 "20_bus/kafka/producer.html#_send",
                 "streamforge/bus/kafka/producer.py",
             ),
-            "streamforge.bus.kafka.producer.deliver": (
-                "20_bus/kafka/producer.html#deliver",
-                "streamforge/bus/kafka/producer.py",
-            ),
-            "streamforge.bus.kafka.producer.end_producer": (
-                "20_bus/kafka/producer.html#end_producer",
-                "streamforge/bus/kafka/producer.py",
-            ),
             "streamforge.bus.kafka.producer.new_producer": (
                 "20_bus/kafka/producer.html#new_producer",
                 "streamforge/bus/kafka/producer.py",
             ),
-            "streamforge.bus.kafka.producer.patiently": (
-                "20_bus/kafka/producer.html#patiently",
+            "streamforge.bus.kafka.producer.send_rows": (
+                "20_bus/kafka/producer.html#send_rows",
+                "streamforge/bus/kafka/producer.py",
+            ),
+            "streamforge.bus.kafka.producer.stop_producer": (
+                "20_bus/kafka/producer.html#stop_producer",
+                "streamforge/bus/kafka/producer.py",
+            ),
+            "streamforge.bus.kafka.producer.wait_acknowledged": (
+                "20_bus/kafka/producer.html#wait_acknowledged",
                 "streamforge/bus/kafka/producer.py",
             ),
         },

@@ -19,7 +19,7 @@ from servers import free_port, need  # noqa: E402
 
 from streamforge.bus.base import Message, TopicSpec, open_bus  # noqa: E402
 from streamforge.bus.kafka import bus as kafka  # noqa: E402
-from streamforge.bus.kafka import producer as kafka_writer  # noqa: E402
+from streamforge.bus.kafka import producer as kafka_producer  # noqa: E402
 from streamforge.bus.kafka.config import read_access  # noqa: E402
 from streamforge.core.errors import BadRecord, BusError, NotOwner, Refused, UnknownTopic  # noqa: E402
 
@@ -197,9 +197,9 @@ async def test_a_rotated_password_harms_nobody(fresh, tmp_path):
             await member.commit(ends_of(await drain(member, 10)))
             await rotate("second-" + fresh)
             for client in (
-                bus._opened.broker._client,
-                (await bus._opened.writer.producers.current()).client,
-                member._seat.consumer._client,
+                bus._opened.broker.client,
+                (await bus._opened.publisher.producers.current()).client,
+                member._group.consumer._client,
             ):
                 for conn in list(client._conns.values()):
                     conn.close()
@@ -222,7 +222,7 @@ async def test_a_rebalance_waits_for_the_batch_in_hand(bus, topic):
         batch = await drain(first, 400)
         second = bus.subscribe([topic], topic)
         entering = asyncio.ensure_future(second.__aenter__())
-        while first._tenures.state != "leaving":
+        while first._ownership.state != "revoking":
             assert not (await first.poll(max_wait=0.05)).records
         await first.commit(ends_of(batch))
         await entering
@@ -260,10 +260,10 @@ async def test_a_caller_that_works_for_long_is_not_thrown_out(topic):
         await bus.publish(topic, numbered(400))
         async with bus.subscribe([topic], topic) as member:
             batch = await drain(member, 400)
-            generation = member._seat.rebalance.generation
+            generation = member._group.listener.generation
             await asyncio.sleep(13)  # the work
             await member.commit(ends_of(batch))
-            assert member._seat.rebalance.generation == generation and await bus.committed(
+            assert member._group.listener.generation == generation and await bus.committed(
                 topic, topic
             ) == await bus.end_offsets(topic)
 
@@ -281,18 +281,18 @@ async def test_lag_without_a_question(bus, topic):
 async def test_a_broken_producer_is_replaced(bus, topic):
     "After a number out of turn the broker refuses everything of a producer; what was to be published is published by another."
     await bus.publish(topic, numbered(100))
-    producer = await bus._opened.writer.producers.current()
+    producer = await bus._opened.publisher.producers.current()
     for partition in list(producer._txn_manager._sequence_numbers):
         producer._txn_manager._sequence_numbers[partition] += 7
     where = await bus.publish(topic, numbered(200, start=100))
-    assert await bus._opened.writer.producers.current() is not producer and len(set(where)) == 200
+    assert await bus._opened.publisher.producers.current() is not producer and len(set(where)) == 200
     assert sum((await bus.end_offsets(topic)).values()) == 300
     await bus.publish(topic, numbered(5))
 
 
 async def test_a_dead_producer_is_replaced(bus, topic):
     await bus.publish(topic, numbered(5))
-    producer = await bus._opened.writer.producers.current()
+    producer = await bus._opened.publisher.producers.current()
     producer._message_accumulator.fail_all(kafka_errors.OutOfOrderSequenceNumber())
     assert len(await bus.publish(topic, numbered(50))) == 50
 
@@ -366,7 +366,7 @@ async def test_a_broker_that_is_killed_and_comes_back(own_broker, fresh, monkeyp
     "Publishing waits it out, polls are empty meanwhile, closing is quick, and the first commit comes within 15 s of its return."
     home, port = own_broker
     monkeypatch.setattr(
-        kafka_writer, "PUBLISH_SECONDS", 180.0
+        kafka_producer, "PUBLISH_SECONDS", 180.0
     )  # on a busy machine a broker may need longer than 30 s to start
     async with open_bus(f"kafka://127.0.0.1:{port}?timeout=5") as bus:
         await bus.create_topic(fresh, TopicSpec(partitions=4))
@@ -408,7 +408,7 @@ async def test_a_broker_that_hangs_and_goes_on(own_broker, fresh, monkeypatch):
     home, port = own_broker
     pid, noise = int((home / f"plain-{port}" / "pid").read_text()), list[str]()
     asyncio.get_running_loop().set_exception_handler(lambda _, told: noise.append(str(told)))
-    monkeypatch.setattr(kafka_writer, "PUBLISH_SECONDS", 2.0)
+    monkeypatch.setattr(kafka_producer, "PUBLISH_SECONDS", 2.0)
     async with open_bus(f"kafka://127.0.0.1:{port}?timeout=5") as bus:
         await bus.create_topic(fresh, TopicSpec(partitions=4))
         await bus.publish(fresh, numbered(20))
