@@ -16,17 +16,20 @@ MODULES = sorted(
 
 
 def public_callables(module):
-    "Name and object of each public function, class and method that a module defines."
+    "Name and object of each public function, class and method that a module defines, also behind a decorator."
     for name, value in vars(module).items():
         if name.startswith("_") or getattr(value, "__module__", "") != module.__name__:
             continue
-        if inspect.isfunction(value) or inspect.isclass(value):
-            yield name, value
         if inspect.isclass(value):
+            yield name, value
             for method, raw in vars(value).items():
-                function = getattr(raw, "__func__", getattr(raw, "fget", raw))
-                if not method.startswith("_") and inspect.isfunction(function):
+                function = next(
+                    (getattr(raw, part) for part in ("__func__", "fget", "func") if hasattr(raw, part)), raw
+                )
+                if not method.startswith("_") and inspect.isroutine(function):
                     yield f"{name}.{method}", function
+        elif callable(value) and (inspect.isfunction(value) or hasattr(value, "__wrapped__")):
+            yield name, value
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -15,15 +15,13 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import msgspec
 
+from ...bus.base import Bus
 from ...core.errors import TryAgain
-
-if TYPE_CHECKING:
-    from streamforge.bus.base import Bus
-    from streamforge.messages.control import Event
+from ...messages.control import Event
 
 
 # %% ../../../nbs/80_cli/debug/01_probe.ipynb #d0437ae8
