@@ -1790,10 +1790,6 @@ d = {
                 "80_cli/data/commands.html#_moment",
                 "streamforge/cli/data/commands.py",
             ),
-            "streamforge.cli.data.commands._places": (
-                "80_cli/data/commands.html#_places",
-                "streamforge/cli/data/commands.py",
-            ),
             "streamforge.cli.data.commands._show": (
                 "80_cli/data/commands.html#_show",
                 "streamforge/cli/data/commands.py",
@@ -1841,13 +1837,12 @@ d = {
                 "80_cli/data/repair.html#_lacking",
                 "streamforge/cli/data/repair.py",
             ),
-            "streamforge.cli.data.repair.check": ("80_cli/data/repair.html#check", "streamforge/cli/data/repair.py"),
-            "streamforge.cli.data.repair.describe": (
-                "80_cli/data/repair.html#describe",
+            "streamforge.cli.data.repair.describe_market": (
+                "80_cli/data/repair.html#describe_market",
                 "streamforge/cli/data/repair.py",
             ),
-            "streamforge.cli.data.repair.markets_of": (
-                "80_cli/data/repair.html#markets_of",
+            "streamforge.cli.data.repair.ledger_markets": (
+                "80_cli/data/repair.html#ledger_markets",
                 "streamforge/cli/data/repair.py",
             ),
             "streamforge.cli.data.repair.problems": (
@@ -1866,6 +1861,10 @@ d = {
                 "80_cli/data/repair.html#targets_of",
                 "streamforge/cli/data/repair.py",
             ),
+            "streamforge.cli.data.repair.verify_markets": (
+                "80_cli/data/repair.html#verify_markets",
+                "streamforge/cli/data/repair.py",
+            ),
         },
         "streamforge.cli.debug.commands": {
             "streamforge.cli.debug.commands._ms": (
@@ -1874,10 +1873,6 @@ d = {
             ),
             "streamforge.cli.debug.commands._place": (
                 "80_cli/debug/commands.html#_place",
-                "streamforge/cli/debug/commands.py",
-            ),
-            "streamforge.cli.debug.commands.dummy_env": (
-                "80_cli/debug/commands.html#dummy_env",
                 "streamforge/cli/debug/commands.py",
             ),
             "streamforge.cli.debug.commands.dummy_service": (
@@ -1894,10 +1889,6 @@ d = {
             ),
             "streamforge.cli.debug.commands.stop_workflow": (
                 "80_cli/debug/commands.html#stop_workflow",
-                "streamforge/cli/debug/commands.py",
-            ),
-            "streamforge.cli.debug.commands.worker_env": (
-                "80_cli/debug/commands.html#worker_env",
                 "streamforge/cli/debug/commands.py",
             ),
         },
@@ -1935,23 +1926,25 @@ d = {
             "streamforge.cli.demo.run.run_demo": ("80_cli/demo/run.html#run_demo", "streamforge/cli/demo/run.py"),
         },
         "streamforge.cli.demo.source": {
-            "streamforge.cli.demo.source.Source": ("80_cli/demo/source.html#source", "streamforge/cli/demo/source.py"),
-            "streamforge.cli.demo.source.open_source": (
-                "80_cli/demo/source.html#open_source",
+            "streamforge.cli.demo.source.DemoSource": (
+                "80_cli/demo/source.html#demosource",
+                "streamforge/cli/demo/source.py",
+            ),
+            "streamforge.cli.demo.source.open_demo_source": (
+                "80_cli/demo/source.html#open_demo_source",
                 "streamforge/cli/demo/source.py",
             ),
             "streamforge.cli.demo.source.ranges": ("80_cli/demo/source.html#ranges", "streamforge/cli/demo/source.py"),
         },
         "streamforge.cli.demo.stages": {
-            "streamforge.cli.demo.stages.backtest": (
-                "80_cli/demo/stages.html#backtest",
-                "streamforge/cli/demo/stages.py",
-            ),
             "streamforge.cli.demo.stages.build_graphs": (
                 "80_cli/demo/stages.html#build_graphs",
                 "streamforge/cli/demo/stages.py",
             ),
-            "streamforge.cli.demo.stages.count": ("80_cli/demo/stages.html#count", "streamforge/cli/demo/stages.py"),
+            "streamforge.cli.demo.stages.count_rows": (
+                "80_cli/demo/stages.html#count_rows",
+                "streamforge/cli/demo/stages.py",
+            ),
             "streamforge.cli.demo.stages.data_figures": (
                 "80_cli/demo/stages.html#data_figures",
                 "streamforge/cli/demo/stages.py",
@@ -1976,11 +1969,18 @@ d = {
                 "80_cli/demo/stages.html#load_history",
                 "streamforge/cli/demo/stages.py",
             ),
+            "streamforge.cli.demo.stages.run_demo_folds": (
+                "80_cli/demo/stages.html#run_demo_folds",
+                "streamforge/cli/demo/stages.py",
+            ),
             "streamforge.cli.demo.stages.run_workflow": (
                 "80_cli/demo/stages.html#run_workflow",
                 "streamforge/cli/demo/stages.py",
             ),
-            "streamforge.cli.demo.stages.target": ("80_cli/demo/stages.html#target", "streamforge/cli/demo/stages.py"),
+            "streamforge.cli.demo.stages.target_state": (
+                "80_cli/demo/stages.html#target_state",
+                "streamforge/cli/demo/stages.py",
+            ),
             "streamforge.cli.demo.stages.topic_length": (
                 "80_cli/demo/stages.html#topic_length",
                 "streamforge/cli/demo/stages.py",
@@ -2008,48 +2008,76 @@ d = {
         },
         "streamforge.cli.dlq": {
             "streamforge.cli.dlq._age": ("80_cli/dlq.html#_age", "streamforge/cli/dlq.py"),
-            "streamforge.cli.dlq._bus_url": ("80_cli/dlq.html#_bus_url", "streamforge/cli/dlq.py"),
             "streamforge.cli.dlq.list_letters": ("80_cli/dlq.html#list_letters", "streamforge/cli/dlq.py"),
             "streamforge.cli.dlq.replay_letters": ("80_cli/dlq.html#replay_letters", "streamforge/cli/dlq.py"),
         },
         "streamforge.cli.main": {
             "streamforge.cli.main._compile_into": ("80_cli/main.html#_compile_into", "streamforge/cli/main.py"),
-            "streamforge.cli.main._home": ("80_cli/main.html#_home", "streamforge/cli/main.py"),
+            "streamforge.cli.main._print_version": ("80_cli/main.html#_print_version", "streamforge/cli/main.py"),
             "streamforge.cli.main._program": ("80_cli/main.html#_program", "streamforge/cli/main.py"),
             "streamforge.cli.main._request_file": ("80_cli/main.html#_request_file", "streamforge/cli/main.py"),
             "streamforge.cli.main._run": ("80_cli/main.html#_run", "streamforge/cli/main.py"),
-            "streamforge.cli.main._told": ("80_cli/main.html#_told", "streamforge/cli/main.py"),
             "streamforge.cli.main.demo": ("80_cli/main.html#demo", "streamforge/cli/main.py"),
             "streamforge.cli.main.list_workflows": ("80_cli/main.html#list_workflows", "streamforge/cli/main.py"),
             "streamforge.cli.main.main": ("80_cli/main.html#main", "streamforge/cli/main.py"),
             "streamforge.cli.main.simulate_exchange": ("80_cli/main.html#simulate_exchange", "streamforge/cli/main.py"),
             "streamforge.cli.main.start": ("80_cli/main.html#start", "streamforge/cli/main.py"),
             "streamforge.cli.main.stop": ("80_cli/main.html#stop", "streamforge/cli/main.py"),
-            "streamforge.cli.main.tail": ("80_cli/main.html#tail", "streamforge/cli/main.py"),
+            "streamforge.cli.main.tail_topic": ("80_cli/main.html#tail_topic", "streamforge/cli/main.py"),
             "streamforge.cli.main.topics": ("80_cli/main.html#topics", "streamforge/cli/main.py"),
             "streamforge.cli.main.up": ("80_cli/main.html#up", "streamforge/cli/main.py"),
-            "streamforge.cli.main.walk_forward": ("80_cli/main.html#walk_forward", "streamforge/cli/main.py"),
+            "streamforge.cli.main.walk_forward_command": (
+                "80_cli/main.html#walk_forward_command",
+                "streamforge/cli/main.py",
+            ),
             "streamforge.cli.main.worker": ("80_cli/main.html#worker", "streamforge/cli/main.py"),
         },
+        "streamforge.cli.options": {
+            "streamforge.cli.options._place": ("80_cli/options.html#_place", "streamforge/cli/options.py"),
+            "streamforge.cli.options.exporting": ("80_cli/options.html#exporting", "streamforge/cli/options.py"),
+            "streamforge.cli.options.places_of": ("80_cli/options.html#places_of", "streamforge/cli/options.py"),
+        },
         "streamforge.cli.output": {
+            "streamforge.cli.output.Show": ("80_cli/output.html#show", "streamforge/cli/output.py"),
+            "streamforge.cli.output.Show.__init__": ("80_cli/output.html#show.__init__", "streamforge/cli/output.py"),
+            "streamforge.cli.output.Show.stage": ("80_cli/output.html#show.stage", "streamforge/cli/output.py"),
             "streamforge.cli.output._narrowest": ("80_cli/output.html#_narrowest", "streamforge/cli/output.py"),
             "streamforge.cli.output.column_widths": ("80_cli/output.html#column_widths", "streamforge/cli/output.py"),
             "streamforge.cli.output.print_rows": ("80_cli/output.html#print_rows", "streamforge/cli/output.py"),
+            "streamforge.cli.output.show_results": ("80_cli/output.html#show_results", "streamforge/cli/output.py"),
         },
         "streamforge.cli.services": {
             "streamforge.cli.services.Lab": ("80_cli/services.html#lab", "streamforge/cli/services.py"),
+            "streamforge.cli.services._operators": ("80_cli/services.html#_operators", "streamforge/cli/services.py"),
             "streamforge.cli.services.check_port": ("80_cli/services.html#check_port", "streamforge/cli/services.py"),
+            "streamforge.cli.services.choose_jobs_url": (
+                "80_cli/services.html#choose_jobs_url",
+                "streamforge/cli/services.py",
+            ),
             "streamforge.cli.services.compiled": ("80_cli/services.html#compiled", "streamforge/cli/services.py"),
-            "streamforge.cli.services.jobs_url": ("80_cli/services.html#jobs_url", "streamforge/cli/services.py"),
-            "streamforge.cli.services.make_home": ("80_cli/services.html#make_home", "streamforge/cli/services.py"),
+            "streamforge.cli.services.make_home_folder": (
+                "80_cli/services.html#make_home_folder",
+                "streamforge/cli/services.py",
+            ),
             "streamforge.cli.services.open_lab": ("80_cli/services.html#open_lab", "streamforge/cli/services.py"),
-            "streamforge.cli.services.worker_env": ("80_cli/services.html#worker_env", "streamforge/cli/services.py"),
+            "streamforge.cli.services.worker_environment": (
+                "80_cli/services.html#worker_environment",
+                "streamforge/cli/services.py",
+            ),
         },
-        "streamforge.cli.show": {
-            "streamforge.cli.show.Show": ("80_cli/show.html#show", "streamforge/cli/show.py"),
-            "streamforge.cli.show.Show.__init__": ("80_cli/show.html#show.__init__", "streamforge/cli/show.py"),
-            "streamforge.cli.show.Show.stage": ("80_cli/show.html#show.stage", "streamforge/cli/show.py"),
-            "streamforge.cli.show.show_table": ("80_cli/show.html#show_table", "streamforge/cli/show.py"),
+        "streamforge.cli.worker": {
+            "streamforge.cli.worker._help_line": ("80_cli/worker.html#_help_line", "streamforge/cli/worker.py"),
+            "streamforge.cli.worker._option": ("80_cli/worker.html#_option", "streamforge/cli/worker.py"),
+            "streamforge.cli.worker.option_env": ("80_cli/worker.html#option_env", "streamforge/cli/worker.py"),
+            "streamforge.cli.worker.print_target_help": (
+                "80_cli/worker.html#print_target_help",
+                "streamforge/cli/worker.py",
+            ),
+            "streamforge.cli.worker.print_targets": ("80_cli/worker.html#print_targets", "streamforge/cli/worker.py"),
+            "streamforge.cli.worker.worker_environment_of": (
+                "80_cli/worker.html#worker_environment_of",
+                "streamforge/cli/worker.py",
+            ),
         },
         "streamforge.client.client": {
             "streamforge.client.client.Client": ("72_client/client.html#client", "streamforge/client/client.py"),

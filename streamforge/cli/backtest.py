@@ -13,8 +13,8 @@ from pathlib import Path
 import msgspec
 
 from ..artifacts.base import open_artifacts
-from .show import Show, show_table
-from .services import jobs_url, worker_env
+from .output import Show, show_results
+from .services import choose_jobs_url, worker_environment
 from ..core.errors import BadSetting
 from ..core.names import check_name, enriched_collection, six
 from ..core.settings import read_places
@@ -28,7 +28,7 @@ from ..store.base import open_store
 
 # %% ../../nbs/80_cli/04_backtest.ipynb #093cd24f
 class BacktestOptions(msgspec.Struct, frozen=True, kw_only=True):
-    "What the command line asks for."
+    "The options of `streamforge backtest walk-forward`."
 
     symbols: str  # with commas
     interval: str = "1h"
@@ -42,13 +42,13 @@ class BacktestOptions(msgspec.Struct, frozen=True, kw_only=True):
     slots: float = 0
 
     def markets(self) -> tuple[str, ...]:
-        "The markets; raises `BadSetting`."
-        if found := tuple(o for o in re.split(r"[,\s]+", self.symbols) if o):
-            return found
+        "Split the symbols; raises `BadSetting` where there are none."
+        if symbols := tuple(symbol for symbol in re.split(r"[,\s]+", self.symbols) if symbol):
+            return symbols
         raise BadSetting("expected markets such as BTCUSDT,ETHUSDT, found none", "name at least one", field="symbols")
 
     def config(self) -> WalkForward:
-        "The walk-forward; raises `BadSetting`."
+        "Return the configuration of the walk-forward; raises `BadSetting`."
         if self.folds < 1 or self.steps < 1:
             raise BadSetting(
                 f"expected at least one fold and one step, found {self.folds} and {self.steps}",
@@ -60,7 +60,7 @@ class BacktestOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 # %% ../../nbs/80_cli/04_backtest.ipynb #6f60df52
 async def run_backtest(options: BacktestOptions) -> WalkForwardRun:
-    "Freeze, run all folds, print the table; raises the house's errors."
+    "Freeze the candles, run all folds, print the results; raises `StreamForgeError`."
     markets, config = options.markets(), options.config()
     interval_ms(options.interval)
     span = TimeRange.parse(options.range) if options.range else None
@@ -70,7 +70,7 @@ async def run_backtest(options: BacktestOptions) -> WalkForwardRun:
     async with (
         open_store(places.store_url) as store,
         open_artifacts(places.artifacts_url) as artifacts,
-        open_jobs(jobs_url(places, options.slots), worker_env(places, os.environ)) as jobs,
+        open_jobs(choose_jobs_url(places, options.slots), worker_environment(places, os.environ)) as jobs,
     ):
         async with show.stage("freeze", "Freeze the candles") as report:
             asked = collection, markets, options.interval, span
@@ -91,6 +91,6 @@ async def run_backtest(options: BacktestOptions) -> WalkForwardRun:
                 progress=lambda done, total: report(done, total),
             )
             report(1, 1, f"{len(run.results)} folds, {run.reused} of them from an earlier run")
-        show_table(show, run)
+        show_results(show, run.results)
         show.console.print(f"  report  {run.report}")
     return run

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = [
     "run_workflow",
-    "target",
+    "target_state",
     "load_history",
-    "count",
+    "count_rows",
     "gaps_of",
     "data_figures",
     "topic_length",
@@ -19,7 +19,7 @@ __all__ = [
     "trade_live",
     "until_agent",
     "judge_agent",
-    "backtest",
+    "run_demo_folds",
     "walk_forward_scores",
 ]
 
@@ -27,17 +27,17 @@ __all__ = [
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ...artifacts.base import Manifest
 from ..services import Lab
-from .source import Source
+from .source import DemoSource
 from ...client.client import Client
 from ...core.errors import TryAgain, UpstreamFailed
 from ...core.names import dlq, enriched_collection, six
 from ...core.times import TimeRange, interval_ms
+from ...core.types import JsonObject, JsonValue
 from ...evaluation.results import combine
 from ...runs.datasets import count_filled, freeze, read_panel
 from ...runs.folds import WalkForward
@@ -50,12 +50,12 @@ async def run_workflow(
     client: Client,
     report: Callable[..., None],
     total: float | None,  # records to expect, for the bar
-    **request: Any,  # the body of POST /queues/start
-) -> dict[str, Any]:  # the workflow's last state
+    **request: JsonValue,  # the body of POST /queues/start
+) -> JsonObject:  # the workflow's last state
     "Start a workflow and wait for its end; raises `UpstreamFailed` with the log's place."
     flow = await client.start(**request)
 
-    def watch(flow: dict[str, Any]) -> None:
+    def watch(flow: JsonObject) -> None:
         target = min(
             (o for o in flow["targets"] if o["status"] not in ("finished",)),
             key=lambda o: o["records_written"],
@@ -85,15 +85,15 @@ async def run_workflow(
     return flow
 
 
-def target(flow: dict[str, Any], name: str) -> dict[str, Any]:
-    "The first target of this kind in a workflow's state."
+def target_state(flow: JsonObject, name: str) -> JsonObject:
+    "Return the state of the first target of a kind in a workflow."
     return next(o for o in flow["targets"] if o["target"] == name)
 
 
 # %% ../../../nbs/80_cli/demo/02_stages.ipynb #186fdb30
 async def load_history(
-    client: Client, lab: Lab, source: Source, report: Callable[..., None]
-) -> list[dict[str, Any]]:  # last states of the workflows
+    client: Client, lab: Lab, source: DemoSource, report: Callable[..., None]
+) -> list[JsonObject]:  # last states of the workflows
     "Load, store and enrich the history of every market."
     type_, span = f"api_candles_{source.interval}", str(source.history)
     loaders = [{"target": "loader-producer", "symbol": o} for o in source.symbols]
@@ -107,7 +107,7 @@ async def load_history(
         time_range=span,
         targets=[*loaders, {"target": "arango-connector"}],
     )
-    stored, _ = await count(lab, source, source.history)
+    stored, _ = await count_rows(lab, source, source.history)
     report(
         1,
         1,
@@ -116,8 +116,8 @@ async def load_history(
     return [flow]
 
 
-async def count(lab: Lab, source: Source, span: TimeRange) -> tuple[int, int]:
-    "Rows of a range in the store: candles, enriched candles."
+async def count_rows(lab: Lab, source: DemoSource, span: TimeRange) -> tuple[int, int]:
+    "Count the stored rows of a range: candles, enriched candles."
     collection, total = f"candles_{source.interval}", []
     for name in (collection, enriched_collection(collection)):
         where = {"symbol": source.symbols, "interval": source.interval}
@@ -128,24 +128,24 @@ async def count(lab: Lab, source: Source, span: TimeRange) -> tuple[int, int]:
 
 
 def gaps_of(
-    flows: list[dict[str, Any]],  # last states of workflows with loaders
-) -> list[dict[str, Any]]:  # symbol, start, end, missing; by market and time, touching ones as one
-    "The holes that loaders reported."
-    found: list[dict[str, Any]] = []
+    flows: list[JsonObject],  # last states of workflows with loaders
+) -> list[JsonObject]:  # symbol, start, end, missing; by market and time, touching ones as one
+    "Merge the holes that loaders reported."
+    holes: list[JsonObject] = []
     for gap in sorted(
         (gap for flow in flows for o in flow["targets"] for gap in o["extra"].get("gaps", [])),
         key=lambda o: (o["symbol"], o["start"]),
     ):
-        if found and (found[-1]["symbol"], found[-1]["end"]) == (gap["symbol"], gap["start"]):
-            found[-1] |= {"end": gap["end"], "missing": found[-1]["missing"] + gap["missing"]}
+        if holes and (holes[-1]["symbol"], holes[-1]["end"]) == (gap["symbol"], gap["start"]):
+            holes[-1] |= {"end": gap["end"], "missing": holes[-1]["missing"] + gap["missing"]}
         else:
-            found.append(dict(gap))
-    return found
+            holes.append(dict(gap))
+    return holes
 
 
-async def data_figures(lab: Lab, source: Source, flows: list[dict[str, Any]]) -> dict[str, Any]:  # `records` and `gaps`
-    "What was loaded and what is stored, history and live together."
-    stored, enriched = await count(lab, source, TimeRange(source.history.start, source.live.end))
+async def data_figures(lab: Lab, source: DemoSource, flows: list[JsonObject]) -> JsonObject:  # `records` and `gaps`
+    "Count what was loaded and what is stored, history and live together."
+    stored, enriched = await count_rows(lab, source, TimeRange(source.history.start, source.live.end))
     letters = [o for o in await lab.bus.topics() if o in {dlq(name) for flow in flows for name in flow["topics"]}]
     loaded = sum(o["records_written"] for flow in flows for o in flow["targets"] if o["target"] == "loader-producer")
     return {
@@ -160,12 +160,12 @@ async def data_figures(lab: Lab, source: Source, flows: list[dict[str, Any]]) ->
 
 
 async def topic_length(lab: Lab, topic: str) -> int:
-    "Records in a topic."
+    "Count the records of a topic."
     return sum((await lab.bus.end_offsets(topic)).values()) - sum((await lab.bus.begin_offsets(topic)).values())
 
 
 # %% ../../../nbs/80_cli/demo/02_stages.ipynb #1a0e4873
-async def freeze_history(lab: Lab, source: Source) -> Manifest:
+async def freeze_history(lab: Lab, source: DemoSource) -> Manifest:
     "Freeze the history as a dataset."
     asked = enriched_collection(f"candles_{source.interval}"), source.symbols, source.interval, source.history
     panel, filled = await read_panel(lab.store, *asked), await count_filled(lab.store, *asked)
@@ -175,13 +175,13 @@ async def freeze_history(lab: Lab, source: Source) -> Manifest:
 def frozen_words(
     data: Manifest,  # of a dataset
 ) -> str:
-    "What a freeze has to say of itself; filled rows are named where there are any."
+    "Describe a frozen dataset in a line; filled rows are named where there are any."
     filled = sum(data.meta.get("filled", {}).values())
     return f"sha256 {data.version[:12]}, {data.meta['rows']:,} rows{f', {filled:,} filled' if filled else ''}"
 
 
-async def build_graphs(client: Client, source: Source, report: Callable[..., None]) -> dict[str, Any]:
-    "Relation graphs of the history as rows."
+async def build_graphs(client: Client, source: DemoSource, report: Callable[..., None]) -> JsonObject:
+    "Build relation graphs of the history; returns their counts."
     type_ = f"api_candles_{source.interval}"
     flow = await run_workflow(
         client,
@@ -192,15 +192,15 @@ async def build_graphs(client: Client, source: Source, report: Callable[..., Non
         time_range=str(source.history),
         targets=[{"target": "graph-builder"}],
     )
-    told = target(flow, "graph-builder")["extra"]
-    report(1, 1, f"{told['snapshots']:,} graphs, {told['edges']:,} edges")
-    return {"nodes": told["nodes"], "edges": told["edges"]}
+    figures = target_state(flow, "graph-builder")["extra"]
+    report(1, 1, f"{figures['snapshots']:,} graphs, {figures['edges']:,} edges")
+    return {"nodes": figures["nodes"], "edges": figures["edges"]}
 
 
 async def train_graph_model(
-    client: Client, source: Source, data: Manifest, seed: int, report: Callable[..., None]
-) -> dict[str, Any]:
-    "A published GATv2."
+    client: Client, source: DemoSource, data: Manifest, seed: int, report: Callable[..., None]
+) -> JsonObject:
+    "Train and publish a GATv2; returns its scores and version."
     parameters = {"SEED": seed, "DATASET_NAME": data.name, "DATASET_VERSION": data.version, "MODEL_NAME": "gatv2"}
     flow = await run_workflow(
         client,
@@ -210,19 +210,19 @@ async def train_graph_model(
         type="gnn_train",
         targets=[{"target": "gnn-trainer", "interval": source.interval, "parameters": parameters}],
     )
-    told = target(flow, "gnn-trainer")["extra"]
+    figures = target_state(flow, "gnn-trainer")["extra"]
     report(
         1,
         1,
-        f"AUC {told['auc']:.3f} out of sample, logistic regression {told['auc_baseline']:.3f}, {told['epochs']:.0f} epochs",
+        f"AUC {figures['auc']:.3f} out of sample, logistic regression {figures['auc_baseline']:.3f}, {figures['epochs']:.0f} epochs",
     )
-    return {"auc": told["auc"], "auc_baseline": told["auc_baseline"], "version": told["model_version"]}
+    return {"auc": figures["auc"], "auc_baseline": figures["auc_baseline"], "version": figures["model_version"]}
 
 
 async def train_agent(
-    client: Client, source: Source, data: Manifest, gnn: str, *, seed: int, steps: int, report: Callable[..., None]
-) -> dict[str, Any]:
-    "A published PPO agent that sees the graph model's word."
+    client: Client, source: DemoSource, data: Manifest, gnn: str, *, seed: int, steps: int, report: Callable[..., None]
+) -> JsonObject:
+    "Train and publish a PPO agent that observes the graph model's prediction; returns its figures and version."
     parameters = {
         "SEED": seed,
         "DATASET_NAME": data.name,
@@ -240,15 +240,19 @@ async def train_agent(
         type="ppo_train",
         targets=[{"target": "ppo-trainer", "interval": source.interval, "parameters": parameters}],
     )
-    told = target(flow, "ppo-trainer")["extra"]
-    report(1, 1, f"{told['steps']:,.0f} steps at {told['steps_per_second']:,.0f} a second")
-    return {"steps": int(told["steps"]), "steps_per_second": told["steps_per_second"], "version": told["model_version"]}
+    figures = target_state(flow, "ppo-trainer")["extra"]
+    report(1, 1, f"{figures['steps']:,.0f} steps at {figures['steps_per_second']:,.0f} a second")
+    return {
+        "steps": int(figures["steps"]),
+        "steps_per_second": figures["steps_per_second"],
+        "version": figures["model_version"],
+    }
 
 
 # %% ../../../nbs/80_cli/demo/02_stages.ipynb #b5c6a09e
 async def trade_live(
-    client: Client, lab: Lab, source: Source, models: dict[str, str], report: Callable[..., None]
-) -> tuple[dict[str, Any], dict[str, Any]]:  # figures, last state of the loaders' workflow
+    client: Client, lab: Lab, source: DemoSource, models: dict[str, str], report: Callable[..., None]
+) -> tuple[JsonObject, JsonObject]:  # figures, last state of the loaders' workflow
     "Let the published agent decide the live range from the bus; raises `UpstreamFailed` if it does not."
     topic, agent, type_, symbols = (
         f"demo-live-{six()}",
@@ -286,7 +290,7 @@ async def trade_live(
         )
         expected = sum(o["records_written"] for o in sent["targets"])
 
-        def all_decided(agent: dict[str, Any]) -> bool:
+        def all_decided(agent: JsonObject) -> bool:
             report(agent["records_written"], expected)
             return agent["records_written"] >= expected
 
@@ -295,32 +299,32 @@ async def trade_live(
         with contextlib.suppress(TryAgain):
             await client.stop(queue)
     await client.wait(queue, timeout=60)
-    told = await judge_agent(lab, source, agent)
-    same = "account equal to the backtest's" if told["exact"] else "ACCOUNT DIFFERS FROM THE BACKTEST"
+    figures = await judge_agent(lab, source, agent)
+    same = "account equal to the backtest's" if figures["exact"] else "ACCOUNT DIFFERS FROM THE BACKTEST"
     report(
         1,
         1,
-        f"{told['decisions']:,} decisions, {same}, latency {told['latency_ms_p50']:.1f} ms at the median, {told['latency_ms_p99']:.1f} ms at p99",
+        f"{figures['decisions']:,} decisions, {same}, latency {figures['latency_ms_p50']:.1f} ms at the median, {figures['latency_ms_p99']:.1f} ms at p99",
     )
-    return told, sent
+    return figures, sent
 
 
-async def until_agent(client: Client, queue: str, enough: Callable[[dict[str, Any]], bool], timeout: float) -> None:
+async def until_agent(client: Client, queue: str, enough: Callable[[JsonObject], bool], timeout: float) -> None:
     "Wait until the agent of a workflow has come so far; raises `UpstreamFailed` if the workflow ends before."
     flow = await client.wait(
         queue,
         timeout=timeout,
-        until=lambda o: o["status"] in ("error", "stopped", "finished") or enough(target(o, "rl-agent")),
+        until=lambda o: o["status"] in ("error", "stopped", "finished") or enough(target_state(o, "rl-agent")),
     )
     if flow["status"] in ("error", "stopped", "finished"):
         raise UpstreamFailed(
             f"expected the agent to go on, found its workflow {flow['status']}: {flow['message']}",
-            f"see {target(flow, 'rl-agent')['log']}",
+            f"see {target_state(flow, 'rl-agent')['log']}",
         )
 
 
-async def judge_agent(lab: Lab, source: Source, agent: str) -> dict[str, Any]:
-    "What a live agent has decided, how fast, and whether a replay says the same."
+async def judge_agent(lab: Lab, source: DemoSource, agent: str) -> JsonObject:
+    "Measure a live agent: its decisions, its latency, and whether a replay of the stored candles decides the same."
     made = await lab.store.read("decisions", where={"agent": agent})
     latency = np.array(made["latency_ms"])
     compared = await check_agent(
@@ -330,17 +334,17 @@ async def judge_agent(lab: Lab, source: Source, agent: str) -> dict[str, Any]:
         collection=enriched_collection(f"candles_{source.interval}"),
         interval=source.interval,
     )
-    told = {
+    figures = {
         "decisions": made.num_rows,
         "latency_ms_p50": float(np.percentile(latency, 50)),
         "latency_ms_p99": float(np.percentile(latency, 99)),
     }
-    return told | {"exact": all(o.exact for o in compared), "worst_difference": max(o.worst for o in compared)}
+    return figures | {"exact": all(o.exact for o in compared), "worst_difference": max(o.worst for o in compared)}
 
 
 # %% ../../../nbs/80_cli/demo/02_stages.ipynb #58dbb565
-async def backtest(lab: Lab, data: Manifest, config: WalkForward, report: Callable[..., None]) -> WalkForwardRun:
-    "The walk-forward over the demo's history."
+async def run_demo_folds(lab: Lab, data: Manifest, config: WalkForward, report: Callable[..., None]) -> WalkForwardRun:
+    "Run the walk-forward over the demo's history."
     output, queue = Path(lab.places.home) / "walk-forward", f"wf-backtest-{six()}"
     run = await walk_forward(
         lab.jobs,
@@ -359,14 +363,14 @@ async def backtest(lab: Lab, data: Manifest, config: WalkForward, report: Callab
     return run
 
 
-def walk_forward_scores(run: WalkForwardRun) -> dict[str, Any]:
-    "Each strategy's chained, out-of-sample figures; for `random` the medians with their 5th and 95th percentiles."
-    told: dict[str, Any] = {"folds": len(run.results)}
+def walk_forward_scores(run: WalkForwardRun) -> JsonObject:
+    "Return each strategy's chained out-of-sample figures; for `random` medians with 5th and 95th percentiles."
+    figures: JsonObject = {"folds": len(run.results)}
     for strategy in combine(run.results):
-        told[strategy.name] = {
+        figures[strategy.name] = {
             o: getattr(strategy.performance, o) for o in ("sharpe", "sortino", "max_drawdown", "total_return")
         }
-        told[strategy.name] |= {
+        figures[strategy.name] |= {
             f"{o}_spread": strategy.spread[o] for o in ("sharpe", "total_return") if o in strategy.spread
         }
-    return told
+    return figures
