@@ -1,0 +1,43 @@
+"""What a newcomer reads first is true: the README's example runs as a script, its links lead somewhere, the map names every package."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    *sorted((ROOT / "nbs" / "docs").rglob("*.md")),
+]
+README = PAGES[0].read_text(encoding="utf-8")
+
+
+def test_the_example_runs_as_a_script(tmp_path):
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    script = tmp_path / "example.py"
+    script.write_text(example)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "total_return" in done.stdout and "sharpe" in done.stdout
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    made = {ROOT / "nbs/docs/manual/errors.md", ROOT / "nbs/targets/index.md"}  # by `make docs`
+    wrong = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        path = (page.parent / link.partition("#")[0]).resolve()
+        if "://" not in link and not path.exists() and path not in made:
+            wrong.append(link)
+    assert not wrong, wrong
+
+
+def test_the_map_names_every_package():
+    packages = {path.name for path in (ROOT / "streamforge").iterdir() if (path / "__init__.py").exists()}
+    named = set(re.findall(r"^\| `(?:\d\d_)?(\w+)`", README, re.M)) | set(re.findall(r"`\d\d_(\w+)`", README))
+    assert packages <= named, f"the map of the README lacks {packages - named}"
