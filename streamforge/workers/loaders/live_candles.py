@@ -8,47 +8,47 @@ __all__ = ["fetch_closed_candles", "first_open", "LiveCandleSource"]
 # %% ../../../nbs/60_workers/loaders/06_live_candles.ipynb #4b26e4f2
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
-from typing import Any, cast
 
 from ...bus.base import TopicSpec
 from ...core.errors import BadRecord
 from ...core.names import open_topic
 from ...core.times import Gap, TimeRange, find_gaps, interval_ms, open_times
+from ...core.types import JsonObject
 from ...exchange.binance.followers import CandleFollower
 from ...exchange.binance.socket import StreamEvent
 from ...ledger.ranges import Ranges
 from ...messages.records import Candle
 from ..runtime.context import Context
 from ..targets import LiveCandleParameters
-from .live import IDLE, PAUSES, RECENT, SLICE, TOGETHER, LiveSession
-from .base import Fact, Order, Part, Seen, in_time_order
+from .live import IDLE_SECONDS, LIVE_PART_RECORDS, RECENT_MS, RETRY_PAUSES, LiveSession
+from .base import PARALLEL_MARKETS, Fact, Order, Part, Seen, in_time_order
 from ..runtime.topics import ensure_topic
 
 # %% ../../../nbs/60_workers/loaders/06_live_candles.ipynb #ba06a4cf
-WINDOW = 8_000  # candles that are asked for together
-KEPT = TopicSpec(retention_ms=3_600_000)  # of forming candles
-EVERY = 1.0  # seconds between two forming candles of one market
+_REQUESTED = 8_000  # candles that are requested together
+_FORMING_TOPIC = TopicSpec(retention_ms=3_600_000)  # keeps forming candles for an hour
+_FORMING_SECONDS = 1.0  # between two forming candles of one market
 
 
 # %% ../../../nbs/60_workers/loaders/06_live_candles.ipynb #5ca41feb
 async def fetch_closed_candles(
-    line: LiveSession,
+    session: LiveSession,
     symbol: str,
     interval: str,
     span: TimeRange,
-) -> tuple[list[Candle], list[Gap], int]:  # what the exchange has, what it lacks, and when it said so (ms)
-    "All closed candles of a range, by REST; raises `ExchangeError` when patience ends."
+) -> tuple[list[Candle], list[Gap], int]:  # what the exchange has, what it lacks, and its time of the answer, ms
+    "Request all closed candles of a range by REST; raises `ExchangeError` after RETRY_SECONDS."
 
     async def ask() -> tuple[list[Candle], int]:
-        klines = line.rest.klines(symbol, interval, span)
-        return [o async for page in klines for o in page], klines.now
+        klines = session.rest.klines(symbol, interval, span)
+        return [candle async for page in klines for candle in page], klines.now
 
-    for pause in (*PAUSES, 0.0):
-        rows, now = await line.ctx.retry("exchange", ask)
-        gaps = find_gaps([o.open_time for o in rows], span, interval)
-        if not gaps or gaps[-1].end < now - RECENT or not pause:
+    for pause in (*RETRY_PAUSES, 0.0):
+        rows, now = await session.ctx.retry("exchange", ask)
+        gaps = find_gaps([candle.open_time for candle in rows], span, interval)
+        if not gaps or gaps[-1].end < now - RECENT_MS or not pause:
             break
         await asyncio.sleep(pause)
     return rows, gaps, now
@@ -59,114 +59,11 @@ def first_open(
     now: int,  # the exchange's time, ms
     seen: Seen | None,  # what this loader has published last
 ) -> int:  # ms
-    "Open time of the first candle to publish: after the last own one, from the range's start, or the one that is forming."
+    "Open time of the first candle to publish: after the last own one, from the range's start, or the forming one."
     step = interval_ms(order.interval)
-    here = open_times(TimeRange(now - step + 1, now + 1), order.interval)[0]
+    forming = open_times(TimeRange(now - step + 1, now + 1), order.interval)[0]
     start = open_times(order.span, order.interval).start if order.span else 0
-    return max(seen.real.parts[-1][1], start) if seen else start or here
-
-
-# %% ../../../nbs/60_workers/loaders/06_live_candles.ipynb #ad1e4e7e
-async def _pages(
-    source: "LiveCandleSource", symbol: str, span: TimeRange, facts: list[Fact]
-) -> AsyncIterator[list[Candle]]:
-    for start in range(span.start, span.end, WINDOW * source.step):
-        part = TimeRange(start, min(start + WINDOW * source.step, span.end))
-        rows, gaps, now = await fetch_closed_candles(source.line, symbol, source.order.interval, part)
-        for gap in gaps:
-            await source.line.gap(symbol, gap.start, gap.end, gap.missing)
-        if gaps:
-            facts.append(
-                Fact(source.order.market(symbol), "missing", Ranges.of(*((o.start, o.end) for o in gaps)), now)
-            )
-        source.follower.last[symbol] = part.end - source.step
-        if rows:
-            yield rows
-
-
-async def _history(source: "LiveCandleSource", until: int) -> AsyncIterator[Part]:
-    "What is closed at a moment and not published yet."
-    end = min(
-        open_times(TimeRange(until - source.step + 1, until + 1), source.order.interval)[0], source.last + source.step
-    )
-    for n in range(0, len(source.order.symbols), TOGETHER):
-        facts: list[Fact] = []
-        async with AsyncExitStack() as stack:
-            streams = [
-                _pages(source, o, TimeRange(source.follower.last[o] + source.step, end), facts)
-                for o in source.order.symbols[n : n + TOGETHER]
-                if source.follower.last[o] + source.step < end
-            ]
-            pages = [await stack.enter_async_context(aclosing(cast(Any, o))) for o in streams]
-            async for chunk in in_time_order(pages):
-                for k in range(0, len(chunk), SLICE):
-                    yield Part(records=chunk[k : k + SLICE], facts=_loaded(source, chunk[k : k + SLICE]))
-        if facts:
-            yield Part(facts=facts)
-
-
-# %% ../../../nbs/60_workers/loaders/06_live_candles.ipynb #dc2728f9
-def _loaded(source: "LiveCandleSource", records: Sequence[Candle]) -> list[Fact]:
-    by_symbol: dict[str, list[tuple[int, int]]] = {}
-    for o in records:
-        by_symbol.setdefault(o.symbol, []).append((o.open_time, o.open_time + source.step))
-    return [
-        Fact(source.order.market(symbol), state, Ranges.of(*runs))
-        for symbol, runs in by_symbol.items()
-        for state in ("asked", "loaded")
-    ]
-
-
-async def _hole(source: "LiveCandleSource", symbol: str, span: TimeRange) -> AsyncIterator[Part]:
-    after, facts = source.follower.last[symbol], list[Fact]()
-    source.line.hole(symbol)
-    async for rows in _pages(source, symbol, span, facts):
-        for n in range(0, len(rows), SLICE):
-            yield Part(records=rows[n : n + SLICE], facts=_loaded(source, rows[n : n + SLICE]))
-    source.follower.last[symbol] = max(after, span.end - source.step)
-    if facts:
-        yield Part(facts=facts)
-
-
-def _due(source: "LiveCandleSource", forming: Mapping[str, Candle]) -> list[Candle]:
-    now = time.monotonic()
-    due = [
-        o
-        for symbol, o in forming.items()
-        if source.topic and now - source.shown.get(symbol, 0.0) >= EVERY and o.open_time <= source.last
-    ]
-    source.shown |= dict.fromkeys((o.symbol for o in due), now)
-    return due
-
-
-# %% ../../../nbs/60_workers/loaders/06_live_candles.ipynb #64c62b86
-async def _follow(source: "LiveCandleSource", events: Sequence[StreamEvent]) -> AsyncIterator[Part]:
-    "What some events mean."
-    closed: list[Candle] = []
-    forming: dict[str, Candle] = {}
-    for event in events:
-        try:
-            step = source.follower.take(event.data)
-        except BadRecord as error:
-            source.line.misread(error)
-            continue
-        source.line.unreadable = 0
-        span = step.missing and step.missing.intersection(TimeRange(0, source.last + source.step))
-        if span:
-            if closed:
-                yield Part(records=closed, facts=_loaded(source, closed))
-                closed = []
-            async for part in _hole(source, step.symbol, span):
-                yield part
-        if step.closed and step.closed.open_time <= source.last:
-            closed.append(step.closed)
-            forming.pop(step.symbol, None)
-        elif step.forming:
-            forming[step.symbol] = step.forming
-    if closed:
-        yield Part(records=closed, facts=_loaded(source, closed))
-    if drawn := _due(source, forming):
-        yield Part(records=drawn, topic=source.topic)
+    return max(seen.real.parts[-1][1], start) if seen else start or forming
 
 
 # %% ../../../nbs/60_workers/loaders/06_live_candles.ipynb #112ee3fd
@@ -175,48 +72,143 @@ class LiveCandleSource:
 
     def __init__(self, ctx: Context, order: Order, seen: Mapping[tuple[str, str], Seen]):
         self.ctx, self.order, self.seen, self.step = ctx, order, seen, interval_ms(order.interval)
-        self.line = LiveSession(ctx, order, f"@kline_{order.interval}", "candles")
+        self.session = LiveSession(ctx, order, f"@kline_{order.interval}", "candles")
         self.follower = CandleFollower(order.interval)
-        self.last = (
-            open_times(order.span, order.interval)[-1] if order.span else 2**62
-        )  # open time of the last candle wanted
+        self.last = open_times(order.span, order.interval)[-1] if order.span else 2**62  # last open time wanted, ms
         self.topic = open_topic(order.topic) if LiveCandleParameters.read(ctx.settings.options).open else ""
-        self.shown: dict[str, float] = {}  # symbol -> when its forming candle went out last
+        self._sent: dict[str, float] = {}  # symbol -> when its forming candle was published last; s, monotonic
 
     async def __aenter__(self) -> "LiveCandleSource":
         if self.topic:
-            await ensure_topic(self.ctx.bus, self.topic, KEPT)
-        await self.line.__aenter__()
+            await ensure_topic(self.ctx.bus, self.topic, _FORMING_TOPIC)
+        await self.session.__aenter__()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        await self.line.__aexit__(*exc)
+        await self.session.__aexit__(*exc)
 
-    async def parts(self) -> AsyncIterator[Part]:
-        "Raises `ExchangeError`, `BadRecord`, `Refused`."
-        now = await self.line.now()
+    async def parts(self) -> AsyncGenerator[Part, None]:
+        "Yield history, then the live candles; raises `ExchangeError`, `BadRecord`, `Refused`."
+        now = await self.session.now()
         for symbol in self.order.symbols:
-            self.follower.last[symbol] = (
-                first_open(self.order, now, self.seen.get((symbol, self.order.interval))) - self.step
-            )
-        async with aclosing(cast(Any, _history(self, now))) as history:
+            seen = self.seen.get((symbol, self.order.interval))
+            self.follower.last[symbol] = first_open(self.order, now, seen) - self.step
+        async with aclosing(self._history(now)) as history:
             async for part in history:
                 yield part
-        while not self._complete():
-            events = await self.line.inbox.take(IDLE if self.order.span else None)
-            if not events and await self.line.over():
-                async with aclosing(cast(Any, _history(self, self.last + self.step))) as rest:
+        while not all(self.follower.last[symbol] >= self.last for symbol in self.order.symbols):
+            events = await self.session.buffer.take(IDLE_SECONDS if self.order.span else None)
+            if not events and await self.session.over():
+                async with aclosing(self._history(self.last + self.step)) as rest:
                     async for part in rest:
                         yield part
             elif events:
-                async with aclosing(cast(Any, _follow(self, events))) as parts:
+                async with aclosing(self._follow(events)) as parts:
                     async for part in parts:
                         yield part
-                self.line.published()
+                self.session.published()
 
-    def _complete(self) -> bool:
-        return all(self.follower.last[o] >= self.last for o in self.order.symbols)
+    async def _history(self, until: int) -> AsyncGenerator[Part, None]:
+        "Yield what is closed at a moment and not published yet, in time order over all markets."
+        forming = open_times(TimeRange(until - self.step + 1, until + 1), self.order.interval)[0]
+        end = min(forming, self.last + self.step)
+        for n in range(0, len(self.order.symbols), PARALLEL_MARKETS):
+            facts: list[Fact] = []
+            async with AsyncExitStack() as stack:
+                streams = [
+                    self._pages(symbol, TimeRange(self.follower.last[symbol] + self.step, end), facts)
+                    for symbol in self.order.symbols[n : n + PARALLEL_MARKETS]
+                    if self.follower.last[symbol] + self.step < end
+                ]
+                pages = [await stack.enter_async_context(aclosing(stream)) for stream in streams]
+                async for chunk in in_time_order(pages):
+                    for part in self._parts_of(chunk):
+                        yield part
+            if facts:
+                yield Part(facts=facts)
 
-    def summary(self) -> dict[str, Any]:
-        "The holes of all markets, and what the line has been through."
-        return self.line.summary() | {"repeated": self.follower.repeated}
+    async def _pages(self, symbol: str, span: TimeRange, facts: list[Fact]) -> AsyncGenerator[list[Candle], None]:
+        "Yield a market's candles by REST; reports gaps and appends their facts."
+        for start in range(span.start, span.end, _REQUESTED * self.step):
+            part = TimeRange(start, min(start + _REQUESTED * self.step, span.end))
+            rows, gaps, now = await fetch_closed_candles(self.session, symbol, self.order.interval, part)
+            for gap in gaps:
+                await self.session.report_gap(symbol, gap.start, gap.end, gap.missing)
+            if gaps:
+                missing = Ranges.of(*((gap.start, gap.end) for gap in gaps))
+                facts.append(Fact(self.order.market(symbol), "missing", missing, now))
+            self.follower.last[symbol] = part.end - self.step
+            if rows:
+                yield rows
+
+    async def _follow(self, events: Sequence[StreamEvent]) -> AsyncGenerator[Part, None]:
+        "Yield the candles of stream events, and before each event the candles that the stream skipped."
+        closed: list[Candle] = []
+        forming: dict[str, Candle] = {}
+        for event in events:
+            try:
+                step = self.follower.take(event.data)
+            except BadRecord as error:
+                self.session.skip_unreadable(error)
+                continue
+            self.session.unreadable = 0
+            span = step.missing and step.missing.intersection(TimeRange(0, self.last + self.step))
+            if span:
+                for part in self._parts_of(closed):
+                    yield part
+                closed = []
+                async with aclosing(self._fill(step.symbol, span)) as parts:
+                    async for part in parts:
+                        yield part
+            if step.closed and step.closed.open_time <= self.last:
+                closed.append(step.closed)
+                forming.pop(step.symbol, None)
+            elif step.forming:
+                forming[step.symbol] = step.forming
+        for part in self._parts_of(closed):
+            yield part
+        if due := self._due(forming):
+            yield Part(records=due, topic=self.topic)
+
+    async def _fill(self, symbol: str, span: TimeRange) -> AsyncGenerator[Part, None]:
+        "Yield the candles that the stream skipped, by REST."
+        after, facts = self.follower.last[symbol], list[Fact]()
+        self.session.count_gap(symbol)
+        async with aclosing(self._pages(symbol, span, facts)) as pages:
+            async for rows in pages:
+                for part in self._parts_of(rows):
+                    yield part
+        self.follower.last[symbol] = max(after, span.end - self.step)
+        if facts:
+            yield Part(facts=facts)
+
+    def _parts_of(self, records: Sequence[Candle]) -> list[Part]:
+        "Divide candles into parts with their facts."
+        slices = [records[n : n + LIVE_PART_RECORDS] for n in range(0, len(records), LIVE_PART_RECORDS)]
+        return [Part(records=rows, facts=self._loaded(rows)) for rows in slices]
+
+    def _loaded(self, records: Sequence[Candle]) -> list[Fact]:
+        "State that these candles were asked for and loaded, market by market."
+        by_symbol: dict[str, list[tuple[int, int]]] = {}
+        for candle in records:
+            by_symbol.setdefault(candle.symbol, []).append((candle.open_time, candle.open_time + self.step))
+        facts = []
+        for symbol, runs in by_symbol.items():
+            market, ranges = self.order.market(symbol), Ranges.of(*runs)
+            facts += [Fact(market, "asked", ranges), Fact(market, "loaded", ranges)]
+        return facts
+
+    def _due(self, forming: Mapping[str, Candle]) -> list[Candle]:
+        "Select the forming candles to publish now: inside the range, and at most one a second per market."
+        now = time.monotonic()
+        due = [
+            candle
+            for symbol, candle in forming.items()
+            if self.topic and now - self._sent.get(symbol, 0.0) >= _FORMING_SECONDS and candle.open_time <= self.last
+        ]
+        self._sent |= dict.fromkeys((candle.symbol for candle in due), now)
+        return due
+
+    def summary(self) -> JsonObject:
+        "List the gaps of all markets, and count missing and repeated candles, reconnects and dropped events."
+        return self.session.summary() | {"repeated": self.follower.repeated}
