@@ -7005,6 +7005,10 @@ d = {
             "streamforge.workers.dummy.Dummy.run": ("60_workers/dummy.html#dummy.run", "streamforge/workers/dummy.py"),
         },
         "streamforge.workers.loaders.archive": {
+            "streamforge.workers.loaders.archive.ArchiveCounts": (
+                "60_workers/loaders/archive.html#archivecounts",
+                "streamforge/workers/loaders/archive.py",
+            ),
             "streamforge.workers.loaders.archive.ArchivedCandles": (
                 "60_workers/loaders/archive.html#archivedcandles",
                 "streamforge/workers/loaders/archive.py",
@@ -7041,8 +7045,8 @@ d = {
                 "60_workers/loaders/archive.html#_month",
                 "streamforge/workers/loaders/archive.py",
             ),
-            "streamforge.workers.loaders.archive._nothing": (
-                "60_workers/loaders/archive.html#_nothing",
+            "streamforge.workers.loaders.archive._no_tables": (
+                "60_workers/loaders/archive.html#_no_tables",
                 "streamforge/workers/loaders/archive.py",
             ),
             "streamforge.workers.loaders.archive._records": (
@@ -7053,16 +7057,16 @@ d = {
                 "60_workers/loaders/archive.html#archive_figures",
                 "streamforge/workers/loaders/archive.py",
             ),
+            "streamforge.workers.loaders.archive.merge_sources": (
+                "60_workers/loaders/archive.html#merge_sources",
+                "streamforge/workers/loaders/archive.py",
+            ),
             "streamforge.workers.loaders.archive.open_archive": (
                 "60_workers/loaders/archive.html#open_archive",
                 "streamforge/workers/loaders/archive.py",
             ),
             "streamforge.workers.loaders.archive.stretch_of": (
                 "60_workers/loaders/archive.html#stretch_of",
-                "streamforge/workers/loaders/archive.py",
-            ),
-            "streamforge.workers.loaders.archive.woven": (
-                "60_workers/loaders/archive.html#woven",
                 "streamforge/workers/loaders/archive.py",
             ),
         },
@@ -7103,6 +7107,18 @@ d = {
                 "60_workers/loaders/base.html#recordsource.summary",
                 "streamforge/workers/loaders/base.py",
             ),
+            "streamforge.workers.loaders.base.RowPlace": (
+                "60_workers/loaders/base.html#rowplace",
+                "streamforge/workers/loaders/base.py",
+            ),
+            "streamforge.workers.loaders.base.RowPlace.numbers": (
+                "60_workers/loaders/base.html#rowplace.numbers",
+                "streamforge/workers/loaders/base.py",
+            ),
+            "streamforge.workers.loaders.base.RowPlace.place": (
+                "60_workers/loaders/base.html#rowplace.place",
+                "streamforge/workers/loaders/base.py",
+            ),
             "streamforge.workers.loaders.base.Seen": (
                 "60_workers/loaders/base.html#seen",
                 "streamforge/workers/loaders/base.py",
@@ -7121,14 +7137,6 @@ d = {
             ),
             "streamforge.workers.loaders.base.Seen.real": (
                 "60_workers/loaders/base.html#seen.real",
-                "streamforge/workers/loaders/base.py",
-            ),
-            "streamforge.workers.loaders.base._Place": (
-                "60_workers/loaders/base.html#_place",
-                "streamforge/workers/loaders/base.py",
-            ),
-            "streamforge.workers.loaders.base._Place.numbers": (
-                "60_workers/loaders/base.html#_place.numbers",
                 "streamforge/workers/loaders/base.py",
             ),
             "streamforge.workers.loaders.base._next": (
@@ -7177,12 +7185,12 @@ d = {
                 "60_workers/loaders/candles.html#candlehistorysource.__init__",
                 "streamforge/workers/loaders/candles.py",
             ),
-            "streamforge.workers.loaders.candles.CandleHistorySource._known": (
-                "60_workers/loaders/candles.html#candlehistorysource._known",
-                "streamforge/workers/loaders/candles.py",
-            ),
             "streamforge.workers.loaders.candles.CandleHistorySource._part": (
                 "60_workers/loaders/candles.html#candlehistorysource._part",
+                "streamforge/workers/loaders/candles.py",
+            ),
+            "streamforge.workers.loaders.candles.CandleHistorySource._published_before": (
+                "60_workers/loaders/candles.html#candlehistorysource._published_before",
                 "streamforge/workers/loaders/candles.py",
             ),
             "streamforge.workers.loaders.candles.CandleHistorySource.parts": (
@@ -7205,32 +7213,32 @@ d = {
                 "60_workers/loaders/candles.html#marketstream.__init__",
                 "streamforge/workers/loaders/candles.py",
             ),
+            "streamforge.workers.loaders.candles.MarketStream._flat": (
+                "60_workers/loaders/candles.html#marketstream._flat",
+                "streamforge/workers/loaders/candles.py",
+            ),
+            "streamforge.workers.loaders.candles.MarketStream._requested": (
+                "60_workers/loaders/candles.html#marketstream._requested",
+                "streamforge/workers/loaders/candles.py",
+            ),
+            "streamforge.workers.loaders.candles.MarketStream._settled": (
+                "60_workers/loaders/candles.html#marketstream._settled",
+                "streamforge/workers/loaders/candles.py",
+            ),
             "streamforge.workers.loaders.candles.MarketStream.facts": (
                 "60_workers/loaders/candles.html#marketstream.facts",
                 "streamforge/workers/loaders/candles.py",
             ),
-            "streamforge.workers.loaders.candles.MarketStream.holes": (
-                "60_workers/loaders/candles.html#marketstream.holes",
+            "streamforge.workers.loaders.candles.MarketStream.gaps": (
+                "60_workers/loaders/candles.html#marketstream.gaps",
                 "streamforge/workers/loaders/candles.py",
             ),
             "streamforge.workers.loaders.candles.MarketStream.pages": (
                 "60_workers/loaders/candles.html#marketstream.pages",
                 "streamforge/workers/loaders/candles.py",
             ),
-            "streamforge.workers.loaders.candles._asked": (
-                "60_workers/loaders/candles.html#_asked",
-                "streamforge/workers/loaders/candles.py",
-            ),
-            "streamforge.workers.loaders.candles._flat": (
-                "60_workers/loaders/candles.html#_flat",
-                "streamforge/workers/loaders/candles.py",
-            ),
             "streamforge.workers.loaders.candles._inside": (
                 "60_workers/loaders/candles.html#_inside",
-                "streamforge/workers/loaders/candles.py",
-            ),
-            "streamforge.workers.loaders.candles._settled": (
-                "60_workers/loaders/candles.html#_settled",
                 "streamforge/workers/loaders/candles.py",
             ),
             "streamforge.workers.loaders.candles.flat_candles": (
@@ -7267,6 +7275,14 @@ d = {
                 "60_workers/loaders/live.html#eventbuffer.__init__",
                 "streamforge/workers/loaders/live.py",
             ),
+            "streamforge.workers.loaders.live.EventBuffer._put": (
+                "60_workers/loaders/live.html#eventbuffer._put",
+                "streamforge/workers/loaders/live.py",
+            ),
+            "streamforge.workers.loaders.live.EventBuffer._read": (
+                "60_workers/loaders/live.html#eventbuffer._read",
+                "streamforge/workers/loaders/live.py",
+            ),
             "streamforge.workers.loaders.live.EventBuffer.each": (
                 "60_workers/loaders/live.html#eventbuffer.each",
                 "streamforge/workers/loaders/live.py",
@@ -7291,20 +7307,16 @@ d = {
                 "60_workers/loaders/live.html#livesession.__init__",
                 "streamforge/workers/loaders/live.py",
             ),
-            "streamforge.workers.loaders.live.LiveSession._reconnected": (
-                "60_workers/loaders/live.html#livesession._reconnected",
+            "streamforge.workers.loaders.live.LiveSession._look_up": (
+                "60_workers/loaders/live.html#livesession._look_up",
                 "streamforge/workers/loaders/live.py",
             ),
-            "streamforge.workers.loaders.live.LiveSession.gap": (
-                "60_workers/loaders/live.html#livesession.gap",
+            "streamforge.workers.loaders.live.LiveSession._on_reconnect": (
+                "60_workers/loaders/live.html#livesession._on_reconnect",
                 "streamforge/workers/loaders/live.py",
             ),
-            "streamforge.workers.loaders.live.LiveSession.hole": (
-                "60_workers/loaders/live.html#livesession.hole",
-                "streamforge/workers/loaders/live.py",
-            ),
-            "streamforge.workers.loaders.live.LiveSession.misread": (
-                "60_workers/loaders/live.html#livesession.misread",
+            "streamforge.workers.loaders.live.LiveSession.count_gap": (
+                "60_workers/loaders/live.html#livesession.count_gap",
                 "streamforge/workers/loaders/live.py",
             ),
             "streamforge.workers.loaders.live.LiveSession.now": (
@@ -7319,40 +7331,20 @@ d = {
                 "60_workers/loaders/live.html#livesession.published",
                 "streamforge/workers/loaders/live.py",
             ),
+            "streamforge.workers.loaders.live.LiveSession.report_gap": (
+                "60_workers/loaders/live.html#livesession.report_gap",
+                "streamforge/workers/loaders/live.py",
+            ),
+            "streamforge.workers.loaders.live.LiveSession.skip_unreadable": (
+                "60_workers/loaders/live.html#livesession.skip_unreadable",
+                "streamforge/workers/loaders/live.py",
+            ),
             "streamforge.workers.loaders.live.LiveSession.summary": (
                 "60_workers/loaders/live.html#livesession.summary",
                 "streamforge/workers/loaders/live.py",
             ),
-            "streamforge.workers.loaders.live._Place": (
-                "60_workers/loaders/live.html#_place",
-                "streamforge/workers/loaders/live.py",
-            ),
-            "streamforge.workers.loaders.live._Place.numbers": (
-                "60_workers/loaders/live.html#_place.numbers",
-                "streamforge/workers/loaders/live.py",
-            ),
-            "streamforge.workers.loaders.live._look_up": (
-                "60_workers/loaders/live.html#_look_up",
-                "streamforge/workers/loaders/live.py",
-            ),
-            "streamforge.workers.loaders.live._put": (
-                "60_workers/loaders/live.html#_put",
-                "streamforge/workers/loaders/live.py",
-            ),
-            "streamforge.workers.loaders.live._reconnected": (
-                "60_workers/loaders/live.html#_reconnected",
-                "streamforge/workers/loaders/live.py",
-            ),
-            "streamforge.workers.loaders.live._run": (
-                "60_workers/loaders/live.html#_run",
-                "streamforge/workers/loaders/live.py",
-            ),
-            "streamforge.workers.loaders.live._say": (
-                "60_workers/loaders/live.html#_say",
-                "streamforge/workers/loaders/live.py",
-            ),
-            "streamforge.workers.loaders.live._window": (
-                "60_workers/loaders/live.html#_window",
+            "streamforge.workers.loaders.live._records_between": (
+                "60_workers/loaders/live.html#_records_between",
                 "streamforge/workers/loaders/live.py",
             ),
             "streamforge.workers.loaders.live.last_written": (
@@ -7385,8 +7377,12 @@ d = {
                 "60_workers/loaders/live_books.html#livebooksource._ask",
                 "streamforge/workers/loaders/live_books.py",
             ),
-            "streamforge.workers.loaders.live_books.LiveBookSource._resync": (
-                "60_workers/loaders/live_books.html#livebooksource._resync",
+            "streamforge.workers.loaders.live_books.LiveBookSource._on_resync": (
+                "60_workers/loaders/live_books.html#livebooksource._on_resync",
+                "streamforge/workers/loaders/live_books.py",
+            ),
+            "streamforge.workers.loaders.live_books.LiveBookSource._select": (
+                "60_workers/loaders/live_books.html#livebooksource._select",
                 "streamforge/workers/loaders/live_books.py",
             ),
             "streamforge.workers.loaders.live_books.LiveBookSource.parts": (
@@ -7395,10 +7391,6 @@ d = {
             ),
             "streamforge.workers.loaders.live_books.LiveBookSource.summary": (
                 "60_workers/loaders/live_books.html#livebooksource.summary",
-                "streamforge/workers/loaders/live_books.py",
-            ),
-            "streamforge.workers.loaders.live_books._in_order": (
-                "60_workers/loaders/live_books.html#_in_order",
                 "streamforge/workers/loaders/live_books.py",
             ),
             "streamforge.workers.loaders.live_books.book_options": (
@@ -7423,8 +7415,32 @@ d = {
                 "60_workers/loaders/live_candles.html#livecandlesource.__init__",
                 "streamforge/workers/loaders/live_candles.py",
             ),
-            "streamforge.workers.loaders.live_candles.LiveCandleSource._complete": (
-                "60_workers/loaders/live_candles.html#livecandlesource._complete",
+            "streamforge.workers.loaders.live_candles.LiveCandleSource._due": (
+                "60_workers/loaders/live_candles.html#livecandlesource._due",
+                "streamforge/workers/loaders/live_candles.py",
+            ),
+            "streamforge.workers.loaders.live_candles.LiveCandleSource._fill": (
+                "60_workers/loaders/live_candles.html#livecandlesource._fill",
+                "streamforge/workers/loaders/live_candles.py",
+            ),
+            "streamforge.workers.loaders.live_candles.LiveCandleSource._follow": (
+                "60_workers/loaders/live_candles.html#livecandlesource._follow",
+                "streamforge/workers/loaders/live_candles.py",
+            ),
+            "streamforge.workers.loaders.live_candles.LiveCandleSource._history": (
+                "60_workers/loaders/live_candles.html#livecandlesource._history",
+                "streamforge/workers/loaders/live_candles.py",
+            ),
+            "streamforge.workers.loaders.live_candles.LiveCandleSource._loaded": (
+                "60_workers/loaders/live_candles.html#livecandlesource._loaded",
+                "streamforge/workers/loaders/live_candles.py",
+            ),
+            "streamforge.workers.loaders.live_candles.LiveCandleSource._pages": (
+                "60_workers/loaders/live_candles.html#livecandlesource._pages",
+                "streamforge/workers/loaders/live_candles.py",
+            ),
+            "streamforge.workers.loaders.live_candles.LiveCandleSource._parts_of": (
+                "60_workers/loaders/live_candles.html#livecandlesource._parts_of",
                 "streamforge/workers/loaders/live_candles.py",
             ),
             "streamforge.workers.loaders.live_candles.LiveCandleSource.parts": (
@@ -7433,30 +7449,6 @@ d = {
             ),
             "streamforge.workers.loaders.live_candles.LiveCandleSource.summary": (
                 "60_workers/loaders/live_candles.html#livecandlesource.summary",
-                "streamforge/workers/loaders/live_candles.py",
-            ),
-            "streamforge.workers.loaders.live_candles._due": (
-                "60_workers/loaders/live_candles.html#_due",
-                "streamforge/workers/loaders/live_candles.py",
-            ),
-            "streamforge.workers.loaders.live_candles._follow": (
-                "60_workers/loaders/live_candles.html#_follow",
-                "streamforge/workers/loaders/live_candles.py",
-            ),
-            "streamforge.workers.loaders.live_candles._history": (
-                "60_workers/loaders/live_candles.html#_history",
-                "streamforge/workers/loaders/live_candles.py",
-            ),
-            "streamforge.workers.loaders.live_candles._hole": (
-                "60_workers/loaders/live_candles.html#_hole",
-                "streamforge/workers/loaders/live_candles.py",
-            ),
-            "streamforge.workers.loaders.live_candles._loaded": (
-                "60_workers/loaders/live_candles.html#_loaded",
-                "streamforge/workers/loaders/live_candles.py",
-            ),
-            "streamforge.workers.loaders.live_candles._pages": (
-                "60_workers/loaders/live_candles.html#_pages",
                 "streamforge/workers/loaders/live_candles.py",
             ),
             "streamforge.workers.loaders.live_candles.fetch_closed_candles": (
@@ -7485,28 +7477,28 @@ d = {
                 "60_workers/loaders/live_trades.html#livetradesource.__init__",
                 "streamforge/workers/loaders/live_trades.py",
             ),
+            "streamforge.workers.loaders.live_trades.LiveTradeSource._between": (
+                "60_workers/loaders/live_trades.html#livetradesource._between",
+                "streamforge/workers/loaders/live_trades.py",
+            ),
+            "streamforge.workers.loaders.live_trades.LiveTradeSource._follow": (
+                "60_workers/loaders/live_trades.html#livetradesource._follow",
+                "streamforge/workers/loaders/live_trades.py",
+            ),
+            "streamforge.workers.loaders.live_trades.LiveTradeSource._history": (
+                "60_workers/loaders/live_trades.html#livetradesource._history",
+                "streamforge/workers/loaders/live_trades.py",
+            ),
+            "streamforge.workers.loaders.live_trades.LiveTradeSource._part": (
+                "60_workers/loaders/live_trades.html#livetradesource._part",
+                "streamforge/workers/loaders/live_trades.py",
+            ),
             "streamforge.workers.loaders.live_trades.LiveTradeSource.parts": (
                 "60_workers/loaders/live_trades.html#livetradesource.parts",
                 "streamforge/workers/loaders/live_trades.py",
             ),
             "streamforge.workers.loaders.live_trades.LiveTradeSource.summary": (
                 "60_workers/loaders/live_trades.html#livetradesource.summary",
-                "streamforge/workers/loaders/live_trades.py",
-            ),
-            "streamforge.workers.loaders.live_trades._between": (
-                "60_workers/loaders/live_trades.html#_between",
-                "streamforge/workers/loaders/live_trades.py",
-            ),
-            "streamforge.workers.loaders.live_trades._follow": (
-                "60_workers/loaders/live_trades.html#_follow",
-                "streamforge/workers/loaders/live_trades.py",
-            ),
-            "streamforge.workers.loaders.live_trades._history": (
-                "60_workers/loaders/live_trades.html#_history",
-                "streamforge/workers/loaders/live_trades.py",
-            ),
-            "streamforge.workers.loaders.live_trades._loaded": (
-                "60_workers/loaders/live_trades.html#_loaded",
                 "streamforge/workers/loaders/live_trades.py",
             ),
             "streamforge.workers.loaders.live_trades._runs": (
@@ -7559,12 +7551,16 @@ d = {
                 "60_workers/loaders/trades.html#tradestream.__init__",
                 "streamforge/workers/loaders/trades.py",
             ),
-            "streamforge.workers.loaders.trades.TradeStream._asked": (
-                "60_workers/loaders/trades.html#tradestream._asked",
+            "streamforge.workers.loaders.trades.TradeStream._ids_of": (
+                "60_workers/loaders/trades.html#tradestream._ids_of",
                 "streamforge/workers/loaders/trades.py",
             ),
-            "streamforge.workers.loaders.trades.TradeStream._known": (
-                "60_workers/loaders/trades.html#tradestream._known",
+            "streamforge.workers.loaders.trades.TradeStream._read": (
+                "60_workers/loaders/trades.html#tradestream._read",
+                "streamforge/workers/loaders/trades.py",
+            ),
+            "streamforge.workers.loaders.trades.TradeStream._requested": (
+                "60_workers/loaders/trades.html#tradestream._requested",
                 "streamforge/workers/loaders/trades.py",
             ),
             "streamforge.workers.loaders.trades.TradeStream.pages": (
@@ -7573,10 +7569,6 @@ d = {
             ),
             "streamforge.workers.loaders.trades.TradeStream.plan": (
                 "60_workers/loaders/trades.html#tradestream.plan",
-                "streamforge/workers/loaders/trades.py",
-            ),
-            "streamforge.workers.loaders.trades._ids_of": (
-                "60_workers/loaders/trades.html#_ids_of",
                 "streamforge/workers/loaders/trades.py",
             ),
             "streamforge.workers.loaders.trades.ids_between": (
@@ -7597,16 +7589,24 @@ d = {
                 "60_workers/loaders/worker.html#loader.run",
                 "streamforge/workers/loaders/worker.py",
             ),
-            "streamforge.workers.loaders.worker._last_notes": (
-                "60_workers/loaders/worker.html#_last_notes",
+            "streamforge.workers.loaders.worker._published_before": (
+                "60_workers/loaders/worker.html#_published_before",
                 "streamforge/workers/loaders/worker.py",
             ),
-            "streamforge.workers.loaders.worker._record_key": (
-                "60_workers/loaders/worker.html#_record_key",
+            "streamforge.workers.loaders.worker._symbol_of": (
+                "60_workers/loaders/worker.html#_symbol_of",
                 "streamforge/workers/loaders/worker.py",
             ),
-            "streamforge.workers.loaders.worker.before": (
-                "60_workers/loaders/worker.html#before",
+            "streamforge.workers.loaders.worker._time_of": (
+                "60_workers/loaders/worker.html#_time_of",
+                "streamforge/workers/loaders/worker.py",
+            ),
+            "streamforge.workers.loaders.worker._write_last": (
+                "60_workers/loaders/worker.html#_write_last",
+                "streamforge/workers/loaders/worker.py",
+            ),
+            "streamforge.workers.loaders.worker._writing": (
+                "60_workers/loaders/worker.html#_writing",
                 "streamforge/workers/loaders/worker.py",
             ),
             "streamforge.workers.loaders.worker.publish_part": (
@@ -7615,10 +7615,6 @@ d = {
             ),
             "streamforge.workers.loaders.worker.report": (
                 "60_workers/loaders/worker.html#report",
-                "streamforge/workers/loaders/worker.py",
-            ),
-            "streamforge.workers.loaders.worker.writing": (
-                "60_workers/loaders/worker.html#writing",
                 "streamforge/workers/loaders/worker.py",
             ),
         },

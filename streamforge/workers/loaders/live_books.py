@@ -6,17 +6,16 @@
 __all__ = ["book_options", "LiveBookSource"]
 
 # %% ../../../nbs/60_workers/loaders/08_live_books.ipynb #9022212d
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import aclosing
-from typing import Any, cast
+from collections.abc import AsyncGenerator, Mapping, Sequence
 
+from ...core.types import JsonObject
 from ...exchange.binance.models import DepthSnapshot
 from ...exchange.binance.pages import IdRange
 from ...exchange.binance.book_feed import BookFeed, BookOptions
 from ...messages.records import BookSnapshot, DepthUpdate
 from ..runtime.context import Context
 from ..targets import BookParameters
-from .live import IDLE, EventBuffer, LiveSession
+from .live import IDLE_SECONDS, EventBuffer, LiveSession
 from .base import Order, Part, Seen
 
 
@@ -31,27 +30,6 @@ def book_options(
     return BookOptions(levels=levels, every_ms=every_ms, limit=5_000 if levels > 500 else 1_000)
 
 
-# %% ../../../nbs/60_workers/loaders/08_live_books.ipynb #3ebe854a
-async def _in_order(source: "LiveBookSource", records: Sequence[DepthUpdate | BookSnapshot]) -> AsyncIterator[Part]:
-    "What of the feed's records is wanted; a hole is said where it is."
-    wanted: list[Any] = []
-    for o in records:
-        symbol, moment = (o.s, o.E) if isinstance(o, DepthUpdate) else (o.symbol, o.timestamp)
-        if moment >= source.end:
-            source.done.add(symbol)
-        if isinstance(o, DepthUpdate):
-            last = source.last.setdefault(symbol, o.U - 1)
-            source.last[symbol] = o.u
-            if last + 1 < o.U:
-                source.line.hole(symbol)
-                if source.updates and symbol not in source.done:
-                    await source.line.gap(symbol, last + 1, o.U, o.U - last - 1)
-        if source.start <= moment and symbol not in source.done and (source.updates or isinstance(o, BookSnapshot)):
-            wanted.append(o)
-    if wanted:
-        yield Part(records=wanted)
-
-
 # %% ../../../nbs/60_workers/loaders/08_live_books.ipynb #0d0c23d8
 class LiveBookSource:
     "Order books of live markets."
@@ -59,40 +37,60 @@ class LiveBookSource:
     def __init__(self, ctx: Context, order: Order, seen: Mapping[tuple[str, str], Seen]):
         self.ctx, self.order, self.updates = ctx, order, order.kind == "ws_depth"
         self.options = book_options(order.kind, BookParameters.read(ctx.settings.options))
-        self.line = LiveSession(ctx, order, "@depth@100ms" if self.updates else "@depth", "update ids")
-        self.last: dict[str, int] = {}  # symbol -> last update id that was sent
-        self.resyncs, self.done = 0, set[str]()
+        self.session = LiveSession(ctx, order, "@depth@100ms" if self.updates else "@depth", "update ids")
+        self.last: dict[str, int] = {}  # symbol -> last update id that was published
+        self.resyncs, self.done = 0, set[str]()  # done: symbols that have reached the end of the range
         self.start, self.end = (order.span.start, order.span.end) if order.span else (0, 2**62)
 
     async def __aenter__(self) -> "LiveBookSource":
-        await self.line.__aenter__()
+        await self.session.__aenter__()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        await self.line.__aexit__(*exc)
+        await self.session.__aexit__(*exc)
 
-    async def parts(self) -> AsyncIterator[Part]:
-        "Raises `OutOfSequence`, `ExchangeError`, `BadRecord`, `Refused`."
-        feed = BookFeed(self.line.inbox.each(), self._ask, options=self.options, on_resync=self._resync)
-        async with EventBuffer(cast(AsyncIterator[Any], aiter(feed)), most=500, wait=True) as inbox:
+    async def parts(self) -> AsyncGenerator[Part, None]:
+        "Yield updates and snapshots; raises `OutOfSequence`, `ExchangeError`, `BadRecord`, `Refused`."
+        feed = BookFeed(self.session.buffer.each(), self._ask, options=self.options, on_resync=self._on_resync)
+        async with EventBuffer(aiter(feed), most=500, wait=True) as records:
             while len(self.done) < len(self.order.symbols):
-                found = await inbox.take(IDLE if self.order.span else None)
-                if not found and await self.line.over():
+                taken = await records.take(IDLE_SECONDS if self.order.span else None)
+                if not taken and await self.session.over():
                     return
-                self.line.inbox.since = inbox.since
-                async with aclosing(cast(Any, _in_order(self, found))) as parts:
-                    async for part in parts:
-                        yield part
-                        self.line.published()
+                self.session.buffer.since = records.since
+                if wanted := await self._select(taken):
+                    yield Part(records=wanted)
+                    self.session.published()
+
+    async def _select(self, records: Sequence[DepthUpdate | BookSnapshot]) -> list[DepthUpdate | BookSnapshot]:
+        "Select the records of the range and kind that were ordered; reports gaps between updates."
+        wanted: list[DepthUpdate | BookSnapshot] = []
+        for record in records:
+            is_update = isinstance(record, DepthUpdate)
+            symbol, moment = (
+                (record.s, record.E) if isinstance(record, DepthUpdate) else (record.symbol, record.timestamp)
+            )
+            if moment >= self.end:
+                self.done.add(symbol)
+            if isinstance(record, DepthUpdate):
+                last = self.last.setdefault(symbol, record.U - 1)
+                self.last[symbol] = record.u
+                if last + 1 < record.U:
+                    self.session.count_gap(symbol)
+                    if self.updates and symbol not in self.done:
+                        await self.session.report_gap(symbol, last + 1, record.U, record.U - last - 1)
+            if self.start <= moment and symbol not in self.done and (self.updates or not is_update):
+                wanted.append(record)
+        return wanted
 
     async def _ask(self, symbol: str, limit: int) -> DepthSnapshot:
-        return await self.ctx.retry("exchange", lambda: self.line.rest.depth(symbol, limit))
+        return await self.ctx.retry("exchange", lambda: self.session.rest.depth(symbol, limit))
 
-    def _resync(self, symbol: str, missing: IdRange | None) -> None:
+    def _on_resync(self, symbol: str, missing: IdRange | None) -> None:
         self.resyncs += 1
         self.ctx.metrics("streamforge_book_resyncs_total", symbol=symbol).inc()
-        self.ctx.log.warning("order book started over", market=symbol, missing=str(missing or ""))
+        self.ctx.log.warning("order book started again", market=symbol, missing=str(missing or ""))
 
-    def summary(self) -> dict[str, Any]:
-        "Holes of the updates, how often a book was started over, and what the line has been through."
-        return self.line.summary() | {"resyncs": self.resyncs}
+    def summary(self) -> JsonObject:
+        "List the gaps of the updates, and count missing updates, restarts of books, reconnects and dropped events."
+        return self.session.summary() | {"resyncs": self.resyncs}

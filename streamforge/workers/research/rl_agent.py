@@ -83,7 +83,7 @@ class DecisionWriter:
             symbol=symbol,
             interval=self.interval,
             open_time=decided.open_time,
-            action=decided.name,
+            action=decided.name,  # type: ignore[arg-type]  # one of `rl.policy`'s actions
             position=decided.position,
             price=decided.price,
             equity=decided.equity,
