@@ -15,7 +15,7 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -47,7 +47,6 @@ def environment(
 
 # %% ../../nbs/23_jobs/04_process.ipynb #6da5e9fb
 log = get_logger("jobs.process")
-_T = TypeVar("_T")
 
 
 class _Job:
@@ -75,8 +74,8 @@ class _Job:
             message=self.message,
         )
 
-    async def unless_stopped(self, awaited: asyncio.Future[_T], timeout: float | None = None) -> bool:
-        "Wait for a future, a stop, or the time; False if the job is to stop."
+    async def unless_stopped(self, awaited: asyncio.Future[Any], timeout: float | None = None) -> bool:
+        "Wait for a future (of Any result), a stop, or the time; False if the job is to stop."
         stop = asyncio.ensure_future(self.stopping.wait())
         try:
             await asyncio.wait({awaited, stop}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
