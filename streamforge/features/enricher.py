@@ -44,7 +44,7 @@ class Enricher:
         "Compute the indicators after the next candle; raises `BadCandles` and changes nothing if it is not the next one."
         _check_candle(open_time, open, high, low, close, volume, self.last_open_time)
         values, time = np.empty(len(self.names)), int(open_time)
-        advance(self._lines, self._state, values, time, float(high), float(low), float(close), float(volume))
+        advance.compiled(self._lines, self._state, values, time, float(high), float(low), float(close), float(volume))
         self.last_open_time = time
         return values
 
