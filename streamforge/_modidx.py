@@ -3992,6 +3992,10 @@ d = {
                 "40_features/enricher.html#enricher.__init__",
                 "streamforge/features/enricher.py",
             ),
+            "streamforge.features.enricher.Enricher.enrich": (
+                "40_features/enricher.html#enricher.enrich",
+                "streamforge/features/enricher.py",
+            ),
             "streamforge.features.enricher.Enricher.history": (
                 "40_features/enricher.html#enricher.history",
                 "streamforge/features/enricher.py",
@@ -4006,6 +4010,18 @@ d = {
             ),
             "streamforge.features.enricher.Enricher.update": (
                 "40_features/enricher.html#enricher.update",
+                "streamforge/features/enricher.py",
+            ),
+            "streamforge.features.enricher._HasColumns": (
+                "40_features/enricher.html#_hascolumns",
+                "streamforge/features/enricher.py",
+            ),
+            "streamforge.features.enricher._HasColumns.__getitem__": (
+                "40_features/enricher.html#_hascolumns.__getitem__",
+                "streamforge/features/enricher.py",
+            ),
+            "streamforge.features.enricher._HasColumns.assign": (
+                "40_features/enricher.html#_hascolumns.assign",
                 "streamforge/features/enricher.py",
             ),
             "streamforge.features.enricher._check_candle": (

@@ -8,6 +8,7 @@ __all__ = ["CANDLE_COLUMNS", "Enricher"]
 # %% ../../nbs/40_features/04_enricher.ipynb #fb00cf1a
 import json
 import math
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,6 +20,17 @@ from .program import program
 
 # %% ../../nbs/40_features/04_enricher.ipynb #5ec4c065
 CANDLE_COLUMNS = ("open_time", "open", "high", "low", "close", "volume")  # what an enricher takes, in this order
+
+
+class _HasColumns(Protocol):
+    "What `enrich` asks of a pandas table, so that pandas need not be imported."
+
+    def __getitem__(self, name: str, /) -> ArrayLike: ...
+
+    def assign(self, **columns: ArrayLike) -> Self: ...
+
+
+_Table = TypeVar("_Table", bound=_HasColumns)
 
 
 class Enricher:
@@ -64,6 +76,14 @@ class Enricher:
         values = advance_all(self._lines, self._state, times, *columns[1:], len(self.names))
         self.last_open_time = int(times[-1]) if len(times) else self.last_open_time
         return values
+
+    def enrich(
+        self,
+        candles: _Table,  # pandas table with CANDLE_COLUMNS, ascending, after the last candle
+    ) -> _Table:  # the same rows, the indicators as further columns
+        "Add the indicators of a table's candles to it; raises `BadCandles` as `history` does."
+        values = self.history(*(candles[name] for name in CANDLE_COLUMNS))
+        return candles.assign(**dict(zip(self.names, values.T, strict=True)))
 
     def state(self) -> bytes:  # JSON: names, last_open_time, state
         "Write everything that the next candle needs, exactly."
