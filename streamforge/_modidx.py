@@ -3294,6 +3294,30 @@ d = {
                 "30_exchange/simulator/app.html#simulator.__init__",
                 "streamforge/exchange/simulator/app.py",
             ),
+            "streamforge.exchange.simulator.app.Simulator._answer": (
+                "30_exchange/simulator/app.html#simulator._answer",
+                "streamforge/exchange/simulator/app.py",
+            ),
+            "streamforge.exchange.simulator.app.Simulator._control": (
+                "30_exchange/simulator/app.html#simulator._control",
+                "streamforge/exchange/simulator/app.py",
+            ),
+            "streamforge.exchange.simulator.app.Simulator._endpoint": (
+                "30_exchange/simulator/app.html#simulator._endpoint",
+                "streamforge/exchange/simulator/app.py",
+            ),
+            "streamforge.exchange.simulator.app.Simulator._serve": (
+                "30_exchange/simulator/app.html#simulator._serve",
+                "streamforge/exchange/simulator/app.py",
+            ),
+            "streamforge.exchange.simulator.app.Simulator._set_clock": (
+                "30_exchange/simulator/app.html#simulator._set_clock",
+                "streamforge/exchange/simulator/app.py",
+            ),
+            "streamforge.exchange.simulator.app.Simulator._shown": (
+                "30_exchange/simulator/app.html#simulator._shown",
+                "streamforge/exchange/simulator/app.py",
+            ),
             "streamforge.exchange.simulator.app.Simulator.market": (
                 "30_exchange/simulator/app.html#simulator.market",
                 "streamforge/exchange/simulator/app.py",
@@ -3306,6 +3330,10 @@ d = {
                 "30_exchange/simulator/app.html#simulator.open",
                 "streamforge/exchange/simulator/app.py",
             ),
+            "streamforge.exchange.simulator.app._ClockOrder": (
+                "30_exchange/simulator/app.html#_clockorder",
+                "streamforge/exchange/simulator/app.py",
+            ),
             "streamforge.exchange.simulator.app._Server": (
                 "30_exchange/simulator/app.html#_server",
                 "streamforge/exchange/simulator/app.py",
@@ -3314,48 +3342,16 @@ d = {
                 "30_exchange/simulator/app.html#_server.running",
                 "streamforge/exchange/simulator/app.py",
             ),
-            "streamforge.exchange.simulator.app._answer": (
-                "30_exchange/simulator/app.html#_answer",
-                "streamforge/exchange/simulator/app.py",
-            ),
-            "streamforge.exchange.simulator.app._control": (
-                "30_exchange/simulator/app.html#_control",
-                "streamforge/exchange/simulator/app.py",
-            ),
             "streamforge.exchange.simulator.app._cut_off": (
                 "30_exchange/simulator/app.html#_cut_off",
-                "streamforge/exchange/simulator/app.py",
-            ),
-            "streamforge.exchange.simulator.app._endpoint": (
-                "30_exchange/simulator/app.html#_endpoint",
-                "streamforge/exchange/simulator/app.py",
-            ),
-            "streamforge.exchange.simulator.app._entry": (
-                "30_exchange/simulator/app.html#_entry",
-                "streamforge/exchange/simulator/app.py",
-            ),
-            "streamforge.exchange.simulator.app._exchange_info": (
-                "30_exchange/simulator/app.html#_exchange_info",
                 "streamforge/exchange/simulator/app.py",
             ),
             "streamforge.exchange.simulator.app._holds_trades": (
                 "30_exchange/simulator/app.html#_holds_trades",
                 "streamforge/exchange/simulator/app.py",
             ),
-            "streamforge.exchange.simulator.app._serve_page": (
-                "30_exchange/simulator/app.html#_serve_page",
-                "streamforge/exchange/simulator/app.py",
-            ),
-            "streamforge.exchange.simulator.app._set_clock": (
-                "30_exchange/simulator/app.html#_set_clock",
-                "streamforge/exchange/simulator/app.py",
-            ),
-            "streamforge.exchange.simulator.app._shown": (
-                "30_exchange/simulator/app.html#_shown",
-                "streamforge/exchange/simulator/app.py",
-            ),
-            "streamforge.exchange.simulator.app._too_much": (
-                "30_exchange/simulator/app.html#_too_much",
+            "streamforge.exchange.simulator.app._limit_answer": (
+                "30_exchange/simulator/app.html#_limit_answer",
                 "streamforge/exchange/simulator/app.py",
             ),
             "streamforge.exchange.simulator.app.serve_app": (
@@ -3406,72 +3402,48 @@ d = {
             ),
         },
         "streamforge.exchange.simulator.book": {
-            "streamforge.exchange.simulator.book.Book": (
-                "30_exchange/simulator/book.html#book",
+            "streamforge.exchange.simulator.book.SimulatedBook": (
+                "30_exchange/simulator/book.html#simulatedbook",
                 "streamforge/exchange/simulator/book.py",
             ),
-            "streamforge.exchange.simulator.book.Book.__init__": (
-                "30_exchange/simulator/book.html#book.__init__",
+            "streamforge.exchange.simulator.book.SimulatedBook.__init__": (
+                "30_exchange/simulator/book.html#simulatedbook.__init__",
                 "streamforge/exchange/simulator/book.py",
             ),
-            "streamforge.exchange.simulator.book.Book.last_id": (
-                "30_exchange/simulator/book.html#book.last_id",
+            "streamforge.exchange.simulator.book.SimulatedBook._changes_after_move": (
+                "30_exchange/simulator/book.html#simulatedbook._changes_after_move",
                 "streamforge/exchange/simulator/book.py",
             ),
-            "streamforge.exchange.simulator.book.Book.middles": (
-                "30_exchange/simulator/book.html#book.middles",
+            "streamforge.exchange.simulator.book.SimulatedBook.changes": (
+                "30_exchange/simulator/book.html#simulatedbook.changes",
                 "streamforge/exchange/simulator/book.py",
             ),
-            "streamforge.exchange.simulator.book.Book.quantity": (
-                "30_exchange/simulator/book.html#book.quantity",
+            "streamforge.exchange.simulator.book.SimulatedBook.last_id": (
+                "30_exchange/simulator/book.html#simulatedbook.last_id",
                 "streamforge/exchange/simulator/book.py",
             ),
-            "streamforge.exchange.simulator.book.Book.tick_of": (
-                "30_exchange/simulator/book.html#book.tick_of",
+            "streamforge.exchange.simulator.book.SimulatedBook.levels_at": (
+                "30_exchange/simulator/book.html#simulatedbook.levels_at",
                 "streamforge/exchange/simulator/book.py",
             ),
-            "streamforge.exchange.simulator.book.SimulatedMarket": (
-                "30_exchange/simulator/book.html#simulatedmarket",
+            "streamforge.exchange.simulator.book.SimulatedBook.middles": (
+                "30_exchange/simulator/book.html#simulatedbook.middles",
                 "streamforge/exchange/simulator/book.py",
             ),
-            "streamforge.exchange.simulator.book.SimulatedMarket.__init__": (
-                "30_exchange/simulator/book.html#simulatedmarket.__init__",
+            "streamforge.exchange.simulator.book.SimulatedBook.quantity": (
+                "30_exchange/simulator/book.html#simulatedbook.quantity",
                 "streamforge/exchange/simulator/book.py",
             ),
-            "streamforge.exchange.simulator.book.SimulatedMarket.book": (
-                "30_exchange/simulator/book.html#simulatedmarket.book",
-                "streamforge/exchange/simulator/book.py",
-            ),
-            "streamforge.exchange.simulator.book.SimulatedMarket.pages": (
-                "30_exchange/simulator/book.html#simulatedmarket.pages",
-                "streamforge/exchange/simulator/book.py",
-            ),
-            "streamforge.exchange.simulator.book.SimulatedMarket.table": (
-                "30_exchange/simulator/book.html#simulatedmarket.table",
-                "streamforge/exchange/simulator/book.py",
-            ),
-            "streamforge.exchange.simulator.book.SimulatedMarket.trades": (
-                "30_exchange/simulator/book.html#simulatedmarket.trades",
+            "streamforge.exchange.simulator.book.SimulatedBook.tick_of": (
+                "30_exchange/simulator/book.html#simulatedbook.tick_of",
                 "streamforge/exchange/simulator/book.py",
             ),
             "streamforge.exchange.simulator.book._hash": (
                 "30_exchange/simulator/book.html#_hash",
                 "streamforge/exchange/simulator/book.py",
             ),
-            "streamforge.exchange.simulator.book._moved": (
-                "30_exchange/simulator/book.html#_moved",
-                "streamforge/exchange/simulator/book.py",
-            ),
             "streamforge.exchange.simulator.book._pairs": (
                 "30_exchange/simulator/book.html#_pairs",
-                "streamforge/exchange/simulator/book.py",
-            ),
-            "streamforge.exchange.simulator.book.book_at": (
-                "30_exchange/simulator/book.html#book_at",
-                "streamforge/exchange/simulator/book.py",
-            ),
-            "streamforge.exchange.simulator.book.book_changes": (
-                "30_exchange/simulator/book.html#book_changes",
                 "streamforge/exchange/simulator/book.py",
             ),
             "streamforge.exchange.simulator.book.depth_events": (
@@ -3492,28 +3464,28 @@ d = {
             ),
         },
         "streamforge.exchange.simulator.candles": {
-            "streamforge.exchange.simulator.candles.Pages": (
-                "30_exchange/simulator/candles.html#pages",
+            "streamforge.exchange.simulator.candles.KlinePages": (
+                "30_exchange/simulator/candles.html#klinepages",
                 "streamforge/exchange/simulator/candles.py",
             ),
-            "streamforge.exchange.simulator.candles.Pages.__init__": (
-                "30_exchange/simulator/candles.html#pages.__init__",
+            "streamforge.exchange.simulator.candles.KlinePages.__init__": (
+                "30_exchange/simulator/candles.html#klinepages.__init__",
                 "streamforge/exchange/simulator/candles.py",
             ),
-            "streamforge.exchange.simulator.candles.Pages._render": (
-                "30_exchange/simulator/candles.html#pages._render",
+            "streamforge.exchange.simulator.candles.KlinePages._render": (
+                "30_exchange/simulator/candles.html#klinepages._render",
                 "streamforge/exchange/simulator/candles.py",
             ),
-            "streamforge.exchange.simulator.candles.Pages.forming": (
-                "30_exchange/simulator/candles.html#pages.forming",
+            "streamforge.exchange.simulator.candles.KlinePages.forming": (
+                "30_exchange/simulator/candles.html#klinepages.forming",
                 "streamforge/exchange/simulator/candles.py",
             ),
-            "streamforge.exchange.simulator.candles.Pages.rows": (
-                "30_exchange/simulator/candles.html#pages.rows",
+            "streamforge.exchange.simulator.candles.KlinePages.rows": (
+                "30_exchange/simulator/candles.html#klinepages.rows",
                 "streamforge/exchange/simulator/candles.py",
             ),
-            "streamforge.exchange.simulator.candles.Pages.select": (
-                "30_exchange/simulator/candles.html#pages.select",
+            "streamforge.exchange.simulator.candles.KlinePages.select": (
+                "30_exchange/simulator/candles.html#klinepages.select",
                 "streamforge/exchange/simulator/candles.py",
             ),
             "streamforge.exchange.simulator.candles._added": (
@@ -3614,41 +3586,59 @@ d = {
                 "30_exchange/simulator/faults.html#faults.clear",
                 "streamforge/exchange/simulator/faults.py",
             ),
-            "streamforge.exchange.simulator.faults.Faults.left": (
-                "30_exchange/simulator/faults.html#faults.left",
+            "streamforge.exchange.simulator.faults.Faults.inject": (
+                "30_exchange/simulator/faults.html#faults.inject",
                 "streamforge/exchange/simulator/faults.py",
             ),
-            "streamforge.exchange.simulator.faults.Faults.strike": (
-                "30_exchange/simulator/faults.html#faults.strike",
+            "streamforge.exchange.simulator.faults.Faults.left": (
+                "30_exchange/simulator/faults.html#faults.left",
                 "streamforge/exchange/simulator/faults.py",
             ),
             "streamforge.exchange.simulator.faults.InjectedFault": (
                 "30_exchange/simulator/faults.html#injectedfault",
                 "streamforge/exchange/simulator/faults.py",
             ),
-            "streamforge.exchange.simulator.faults.Meter": (
-                "30_exchange/simulator/faults.html#meter",
+            "streamforge.exchange.simulator.faults._Plan": (
+                "30_exchange/simulator/faults.html#_plan",
                 "streamforge/exchange/simulator/faults.py",
             ),
-            "streamforge.exchange.simulator.faults.Meter.__init__": (
-                "30_exchange/simulator/faults.html#meter.__init__",
+            "streamforge.exchange.simulator.faults._applies": (
+                "30_exchange/simulator/faults.html#_applies",
                 "streamforge/exchange/simulator/faults.py",
             ),
-            "streamforge.exchange.simulator.faults.Meter.close": (
-                "30_exchange/simulator/faults.html#meter.close",
+            "streamforge.exchange.simulator.faults._applies_to_event": (
+                "30_exchange/simulator/faults.html#_applies_to_event",
                 "streamforge/exchange/simulator/faults.py",
             ),
-            "streamforge.exchange.simulator.faults.Meter.take": (
-                "30_exchange/simulator/faults.html#meter.take",
+            "streamforge.exchange.simulator.faults.corrupt_page": (
+                "30_exchange/simulator/faults.html#corrupt_page",
                 "streamforge/exchange/simulator/faults.py",
             ),
-            "streamforge.exchange.simulator.faults._meets": (
-                "30_exchange/simulator/faults.html#_meets",
-                "streamforge/exchange/simulator/faults.py",
+        },
+        "streamforge.exchange.simulator.market": {
+            "streamforge.exchange.simulator.market.SimulatedMarket": (
+                "30_exchange/simulator/market.html#simulatedmarket",
+                "streamforge/exchange/simulator/market.py",
             ),
-            "streamforge.exchange.simulator.faults.spoil": (
-                "30_exchange/simulator/faults.html#spoil",
-                "streamforge/exchange/simulator/faults.py",
+            "streamforge.exchange.simulator.market.SimulatedMarket.__init__": (
+                "30_exchange/simulator/market.html#simulatedmarket.__init__",
+                "streamforge/exchange/simulator/market.py",
+            ),
+            "streamforge.exchange.simulator.market.SimulatedMarket.book": (
+                "30_exchange/simulator/market.html#simulatedmarket.book",
+                "streamforge/exchange/simulator/market.py",
+            ),
+            "streamforge.exchange.simulator.market.SimulatedMarket.pages": (
+                "30_exchange/simulator/market.html#simulatedmarket.pages",
+                "streamforge/exchange/simulator/market.py",
+            ),
+            "streamforge.exchange.simulator.market.SimulatedMarket.table": (
+                "30_exchange/simulator/market.html#simulatedmarket.table",
+                "streamforge/exchange/simulator/market.py",
+            ),
+            "streamforge.exchange.simulator.market.SimulatedMarket.trades": (
+                "30_exchange/simulator/market.html#simulatedmarket.trades",
+                "streamforge/exchange/simulator/market.py",
             ),
         },
         "streamforge.exchange.simulator.rest": {
@@ -3656,36 +3646,44 @@ d = {
                 "30_exchange/simulator/rest.html#httpanswer",
                 "streamforge/exchange/simulator/rest.py",
             ),
+            "streamforge.exchange.simulator.rest._illegal": (
+                "30_exchange/simulator/rest.html#_illegal",
+                "streamforge/exchange/simulator/rest.py",
+            ),
             "streamforge.exchange.simulator.rest._span": (
                 "30_exchange/simulator/rest.html#_span",
                 "streamforge/exchange/simulator/rest.py",
             ),
-            "streamforge.exchange.simulator.rest.agg_trades": (
-                "30_exchange/simulator/rest.html#agg_trades",
+            "streamforge.exchange.simulator.rest._symbol_info": (
+                "30_exchange/simulator/rest.html#_symbol_info",
                 "streamforge/exchange/simulator/rest.py",
             ),
-            "streamforge.exchange.simulator.rest.answered": (
-                "30_exchange/simulator/rest.html#answered",
+            "streamforge.exchange.simulator.rest.answer_agg_trades": (
+                "30_exchange/simulator/rest.html#answer_agg_trades",
                 "streamforge/exchange/simulator/rest.py",
             ),
-            "streamforge.exchange.simulator.rest.depth": (
-                "30_exchange/simulator/rest.html#depth",
+            "streamforge.exchange.simulator.rest.answer_depth": (
+                "30_exchange/simulator/rest.html#answer_depth",
+                "streamforge/exchange/simulator/rest.py",
+            ),
+            "streamforge.exchange.simulator.rest.answer_exchange_info": (
+                "30_exchange/simulator/rest.html#answer_exchange_info",
+                "streamforge/exchange/simulator/rest.py",
+            ),
+            "streamforge.exchange.simulator.rest.answer_klines": (
+                "30_exchange/simulator/rest.html#answer_klines",
                 "streamforge/exchange/simulator/rest.py",
             ),
             "streamforge.exchange.simulator.rest.error_answer": (
                 "30_exchange/simulator/rest.html#error_answer",
                 "streamforge/exchange/simulator/rest.py",
             ),
-            "streamforge.exchange.simulator.rest.klines": (
-                "30_exchange/simulator/rest.html#klines",
+            "streamforge.exchange.simulator.rest.json_answer": (
+                "30_exchange/simulator/rest.html#json_answer",
                 "streamforge/exchange/simulator/rest.py",
             ),
             "streamforge.exchange.simulator.rest.parameter_error": (
                 "30_exchange/simulator/rest.html#parameter_error",
-                "streamforge/exchange/simulator/rest.py",
-            ),
-            "streamforge.exchange.simulator.rest.weight_of": (
-                "30_exchange/simulator/rest.html#weight_of",
                 "streamforge/exchange/simulator/rest.py",
             ),
         },
@@ -3706,12 +3704,20 @@ d = {
                 "30_exchange/simulator/streams.html#streamserver.__init__",
                 "streamforge/exchange/simulator/streams.py",
             ),
+            "streamforge.exchange.simulator.streams.StreamServer._refusal": (
+                "30_exchange/simulator/streams.html#streamserver._refusal",
+                "streamforge/exchange/simulator/streams.py",
+            ),
             "streamforge.exchange.simulator.streams._Connection": (
                 "30_exchange/simulator/streams.html#_connection",
                 "streamforge/exchange/simulator/streams.py",
             ),
             "streamforge.exchange.simulator.streams._Connection.__init__": (
                 "30_exchange/simulator/streams.html#_connection.__init__",
+                "streamforge/exchange/simulator/streams.py",
+            ),
+            "streamforge.exchange.simulator.streams._Connection._adapt_window": (
+                "30_exchange/simulator/streams.html#_connection._adapt_window",
                 "streamforge/exchange/simulator/streams.py",
             ),
             "streamforge.exchange.simulator.streams._Connection._age": (
@@ -3722,16 +3728,8 @@ d = {
                 "30_exchange/simulator/streams.html#_connection._between",
                 "streamforge/exchange/simulator/streams.py",
             ),
-            "streamforge.exchange.simulator.streams._Connection._deliver": (
-                "30_exchange/simulator/streams.html#_connection._deliver",
-                "streamforge/exchange/simulator/streams.py",
-            ),
             "streamforge.exchange.simulator.streams._Connection._listen": (
                 "30_exchange/simulator/streams.html#_connection._listen",
-                "streamforge/exchange/simulator/streams.py",
-            ),
-            "streamforge.exchange.simulator.streams._Connection._mute": (
-                "30_exchange/simulator/streams.html#_connection._mute",
                 "streamforge/exchange/simulator/streams.py",
             ),
             "streamforge.exchange.simulator.streams._Connection._play": (
@@ -3742,22 +3740,6 @@ d = {
                 "30_exchange/simulator/streams.html#_connection._rest",
                 "streamforge/exchange/simulator/streams.py",
             ),
-            "streamforge.exchange.simulator.streams._Connection._shutdown": (
-                "30_exchange/simulator/streams.html#_connection._shutdown",
-                "streamforge/exchange/simulator/streams.py",
-            ),
-            "streamforge.exchange.simulator.streams._Connection._suffer": (
-                "30_exchange/simulator/streams.html#_connection._suffer",
-                "streamforge/exchange/simulator/streams.py",
-            ),
-            "streamforge.exchange.simulator.streams._Connection._write": (
-                "30_exchange/simulator/streams.html#_connection._write",
-                "streamforge/exchange/simulator/streams.py",
-            ),
-            "streamforge.exchange.simulator.streams._Connection.close": (
-                "30_exchange/simulator/streams.html#_connection.close",
-                "streamforge/exchange/simulator/streams.py",
-            ),
             "streamforge.exchange.simulator.streams._Connection.run": (
                 "30_exchange/simulator/streams.html#_connection.run",
                 "streamforge/exchange/simulator/streams.py",
@@ -3766,20 +3748,60 @@ d = {
                 "30_exchange/simulator/streams.html#_ended",
                 "streamforge/exchange/simulator/streams.py",
             ),
-            "streamforge.exchange.simulator.streams._Mischief": (
-                "30_exchange/simulator/streams.html#_mischief",
+            "streamforge.exchange.simulator.streams._EventFaults": (
+                "30_exchange/simulator/streams.html#_eventfaults",
                 "streamforge/exchange/simulator/streams.py",
             ),
-            "streamforge.exchange.simulator.streams._Mischief.__init__": (
-                "30_exchange/simulator/streams.html#_mischief.__init__",
+            "streamforge.exchange.simulator.streams._EventFaults.__init__": (
+                "30_exchange/simulator/streams.html#_eventfaults.__init__",
                 "streamforge/exchange/simulator/streams.py",
             ),
-            "streamforge.exchange.simulator.streams._Mischief.none": (
-                "30_exchange/simulator/streams.html#_mischief.none",
+            "streamforge.exchange.simulator.streams._EventFaults.inject": (
+                "30_exchange/simulator/streams.html#_eventfaults.inject",
                 "streamforge/exchange/simulator/streams.py",
             ),
-            "streamforge.exchange.simulator.streams._Mischief.strike": (
-                "30_exchange/simulator/streams.html#_mischief.strike",
+            "streamforge.exchange.simulator.streams._EventFaults.nothing_planned": (
+                "30_exchange/simulator/streams.html#_eventfaults.nothing_planned",
+                "streamforge/exchange/simulator/streams.py",
+            ),
+            "streamforge.exchange.simulator.streams._Sender": (
+                "30_exchange/simulator/streams.html#_sender",
+                "streamforge/exchange/simulator/streams.py",
+            ),
+            "streamforge.exchange.simulator.streams._Sender.__init__": (
+                "30_exchange/simulator/streams.html#_sender.__init__",
+                "streamforge/exchange/simulator/streams.py",
+            ),
+            "streamforge.exchange.simulator.streams._Sender._cut": (
+                "30_exchange/simulator/streams.html#_sender._cut",
+                "streamforge/exchange/simulator/streams.py",
+            ),
+            "streamforge.exchange.simulator.streams._Sender._fall_silent": (
+                "30_exchange/simulator/streams.html#_sender._fall_silent",
+                "streamforge/exchange/simulator/streams.py",
+            ),
+            "streamforge.exchange.simulator.streams._Sender._inject": (
+                "30_exchange/simulator/streams.html#_sender._inject",
+                "streamforge/exchange/simulator/streams.py",
+            ),
+            "streamforge.exchange.simulator.streams._Sender.announce_end": (
+                "30_exchange/simulator/streams.html#_sender.announce_end",
+                "streamforge/exchange/simulator/streams.py",
+            ),
+            "streamforge.exchange.simulator.streams._Sender.close": (
+                "30_exchange/simulator/streams.html#_sender.close",
+                "streamforge/exchange/simulator/streams.py",
+            ),
+            "streamforge.exchange.simulator.streams._Sender.deliver": (
+                "30_exchange/simulator/streams.html#_sender.deliver",
+                "streamforge/exchange/simulator/streams.py",
+            ),
+            "streamforge.exchange.simulator.streams._Sender.reply": (
+                "30_exchange/simulator/streams.html#_sender.reply",
+                "streamforge/exchange/simulator/streams.py",
+            ),
+            "streamforge.exchange.simulator.streams._Sender.write": (
+                "30_exchange/simulator/streams.html#_sender.write",
                 "streamforge/exchange/simulator/streams.py",
             ),
             "streamforge.exchange.simulator.streams._deny": (
@@ -3791,6 +3813,32 @@ d = {
                 "streamforge/exchange/simulator/streams.py",
             ),
         },
+        "streamforge.exchange.simulator.trade_files": {
+            "streamforge.exchange.simulator.trade_files.FileTrades": (
+                "30_exchange/simulator/trade_files.html#filetrades",
+                "streamforge/exchange/simulator/trade_files.py",
+            ),
+            "streamforge.exchange.simulator.trade_files.FileTrades.__init__": (
+                "30_exchange/simulator/trade_files.html#filetrades.__init__",
+                "streamforge/exchange/simulator/trade_files.py",
+            ),
+            "streamforge.exchange.simulator.trade_files.FileTrades.columns": (
+                "30_exchange/simulator/trade_files.html#filetrades.columns",
+                "streamforge/exchange/simulator/trade_files.py",
+            ),
+            "streamforge.exchange.simulator.trade_files.FileTrades.index_at": (
+                "30_exchange/simulator/trade_files.html#filetrades.index_at",
+                "streamforge/exchange/simulator/trade_files.py",
+            ),
+            "streamforge.exchange.simulator.trade_files._read": (
+                "30_exchange/simulator/trade_files.html#_read",
+                "streamforge/exchange/simulator/trade_files.py",
+            ),
+            "streamforge.exchange.simulator.trade_files.candles_from_trades": (
+                "30_exchange/simulator/trade_files.html#candles_from_trades",
+                "streamforge/exchange/simulator/trade_files.py",
+            ),
+        },
         "streamforge.exchange.simulator.trades": {
             "streamforge.exchange.simulator.trades.CandleTrades": (
                 "30_exchange/simulator/trades.html#candletrades",
@@ -3800,8 +3848,8 @@ d = {
                 "30_exchange/simulator/trades.html#candletrades.__init__",
                 "streamforge/exchange/simulator/trades.py",
             ),
-            "streamforge.exchange.simulator.trades.CandleTrades._buyers": (
-                "30_exchange/simulator/trades.html#candletrades._buyers",
+            "streamforge.exchange.simulator.trades.CandleTrades._bought": (
+                "30_exchange/simulator/trades.html#candletrades._bought",
                 "streamforge/exchange/simulator/trades.py",
             ),
             "streamforge.exchange.simulator.trades.CandleTrades.columns": (
@@ -3812,28 +3860,16 @@ d = {
                 "30_exchange/simulator/trades.html#candletrades.index_at",
                 "streamforge/exchange/simulator/trades.py",
             ),
-            "streamforge.exchange.simulator.trades.FileTrades": (
-                "30_exchange/simulator/trades.html#filetrades",
-                "streamforge/exchange/simulator/trades.py",
-            ),
-            "streamforge.exchange.simulator.trades.FileTrades.__init__": (
-                "30_exchange/simulator/trades.html#filetrades.__init__",
-                "streamforge/exchange/simulator/trades.py",
-            ),
-            "streamforge.exchange.simulator.trades.FileTrades.columns": (
-                "30_exchange/simulator/trades.html#filetrades.columns",
-                "streamforge/exchange/simulator/trades.py",
-            ),
-            "streamforge.exchange.simulator.trades.FileTrades.index_at": (
-                "30_exchange/simulator/trades.html#filetrades.index_at",
-                "streamforge/exchange/simulator/trades.py",
-            ),
             "streamforge.exchange.simulator.trades.TradeColumns": (
                 "30_exchange/simulator/trades.html#tradecolumns",
                 "streamforge/exchange/simulator/trades.py",
             ),
             "streamforge.exchange.simulator.trades.TradeColumns.__len__": (
                 "30_exchange/simulator/trades.html#tradecolumns.__len__",
+                "streamforge/exchange/simulator/trades.py",
+            ),
+            "streamforge.exchange.simulator.trades.TradeColumns.part": (
+                "30_exchange/simulator/trades.html#tradecolumns.part",
                 "streamforge/exchange/simulator/trades.py",
             ),
             "streamforge.exchange.simulator.trades.TradeHistory": (
@@ -3856,8 +3892,8 @@ d = {
                 "30_exchange/simulator/trades.html#tradepages.__init__",
                 "streamforge/exchange/simulator/trades.py",
             ),
-            "streamforge.exchange.simulator.trades.TradePages.block": (
-                "30_exchange/simulator/trades.html#tradepages.block",
+            "streamforge.exchange.simulator.trades.TradePages._block": (
+                "30_exchange/simulator/trades.html#tradepages._block",
                 "streamforge/exchange/simulator/trades.py",
             ),
             "streamforge.exchange.simulator.trades.TradePages.columns": (
@@ -3866,6 +3902,10 @@ d = {
             ),
             "streamforge.exchange.simulator.trades.TradePages.rows": (
                 "30_exchange/simulator/trades.html#tradepages.rows",
+                "streamforge/exchange/simulator/trades.py",
+            ),
+            "streamforge.exchange.simulator.trades._Block": (
+                "30_exchange/simulator/trades.html#_block",
                 "streamforge/exchange/simulator/trades.py",
             ),
             "streamforge.exchange.simulator.trades._mixed": (
@@ -3880,13 +3920,31 @@ d = {
                 "30_exchange/simulator/trades.html#_split",
                 "streamforge/exchange/simulator/trades.py",
             ),
-            "streamforge.exchange.simulator.trades.candles_from_trades": (
-                "30_exchange/simulator/trades.html#candles_from_trades",
-                "streamforge/exchange/simulator/trades.py",
-            ),
             "streamforge.exchange.simulator.trades.uniform": (
                 "30_exchange/simulator/trades.html#uniform",
                 "streamforge/exchange/simulator/trades.py",
+            ),
+        },
+        "streamforge.exchange.simulator.weights": {
+            "streamforge.exchange.simulator.weights.WeightMeter": (
+                "30_exchange/simulator/weights.html#weightmeter",
+                "streamforge/exchange/simulator/weights.py",
+            ),
+            "streamforge.exchange.simulator.weights.WeightMeter.__init__": (
+                "30_exchange/simulator/weights.html#weightmeter.__init__",
+                "streamforge/exchange/simulator/weights.py",
+            ),
+            "streamforge.exchange.simulator.weights.WeightMeter.close": (
+                "30_exchange/simulator/weights.html#weightmeter.close",
+                "streamforge/exchange/simulator/weights.py",
+            ),
+            "streamforge.exchange.simulator.weights.WeightMeter.take": (
+                "30_exchange/simulator/weights.html#weightmeter.take",
+                "streamforge/exchange/simulator/weights.py",
+            ),
+            "streamforge.exchange.simulator.weights.weight_of": (
+                "30_exchange/simulator/weights.html#weight_of",
+                "streamforge/exchange/simulator/weights.py",
             ),
         },
         "streamforge.exchange.simulator.wire": {

@@ -178,7 +178,7 @@ async def test_the_book_is_the_exchange_s_own(tables, mishap):
         assert mishap == "exchanged" or bool(resyncs) == (mishap not in quiet) or (mishap in quiet and lost), (
             resyncs
         )  # exchanged: perhaps with the other market
-        assert {o.kind for o in sim.faults.struck} == {o.kind for o in later}
+        assert {o.kind for o in sim.faults.injected} == {o.kind for o in later}
 
 
 async def test_the_archive_gives_what_rest_gives(tables, tmp_path):
