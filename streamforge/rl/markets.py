@@ -58,7 +58,7 @@ def agent_config(
 
 
 def agent_markets(
-    config: PolicyConfig,  # says how to standardise
+    config: PolicyConfig,  # with the scaler
     panel: Panel,
     probability: (
         np.ndarray | None

@@ -51,7 +51,7 @@ def _array(content: bytes) -> np.ndarray:
 
 
 def panel_from_files(
-    files: dict[str, bytes],  # as `panel_files` made them
+    files: dict[str, bytes],  # as `panel_files` writes them
 ) -> Panel:
     "Read a panel from its files; raises `DamagedArtifact`, `BadData`."
     arrays = {}

@@ -33,7 +33,7 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True):
     "Comparison of live and replayed decisions in one market."
 
     symbol: str
-    decisions: int  # made live
+    decisions: int  # of the live agent
     missing: list[int]  # open times [ms] that only the replay decided
     extra: list[int]  # open times that only the live agent decided
     different: list[int]  # open times with another action or position
