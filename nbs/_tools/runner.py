@@ -17,6 +17,8 @@ import re
 import sys
 from pathlib import Path
 
+import structlog
+
 ROOT = Path(__file__).resolve().parents[2]
 EXPORTS = {"export", "exporti", "exports"}
 UNSEEN = {"hide", "default_exp", *EXPORTS}
@@ -149,6 +151,8 @@ class NotebookRun:
         try:
             if self.shell is None:
                 self.shell = CaptureShell(self.path)
+                if not structlog.is_configured():  # log lines carry times, so they go where nothing is kept
+                    structlog.configure(logger_factory=lambda *args: structlog.PrintLogger(sys.stderr))
             for number in self.sections[section][1]:
                 self._run_cell(number)
         finally:

@@ -140,9 +140,9 @@ class Assignment:
         "Open partitions that were assigned to us and close those that are no longer."
         owned = {p: o.generation for p, o in state.owners.items() if o.consumer == self.membership.consumer}
         kept = {partition for partition in owned if owned[partition] == self.generations.get(partition)}
-        for partition in self.generations.keys() - kept:
+        for partition in sorted(self.generations.keys() - kept):
             self._close(_partition(partition))
-        for partition in owned.keys() - kept:
+        for partition in sorted(owned.keys() - kept):
             self._open(*_partition(partition))
         self.generations = owned
 
