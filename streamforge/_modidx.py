@@ -7745,10 +7745,6 @@ d = {
             ),
         },
         "streamforge.workers.research.gnn_trainer": {
-            "streamforge.workers.research.gnn_trainer.Asked": (
-                "60_workers/research/gnn_trainer.html#asked",
-                "streamforge/workers/research/gnn_trainer.py",
-            ),
             "streamforge.workers.research.gnn_trainer.GnnTrainer": (
                 "60_workers/research/gnn_trainer.html#gnntrainer",
                 "streamforge/workers/research/gnn_trainer.py",
@@ -7757,12 +7753,12 @@ d = {
                 "60_workers/research/gnn_trainer.html#gnntrainer.run",
                 "streamforge/workers/research/gnn_trainer.py",
             ),
-            "streamforge.workers.research.gnn_trainer.gnn_config": (
-                "60_workers/research/gnn_trainer.html#gnn_config",
+            "streamforge.workers.research.gnn_trainer.StopRequested": (
+                "60_workers/research/gnn_trainer.html#stoprequested",
                 "streamforge/workers/research/gnn_trainer.py",
             ),
-            "streamforge.workers.research.gnn_trainer.parts": (
-                "60_workers/research/gnn_trainer.html#parts",
+            "streamforge.workers.research.gnn_trainer.gnn_config": (
+                "60_workers/research/gnn_trainer.html#gnn_config",
                 "streamforge/workers/research/gnn_trainer.py",
             ),
             "streamforge.workers.research.gnn_trainer.reporter": (
@@ -7771,6 +7767,10 @@ d = {
             ),
             "streamforge.workers.research.gnn_trainer.training_panel": (
                 "60_workers/research/gnn_trainer.html#training_panel",
+                "streamforge/workers/research/gnn_trainer.py",
+            ),
+            "streamforge.workers.research.gnn_trainer.training_rows": (
+                "60_workers/research/gnn_trainer.html#training_rows",
                 "streamforge/workers/research/gnn_trainer.py",
             ),
         },
@@ -7801,8 +7801,8 @@ d = {
                 "60_workers/research/ppo_trainer.html#ppotrainer.run",
                 "streamforge/workers/research/ppo_trainer.py",
             ),
-            "streamforge.workers.research.ppo_trainer.graph_word": (
-                "60_workers/research/ppo_trainer.html#graph_word",
+            "streamforge.workers.research.ppo_trainer.graph_probabilities": (
+                "60_workers/research/ppo_trainer.html#graph_probabilities",
                 "streamforge/workers/research/ppo_trainer.py",
             ),
         },
@@ -8161,24 +8161,24 @@ d = {
                 "60_workers/runtime/worker.html#_end",
                 "streamforge/workers/runtime/worker.py",
             ),
-            "streamforge.workers.runtime.worker._last_words": (
-                "60_workers/runtime/worker.html#_last_words",
-                "streamforge/workers/runtime/worker.py",
-            ),
-            "streamforge.workers.runtime.worker._live": (
-                "60_workers/runtime/worker.html#_live",
+            "streamforge.workers.runtime.worker._follow_commands": (
+                "60_workers/runtime/worker.html#_follow_commands",
                 "streamforge/workers/runtime/worker.py",
             ),
             "streamforge.workers.runtime.worker._names_only": (
                 "60_workers/runtime/worker.html#_names_only",
                 "streamforge/workers/runtime/worker.py",
             ),
-            "streamforge.workers.runtime.worker._obey": (
-                "60_workers/runtime/worker.html#_obey",
-                "streamforge/workers/runtime/worker.py",
-            ),
             "streamforge.workers.runtime.worker._process": (
                 "60_workers/runtime/worker.html#_process",
+                "streamforge/workers/runtime/worker.py",
+            ),
+            "streamforge.workers.runtime.worker._report_error": (
+                "60_workers/runtime/worker.html#_report_error",
+                "streamforge/workers/runtime/worker.py",
+            ),
+            "streamforge.workers.runtime.worker._run": (
+                "60_workers/runtime/worker.html#_run",
                 "streamforge/workers/runtime/worker.py",
             ),
             "streamforge.workers.runtime.worker._work": (

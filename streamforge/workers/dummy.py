@@ -19,13 +19,13 @@ from .runtime.telemetry import EventStatus
 
 # %% ../../nbs/60_workers/02_dummy.ipynb #a49b2751
 class Dummy(Worker):
-    "Pretends; its metrics count what it said and on_event."
+    "Simulates a worker; its metrics count events and pings."
 
     def __init__(self) -> None:
         self.pinged = asyncio.Event()
 
     def on_event(self, ctx: Context, status: EventStatus) -> None:
-        "Count events; an answered ping may be what it waits for."
+        "Count the event; an answered ping may be what it waits for."
         order: tuple[EventStatus, ...] = ("started", "loading", "finished", "error", "interrupted", "pong")
         ctx.metrics("dummy_events_total").inc()
         if status == "pong":
@@ -36,7 +36,7 @@ class Dummy(Worker):
             ctx.metrics("dummy_status_last").set(order.index(status))
 
     async def run(self, ctx: Context) -> None:
-        "Pretend to work as the parameters say; raises `BadSetting`, and the error that FAIL_WITH names."
+        "Simulate work as the parameters say; raises `BadSetting`, and the error that FAIL_WITH names."
         asked = DummyParameters.read(ctx.settings.options)
         noop, loading, steps = asked.noop, asked.simulate_loading, asked.dummy_steps
         pause = asked.dummy_seconds if loading else 3600.0 if noop else asked.dummy_seconds / max(steps, 1)
@@ -47,7 +47,8 @@ class Dummy(Worker):
         )
         done = 0
         while not ctx.stopping.is_set() and (noop or done < steps):
-            ends = [asyncio.ensure_future(o.wait()) for o in (ctx.stopping, self.pinged)[: 1 + asked.exit_on_ping]]
+            waited_for = (ctx.stopping, self.pinged)[: 1 + asked.exit_on_ping]
+            ends = [asyncio.ensure_future(event.wait()) for event in waited_for]
             await asyncio.wait(
                 ends,
                 timeout=max(min(pause, exit_at - time.monotonic(), fail_at - time.monotonic()), 0.0),

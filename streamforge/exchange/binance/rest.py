@@ -7,7 +7,7 @@ __all__ = ["Klines", "BinanceRest"]
 
 # %% ../../../nbs/30_exchange/binance/05_rest.ipynb #c1eab405
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TypeVar
 
@@ -36,7 +36,7 @@ class Klines:
         self.now = 0  # the exchange's time when the iteration began, ms
         self.step = interval_ms(interval)
 
-    async def __aiter__(self) -> AsyncIterator[list[Candle]]:
+    async def __aiter__(self) -> AsyncGenerator[list[Candle], None]:
         """Yield pages in time order, none of them empty.
 
         Raises `UnknownSymbol`, `BadInterval`, `Refused`, `BadConfig`, `ExchangeError`.

@@ -7,7 +7,7 @@ __all__ = ["StoredTrades", "trades_around", "volume_rows", "complete_candles", "
 
 # %% ../../../nbs/60_workers/connector/09_trades.ipynb #e805332c
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import TypedDict
 
@@ -104,7 +104,7 @@ async def volume_rows(
 
 
 # %% ../../../nbs/60_workers/connector/09_trades.ipynb #11390efe
-def _table(columns: Mapping[str, Sequence[object]], names: Mapping[str, str], **constant: str) -> pa.Table:
+def _table(columns: Mapping[str, np.ndarray | list[str]], names: Mapping[str, str], **constant: str) -> pa.Table:
     "Make a table of these columns, and of constant ones."
     size = len(columns["open_time"])
     return pa.table(

@@ -130,7 +130,8 @@ def _records(table: CandleTable | TradeTable, low: int, high: int) -> list[Candl
 
 # %% ../../../nbs/60_workers/loaders/03_archive.ipynb #31d7665a
 class ArchivedCandles:
-    "The closed candles of a range, archive first: iterate for pages; `gaps` grows with them and is complete at the end."
+    """The closed candles of a range, archive first: iterate for pages; `gaps` grows with them and is complete at the
+    end."""
 
     def __init__(
         self,

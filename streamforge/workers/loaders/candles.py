@@ -271,8 +271,18 @@ class CandleHistorySource:
             for symbol in order.symbols
         ]
         await side_by_side([self.rest.exchange_info(plan.market.symbol) for plan in plans if plan.ask])
-        where = {"archive": self.archive, "whole": order.span, "always": self.always}
-        self.streams = [MarketStream(ctx.store, self.rest, plan, order.fill, **where) for plan in plans]
+        self.streams = [
+            MarketStream(
+                ctx.store,
+                self.rest,
+                plan,
+                order.fill,
+                archive=self.archive,
+                whole=order.span,
+                always=self.always,
+            )
+            for plan in plans
+        ]
         asked = [Fact(stream.plan.market, "asked", stream.plan.ask) for stream in self.streams]
         yield Part(facts=asked + self._published_before())
         for n in range(0, len(self.streams), PARALLEL_MARKETS):

@@ -67,8 +67,8 @@ class Loader(Worker):
     uses = ("store",)
 
     async def run(self, ctx: Context) -> None:
-        """Load until the source or the worker ends; raises `BadSetting`, `BadInterval`, `UnknownSymbol`, `ExchangeError`,
-        `StoreError`, `BusError`."""
+        """Load until the source or the worker ends; raises `BadSetting`, `BadInterval`, `UnknownSymbol`,
+        `ExchangeError`, `StoreError`, `BusError`."""
         order, notes = read_order(ctx.settings, ctx.target), Notes(ctx.store)
         endless = MARKET_DATA[order.kind].endless
         await ensure_topic(ctx.bus, order.topic)

@@ -18,7 +18,7 @@ class BacktestWorker(Worker):
     "Target `backtest`: FOLD_PARAMETERS to `result.json`."
 
     async def run(self, ctx: Context) -> None:
-        "Run the fold, unless it is finished."
+        "Run the fold unless its result exists; raises `BadSetting`, and the error of the fold's notebook."
         parameters, loop = read_parameters(ctx.settings.options), asyncio.get_running_loop()
         work = asyncio.create_task(
             run_fold(parameters, progress=lambda done, cells: ctx.progress(0, "running", cells_done=done, cells=cells))

@@ -86,7 +86,8 @@ class RowAssembler:
         return rows
 
     def offsets(self, batch: Batch, positions: Offsets) -> Offsets:
-        "Compute what may be committed after this batch: of assigned partitions, up to the first record that still waits."
+        """Compute what may be committed after this batch: of assigned partitions, up to the first record that still
+        waits."""
         offsets = {place: offset for place, offset in {**positions, **batch.end_offsets}.items() if place in positions}
         for topic, partition, offset in self._positions.values():
             if (topic, partition) in offsets:

@@ -134,7 +134,8 @@ def at_end(
 
 # %% ../../../nbs/60_workers/research/07_rl_agent.ipynb #a56a42f6
 class RlAgent(Worker):
-    "Target `rl-agent`: reads `<KAFKA_TOPIC>-enriched`, writes `decisions`, `agent-state` and the collection `decisions`."
+    """Target `rl-agent`: reads `<KAFKA_TOPIC>-enriched`, writes `decisions`, `agent-state` and the collection
+    `decisions`."""
 
     uses = ("store", "artifacts")
     ctx: Context
@@ -144,7 +145,8 @@ class RlAgent(Worker):
     warm: bool  # has the team seen the rows before its first decision?
 
     async def run(self, ctx: Context) -> None:
-        "Restore the state, then decide until the upstreams end or the worker is asked to stop; raises what `load_team` raises."
+        """Restore the state, then decide until the upstreams end or the worker is asked to stop; raises what
+        `load_team` raises."""
         settings = ctx.settings
         agent = AgentParameters.read(settings.options).agent_id or settings.telemetry_producer_id
         topic, interval = enriched_topic(settings.kafka_topic), settings.interval or interval_of(settings.type)

@@ -121,7 +121,8 @@ async def warm_up(
 def precompile(
     team: Team,  # is not changed
 ) -> None:
-    "Decide once in a market that does not move, with a copy of the team: compiling must not delay the first real decision."
+    """Decide once in a market that does not move, with a copy of the team: compiling must not delay the first real
+    decision."""
     copy, row_type = Team(team.symbols, team.policy, team.predictor), enriched_type(INDICATORS)
     flat = dict.fromkeys(("open", "high", "low", "close", "volume", *INDICATORS), 1.0)
     for open_time in range(copy.warmup + 1):

@@ -97,7 +97,8 @@ def is_own_topic(
 
 # %% ../../../nbs/60_workers/runtime/03_context.ipynb #5a8a51f4
 class Failpoints:
-    "FAILPOINT=name kills this process at the place of that name, name:3 at the third pass; name:3:stop freezes it there."
+    """FAILPOINT=name kills this process at the place of that name, name:3 at the third pass; name:3:stop freezes it
+    there."""
 
     def __init__(
         self,
@@ -173,11 +174,13 @@ class Context:
         self.metrics(f"streamforge_records_{what}_total", worker=self.target, type=self.settings.type).inc(n)
 
     async def upstream_ends(self) -> dict[str, dict[int, int]]:
-        "Wait until all workers named in UPSTREAM are done; returns topic -> partition -> next offset; raises `UpstreamFailed`."
+        """Wait until all workers named in UPSTREAM are done; returns topic -> partition -> next offset; raises
+        `UpstreamFailed`."""
         return await self.retry("bus", lambda: upstream_ends(self.bus, self.settings))
 
     async def retry(self, dependency: str, call: Callable[[], Awaitable[_T]]) -> _T:
-        "`retrying` for RETRY_SECONDS (900: a database that is away for ten minutes ends nothing), with log lines and `streamforge_retries_total`."
+        """`retrying` for RETRY_SECONDS (900: a database that is away for ten minutes ends nothing), with log lines
+        and `streamforge_retries_total`."""
 
         def on_retry(error: TryAgain) -> None:
             self.metrics("streamforge_retries_total", dependency=dependency, code=type(error).__name__).inc()
@@ -192,7 +195,8 @@ class Context:
         return places
 
     async def dead_letters(self, topic: str, bad: Sequence[tuple[Record, Exception]], *, stage: str = "decode") -> None:
-        "Publish records that cannot be used to `<topic>-dlq`, with the error; returns when the bus has acknowledged them."
+        """Publish records that cannot be used to `<topic>-dlq`, with the error; returns when the bus has acknowledged
+        them."""
         if bad:
             await ensure_topic(self.bus, dlq(topic), (await self.bus.topics()).get(topic, TopicSpec()))
             await self.publish(dlq(topic), [dead_letter(record, why, stage) for record, why in bad])

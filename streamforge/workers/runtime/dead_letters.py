@@ -49,7 +49,8 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def mark(self) -> str:
-        "Key of its progress: source and a hash of its bytes, because offsets begin again at 0 when a topic is recreated."
+        """Key of its progress: source and a hash of its bytes, because offsets begin again at 0 when a topic is
+        recreated."""
         return f"{self.source}#{hashlib.sha256(self.record.value).hexdigest()[:12]}"
 
     def original(self) -> Message:
@@ -64,8 +65,8 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_dead_letter(record: Record) -> DeadLetter:
-    """Read a record of a dead-letter topic. One without our headers gets the error `NotALetter`; it cannot be sent back,
-    and neither can one that was cut."""
+    """Read a record of a dead-letter topic. One without our headers gets the error `NotALetter`; it cannot be sent
+    back, and neither can one that was cut."""
     headers = {name: value.decode("utf-8", "replace") for name, value in record.headers}
     topic, attempts = headers.get(f"{DLQ_PREFIX}topic", ""), headers.get(f"{DLQ_PREFIX}attempts", "")
     reason = headers.get(f"{DLQ_PREFIX}error", "NotALetter: written by another program")
@@ -186,7 +187,8 @@ def select_dead_letters(
     error: str = "",  # name of the error; empty: any
     max_attempts: int = 5,  # leave those that failed as often
 ) -> tuple[list[DeadLetter], dict[str, int]]:  # to send back; why the others stay: `replayed`, `attempts`, `foreign`
-    "Select the dead letters to send back; raises `BadSetting` for a malformed offset, `NotFound` for one without a dead letter."
+    """Select the dead letters to send back; raises `BadSetting` for a malformed offset, `NotFound` for one without a
+    dead letter."""
     if wrong := [offset for offset in offsets if not re.fullmatch(r"\d+:\d+", offset)]:
         raise BadSetting(
             f"expected PARTITION:OFFSET such as 0:41, found '{wrong[0]}'",
