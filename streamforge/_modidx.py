@@ -5149,7 +5149,6 @@ d = {
                 "43_rl/env.html#envconfig.__post_init__",
                 "streamforge/rl/env.py",
             ),
-            "streamforge.rl.env.EpisodeInfo": ("43_rl/env.html#episodeinfo", "streamforge/rl/env.py"),
             "streamforge.rl.env.Pool": ("43_rl/env.html#pool", "streamforge/rl/env.py"),
             "streamforge.rl.env.Pool.where": ("43_rl/env.html#pool.where", "streamforge/rl/env.py"),
             "streamforge.rl.env.TradingEnv": ("43_rl/env.html#tradingenv", "streamforge/rl/env.py"),
@@ -5391,6 +5390,10 @@ d = {
                 "streamforge/runs/notebooks.py",
             ),
             "streamforge.runs.notebooks._Kernel": ("55_runs/notebooks.html#_kernel", "streamforge/runs/notebooks.py"),
+            "streamforge.runs.notebooks._Kernel.provisioner": (
+                "55_runs/notebooks.html#_kernel.provisioner",
+                "streamforge/runs/notebooks.py",
+            ),
             "streamforge.runs.notebooks._cell_name": (
                 "55_runs/notebooks.html#_cell_name",
                 "streamforge/runs/notebooks.py",

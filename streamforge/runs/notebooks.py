@@ -71,7 +71,8 @@ def check_parameters(
 class _Kernel(Protocol):
     "What is used of jupyter_client's kernel manager; its provisioner has the `pid` once the kernel runs."
 
-    provisioner: object | None
+    @property
+    def provisioner(self) -> object | None: ...
 
 
 def _kernels(started: list[_Kernel]) -> type:
