@@ -6846,8 +6846,8 @@ d = {
                 "60_workers/connector/pipeline.html#retrying_store",
                 "streamforge/workers/connector/pipeline.py",
             ),
-            "streamforge.workers.connector.pipeline.upsert_rows": (
-                "60_workers/connector/pipeline.html#upsert_rows",
+            "streamforge.workers.connector.pipeline.store_rows": (
+                "60_workers/connector/pipeline.html#store_rows",
                 "streamforge/workers/connector/pipeline.py",
             ),
         },
@@ -8142,8 +8142,8 @@ d = {
                 "60_workers/runtime/topics.html#parse_position",
                 "streamforge/workers/runtime/topics.py",
             ),
-            "streamforge.workers.runtime.topics.read_topic": (
-                "60_workers/runtime/topics.html#read_topic",
+            "streamforge.workers.runtime.topics.read_whole_topic": (
+                "60_workers/runtime/topics.html#read_whole_topic",
                 "streamforge/workers/runtime/topics.py",
             ),
         },

@@ -19,7 +19,7 @@ from ...messages.records import BookSnapshot, DepthUpdate
 from ...store.base import Store
 from ...store.schemas import BOOKS, DEPTH_UPDATES, IMBALANCE, LIQUIDITY
 from .decoding import BOOK_KIND, DecodedBatch, Refusal
-from .pipeline import Handler, Shaped, Wiring, upsert_rows
+from .pipeline import Handler, Shaped, Wiring, store_rows
 from ..runtime.context import Context
 from ..targets import ConnectorParameters, steps_by_symbol
 
@@ -128,12 +128,10 @@ class BookHandler(Handler):
         updates = decoded.without({n for n in range(len(decoded.items)) if n not in of_updates})
         snapshots = decoded.without(of_updates)
         make = lambda kind: lambda part: book_rows(part.items)[kind]  # noqa: E731
-        snapshots, refused = await upsert_rows(
+        snapshots, refused = await store_rows(
             self.ctx, self.wiring.collection, snapshots, book_rows(snapshots.items)[0], make(0)
         )
-        _, more = await upsert_rows(
-            self.ctx, self.collections["updates"], updates, book_rows(updates.items)[1], make(1)
-        )
+        _, more = await store_rows(self.ctx, self.collections["updates"], updates, book_rows(updates.items)[1], make(1))
         await self._derive(snapshots.items)
         self.ctx.failpoint("after-write")
         return refused + more

@@ -20,7 +20,7 @@ from ...store.base import Store
 from ...store.schemas import CANDLES
 from .decoding import CANDLE_KIND, DecodedBatch, Refusal
 from .enrichment import AdvanceResult, MarketStates
-from .pipeline import Handler, Shaped, Wiring, retrying_store, upsert_rows
+from .pipeline import Handler, Shaped, Wiring, retrying_store, store_rows
 from .revisions import Revisions
 from .rows import revised_schema, rows_of
 from .states import MarketKey, keep_state, load_partition
@@ -90,7 +90,7 @@ class EnrichedHandler(CandleHandler):
 
     async def write(self, decoded: DecodedBatch, rows: Shaped) -> list[Refusal]:
         "Write candles, and write and publish the enriched rows of new ones; late ones become due for a revision."
-        decoded, refused = await upsert_rows(self.ctx, self.wiring.collection, decoded, rows, self.shape)
+        decoded, refused = await store_rows(self.ctx, self.wiring.collection, decoded, rows, self.shape)
         self._moved = {}
         if self._late:
             self.revisions.mark_due(decoded)

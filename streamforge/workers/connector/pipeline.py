@@ -9,7 +9,7 @@ __all__ = [
     "read_wiring",
     "Handler",
     "retrying_store",
-    "upsert_rows",
+    "store_rows",
     "BatchProcessor",
     "QueuedBatch",
     "BatchReader",
@@ -96,7 +96,7 @@ class Handler:
 
     async def write(self, decoded: DecodedBatch, rows: Shaped) -> list[Refusal]:
         "Write a part and what is derived from it; returns the records that the store refused, with the error."
-        _, refused = await upsert_rows(self.ctx, self.wiring.collection, decoded, rows, self.shape)
+        _, refused = await store_rows(self.ctx, self.wiring.collection, decoded, rows, self.shape)
         return refused
 
     async def checkpoint(self, batch: Batch) -> None:
@@ -138,7 +138,7 @@ class _RetryingStore:
 
 
 # %% ../../../nbs/60_workers/connector/02_pipeline.ipynb #806eec8b
-async def upsert_rows(
+async def store_rows(
     ctx: Context,
     collection: str,
     decoded: DecodedBatch,
@@ -156,7 +156,7 @@ async def upsert_rows(
             return DecodedBatch([], [], decoded.bad), [(decoded.records[0], error)]
         half = len(decoded.items) // 2
         parts = [decoded.part(0, half), decoded.part(half, len(decoded.items))]
-        (one, bad), (two, worse) = [await upsert_rows(ctx, collection, part, shape(part), shape) for part in parts]
+        (one, bad), (two, worse) = [await store_rows(ctx, collection, part, shape(part), shape) for part in parts]
         return DecodedBatch(one.records + two.records, one.items + two.items, decoded.bad), bad + worse
     ctx.metrics("streamforge_batch_write_seconds", store=store).observe(time.perf_counter() - began)
     ctx.metrics("streamforge_batch_rows", store=store).observe(len(decoded.items))

@@ -25,7 +25,7 @@ from ...store.base import Store
 from ...store.schemas import CANDLES, TRADES, VOLUME_BY_PRICE
 from .books import price_step
 from .decoding import TRADE_KIND, DecodedBatch, Refusal
-from .pipeline import Handler, Shaped, Wiring, upsert_rows
+from .pipeline import Handler, Shaped, Wiring, store_rows
 from ..runtime.context import Context
 from ..runtime.topics import ensure_topic
 from ..targets import ConnectorParameters
@@ -190,7 +190,7 @@ class TradeHandler(Handler):
 
     async def write(self, decoded: DecodedBatch, rows: Shaped) -> list[Refusal]:
         "Write trades, then what is derived from them."
-        decoded, refused = await upsert_rows(self.ctx, self.wiring.collection, decoded, rows, self.shape)
+        decoded, refused = await store_rows(self.ctx, self.wiring.collection, decoded, rows, self.shape)
         ids: dict[str, list[int]] = {}
         for trade in decoded.items:
             ids.setdefault(trade.symbol, []).append(trade.trade_id)

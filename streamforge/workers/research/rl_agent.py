@@ -20,7 +20,7 @@ from ...store.schemas import DECISIONS
 from .barrier import RowAssembler
 from .team import Team, load_team, precompile, warm_up
 from ..runtime.context import Context
-from ..runtime.topics import ensure_topic, read_topic
+from ..runtime.topics import ensure_topic, read_whole_topic
 from ..runtime.worker import Worker
 from ..targets import AgentParameters
 
@@ -42,13 +42,13 @@ async def restore_team(
 ) -> tuple[list[Decision], list[Decision]]:  # the decisions of the last states; those of them that were not published
     "Restore a team from `agent-state`; changes nothing if there is no state."
     last: dict[str, Memory] = {}
-    for record in await read_topic(bus, "agent-state"):
+    for record in await read_whole_topic(bus, "agent-state"):
         if record.key.startswith(f"{agent}:"):
             memory = msgspec.json.decode(record.value, type=Memory)
             last[memory.symbol] = memory
     for symbol in team.agents.keys() & last.keys():
         team.agents[symbol] = Agent.restore(team.policy, bytes(last[symbol].state))
-    published = {record.value for record in await read_topic(bus, "decisions")} if last else set()
+    published = {record.value for record in await read_whole_topic(bus, "decisions")} if last else set()
     decisions = [decision for memory in last.values() for decision in memory.decisions]
     return decisions, [decision for decision in decisions if encode(decision) not in published]
 

@@ -29,7 +29,7 @@ from ...core.errors import BadSetting, NotFound, UnknownTopic
 from ...core.names import check_name, dlq
 from ...core.types import JsonObject
 from .context import DLQ_PREFIX
-from .topics import ensure_topic, read_topic
+from .topics import ensure_topic, read_whole_topic
 
 # %% ../../../nbs/60_workers/runtime/06_dead_letters.ipynb #374fc783
 REPLAYED_HEADER = "sf.replayed"  # on a record that was sent back: its first position
@@ -108,7 +108,7 @@ async def list_dead_letters(
     "Read all dead letters of a topic, each once; empty if the topic has none; raises `UnknownTopic`, `BusError`."
     latest: dict[str, DeadLetter] = {}
     try:
-        records = await read_topic(bus, dead_letter_topic(topic))
+        records = await read_whole_topic(bus, dead_letter_topic(topic))
     except UnknownTopic:
         if topic in await bus.topics():
             return []
@@ -125,7 +125,7 @@ async def replayed_attempts(
 ) -> dict[str, int]:  # mark -> the latest attempt that was sent back
     "Read which dead letters were sent back; empty if none was; raises `BusError`."
     try:
-        records = await read_topic(bus, replay_topic(topic))
+        records = await read_whole_topic(bus, replay_topic(topic))
     except UnknownTopic:
         return {}
     attempts: dict[str, int] = {}

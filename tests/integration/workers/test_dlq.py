@@ -19,7 +19,7 @@ from streamforge.store.base import open_store  # noqa: E402
 from streamforge.workers.runtime.context import dead_letter  # noqa: E402
 from streamforge.workers.runtime.dead_letters import (
     list_dead_letters,
-    read_topic,
+    read_whole_topic,
     replay_dead_letters,
     replay_topic,
     replayed_attempts,
@@ -135,7 +135,7 @@ async def test_a_replay_that_is_cut_off_loses_nothing_and_repeats_little(home):
         assert [o.record.value for o in rest] == [b"%d" % n for n in range(10, 25)] and left["replayed"] == 10
         await replay_dead_letters(bus, home.data, rest)
         assert (await waiting(bus, home.data))[0] == []
-        came = await read_topic(bus, home.data)
+        came = await read_whole_topic(bus, home.data)
         sent = [o.value for o in came]
         assert sorted(sent, key=int) == sorted([b"%d" % n for n in [*range(25), *range(10, 20)]], key=int)
         assert len({dict(o.headers)["sf.replayed"] for o in came}) == 25
