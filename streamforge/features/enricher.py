@@ -73,7 +73,8 @@ class Enricher:
         times = np.require(open_time, np.int64, ("C", "A", "W"))  # one kind of array, so that numba compiles once
         columns = [np.require(column, np.float64, ("C", "A", "W")) for column in (open, high, low, close, volume)]
         _check_candles(times, columns, self.last_open_time)
-        values = advance_all(self._lines, self._state, times, *columns[1:], len(self.names))
+        _, highs, lows, closes, volumes = columns
+        values = advance_all(self._lines, self._state, times, highs, lows, closes, volumes, len(self.names))
         self.last_open_time = int(times[-1]) if len(times) else self.last_open_time
         return values
 
