@@ -131,7 +131,7 @@ def open_times(
 
 # %% ../../nbs/00_core/04_times.ipynb #e11bfecd
 class Gap(msgspec.Struct, frozen=True):
-    "Consecutive missing candles."
+    "A range of consecutive missing candles."
 
     start: int  # first missing open time, ms
     end: int  # end of the last missing candle, ms, exclusive
