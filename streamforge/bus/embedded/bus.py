@@ -25,7 +25,7 @@ from streamforge.bus.embedded.topics import (
     create_folder,
     delete_folder,
     frame_writes,
-    read_topic,
+    read_topic_info,
     sort_messages,
 )
 from ...core.errors import BadSetting, BadUrl, BusError
@@ -199,7 +199,7 @@ class EmbeddedBus:
     async def topics(self) -> dict[str, TopicSpec]:
         "Every topic with its specification, by name."
         names = sorted(path.name for path in (self.home / "topics").iterdir())
-        return {name: read_topic(self.home, name).spec for name in names}
+        return {name: read_topic_info(self.home, name).spec for name in names}
 
     async def publish(self, topic: str, messages: Sequence[Message]) -> list[tuple[int, int]]:
         "Append messages; returns (partition, offset) of each when they survive this process. Raises `UnknownTopic`, `BadRecord`."
@@ -234,4 +234,4 @@ class EmbeddedBus:
     async def committed(self, group: str, topic: str) -> dict[int, int]:
         "The offsets that a group has committed, per partition; partitions without a commit are left out."
         offsets = GroupOffsets(self.home / "groups" / check_name(group, "group"))
-        return offsets.committed(topic, read_topic(self.home, topic).id)
+        return offsets.committed(topic, read_topic_info(self.home, topic).id)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = [
     "StoredCollection",
-    "read_entry",
+    "parse_collection",
     "find_collection",
     "require_collection",
     "list_collections",
@@ -46,7 +46,7 @@ class StoredCollection(msgspec.Struct, frozen=True):
     rev: str = ""  # of its entry in `sf_collections`
 
 
-def read_entry(
+def parse_collection(
     entry: JsonObject,  # of `sf_collections`
 ) -> StoredCollection:
     "The collection that an entry describes."
@@ -59,7 +59,7 @@ def find_collection(
 ) -> StoredCollection | None:
     "A collection by the name that clients use; None if there is none."
     entry = database.collection(COLLECTIONS).get(document_key([collection]))
-    return read_entry(entry) if entry else None
+    return parse_collection(entry) if entry else None
 
 
 def require_collection(
@@ -80,7 +80,7 @@ def list_collections(
     "Every collection with its schema, sorted by name."
     batches = run_query(database, aql_text("all"), {"@collection": COLLECTIONS})
     entries = sorted((entry for batch in batches for entry in batch), key=lambda entry: entry["name"])
-    return {entry["name"]: read_entry(entry).schema for entry in entries}
+    return {entry["name"]: parse_collection(entry).schema for entry in entries}
 
 
 # %% ../../../nbs/21_store/arango/06_collections.ipynb #90b6f1a3

@@ -28,7 +28,7 @@ from streamforge.store.arango.collections import (
 from .errors import error_codes
 from .names import DOCUMENTS, document_key
 from .queries import aql_text, run_query
-from .rows import count_rows, read_rows, upsert_rows
+from .rows import count_documents, read_rows, upsert_documents
 from ..arrow import as_arrow
 from ..base import Document, RowBatch, Schema, Where, encode_body
 from ..query import RowQuery
@@ -144,7 +144,7 @@ class ArangoStore:
                 raise
             stored, batch = newer, await asyncio.to_thread(as_arrow, rows, newer.schema)
         try:
-            await self._connection.run(lambda database: upsert_rows(database, stored, batch))
+            await self._connection.run(lambda database: upsert_documents(database, stored, batch))
         except BadData as error:
             raise _with_rows(error, collection, batch, stored.schema) from None
         return len(rows)
@@ -171,7 +171,7 @@ class ArangoStore:
         query = RowQuery(where=where or {})
         check_name(collection, "collection_name")
         stored = await self._connection.run(lambda database: find_collection(database, collection))
-        return await self._connection.run(lambda database: count_rows(database, stored, query)) if stored else 0
+        return await self._connection.run(lambda database: count_documents(database, stored, query)) if stored else 0
 
     async def collections(self) -> dict[str, Schema]:
         "All collections of rows, with their schemas."
