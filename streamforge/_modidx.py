@@ -1076,8 +1076,8 @@ d = {
                 "20_bus/embedded/topics.html#frame_writes",
                 "streamforge/bus/embedded/topics.py",
             ),
-            "streamforge.bus.embedded.topics.read_topic": (
-                "20_bus/embedded/topics.html#read_topic",
+            "streamforge.bus.embedded.topics.read_topic_info": (
+                "20_bus/embedded/topics.html#read_topic_info",
                 "streamforge/bus/embedded/topics.py",
             ),
             "streamforge.bus.embedded.topics.sort_messages": (
@@ -3860,16 +3860,16 @@ d = {
                 "30_exchange/simulator/trades.html#candletrades.index_at",
                 "streamforge/exchange/simulator/trades.py",
             ),
-            "streamforge.exchange.simulator.trades.TradeColumns": (
-                "30_exchange/simulator/trades.html#tradecolumns",
+            "streamforge.exchange.simulator.trades.TradeBatch": (
+                "30_exchange/simulator/trades.html#tradebatch",
                 "streamforge/exchange/simulator/trades.py",
             ),
-            "streamforge.exchange.simulator.trades.TradeColumns.__len__": (
-                "30_exchange/simulator/trades.html#tradecolumns.__len__",
+            "streamforge.exchange.simulator.trades.TradeBatch.__len__": (
+                "30_exchange/simulator/trades.html#tradebatch.__len__",
                 "streamforge/exchange/simulator/trades.py",
             ),
-            "streamforge.exchange.simulator.trades.TradeColumns.part": (
-                "30_exchange/simulator/trades.html#tradecolumns.part",
+            "streamforge.exchange.simulator.trades.TradeBatch.part": (
+                "30_exchange/simulator/trades.html#tradebatch.part",
                 "streamforge/exchange/simulator/trades.py",
             ),
             "streamforge.exchange.simulator.trades.TradeHistory": (
@@ -5644,8 +5644,8 @@ d = {
                 "21_store/arango/collections.html#make_own_collections",
                 "streamforge/store/arango/collections.py",
             ),
-            "streamforge.store.arango.collections.read_entry": (
-                "21_store/arango/collections.html#read_entry",
+            "streamforge.store.arango.collections.parse_collection": (
+                "21_store/arango/collections.html#parse_collection",
                 "streamforge/store/arango/collections.py",
             ),
             "streamforge.store.arango.collections.require_collection": (
@@ -5762,8 +5762,8 @@ d = {
                 "21_store/arango/rows.html#as_documents",
                 "streamforge/store/arango/rows.py",
             ),
-            "streamforge.store.arango.rows.count_rows": (
-                "21_store/arango/rows.html#count_rows",
+            "streamforge.store.arango.rows.count_documents": (
+                "21_store/arango/rows.html#count_documents",
                 "streamforge/store/arango/rows.py",
             ),
             "streamforge.store.arango.rows.import_documents": (
@@ -5778,8 +5778,8 @@ d = {
                 "21_store/arango/rows.html#replace_revised",
                 "streamforge/store/arango/rows.py",
             ),
-            "streamforge.store.arango.rows.upsert_rows": (
-                "21_store/arango/rows.html#upsert_rows",
+            "streamforge.store.arango.rows.upsert_documents": (
+                "21_store/arango/rows.html#upsert_documents",
                 "streamforge/store/arango/rows.py",
             ),
         },

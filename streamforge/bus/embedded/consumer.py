@@ -19,7 +19,7 @@ from .group import GroupFiles, GroupOffsets, Heartbeat, is_dead
 from .inotify import FolderWatcher, wait_event
 from .locks import held
 from .reader import PartitionReader
-from .topics import read_topic
+from .topics import read_topic_info
 from ...core.errors import BusError, NotOwner, UnknownTopic
 from ...core.logs import get_logger
 from ...core.names import check_name
@@ -51,7 +51,7 @@ def subscribed_partitions(
     partitions: dict[str, str] = {}
     for topic in {topic for info in state.consumers.values() for topic in info.topics}:
         try:
-            count = read_topic(home, topic).spec.partitions
+            count = read_topic_info(home, topic).spec.partitions
         except UnknownTopic:
             continue  # deleted: nothing to assign
         partitions.update({f"{topic}:{i}": topic for i in range(count)})
@@ -64,7 +64,7 @@ class Membership:
 
     def __init__(self, home: Path, watcher: FolderWatcher, topics: Sequence[str], group: str, timeout: float):
         self.home, self.watcher, self.topics, self.timeout = home, watcher, list(topics), timeout
-        self.ids = {topic: read_topic(home, topic).id for topic in topics}
+        self.ids = {topic: read_topic_info(home, topic).id for topic in topics}
         self.files = GroupFiles(home / "groups" / check_name(group, "group"))
         self.changed, self._heartbeats_changed = asyncio.Event(), asyncio.Event()
         self._new_name()

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from ...core.errors import BadCandles
 from ..files import CandleTable, times_to_ms
 from .candles import places
-from .trades import TradeColumns, TradeHistory
+from .trades import TradeBatch, TradeHistory
 
 
 # %% ../../../nbs/30_exchange/simulator/05_trade_files.ipynb #3548593d
@@ -46,7 +46,7 @@ class FileTrades:
                 )
         self.symbol, self.first_id, self.count = path.stem.upper().removesuffix("_TRADES"), int(ids[0]), len(ids)
 
-    def columns(self, first: int, last: int) -> TradeColumns:
+    def columns(self, first: int, last: int) -> TradeBatch:
         "Trades number `first` to `last` (exclusive), counted from 0."
         return self._all.part(first, last)
 
@@ -55,7 +55,7 @@ class FileTrades:
         return int(np.searchsorted(self._all.time, moment))
 
 
-def _read(path: Path) -> TradeColumns:
+def _read(path: Path) -> TradeBatch:
     try:
         table = pq.read_table(path, partitioning=None)
         time = table.column("time" if "time" in table.column_names else "timestamp")
@@ -68,7 +68,7 @@ def _read(path: Path) -> TradeColumns:
             f"found something else ({str(error).splitlines()[0][:200]})",
             "write the file again, or remove it",
         ) from None
-    return TradeColumns(
+    return TradeBatch(
         ids.astype(np.int64), price.astype(float), quantity.astype(float), times_to_ms(time), maker.astype(bool)
     )
 
