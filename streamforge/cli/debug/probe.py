@@ -37,7 +37,7 @@ async def living(
     queue_id: str,
     topics: Topics = Topics(),
 ) -> dict[str, str]:  # telemetry id -> instance, of the workers that should answer
-    "The live workers of a workflow, by what they said so far."
+    "Find the live workers of a workflow in its events."
     last: dict[str, Event] = {}
     async for event in _said(bus, queue_id, topics.events):
         if event.status != "pong" or event.producer not in last:
@@ -152,14 +152,14 @@ async def stop_workers(
     *,
     timeout: float = 15.0,  # seconds; a worker may take 10
     topics: Topics = Topics(),
-) -> dict[str, tuple[str, float]]:  # telemetry id -> (its last word, ms); a word that never came is empty
-    "Stop the workers of a workflow and wait for the last word of each."
+) -> dict[str, tuple[str, float]]:  # telemetry id -> (its last status, ms); empty where none came
+    "Stop the workers of a workflow and wait for the last event of each."
     ends: dict[str, tuple[str, float]] = {name: ("", math.nan) for name in await living(bus, queue_id, topics)}
     start, began = await bus.end_offsets(topics.events), time.perf_counter()
     if ends:
         await _send(bus, topics, "stop", queue_id)
     async with aclosing(cast(Any, bus.tail(topics.events, start, max_wait=0.1))) as batches:
-        while not all(word for word, _ in ends.values()) and time.perf_counter() - began < timeout:
+        while not all(status for status, _ in ends.values()) and time.perf_counter() - began < timeout:
             for event, _ in _events((await anext(batches)).records, queue_id):
                 if event.status in ("finished", "interrupted", "error") and event.producer in ends:
                     ends[event.producer] = (event.status, 1_000 * (time.perf_counter() - began))

@@ -108,7 +108,9 @@ async def test_a_refused_request_leaves_nothing(tmp_path):
     async with lab_and_client(tmp_path) as (lab, client):
         wrong = {
             "time_range": SHORT | {"time_range": "2021-04-22:2021-04-20"},
-            "interval": SHORT | {"type": "api_candles_7h"},
+            "type": SHORT | {"type": "api_candles_7h"},
+            "targets.0.parameters.batch_rows": SHORT
+            | {"targets": [{"target": "arango-connector", "parameters": {"batch_rows": "many"}}]},
             "targets.1.target": SHORT | {"targets": [{"target": "loader-producer"}, {"target": "oracle"}]},
             "targets.0.parameters.LD_PRELOAD": SHORT
             | {"targets": [{"target": "dummy-service", "parameters": {"LD_PRELOAD": "x"}}]},
