@@ -40,5 +40,3 @@ LAYERS = [
 RANKS = {name: number for number, line in enumerate(LAYERS) for name in line}
 RESEARCH = {"features", "graph", "trading", "rl", "strategies", "evaluation", "viz"}
 BOTH_HALVES = {"core", "messages"}  # research and platform both stand on these
-# Modules that still wait for the split that gives them a lower module to import from; each leaves the list with that split.
-SPLIT_PENDING = {"store.arango.rows", "store.arango.store"}
