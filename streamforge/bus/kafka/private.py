@@ -104,6 +104,10 @@ def drop_batches(producer: AIOKafkaProducer) -> None:
     # When the connection closes, aiokafka removes a batch that fail_all has removed already; its sender would die of the KeyError.
     accumulator._pending_batches = _DiscardingSet(accumulator._pending_batches)
     accumulator.fail_all(kafka_errors.ProducerClosed())
+    # Nothing awaits the second future of a batch that was not sent yet; asyncio would log its exception.
+    for batch in [batch for queue in accumulator._batches.values() for batch in queue]:
+        if batch._drain_waiter.done():
+            batch._drain_waiter.exception()
 
 
 def is_closed(client: AIOKafkaConsumer | AIOKafkaProducer) -> bool:
