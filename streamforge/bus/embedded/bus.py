@@ -131,8 +131,6 @@ class TopicWriters:
     async def publish(self, topic: str, messages: Sequence[Message]) -> list[tuple[int, int]]:
         "Append messages; returns (partition, offset) of each. Raises `UnknownTopic`, `BadRecord`, `BusError`."
         writer = self[topic]
-        if not messages:
-            return []
         chosen, rows = sort_messages(writer, messages, now_ms())
         offsets: dict[int, list[int]] = {partition: [] for partition in rows}
         for partition, its_rows in rows.items():
@@ -141,10 +139,12 @@ class TopicWriters:
                 offsets[partition] += range(first, first + sum(payload.span for payload in payloads))
                 if len(messages) > FRAME_ROWS:
                     await asyncio.sleep(0)  # a long list must not hold up the other tasks of this process
-        if len(rows) == 1:
-            return [(chosen[0], offset) for offset in offsets[chosen[0]]]
-        ordered = {partition: iter(its_offsets) for partition, its_offsets in offsets.items()}
-        return [(partition, next(ordered[partition])) for partition in chosen]
+        if len(offsets) == 1:  # the usual case, and faster
+            places = [(chosen[0], offset) for offset in offsets[chosen[0]]]
+        else:
+            ordered = {partition: iter(its_offsets) for partition, its_offsets in offsets.items()}
+            places = [(partition, next(ordered[partition])) for partition in chosen]
+        return places
 
     async def begin_offsets(self, topic: str) -> dict[int, int]:
         "The first offset kept, per partition, after retention was applied."

@@ -273,8 +273,6 @@ class Publisher:
         partitioner = self._partitioners.get(topic)
         if partitioner is None or partitioner.partitions < self.producers.partitions(topic):
             partitioner = self._partitioners[topic] = Partitioner(await self._count(topic))
-        if not messages:
-            return []
         chosen, rows = partitioner.sort(messages)
         size = sum([len(message.value) for message in messages])
         if self._in_flight and self._in_flight + size > _MAX_IN_FLIGHT:
@@ -288,10 +286,12 @@ class Publisher:
             self._in_flight -= size
             async with self._freed:
                 self._freed.notify_all()
-        if len(offsets) == 1:
-            return [(chosen[0], offset) for offset in offsets[chosen[0]]]
-        ordered = {partition: iter(its_offsets) for partition, its_offsets in offsets.items()}
-        return [(partition, next(ordered[partition])) for partition in chosen]
+        if len(offsets) == 1:  # the usual case, and faster
+            places = [(chosen[0], offset) for offset in offsets[chosen[0]]]
+        else:
+            ordered = {partition: iter(its_offsets) for partition, its_offsets in offsets.items()}
+            places = [(partition, next(ordered[partition])) for partition in chosen]
+        return places
 
     def forget(self, topic: str) -> None:
         "A topic was deleted: ask for its partitions again before the next record."
