@@ -122,7 +122,7 @@ _ARRAYS = tuple(field.name for field in fields(Panel) if field.name != "symbols"
 
 def _names(table: "Columns") -> set[str]:
     "The names of a table's columns."
-    return set(getattr(table, "column_names", table))  # type: ignore[arg-type]  # pandas tables and dicts iterate over them
+    return set(getattr(table, "column_names", table))  # type: ignore[arg-type]  # they iterate over them
 
 
 def _column(table: "Columns", name: str) -> np.ndarray:
@@ -213,7 +213,7 @@ class Scaler:
         self,
         features: np.ndarray,  # (..., F)
     ) -> np.ndarray:  # (..., F) float32, NaN stays NaN
-        "Standardise features."
+        "Subtract the mean of each feature and divide by its standard deviation."
         return ((np.asarray(features, np.float64) - self.mean) / self.std).astype(np.float32)
 
     def parameters(self) -> dict[str, list[float]]:
