@@ -127,8 +127,8 @@ class _BlockingArtifacts:
     def versions(self, kind: str, name: str) -> list[Manifest]:
         below = f"{check_name(kind, 'kind')}/{check_name(name, 'name')}"
 
-        def read(found: tuple[str, str, float]) -> _DatedManifest | None:
-            _, version, made = found
+        def read(listed: tuple[str, str, float]) -> _DatedManifest | None:
+            _, version, made = listed
             try:
                 return self._dated(kind, name, version, made)
             except (NotFound, DamagedArtifact) as error:

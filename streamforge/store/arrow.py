@@ -14,6 +14,7 @@ from operator import countOf
 from typing import Any, NoReturn
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -41,7 +42,7 @@ def is_storable(
 # %% ../../nbs/21_store/03_arrow.ipynb #c070e801
 _EXACT: dict[str, set[type]] = {"int": {int}, "float": {float, int}, "text": {str}, "bool": {bool}}
 _USUAL: dict[str, type] = {"int": int, "float": float, "text": str, "bool": bool}
-_PLAIN: dict[str, Callable[[Any], object]] = {  # Any: whatever a row holds
+_PLAIN: dict[str, Callable[[Any], object]] = {  # Any: `_fits` has accepted the value
     "int": int,
     "float": float,
     "text": str.__str__,
@@ -75,9 +76,9 @@ def _refuse(name: str, kind: str, key: bool, value: object, row: int) -> NoRetur
     )
 
 
-def _check_values(values: Sequence[Any], name: str, kind: str, key: bool, first: int) -> pa.Array:  # Any: rows' values
+def _check_values(values: Sequence[object], name: str, kind: str, key: bool, first: int) -> pa.Array:
     "Check a column value by value and convert it; raises `BadData` with the row."
-    plain = [value.item() if type(value).__module__ == "numpy" else value for value in values]
+    plain = [value.item() if isinstance(value, np.generic) else value for value in values]
     for row, value in enumerate(plain):
         if not _fits(value, kind, key):
             _refuse(name, kind, key, value, first + row)
@@ -94,29 +95,27 @@ def _is_sound(column: pa.Array, kind: str, key: bool) -> bool:
     return kind != "text" or not (text := column.buffers()[2]) or b"\0" not in text.to_pybytes()
 
 
-def _column(values: Sequence[Any], name: str, kind: str, key: bool, first: int) -> pa.Array:  # Any: rows' values
+def _column(values: Sequence[object], name: str, kind: str, key: bool, first: int) -> pa.Array:
     "Python values as a checked Arrow column; raises `BadData`."
     # counting takes half the time of making a set, and mostly decides it
     usual = countOf(map(type, values), _USUAL[kind]) == len(values)
     # Arrow alone would take 1.0 for an int, and bytes for text
-    if usual or set(map(type, values)) <= _EXACT[kind] | {type(None)}:
-        try:
-            column = pa.array(values, ARROW_TYPES[kind])
-        except (pa.ArrowException, OverflowError, UnicodeEncodeError):
-            return _check_values(values, name, kind, key, first)
-        if _is_sound(column, kind, key):
-            return column
-    return _check_values(values, name, kind, key, first)
+    if not usual and not set(map(type, values)) <= _EXACT[kind] | {type(None)}:
+        return _check_values(values, name, kind, key, first)
+    try:
+        column = pa.array(values, ARROW_TYPES[kind])
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError):
+        return _check_values(values, name, kind, key, first)
+    if not _is_sound(column, kind, key):
+        return _check_values(values, name, kind, key, first)
+    return column
 
 
 # %% ../../nbs/21_store/03_arrow.ipynb #5c7ae913
-_Values = Sequence[Any]  # of one column; Any: rows come from callers and are checked below
-
-
 @cache
 def field_getter(
     field: str,  # of structs
-) -> Callable[[Sequence[Any]], list[Any]]:  # structs -> the field's value of each; Any: of any type
+) -> Callable[[Sequence[object]], list[object]]:  # structs -> the field's value of each
     "A function that fetches one field of many structs."
     if not field.isidentifier() or iskeyword(field):
         return lambda rows: [getattr(row, field) for row in rows]
@@ -124,10 +123,11 @@ def field_getter(
 
 
 # %% ../../nbs/21_store/03_arrow.ipynb #035231a0
-_Pick = Callable[[Sequence[Any]], list[_Values]]  # rows -> their columns; Any: structs or mappings
+_Rows = Sequence[Any]  # Any: structs or mappings; `_pick` finds out which
+_Pick = Callable[[_Rows], list[list[object]]]  # rows -> their columns
 
 
-def _pick(rows: Sequence[Any], names: Sequence[str]) -> tuple[list[str], _Pick]:  # Any: structs or mappings
+def _pick(rows: _Rows, names: Sequence[str]) -> tuple[list[str], _Pick]:
     "The columns that occur, in the schema's order, and how to fetch them; raises `BadData` for rows of another kind."
     kinds = set(map(type, rows))
     if len(kinds) == 1 and issubclass(struct := next(iter(kinds)), msgspec.Struct):
@@ -137,7 +137,7 @@ def _pick(rows: Sequence[Any], names: Sequence[str]) -> tuple[list[str], _Pick]:
     if not all(issubclass(kind, Mapping) for kind in kinds):
         raise BadData(
             "expected rows as mappings, as structs of one type or as an Arrow table, "
-            f"found {' '.join(kind.__name__ for kind in kinds)}",
+            f"found {' '.join(sorted(kind.__name__ for kind in kinds))}",
             "convert them",
         )
     seen = set().union(*rows)
@@ -174,8 +174,8 @@ def _cast(column: pa.ChunkedArray, name: str, kind: str, key: bool) -> pa.Chunke
 
 
 # %% ../../nbs/21_store/03_arrow.ipynb #a112a073
-def _batches(rows: Sequence[Any], present: list[str], pick: _Pick, schema: Schema) -> Iterator[pa.RecordBatch]:
-    "Checked columns of `_CHUNK` rows at a time; raises `BadData`. (Any: structs or mappings.)"
+def _batches(rows: _Rows, present: list[str], pick: _Pick, schema: Schema) -> Iterator[pa.RecordBatch]:
+    "Checked columns of `_CHUNK` rows at a time; raises `BadData`."
     for first in range(0, len(rows), _CHUNK):
         columns = pick(rows[first : first + _CHUNK])
         arrays = [

@@ -55,9 +55,6 @@ def by_key(rows: list[dict]) -> list[dict]:
     return sorted(rows, key=lambda row: (row["name"], row["at"]))
 
 
-# ---- rows
-
-
 async def test_what_is_written_is_what_is_read(store, fresh):
     rows = random_rows(7, 2_000)
     await store.ensure(fresh, MIXED)
@@ -195,15 +192,12 @@ async def test_columns(store, fresh):
             await store.read(fresh, **wrong)
 
 
-async def test_a_collection_that_nobody_made(store, fresh):
+async def test_a_collection_that_does_not_exist(store, fresh):
     with pytest.raises(NotFound):
         await store.read(fresh)
     with pytest.raises(NotFound):
         await store.upsert(fresh, [edge(1)])
     assert await store.count(fresh) == 0 and fresh not in await store.collections()
-
-
-# ---- schemas
 
 
 async def test_ensure(store, store_url, fresh):
@@ -263,9 +257,6 @@ async def test_names_that_a_database_would_stumble_over(store, fresh):
         await store.ensure(fresh, Schema(columns={"at": "int", "x": "decimal"}, key=("at",)))
 
 
-# ---- documents
-
-
 async def test_documents(store, fresh):
     kind = f"{fresh}-workflow"
     assert await store.get(kind, "wf-1") is None and await store.list(kind) == []
@@ -318,8 +309,6 @@ async def test_of_many_writers_of_one_version_one_wins(store, store_url, fresh):
             assert await store.get(fresh, "one") == Document(fresh, "one", version + 1, {"writer": won[0]})
 
 
-# ---- several processes
-
 WRITER = """
 import asyncio, json, sys
 from streamforge.store.base import Schema, open_store
@@ -347,7 +336,7 @@ def writer(url: str, collection: str, me: str, batches: int, rows: int) -> subpr
 
 
 async def test_processes_write_at_once_and_add_columns_at_once(store, store_url, fresh):
-    "Four at the same collection: nobody is turned away, nothing is lost, every column is there."
+    "Four processes widen one collection: none is refused, no row is lost, every column is there."
     await store.ensure(fresh, EDGES)
     writers = [writer(store_url, fresh, me, 10, 500) for me in "abcd"]
     try:
@@ -372,7 +361,7 @@ async def test_processes_write_at_once_and_add_columns_at_once(store, store_url,
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_a_killed_writer_leaves_whole_batches(store, store_url, fresh, seed):
-    "kill -9 at any moment: the rows are all of one generation, and whoever comes next can write at once."
+    "kill -9 at any moment: the rows are all of one generation, and the next process can write at once."
     await store.ensure(fresh, EDGES)
     process = writer(store_url, fresh, "a", -1, 3_000)
     try:
@@ -393,7 +382,7 @@ async def test_a_killed_writer_leaves_whole_batches(store, store_url, fresh, see
 
 
 async def test_the_event_loop_goes_on(store, fresh):
-    "While 60,000 rows go in and come out, whoever else lives in the loop is served."
+    "While 60,000 rows are written and read, the other tasks of the event loop run."
     await store.ensure(fresh, CANDLES)
     rows = [
         {"symbol": "BTCUSDT", "interval": "1m", "open_time": k, "close_time": k}
@@ -465,8 +454,6 @@ async def test_a_caller_that_is_cancelled_leaves_nothing_half_done(store, fresh)
         table = await store.read(fresh)
         assert table.num_rows in (0, 3_000) and len(set(table["weight"].to_pylist())) <= 1
 
-
-# ---- files of an earlier version
 
 OLD = """
 import sqlite3, sys

@@ -5,7 +5,7 @@ What it follows, and where that is written:
 - imports: `arangod/RestHandler/RestImportHandler.cpp` (all are inserted, those whose key is there are then replaced; with `complete` the first error ends the transaction)
 - error numbers and texts: `lib/Basics/errors.dat`, which the driver has as `arango/errno.py`
 
-What it does not do: other AQL than the store's few questions (anything else is a parse error, 1501), JWT, users' rights, anything across several shards. It has one thread, so no two requests ever cross, except those that a stream transaction keeps out.
+What it does not do: other AQL than the store's few queries (anything else is a parse error, 1501), JWT, users' rights, anything across several shards. It has one thread, so no two requests ever cross, except those that a stream transaction keeps out.
 """
 
 import asyncio
@@ -63,8 +63,8 @@ class Refusal(Exception):
     "An error as the server answers it."
 
     def __init__(self, number: int, more: str = "", status: int = 0, **extra: str):
-        told, text = TEXTS[number]
-        self.status, self.number = status or told, number
+        usual, text = TEXTS[number]
+        self.status, self.number = status or usual, number
         self.body = {
             "error": True,
             "code": self.status,
@@ -156,11 +156,11 @@ class Arango:
         ] = []  # documents that are refused, with the error number
         self.requests: list[str] = []
         self.unsynced: list[str] = []  # writes that were answered before they were on the disk
-        self.told_version = "3.12.4"
+        self.version = "3.12.4"
         self.mismatch = 412  # status of a revision that does not match; some versions say 409
         self.rng, self._numbers = random.Random(seed), count(1)
 
-    # ---- HTTP
+    # HTTP
 
     async def __call__(self, scope: Json, receive: Callable, send: Callable) -> None:
         if scope["type"] != "http":
@@ -186,12 +186,12 @@ class Arango:
             for what in whats:
                 if isinstance(what, int):
                     raise Refusal(what)
-            status, told = self._serve(scope, body)
+            status, answer = self._serve(scope, body)
         except Refusal as refusal:
-            status, told = refusal.status, refusal.body
+            status, answer = refusal.status, refusal.body
         if "lost" in whats:
             return await _broken(send)
-        await _answer(send, status, msgspec.json.encode(told))
+        await _answer(send, status, msgspec.json.encode(answer))
 
     def _serve(self, scope: Json, body: bytes) -> tuple[int, Any]:
         "Who asks, for which database, and what."
@@ -207,14 +207,14 @@ class Arango:
             raise Refusal(1228 if found else 404)
         query = dict(parse_qsl(scope["query_string"].decode(), keep_blank_values=True))
         try:
-            told = msgspec.json.decode(body) if body else None
+            request = msgspec.json.decode(body) if body else None
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise Refusal(600) from None
-        self.database, self.headers, self.query, self.told = self.databases[found[1]], headers, query, told
+        self.database, self.headers, self.query, self.request = self.databases[found[1]], headers, query, request
         if _WRITES.fullmatch(f"{scope['method']} {found[2]}") and not (
             self._flag("waitForSync")
             or "x-arango-trx-id" in headers
-            or (isinstance(told, dict) and told.get("waitForSync"))
+            or (isinstance(request, dict) and request.get("waitForSync"))
         ):
             self.unsynced.append(f"{scope['method']} {found[2]}")
         for pattern, serve in _ROUTES:
@@ -226,26 +226,26 @@ class Arango:
         "A boolean of the query as the server reads it (`StringUtils::boolean`); the driver writes 1 and 0."
         return self.query[name].lower() in ("true", "yes", "on", "y", "1") if name in self.query else otherwise
 
-    # ---- collections
+    # collections
 
     def version(self) -> tuple[int, Any]:
-        return 200, {"server": "arango", "license": "community", "version": self.told_version}
+        return 200, {"server": "arango", "license": "community", "version": self.version}
 
     def collections(self) -> tuple[int, Any]:
         return 200, {"error": False, "code": 200, "result": [_shown(o) for o in self.database.collections.values()]}
 
     def make_collection(self) -> tuple[int, Any]:
-        name = self.told["name"]
+        name = self.request["name"]
         if not NAME.fullmatch(name):
             raise Refusal(1208, name)
         if name in self.database.collections:
             raise Refusal(1207)
-        made = self.database.collections[name] = Collection(name, self.told.get("type") == 3)
+        made = self.database.collections[name] = Collection(name, self.request.get("type") == 3)
         return 200, {"error": False, "code": 200, **_shown(made)}
 
     def make_index(self) -> tuple[int, Any]:
-        fields = tuple(self.told["fields"])
-        if self.told["type"] != "persistent" or not self.told.get("unique") or any("." in o for o in fields):
+        fields = tuple(self.request["fields"])
+        if self.request["type"] != "persistent" or not self.request.get("unique") or any("." in o for o in fields):
             raise Refusal(400, "this stand-in has unique persistent indexes on top-level attributes only")
         new = self.database[self.query["collection"]].index(fields)
         more = {
@@ -264,7 +264,7 @@ class Arango:
             **more,
         }
 
-    # ---- documents
+    # documents
 
     def _write(self, collection: Collection, document: Json, mode: str, undo: list, transaction: str = "") -> Json:
         "Insert or replace one document; `undo` gets what was there."
@@ -310,12 +310,12 @@ class Arango:
             self._flag("complete"),
             self.query.get("onDuplicate", "error"),
         )
-        if not isinstance(self.told, list):
+        if not isinstance(self.request, list):
             raise Refusal(400, "expecting a JSON array in the request")
         undo: list = []
         figures, details = {"created": 0, "errors": 0, "empty": 0, "updated": 0, "ignored": 0}, []
         again = []
-        for replacing, work in ((False, enumerate(self.told)), (True, again)):
+        for replacing, work in ((False, enumerate(self.request)), (True, again)):
             for position, document in work:
                 try:
                     self._write(collection, document, "replace" if replacing else "conflict", undo)
@@ -350,10 +350,10 @@ class Arango:
         if transaction and transaction not in self.database.transactions:
             raise Refusal(1655)
         undo = self.database.transactions[transaction] if transaction else []
-        if isinstance(self.told, dict):
-            return 202, self._write(collection, self.told, mode, undo, transaction)
+        if isinstance(self.request, dict):
+            return 202, self._write(collection, self.request, mode, undo, transaction)
         results = []
-        for document in self.told:
+        for document in self.request:
             try:
                 results.append(self._write(collection, document, mode, undo, transaction))
             except Refusal as refusal:
@@ -366,8 +366,8 @@ class Arango:
         if key not in collection.documents:
             raise Refusal(1202)
         found, wanted = collection.documents[key], self.headers.get("if-match", "").strip('"')
-        if not self._flag("ignoreRevs", True) and isinstance(self.told, dict):  # the driver puts it into the body
-            wanted = wanted or self.told.get("_rev", "")
+        if not self._flag("ignoreRevs", True) and isinstance(self.request, dict):  # the driver puts it into the body
+            wanted = wanted or self.request.get("_rev", "")
         if wanted and wanted != found["_rev"]:
             raise Refusal(1200, "conflict, _rev values do not match", self.mismatch, **_identity(found))
         return collection, found
@@ -377,17 +377,17 @@ class Arango:
 
     def replace(self, name: str, key: str) -> tuple[int, Any]:
         collection, _ = self._found(name, key)
-        return 202, self._write(collection, self.told | {"_key": key}, "replace", [])
+        return 202, self._write(collection, self.request | {"_key": key}, "replace", [])
 
     def delete(self, name: str, key: str) -> tuple[int, Any]:
         collection, found = self._found(name, key)
         collection.place(key, None)
         return 200, _identity(found)
 
-    # ---- transactions
+    # transactions
 
     def begin(self) -> tuple[int, Any]:
-        for name in self.told["collections"].get("write", []):
+        for name in self.request["collections"].get("write", []):
             self.database[name]
         id = str(next(self._numbers))
         self.database.transactions[id] = []
@@ -409,14 +409,14 @@ class Arango:
             collection.held = {key: holder for key, holder in collection.held.items() if holder != id}
         return undo
 
-    # ---- AQL
+    # AQL
 
     def ask(self) -> tuple[int, Any]:
-        results = _answers(self.database, self.told["query"], self.told.get("bindVars", {}))
-        size, ttl = self.told.get("batchSize", 1000), self.told.get("ttl", 30)
+        results = _answers(self.database, self.request["query"], self.request.get("bindVars", {}))
+        size, ttl = self.request.get("batchSize", 1000), self.request.get("ttl", 30)
         batches = iter([results[o : o + size] for o in range(0, len(results), size)])
         first, second = next(batches, []), next(batches, [])
-        told = {
+        answer = {
             "error": False,
             "code": 201,
             "result": _plain(first),
@@ -425,9 +425,9 @@ class Arango:
             "extra": {"warnings": [], "stats": {}},
         }
         if second:
-            told["id"] = str(next(self._numbers))
-            self.database.cursors[told["id"]] = (batches, second, time.monotonic() + ttl, ttl)
-        return 201, told
+            answer["id"] = str(next(self._numbers))
+            self.database.cursors[answer["id"]] = (batches, second, time.monotonic() + ttl, ttl)
+        return 201, answer
 
     def more(self, id: str) -> tuple[int, Any]:
         batches, batch, dies, ttl = self.database.cursors.pop(id, ([], [], 0.0, 0.0))
@@ -444,10 +444,10 @@ class Arango:
             "cached": False,
         }
 
-    # ---- graphs
+    # graphs
 
     def make_graph(self) -> tuple[int, Any]:
-        name, relations = self.told["name"], self.told.get("edgeDefinitions", [])
+        name, relations = self.request["name"], self.request.get("edgeDefinitions", [])
         if name in self.database.graphs:
             raise Refusal(1925)
         self.database.graphs[name] = {
@@ -510,10 +510,10 @@ def _plain(values: list[Any]) -> list[Any]:
     ]
 
 
-# The store's questions, copied and not imported: whoever changes one has to look here.
+# The store's queries, copied and not imported: a change of one must be looked at here.
 _WHERE = r"((?: FILTER d\[@c\d\] IN @v\d)*)"
 _RANGE = r"FOR d IN @@collection FILTER d\[@range_column\] >= @start AND d\[@range_column\] <= @last" + _WHERE
-_QUESTIONS = {
+_QUERIES = {
     "range": re.compile(_RANGE + r" RETURN KEEP\(d, @columns\)"),
     "nth last": re.compile(_RANGE + r" SORT d\[@range_column\] DESC LIMIT @skipped, 1 RETURN d\[@range_column\]"),
     "count": re.compile(r"FOR d IN @@collection" + _WHERE + " COLLECT WITH COUNT INTO n RETURN n"),
@@ -524,31 +524,33 @@ _QUESTIONS = {
 }
 
 
-def _answers(database: Database, text: str, told: Json) -> list[Any]:
-    "What a question comes to."
-    name = next((o for o, pattern in _QUESTIONS.items() if pattern.fullmatch(text)), None)
+def _answers(database: Database, text: str, variables: Json) -> list[Any]:
+    "The result of a query."
+    name = next((o for o, pattern in _QUERIES.items() if pattern.fullmatch(text)), None)
     if name is None:
         raise Refusal(1501, text[:80])
     declared = set(re.findall(r"@(@?\w+)", text))
-    if declared != told.keys():
-        raise Refusal(1551 if declared - told.keys() else 1552, " ".join(declared ^ told.keys()))
-    found = list(database[told["@collection"]].documents.values())
-    if "range_column" in told:
-        moment, start, last = told["range_column"], told["start"], told["last"]
+    if declared != variables.keys():
+        raise Refusal(1551 if declared - variables.keys() else 1552, " ".join(declared ^ variables.keys()))
+    found = list(database[variables["@collection"]].documents.values())
+    if "range_column" in variables:
+        moment, start, last = variables["range_column"], variables["start"], variables["last"]
         found = [o for o in found if start <= o[moment] <= last]
     for n in re.findall(r"@c(\d)", text):
-        column, values = told[f"c{n}"], set(told[f"v{n}"])
+        column, values = variables[f"c{n}"], set(variables[f"v{n}"])
         found = [o for o in found if o.get(column) in values]
     if name == "count":
         return [len(found)]
     if name == "nth last":
-        return sorted((o[told["range_column"]] for o in found), reverse=True)[told["skipped"] : told["skipped"] + 1]
+        return sorted((o[variables["range_column"]] for o in found), reverse=True)[
+            variables["skipped"] : variables["skipped"] + 1
+        ]
     if name == "range":
-        return [{k: o[k] for k in told["columns"] if k in o} for o in found]
+        return [{k: o[k] for k in variables["columns"] if k in o} for o in found]
     return (
         found
         if name == "schemas"
-        else [o for o in found if o["kind"] == told["kind"] and o["id"].startswith(told["prefix"])]
+        else [o for o in found if o["kind"] == variables["kind"] and o["id"].startswith(variables["prefix"])]
     )
 
 
@@ -592,8 +594,8 @@ class Running:
         assert not self._thread.is_alive()
 
     def url(self, **options: str) -> str:
-        told = "&".join(f"{k}={v}" for k, v in options.items())
-        return f"arangodb://lab:secret@127.0.0.1:{self.port}/lab{told and '?' + told}"
+        query = "&".join(f"{k}={v}" for k, v in options.items())
+        return f"arangodb://lab:secret@127.0.0.1:{self.port}/lab{query and '?' + query}"
 
 
 @contextmanager

@@ -49,14 +49,14 @@ class ArangoCursor(Protocol):
 
 
 class ArangoQueries(Protocol):
-    "Runs AQL."
+    "The part of a database that runs AQL."
 
     def execute(self, query: str, *, bind_vars: JsonObject, batch_size: int, ttl: int, stream: bool) -> ArangoCursor:
-        "Start a query."
+        "Start a query and return its cursor."
 
 
 class ArangoCollection(Protocol):
-    "Documents or edges."
+    "A collection of documents or edges."
 
     def get(self, document: str) -> JsonObject | None:
         "A document by its key."
@@ -90,16 +90,16 @@ class ArangoCollection(Protocol):
 
 
 class ArangoTransaction(Protocol):
-    "A stream transaction."
+    "A stream transaction: writes that succeed together."
 
     def collection(self, name: str) -> ArangoCollection:
         "A collection, as the transaction sees it."
 
     def commit_transaction(self) -> object:
-        "Make its writes permanent."
+        "Make the writes of this transaction permanent."
 
     def abort_transaction(self) -> object:
-        "Undo its writes."
+        "Undo the writes of this transaction."
 
 
 class ArangoDatabase(Protocol):
@@ -109,7 +109,7 @@ class ArangoDatabase(Protocol):
     aql: ArangoQueries
 
     def version(self) -> str:
-        "The server's version."
+        "The server's version, such as 3.12.4."
 
     def collections(self) -> list[JsonObject]:
         "All collections, with their properties."
@@ -118,7 +118,7 @@ class ArangoDatabase(Protocol):
         "A collection by its name."
 
     def create_collection(self, name: str, *, edge: bool = False) -> object:
-        "Make a collection."
+        "Make a collection of documents or edges."
 
     def create_graph(self, name: str, *, edge_definitions: Sequence[JsonObject]) -> object:
         "Make a named graph."

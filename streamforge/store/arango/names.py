@@ -55,10 +55,8 @@ def document_key(
 # %% ../../../nbs/21_store/arango/01_names.ipynb #124c1fac
 def _column_parts(values: list[str | int]) -> list[str]:
     "The values of a column as parts of keys."
-    if values and isinstance(values[0], int):
-        return list(map(str, values))
-    parts = {value: escaped(str(value)) for value in set(values)}
-    return [parts[value] for value in values]
+    parts = {value: escaped(value) for value in set(values) if isinstance(value, str)}
+    return [parts[value] for value in values] if parts else list(map(str, values))
 
 
 # %% ../../../nbs/21_store/arango/01_names.ipynb #d21e5283

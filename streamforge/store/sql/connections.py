@@ -96,7 +96,7 @@ class Database(Protocol):
         "Open a new connection, ready for use."
 
     def begin(self, connection: Connection, kind: Transaction) -> None:
-        "Begin a transaction."
+        "Begin a transaction of this kind."
 
     def write(self, connection: Connection, table: str, schema: Schema, batch: pa.Table) -> None:
         "Upsert a checked batch."

@@ -1,4 +1,4 @@
-"The ArangoDB store while its server misbehaves. The server is what stands in for one; see `tests/standins/arango.py` for what it follows."
+"The ArangoDB store while its server fails. The server is a stand-in; see `tests/standins/arango.py` for the sources that it follows."
 
 import asyncio
 import json
@@ -34,14 +34,14 @@ def server():
 def calm(server):
     "Without the faults of other tests."
     yield server
-    assert not server.arango.unsynced  # whoever commits an offset after a write relies on it
+    assert not server.arango.unsynced  # a connector commits offsets after a write and relies on it
     server.arango.faults, server.arango.spoiled, server.arango.mismatch, server.arango.users["lab"] = (
         [],
         [],
         412,
         "secret",
     )
-    server.arango.told_version = "3.12.4"
+    server.arango.version = "3.12.4"
 
 
 @pytest.fixture
@@ -56,9 +56,6 @@ def candle(moment: int, **more) -> dict:
 
 def edge(moment: int, source: str = "BTCUSDT") -> dict:
     return {"graph": "g", "source": source, "target": "ETHUSDT", "open_time": moment, "weight": 0.5}
-
-
-# ---- a batch, all or nothing
 
 
 @pytest.mark.parametrize("number", PERMANENT)
@@ -100,7 +97,7 @@ async def test_a_write_that_another_crossed_is_repeated_at_once(store, calm):
 
 
 async def test_a_lost_answer_does_no_harm_to_rows(store, calm):
-    "It was written, and nobody heard: the batch goes out again."
+    "It was written, and the answer was lost: the batch is sent again."
     await store.ensure("lost", CANDLES)
     calm.arango.faults = [Fault("lost", on="import", times=1)]
     with pytest.raises(StoreError):
@@ -118,7 +115,7 @@ async def test_a_lost_answer_to_a_document_is_a_conflict_and_never_a_second_writ
 
 
 async def test_an_older_revision_never_goes_over_a_newer_one(store, calm):
-    "A worker that was thought dead writes late."
+    "A worker that was thought dead writes an older revision late."
     await store.ensure("revised", REVISED)
     for close, revision in ((0.5, None), (2.0, 2), (1.0, 1), (2.5, 2)):
         await store.upsert("revised", [candle(1, close=close, revision=revision)])
@@ -149,10 +146,7 @@ async def test_more_than_fits_one_request(store, calm):
     assert await store.count("large") == 0
 
 
-# ---- what ArangoDB makes of it
-
-
-async def test_edges_can_be_walked_along(store, calm):
+async def test_edges_are_a_named_graph(store, calm):
     await store.ensure("relations", EDGES)
     await store.upsert("relations", [edge(1), edge(1, "ADA/USDT")])
     lab = calm.arango.databases["lab"]
@@ -161,8 +155,8 @@ async def test_edges_can_be_walked_along(store, calm):
         "ETHUSDT",
         "ADA$2FUSDT",
     }
-    (walk,) = [o for o in lab.graphs.values() if o["name"] == "relations-graph"]
-    assert walk["edgeDefinitions"] == [{"collection": "relations", "from": ["sf_markets"], "to": ["sf_markets"]}]
+    (graph,) = [o for o in lab.graphs.values() if o["name"] == "relations-graph"]
+    assert graph["edgeDefinitions"] == [{"collection": "relations", "from": ["sf_markets"], "to": ["sf_markets"]}]
     row = lab.collections["relations"].documents[document_key(["g", "ADA/USDT", "ETHUSDT", 1])]
     assert (row["_from"], row["_to"]) == ("sf_markets/ADA$2FUSDT", "sf_markets/ETHUSDT")
 
@@ -181,13 +175,13 @@ async def test_a_long_history_comes_in_bounded_batches(store, calm):
         len([o for o in calm.arango.requests[before:] if "/cursor" in o]) == 3
         and not calm.arango.databases["lab"].cursors
     )
-    calm.arango.faults = [Fault(1600, on=r"cursor/\d+", times=1)]  # whoever reads too slowly finds it gone
+    calm.arango.faults = [Fault(1600, on=r"cursor/\d+", times=1)]  # a reader that is too slow finds it gone
     with pytest.raises(StoreError, match="number 1600"):
         await store.read("long")
     assert await store.count("long") == 25_000
 
 
-async def test_only_the_questions_of_the_house_are_understood(calm):
+async def test_the_stand_in_understands_only_the_queries_of_the_store(calm):
     connection = ArangoConnection(calm.url())
     with pytest.raises(StoreError, match="number 1501"):
         await connection.run(lambda database: database.aql.execute("FOR d IN sf_documents REMOVE d IN sf_documents"))
@@ -210,9 +204,6 @@ async def test_a_revision_that_does_not_match(calm, status):
         assert (await one.get("raced", id)).version == 10
 
 
-# ---- who may
-
-
 async def test_a_changed_password_is_read_again(calm, tmp_path):
     (secret := tmp_path / "password").write_text("secret\n")
     url = f"arangodb://lab@127.0.0.1:{calm.port}/lab?password_file={secret}"
@@ -230,14 +221,14 @@ async def test_a_changed_password_is_read_again(calm, tmp_path):
     ids=["password", "database", "no TLS there"],
 )
 async def test_who_is_told_what(calm, password, rest, kind):
-    with pytest.raises(kind) as told:
+    with pytest.raises(kind) as caught:
         async with open_store(f"arangodb://lab:{password}@127.0.0.1:{calm.port}/{rest}"):
             pass
-    assert password not in str(told.value)
+    assert password not in str(caught.value)
 
 
 async def test_a_server_that_is_too_old(calm):
-    calm.arango.told_version = "3.11.8"
+    calm.arango.version = "3.11.8"
     with pytest.raises(BadConfig, match=r"3\.12.*3\.11"):
         async with open_store(calm.url()):
             pass
@@ -288,9 +279,6 @@ async def test_down_and_back(calm):
             await store.get("away", "one")
         calm.up()
         assert (await store.get("away", "one")).version == 1
-
-
-# ---- a connector
 
 
 CONNECT = {"TYPE": "api_candles_1h", "UPSTREAM": "loader-producer__a1b2c3", "INDICATORS": "none"}

@@ -1,4 +1,4 @@
-"""Artifacts in a bucket while things go wrong: the line is cut, slowed or dead, keys are wrong, bytes are damaged, writers race and die."""
+"""Artifacts in a bucket while things go wrong: the connection is cut, slowed or dead, keys are wrong, bytes are damaged, writers race and die."""
 
 import asyncio
 import contextlib
@@ -44,9 +44,9 @@ class Lab:
         self.client.make_bucket(self.bucket)
 
     def url(self, host: str = "", user: str = "", **options: object) -> str:
-        "Its URL; through another host or as another user, where told."
-        told = {"password_file": self.address.options["password_file"]} | options
-        query = "&".join(f"{key}={value}" for key, value in told.items())
+        "Its URL, optionally through another host or as another user."
+        given = {"password_file": self.address.options["password_file"]} | options
+        query = "&".join(f"{key}={value}" for key, value in given.items())
         return f"minio://{user or self.address.user}@{host or self.address.hosts[0]}/{self.bucket}?{query}"
 
     def objects(self) -> list[str]:
@@ -62,23 +62,23 @@ class Lab:
 
 
 class Proxy:
-    "A line to MinIO that does what it is told."
+    "A proxy to MinIO that injects faults."
 
     def __init__(self, api: str, upstream: str):
         self.http, self.name = httpx.Client(base_url=api, trust_env=False, timeout=30), f"sf-{secrets.token_hex(6)}"
-        told = self.http.post(
+        answer = self.http.post(
             "/proxies", json={"name": self.name, "listen": "127.0.0.1:0", "upstream": upstream, "enabled": True}
         )
-        self.host = told.raise_for_status().json()["listen"]
+        self.host = answer.raise_for_status().json()["listen"]
 
     @contextlib.contextmanager
     def toxic(self, kind: str, stream: str, **attributes: int):
-        "Break the line in this way for a while."
-        told = self.http.post(
+        "Inject a fault into the connection for a while."
+        answer = self.http.post(
             f"/proxies/{self.name}/toxics",
             json={"name": kind, "type": kind, "stream": stream, "attributes": attributes},
         )
-        told.raise_for_status()
+        answer.raise_for_status()
         try:
             yield
         finally:
@@ -143,9 +143,9 @@ async def relay(upstream: str, *, tls: ssl.SSLContext | None = None, cut_first_a
 async def test_an_upload_cut_in_its_middle_leaves_nothing_that_anybody_sees(lab, proxy):
     async with MinioArtifacts(lab.url(proxy.host, timeout=1)) as artifacts:
         with proxy.toxic("limit_data", "upstream", bytes=300_000):  # each connection ends after so many bytes
-            with pytest.raises(StoreError) as told:
+            with pytest.raises(StoreError) as caught:
                 await artifacts.put("models", "gatv2", {"first.json": b"{}", **FILES})
-            assert lab.secret not in str(told.value)
+            assert lab.secret not in str(caught.value)
         assert lab.objects() and not [o for o in lab.objects() if o.endswith("manifest.json")]
         assert await artifacts.versions("models", "gatv2") == [] and await artifacts.names("models") == []
         assert await artifacts.sweep("models") == 0  # too young to be sure
@@ -292,10 +292,10 @@ async def test_refusals_have_names(lab, tmp_path):
         (lab.url(tls=1), BadUrl, "tls=0"),
         (lab.url(ca="/nowhere/ca.pem"), BadUrl, "ca="),
     ):
-        with pytest.raises(error, match=word) as told:
+        with pytest.raises(error, match=word) as caught:
             async with MinioArtifacts(url):
                 pass
-        assert lab.secret not in str(told.value) and "expected" in str(told.value)
+        assert lab.secret not in str(caught.value) and "expected" in str(caught.value)
     assert not lab.client.bucket_exists(f"{lab.bucket}-absent")  # and it was not made in passing
 
 
@@ -464,15 +464,15 @@ async def main(url, size):
     content = os.urandom(size)
     async with MinioArtifacts(url) as artifacts:
         await artifacts.put("models", "warm", {"up": b"."})
-        told = {"before": peak()}
+        seen = {"before": peak()}
         began = time.monotonic()
         put = await artifacts.put("datasets", "big", {"candles.arrow": content})
-        told |= {"up": size / (time.monotonic() - began) / 1e6, "after put": peak()}
+        seen |= {"up": size / (time.monotonic() - began) / 1e6, "after put": peak()}
         del content
         began = time.monotonic()
         content = await artifacts.get(put, "candles.arrow")
-        told |= {"down": size / (time.monotonic() - began) / 1e6, "after get": peak()}
-    print(json.dumps(told))
+        seen |= {"down": size / (time.monotonic() - began) / 1e6, "after get": peak()}
+    print(json.dumps(seen))
 asyncio.run(main(sys.argv[1], int(sys.argv[2])))
 """
 
@@ -480,8 +480,8 @@ asyncio.run(main(sys.argv[1], int(sys.argv[2])))
 async def test_a_big_file_is_held_once(lab):
     size = 100_000_000
     run = await asyncio.create_subprocess_exec(sys.executable, "-c", PEAK, lab.url(), str(size), stdout=subprocess.PIPE)
-    told = json.loads((await asyncio.wait_for(run.communicate(), 120))[0])
-    assert told["after put"] - told["before"] < size * 0.9, told  # parts on their way, not another copy
-    assert told["after get"] - told["before"] < size * 1.3, (
-        told
+    seen = json.loads((await asyncio.wait_for(run.communicate(), 120))[0])
+    assert seen["after put"] - seen["before"] < size * 0.9, seen  # parts on their way, not another copy
+    assert seen["after get"] - seen["before"] < size * 1.3, (
+        seen
     )  # what was sent is gone by then, its pages perhaps not yet

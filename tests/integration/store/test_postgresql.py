@@ -59,8 +59,8 @@ async def test_a_connection_that_is_refused_says_why(url, tmp_path):
     wrong = tmp_path / "password"
     wrong.write_text("not-the-password")
     host = parse_url(url, OPTIONS).hosts[0]
-    told = await refused(f"postgresql://sf@{host}/streamforge?password_file={wrong}", Refused)
-    assert "not-the-password" not in told and "password" in told
+    message = await refused(f"postgresql://sf@{host}/streamforge?password_file={wrong}", Refused)
+    assert "not-the-password" not in message and "password" in message
     await refused(url.replace("/streamforge?", "/nobody_made_this?"), BadUrl)
     await refused(f"{url}&sslmode=verify-full", BadUrl)  # this server has no TLS
     await refused(url.replace(host, "127.0.0.1:1"), StoreError)
@@ -179,8 +179,8 @@ asyncio.run(main(sys.argv[1], sys.argv[3:]))
 """
 
 
-def maker(*told: str) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", MAKER, *told])
+def maker(*arguments: str) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", MAKER, *arguments])
 
 
 async def test_two_processes_make_the_same_collections_at_once(url, fresh):
@@ -190,9 +190,6 @@ async def test_two_processes_make_the_same_collections_at_once(url, fresh):
     async with open_store(url) as store:
         found = await store.collections()
     assert all(found[o].columns.keys() == EDGES.columns.keys() | {"by_a", "by_b"} for o in names)
-
-
-# ---- a network in between
 
 
 def toxi(api: str, method: str, path: str, body: dict | None = None) -> None:
@@ -233,7 +230,7 @@ async def test_a_server_that_goes_away_and_comes_back(proxy, fresh):
 
 @pytest.mark.slow
 async def test_a_server_that_takes_and_never_answers(proxy, fresh):
-    "The caller is told in time, the event loop never stops, and what was stuck does not land later."
+    "The caller gets an error in time, the event loop never stops, and what hung is not written later."
     api, name, url = proxy
     async with open_store(f"{url}&timeout=1") as store:
         await store.ensure(fresh, EDGES)

@@ -166,9 +166,9 @@ async def test_an_authority_in_the_url_means_that_all_is_verified(secured):
 
 async def test_another_authority_is_refused(secured):
     url, _, other = secured
-    with pytest.raises(Refused, match="certificate") as told:
+    with pytest.raises(Refused, match="certificate") as caught:
         await written(f"{url}&ca={other}")
-    assert "a secret" not in str(told.value)
+    assert "a secret" not in str(caught.value)
 
 
 async def test_a_certificate_for_another_name_is_refused_unless_names_do_not_matter(secured):
@@ -179,6 +179,6 @@ async def test_a_certificate_for_another_name_is_refused_unless_names_do_not_mat
     assert await written(f"{named}&ca={ca}&sslmode=verify-ca")
 
 
-async def test_a_server_that_wants_tls_says_so_to_whoever_comes_without(secured):
+async def test_a_server_that_requires_tls_refuses_a_client_without(secured):
     with pytest.raises(Refused, match="pg_hba.conf|encryption"):
         await written(f"{secured[0]}&sslmode=disable")
