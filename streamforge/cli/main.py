@@ -170,7 +170,7 @@ def start(
     wait: Annotated[bool, typer.Option(help="until it is over")] = False,
     url: ManagerOption = "http://127.0.0.1:8600",
 ) -> None:
-    "Start a workflow."
+    "Start a workflow from options or from a JSON file, and print its queue_id."
     from streamforge.client.client import Client
 
     body = _request_file(file) if file else {"symbol": symbol, "type": type, "time_range": range}
@@ -223,7 +223,7 @@ def list_workflows(url: ManagerOption = "http://127.0.0.1:8600") -> None:
 
 @app.command()
 def stop(queue_id: Annotated[str, typer.Argument()], url: ManagerOption = "http://127.0.0.1:8600") -> None:
-    "Stop a workflow."
+    "Send `stop` to a workflow's workers and print its status."
     from streamforge.client.client import Client
 
     async def ask() -> None:

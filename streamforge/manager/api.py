@@ -113,7 +113,7 @@ def queue_routes(manager: Manager) -> APIRouter:
 
     @router.get("/targets/{target}", tags=["targets"])
     async def one_target(target: str) -> JsonObject:
-        "Describe one target."
+        "Describe one target and its parameters."
         return describe_target(target)
 
     @router.websocket("/ws/events")

@@ -22,9 +22,9 @@ __all__ = [
 import asyncio
 import contextlib
 import time
+from collections.abc import Awaitable, Callable
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pyarrow as pa
@@ -37,6 +37,7 @@ import streamforge
 from ..bus.base import Bus
 from ..core.errors import NotFound
 from ..core.names import check_name, enriched_collection
+from ..core.types import JsonObject, JsonValue
 from ..features.indicators import find_indicator
 from ..manager.api import same_origin
 from ..store.base import Store
@@ -53,7 +54,7 @@ HEADERS = {
 
 
 def plotly_js() -> Path:
-    "The plotly.min.js of the installed plotly package."
+    "Return the path of plotly.min.js in the installed plotly package."
     import plotly
 
     return Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
@@ -73,9 +74,9 @@ def indicator_places(
 # %% ../../nbs/71_visualizer/01_app.ipynb #6db8f734
 async def markets(
     store: Store,
-) -> list[dict[str, Any]]:  # collection, symbol, interval, candles; sorted
-    "Every market of every collection of candles."
-    found: list[dict[str, Any]] = []
+) -> list[JsonObject]:  # collection, symbol, interval, candles; sorted
+    "List the markets of all collections of candles."
+    found: list[JsonObject] = []
     for collection, schema in (await store.collections()).items():
         if schema.key == CANDLES.key and set(CANDLES.columns) | {"filled"} == set(schema.columns) | {"filled"}:
             table = await store.read(collection, columns=["symbol", "interval"])
@@ -93,8 +94,8 @@ async def chart(
     symbol: str,
     interval: str,
     last: int = 300,  # candles
-) -> dict[str, Any]:  # columns: lists of equal length; decisions: {open_time, action, equity, agent}; overlays, panels
-    "The last candles of a market with their indicators and what agents decided on them; raises `NotFound`."
+) -> JsonObject:  # columns: lists of equal length; decisions: {open_time, action, equity, agent}; overlays, panels
+    "Return the last candles of a market with their indicators and what agents decided on them; raises `NotFound`."
     where = {"symbol": symbol, "interval": interval}
     known = await store.collections()
     richest = enriched_collection(collection) if enriched_collection(collection) in known else collection
@@ -123,8 +124,8 @@ async def relations(
     graph: str,  # name of the graph, as its builder stored it
     collection: str = "edges",
     at: int | None = None,  # ms: the last snapshot at or before
-) -> dict[str, Any]:  # nodes, edges [{source, target, weight}], open_time, times
-    "One snapshot of a relation graph; raises `NotFound`."
+) -> JsonObject:  # nodes, edges [{source, target, weight}], open_time, times
+    "Return one snapshot of a relation graph; raises `NotFound`."
     table = await store.read(collection, where={"graph": graph}, end=None if at is None else at + 1)
     if not table.num_rows:
         raise NotFound(
@@ -145,7 +146,7 @@ async def relations(
 
 
 async def graphs(store: Store) -> list[dict[str, str]]:
-    "Every relation graph: collection and name."
+    "List the relation graphs: collection and name of each."
     found = []
     for collection, schema in (await store.collections()).items():
         if schema.key[:1] == ("graph",):
@@ -156,11 +157,11 @@ async def graphs(store: Store) -> list[dict[str, str]]:
 
 # %% ../../nbs/71_visualizer/01_app.ipynb #20d7e255
 def page_routes(store: Store, bus: Bus) -> APIRouter:
-    "The page and what it reads."
+    "Make the routes of the page and of the data that it reads."
     router = APIRouter(tags=["page"])
-    kept: dict[str, tuple[float, Any]] = {}
+    kept: dict[str, tuple[float, JsonValue]] = {}  # when it was made, and the answer
 
-    async def cached(key: str, seconds: float, make: Any) -> Any:
+    async def cached(key: str, seconds: float, make: Callable[[Store], Awaitable[JsonValue]]) -> JsonValue:
         if key not in kept or time.monotonic() - kept[key][0] > seconds:
             kept[key] = (time.monotonic(), await make(store))
         return kept[key][1]
@@ -174,7 +175,7 @@ def page_routes(store: Store, bus: Bus) -> APIRouter:
         return FileResponse(plotly_js(), media_type="text/javascript", headers={"Cache-Control": "max-age=86400"})
 
     @router.get("/api/markets")
-    async def get_markets() -> list[dict[str, Any]]:
+    async def get_markets() -> list[JsonObject]:
         return await cached("markets", 5.0, markets)
 
     @router.get("/api/graphs")
@@ -184,11 +185,11 @@ def page_routes(store: Store, bus: Bus) -> APIRouter:
     @router.get("/api/candles")
     async def get_candles(
         collection: str, symbol: str, interval: str, last: int = Query(300, ge=1, le=5_000)
-    ) -> dict[str, Any]:
+    ) -> JsonObject:
         return await chart(store, check_name(collection, "collection"), symbol, interval, last)
 
     @router.get("/api/graph")
-    async def get_graph(graph: str, collection: str = "edges", at: int | None = None) -> dict[str, Any]:
+    async def get_graph(graph: str, collection: str = "edges", at: int | None = None) -> JsonObject:
         return await relations(store, graph, check_name(collection, "collection"), at)
 
     @router.websocket("/ws/topic/{topic}")
@@ -241,7 +242,7 @@ async def _until_gone(socket: WebSocket) -> None:
 
 
 def create_page(store: Store, bus: Bus) -> FastAPI:
-    "The page as an application of its own: the target `visualizer`."
+    "Make the page as an ASGI application of its own."
     app = FastAPI(title="StreamForge page")
     app.include_router(page_routes(store, bus))
     return mount_static(app)

@@ -12,14 +12,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any, cast
+from typing import Literal
 
 import msgspec
 
-from ...bus.base import Bus
+from ...bus.base import Bus, Record
 from ...core.errors import TryAgain
 from ...messages.control import Event
 
@@ -33,7 +33,7 @@ class Topics(msgspec.Struct, frozen=True):
 
 
 async def living(
-    bus: "Bus",
+    bus: Bus,
     queue_id: str,
     topics: Topics = Topics(),
 ) -> dict[str, str]:  # telemetry id -> instance, of the workers that should answer
@@ -46,13 +46,13 @@ async def living(
 
 
 # %% ../../../nbs/80_cli/debug/01_probe.ipynb #9f92a9c5
-async def _said(bus: "Bus", queue_id: str, topic: str) -> "AsyncIterator[Event]":
+async def _said(bus: Bus, queue_id: str, topic: str) -> AsyncIterator[Event]:
     "The events of a workflow that are in the topic now."
     begin, end = await bus.begin_offsets(topic), await bus.end_offsets(topic)
     left = {o for o in end if end[o] > begin.get(o, 0)}
     if not left:
         return
-    async with aclosing(cast(Any, bus.tail(topic, begin))) as batches:
+    async with aclosing(bus.tail(topic, begin)) as batches:
         async for batch in batches:
             for event, record in _events(batch.records, queue_id):
                 if record.offset < end[record.partition]:
@@ -62,12 +62,12 @@ async def _said(bus: "Bus", queue_id: str, topic: str) -> "AsyncIterator[Event]"
                 return
 
 
-def _events(records: list[Any], queue_id: str) -> list[tuple["Event", Any]]:
-    "What can be read of a workflow; what cannot is somebody else's bug."
+def _events(records: Sequence[Record], queue_id: str) -> list[tuple[Event, Record]]:
+    "Decode the events of a workflow, each with its record; unreadable records are skipped."
     from streamforge.core.errors import BadRecord
     from streamforge.messages.control import decode_event
 
-    found = []
+    events = []
     for record in records:
         if record.key in ("", queue_id):
             try:
@@ -75,12 +75,20 @@ def _events(records: list[Any], queue_id: str) -> list[tuple["Event", Any]]:
             except BadRecord:
                 continue
             if event.queue_id == queue_id:
-                found.append((event, record))
-    return found
+                events.append((event, record))
+    return events
 
 
-async def _send(bus: "Bus", topics: Topics, command: str, queue_id: str, **more: Any) -> float:
-    "Publish a command; the timestamp that tells it from others."
+async def _send(
+    bus: Bus,
+    topics: Topics,
+    command: Literal["start", "stop", "ping"],
+    queue_id: str,
+    *,
+    target: str = "",
+    telemetry_id: str = "",
+) -> float:  # seconds UTC
+    "Publish a command; returns the timestamp that identifies it."
     from streamforge.bus.base import Message
     from streamforge.messages.control import Command, encode_control
 
@@ -89,7 +97,9 @@ async def _send(bus: "Bus", topics: Topics, command: str, queue_id: str, **more:
         topics.control,
         [
             Message(
-                encode_control(Command(command=cast(Any, command), queue_id=queue_id, timestamp=now, **more)),
+                encode_control(
+                    Command(command=command, queue_id=queue_id, timestamp=now, target=target, telemetry_id=telemetry_id)
+                ),
                 key=queue_id,
             )
         ],
@@ -112,7 +122,7 @@ class Pinged(msgspec.Struct):
 
 
 async def ping(
-    bus: "Bus",
+    bus: Bus,
     queue_id: str,
     *,
     count: int = 10,
@@ -125,7 +135,7 @@ async def ping(
         name: Pinged(worker=name, instance=instance) for name, instance in (await living(bus, queue_id, topics)).items()
     }
     start = await bus.end_offsets(topics.events)
-    async with aclosing(cast(Any, bus.tail(topics.events, start, max_wait=0.1))) as batches:
+    async with aclosing(bus.tail(topics.events, start, max_wait=0.1)) as batches:
         for number in range(1, count + 1):
             began = time.perf_counter()
             sent, waiting = await _send(bus, topics, "ping", queue_id), set(known)
@@ -147,7 +157,7 @@ async def ping(
 
 # %% ../../../nbs/80_cli/debug/01_probe.ipynb #74afc814
 async def stop_workers(
-    bus: "Bus",
+    bus: Bus,
     queue_id: str,
     *,
     timeout: float = 15.0,  # seconds; a worker may take 10
@@ -158,7 +168,7 @@ async def stop_workers(
     start, began = await bus.end_offsets(topics.events), time.perf_counter()
     if ends:
         await _send(bus, topics, "stop", queue_id)
-    async with aclosing(cast(Any, bus.tail(topics.events, start, max_wait=0.1))) as batches:
+    async with aclosing(bus.tail(topics.events, start, max_wait=0.1)) as batches:
         while not all(status for status, _ in ends.values()) and time.perf_counter() - began < timeout:
             for event, _ in _events((await anext(batches)).records, queue_id):
                 if event.status in ("finished", "interrupted", "error") and event.producer in ends:
@@ -168,7 +178,7 @@ async def stop_workers(
 
 # %% ../../../nbs/80_cli/debug/01_probe.ipynb #517a557c
 async def start_here(
-    bus: "Bus",
+    bus: Bus,
     queue_id: str,
     env: Mapping[str, str],  # of the worker, besides its names
     *,
@@ -202,7 +212,7 @@ async def start_here(
             stderr=file,
             start_new_session=True,
         )
-    async with aclosing(cast(Any, bus.tail(topics.events, start, max_wait=0.1))) as batches:
+    async with aclosing(bus.tail(topics.events, start, max_wait=0.1)) as batches:
         while time.perf_counter() - began < timeout and process.poll() is None:
             for event, _ in _events((await anext(batches)).records, queue_id):
                 if event.producer == name and event.status == "started":
