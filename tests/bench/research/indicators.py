@@ -81,7 +81,7 @@ def by_ta(table: pd.DataFrame) -> list:
         ta.volatility.average_true_range(high, low, close, 14),
         ta.volume.volume_weighted_average_price(high, low, close, volume, 24),
         ta.volume.on_balance_volume(close, volume),
-        *with_numpy(*(o.to_numpy() for o in (high, low, close, volume)), vwap=False),
+        *with_numpy(*(column.to_numpy() for column in (high, low, close, volume)), vwap=False),
     ]
 
 
@@ -109,12 +109,12 @@ def beside(
 
 def histories(table: pd.DataFrame) -> list[dict]:
     "All columns, then indicator by indicator."
-    columns = tuple(table[o].to_numpy(copy=True) for o in ("open_time", "open", "high", "low", "close", "volume"))
+    columns = tuple(table[name].to_numpy(copy=True) for name in ("open_time", "open", "high", "low", "close", "volume"))
     _, _, high, low, close, volume = columns
     n = len(close)
     everything = "history, 15 indicators"
-    found = [beside(everything, n, lambda: Enricher().history(*columns), lambda: by_talib(*columns), "TA-Lib")]
-    found.append(beside(everything, n, lambda: Enricher().history(*columns), lambda: by_ta(table), "ta", rounds=1))
+    results = [beside(everything, n, lambda: Enricher().history(*columns), lambda: by_talib(*columns), "TA-Lib")]
+    results.append(beside(everything, n, lambda: Enricher().history(*columns), lambda: by_ta(table), "ta", rounds=1))
     single: dict[tuple[str, ...], Callable] = {
         ("sma_20",): lambda: talib.SMA(close, 20),
         ("ema_12",): lambda: talib.EMA(close, 12),
@@ -125,16 +125,16 @@ def histories(table: pd.DataFrame) -> list[dict]:
         ("obv",): lambda: talib.OBV(close, volume),
     }
     for names, peer in single.items():
-        found.append(
+        results.append(
             beside(f"history, {names[0]}", n, lambda names=names: Enricher(names).history(*columns), peer, "TA-Lib")
         )
-    return found
+    return results
 
 
 def updates(table: pd.DataFrame) -> list[dict]:
     "The next candle, as a connector meets it: ours advances a state, theirs recompute a window of the last candles."
     rows = list(table.head(5_000).itertuples(index=False, name=None))
-    columns = tuple(table[o].to_numpy(copy=True) for o in ("open_time", "open", "high", "low", "close", "volume"))
+    columns = tuple(table[name].to_numpy(copy=True) for name in ("open_time", "open", "high", "low", "close", "volume"))
 
     def ours() -> None:
         enricher = Enricher()
@@ -142,7 +142,7 @@ def updates(table: pd.DataFrame) -> list[dict]:
             enricher.update(*row)
 
     def window(last: int) -> list:
-        return [o[-1] for o in by_talib(*(o[last - WINDOW : last] for o in columns))]
+        return [series[-1] for series in by_talib(*(column[last - WINDOW : last] for column in columns))]
 
     def talib_window() -> None:
         for last in range(WINDOW, WINDOW + 1_000):
@@ -153,8 +153,8 @@ def updates(table: pd.DataFrame) -> list[dict]:
             by_ta(table.iloc[last - WINDOW : last])
 
     work = "next candle, 15 indicators"
-    found = [beside(work, len(rows), ours, talib_window, f"TA-Lib, window of {WINDOW}", 1_000)]
-    return [*found, beside(work, len(rows), ours, ta_window, f"ta, window of {WINDOW}", 20, rounds=2)]
+    results = [beside(work, len(rows), ours, talib_window, f"TA-Lib, window of {WINDOW}", 1_000)]
+    return [*results, beside(work, len(rows), ours, ta_window, f"ta, window of {WINDOW}", 20, rounds=2)]
 
 
 def main() -> None:
@@ -164,11 +164,11 @@ def main() -> None:
     options = parser.parse_args()
     assert len(INDICATORS) == 15
     table = market(options.candles)
-    found = histories(table) + updates(table)
-    for line in found:
-        print(json.dumps(line))
+    results = histories(table) + updates(table)
+    for result in results:
+        print(json.dumps(result))
     if options.json:
-        options.json.write_text(json.dumps(found, indent=1))
+        options.json.write_text(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":
