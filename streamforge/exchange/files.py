@@ -131,18 +131,18 @@ class _Check(msgspec.Struct, frozen=True):
 
 
 def _checks(table: CandleTable) -> list[_Check]:
-    values = np.stack([getattr(table, name) for name in (*PRICES, "volume")])
+    values: np.ndarray = np.stack([getattr(table, name) for name in (*PRICES, "volume")])
     step, times = interval_ms(table.interval), table.open_time
     first = open_times(TimeRange(int(times[0]), int(times[0]) + step), table.interval)[0]
     body_low, body_high = np.minimum(table.open, table.close), np.maximum(table.open, table.close)
-    extra = np.stack([*table.extra.values()]) if table.extra else np.zeros((1, len(table)))
+    extra: np.ndarray = np.stack([*table.extra.values()]) if table.extra else np.zeros((1, len(table)))
     return [
         _Check(
             "finite prices and volume",
             ~np.isfinite(values).all(0) | np.isinf(extra).any(0),
             "find out what is missing, or remove the row: a hole is fine",
         ),
-        _Check("prices above zero", (values[:4] <= 0).any(0), "remove the row or correct the prices"),
+        _Check("prices above zero", values[:4].min(0) <= 0, "remove the row or correct the prices"),
         _Check(
             "a volume that is not negative", (values[4] < 0) | (extra < 0).any(0), "check which column holds the volume"
         ),

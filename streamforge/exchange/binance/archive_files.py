@@ -273,6 +273,7 @@ def candle_records(
     )
     none = [None] * len(table)
     quote, count, base, taker = (extra.get(name, none) for name in OPTIONAL)
+    counts = [None if number is None else int(number) for number in count]
     return [
         Candle(
             symbol=table.symbol,
@@ -285,7 +286,7 @@ def candle_records(
             volume=v,
             close_time=end,
             quote_asset_volume=quote[n],
-            number_of_trades=None if count[n] is None else int(count[n]),
+            number_of_trades=counts[n],
             taker_buy_base_asset_volume=base[n],
             taker_buy_quote_asset_volume=taker[n],
         )

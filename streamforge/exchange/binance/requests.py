@@ -115,7 +115,7 @@ class RestRequests:
             client.event_hooks = {"response": [self._observe]}
 
     async def close(self) -> None:
-        "Close all connections."
+        "Close the connections of all clients."
         await asyncio.gather(*(client.aclose() for client in self.clients))
 
     def pause(

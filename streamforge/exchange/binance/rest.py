@@ -20,7 +20,7 @@ from ...core.times import Gap, TimeRange, find_gaps, interval_ms, open_times
 from .limits import Limiter, parse_limits
 from .models import DATA_API, DepthSnapshot, ExchangeInfo, parse_klines
 from .pages import PAGE_ROWS, clean_page, page_windows
-from .requests import RestRequests, Retry, in_order
+from .requests import RestQuery, RestRequests, Retry, in_order
 from ...messages.records import Candle
 
 # %% ../../../nbs/30_exchange/binance/05_rest.ipynb #62fe7316
@@ -90,7 +90,13 @@ class Klines:
 
     async def _request(self, start: int, end: int, limit: int) -> list[Candle]:
         symbol, interval = self.symbol, self.interval
-        query = {"symbol": symbol, "interval": interval, "startTime": start, "endTime": end - 1, "limit": limit}
+        query: RestQuery = {
+            "symbol": symbol,
+            "interval": interval,
+            "startTime": start,
+            "endTime": end - 1,
+            "limit": limit,
+        }
         return await self.rest.requests.get("klines", query, lambda body: parse_klines(body, symbol, interval))
 
     def _add_gaps(self, new: list[Gap]) -> None:
@@ -182,5 +188,5 @@ class BinanceRest:
         limit: int = 5_000,  # levels a side, at most; weighs 5, 25, 50 or 250
     ) -> DepthSnapshot:
         "Request the current order book; raises `UnknownSymbol`, `ExchangeError`."
-        query = {"symbol": symbol, "limit": min(max(limit, 1), 5_000)}
+        query: RestQuery = {"symbol": symbol, "limit": min(max(limit, 1), 5_000)}
         return await self.requests.get("depth", query, lambda body: _decode(body, DepthSnapshot))

@@ -119,7 +119,7 @@ class _Session:
         return await connect_with_retry(self.streams.url, self.names, self.options)
 
     async def take_over(self, old: ClientConnection) -> tuple[ClientConnection, list[bytes]]:
-        "Replace a connection without a hole; raises what `connect_with_retry` raises, or what broke the new connection."
+        "Replace a connection without a hole; raises what `connect_with_retry` raises, or what broke the new one."
         seen: deque[_Key] = deque(maxlen=100_000)
         aside: list[bytes] = []
         forever = asyncio.get_running_loop().time() + 2 * self.options.lifetime + 3_600

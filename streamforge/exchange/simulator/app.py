@@ -154,7 +154,7 @@ class Simulator:
 
     @now.setter
     def now(self, value: int | None) -> None:
-        "Move the market."
+        "Set the server time, and so move the market."
         self.clock.set(value)
 
     def market(
@@ -223,8 +223,8 @@ class Simulator:
     def _control(self, path: str, method: str, body: bytes) -> HttpAnswer:
         "Answer a request to `/sim/`; a bad body is refused with 422 and the name of the error."
         if method not in _CONTROLS.get(path, ()):
-            known = "; ".join(f"{method} {path}" for path, methods in _CONTROLS.items() for method in methods)
-            return json_answer({"error": "BadSetting", "message": f"expected {known}, found {method} {path}"}, 404)
+            routes = "; ".join(f"{verb} {route}" for route, verbs in _CONTROLS.items() for verb in verbs)
+            return json_answer({"error": "BadSetting", "message": f"expected {routes}, found {method} {path}"}, 404)
         try:
             if method == "DELETE":
                 self.faults.clear()

@@ -31,8 +31,6 @@ def trade_events(
 ) -> Events:
     "Events of a trade stream (Binance, Aggregate Trade Streams, Trade Streams)."
     first, last = (market.trades.source.index_at(moment + 1) for moment in (after, until))
-    if first == last:
-        return []
     times, symbol = market.trades.columns(first, last).time.tolist(), market.symbol.encode()
     rows = market.trades.rows(first, last)
     if kind == "aggTrade":
@@ -73,8 +71,6 @@ def _growing(market: SimulatedMarket, interval: str, start: int, step: int, afte
     "The candle that opened at `start`, as it grew between two moments."
     source = market.trades.source
     first, last = source.index_at(start), source.index_at(min(start + step, until + 1))
-    if first == last:
-        return []
     trades = market.trades.columns(first, last)
     last_of_period = np.r_[trades.time[1:] // 2_000 != trades.time[:-1] // 2_000, True]
     shown = np.flatnonzero((trades.time > after) & last_of_period)

@@ -52,7 +52,7 @@ def error_answer(
     text: str,
     status: int = 400,
 ) -> HttpAnswer:
-    "Binance's error body."
+    "Encode Binance's code and message as an error answer."
     return json_answer({"code": code, "msg": text}, status)
 
 
@@ -113,7 +113,7 @@ def answer_klines(
 
 
 def _span(query: Mapping[str, str]) -> tuple[int | None, int | None, int]:
-    "startTime, endTime, limit."
+    "Read startTime, endTime and limit of a query."
     start, end = (min(int(query[name]), 2**62) if name in query else None for name in ("startTime", "endTime"))
     return start, end, min(int(query.get("limit", 500)), 1_000)
 

@@ -121,8 +121,6 @@ class CandleTrades:
         if candle < 0:
             return 0
         first = candle * self.per_candle
-        if moment >= self._opens[candle] + self.step:
-            return first + self.per_candle
         if candle not in self._times:
             if len(self._times) >= 256:
                 self._times.clear()
@@ -151,7 +149,7 @@ def _path(table: CandleTable, rows: np.ndarray, seed: int, key: np.ndarray, n: i
 
 
 def _split(bought: np.ndarray, lots: np.ndarray, seed: int, key: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    "(n candles, n trades) lots of each trade, one at least, and whether the taker sold; `bought` of all `lots` by buyers."
+    "(n candles, n trades) lots of each trade, one at least, and whether the taker sold; buyers take `bought` lots."
     sold = lots - bought
     fewest = np.maximum(n - sold, bought > 0)
     buyers = np.clip(np.rint(n * bought / lots).astype(np.int64), fewest, np.minimum(bought, n - (sold > 0)))
