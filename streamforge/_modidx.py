@@ -2292,6 +2292,7 @@ d = {
             "streamforge.core.urls._is_port": ("00_core/urls.html#_is_port", "streamforge/core/urls.py"),
             "streamforge.core.urls._port": ("00_core/urls.html#_port", "streamforge/core/urls.py"),
             "streamforge.core.urls._redact_line": ("00_core/urls.html#_redact_line", "streamforge/core/urls.py"),
+            "streamforge.core.urls._redact_url": ("00_core/urls.html#_redact_url", "streamforge/core/urls.py"),
             "streamforge.core.urls.parse_url": ("00_core/urls.html#parse_url", "streamforge/core/urls.py"),
             "streamforge.core.urls.redact": ("00_core/urls.html#redact", "streamforge/core/urls.py"),
         },

@@ -48,8 +48,9 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
 # %% ../../nbs/00_core/07_urls.ipynb #02b9afec
 _NEXT_URL = re.compile(r"(?<=[\s\"'`(\[{<,;=])(?=[A-Za-z][\w+.-]*://)")  # between two URLs of a line
 _OWN_PASSWORD = re.compile(r"[^:@]*:[^@]+@")  # after ://, of a URL that does not depend on what stands before it
-_USER_PASSWORD = re.compile(r"^(.*?://[^:]*):.+@")
-_OPTION_PASSWORD = re.compile(r"([?&][^&=\s]*(?:pas|pw|secret|token|key)[^&=\s]*(?<!_file))=&*[^&\n]*", re.I)
+_OPTION_PASSWORD = re.compile(  # a name with a secret's word in it, and its value
+    r"([?&](?=[^?&=\s]*(?:pas|pw|secret|token|key))[^?&=\s]*(?<!_file))=&*[^&\n]*", re.I
+)
 
 
 def redact(
@@ -69,7 +70,16 @@ def _redact_line(line: str) -> str:
         rest = parts[n].partition("://")[2]
         if "@" in rest and not _OWN_PASSWORD.match(rest):  # its `@` may end a password that began further left
             parts[n - 1] += parts.pop(n)
-    return "".join(_USER_PASSWORD.sub(r"\1:***@", part) for part in parts)
+    return "".join(map(_redact_url, parts))
+
+
+def _redact_url(part: str) -> str:
+    "Hide the password of one URL, with the text around it."
+    # Not a pattern: its time would grow with the square of a text such as "://" * 1000.
+    scheme, mark, rest = part.partition("://")
+    user, colon, rest = rest.partition(":")
+    password, _, host = rest.rpartition("@")
+    return f"{scheme}{mark}{user}{colon}***@{host}" if password else part
 
 
 # %% ../../nbs/00_core/07_urls.ipynb #1900fc54
