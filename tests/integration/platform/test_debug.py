@@ -154,7 +154,7 @@ async def test_options_of_a_dummy_are_its_variables(terminal):
         ("worker", "dummy-service", "--nap"),
         ("dummy-service", "--nap"),
     ):
-        assert (await terminal.run(*words, QUEUE_ID="q", TELEMETRY_PRODUCER_ID="d__1"))[0] == 2
+        assert (await terminal.run(*words, QUEUE_ID="q", TELEMETRY_PRODUCER_ID="d__1"))[0] == 64
     code, _, err = await terminal.run("worker", "loader-producer", "--noop")
     assert code == 64 and err.startswith("streamforge: BadConfig: ")
 
