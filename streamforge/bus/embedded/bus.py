@@ -158,7 +158,7 @@ class TopicWriters:
         return {i: log.end() for i, log in enumerate(self[topic].logs)}
 
     def close(self) -> None:
-        "Close all topics."
+        "Close every open topic."
         for writer in self._open.values():
             writer.close()
         self._open.clear()

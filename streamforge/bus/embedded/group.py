@@ -54,7 +54,7 @@ class Heartbeat:
         os.utime(self.lock.fd, ns=(now, now))
 
     def close(self, unlink: bool = True) -> None:
-        "End the heartbeat: release the lock and, unless told otherwise, delete the file."
+        "End the heartbeat: release the lock and, with `unlink`, delete the file."
         if unlink:
             self.lock.path.unlink(missing_ok=True)
         self.lock.close()
@@ -100,7 +100,7 @@ class GroupFiles:
         return self._state
 
     def save(self, state: GroupState) -> None:
-        "Store the state."
+        "Write the state to its file."
         _replace(self.folder / "state.json", state)
 
     def settle(

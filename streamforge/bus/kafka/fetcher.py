@@ -11,7 +11,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka_errors
-from aiokafka.consumer.fetcher import FetchError, FetchResult
+from aiokafka.consumer.fetcher import Fetcher, FetchError, FetchResult
 
 from ..base import Offsets, Record
 from .admin import reloading
@@ -86,7 +86,7 @@ class FetchReader:
 
     def __init__(
         self,
-        fetcher: Any,  # aiokafka.consumer.fetcher.Fetcher
+        fetcher: Fetcher,
         access: Access,
     ):
         self._fetcher, self._access = fetcher, access
@@ -148,7 +148,7 @@ class FetchReader:
 
 # %% ../../../nbs/20_bus/kafka/09_fetcher.ipynb #77ff62c7
 async def wait_for_data(
-    fetcher: Any,  # aiokafka.consumer.fetcher.Fetcher
+    fetcher: Fetcher,
     access: Access,
     seconds: float,  # at most
 ) -> None:

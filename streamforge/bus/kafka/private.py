@@ -38,7 +38,9 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka import errors as kafka_errors
 from aiokafka.client import AIOKafkaClient
-from aiokafka.consumer.fetcher import FetchError, FetchResult
+from aiokafka.consumer.fetcher import Fetcher, FetchError, FetchResult
+from aiokafka.consumer.group_coordinator import GroupCoordinator
+from aiokafka.consumer.subscription_state import TopicPartitionState
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 
@@ -133,13 +135,13 @@ def set_record_count(batch: BatchBuilder, count: int) -> None:
 
 
 # %% ../../../nbs/20_bus/kafka/02_private.ipynb #5549b7bb
-def fetcher_of(consumer: AIOKafkaConsumer) -> Any:  # aiokafka.consumer.fetcher.Fetcher
+def fetcher_of(consumer: AIOKafkaConsumer) -> Fetcher:
     "The fetcher of a consumer."
     return consumer._fetcher
 
 
 def fetched(
-    fetcher: Any,  # aiokafka.consumer.fetcher.Fetcher
+    fetcher: Fetcher,
 ) -> MutableMapping[TopicPartition, FetchResult | FetchError]:
     "The answers that a fetcher holds, oldest first."
     answers: MutableMapping[TopicPartition, FetchResult | FetchError] = fetcher._records
@@ -147,7 +149,7 @@ def fetched(
 
 
 def release(
-    fetcher: Any,  # aiokafka.consumer.fetcher.Fetcher
+    fetcher: Fetcher,
     partition: TopicPartition,
 ) -> None:
     "Drop an answer that is used up, and let the fetcher request more of its partition."
@@ -182,7 +184,7 @@ def set_position(answer: FetchResult, offset: int) -> None:
 
 
 def fetch_waiter(
-    fetcher: Any,  # aiokafka.consumer.fetcher.Fetcher
+    fetcher: Fetcher,
 ) -> "asyncio.Future[None]":
     "A future that is done when something was fetched; it raises what the coordinator met with."
     waiter: asyncio.Future[None] = fetcher._create_fetch_waiter()
@@ -190,9 +192,9 @@ def fetch_waiter(
 
 
 def wake_readers(
-    fetcher: Any,  # aiokafka.consumer.fetcher.Fetcher
+    fetcher: Fetcher,
 ) -> None:
-    "Finish every `fetch_waiter`."
+    "Finish every `fetch_waiter`, so that readers look again."
     for waiter in list(fetcher._fetch_waiters):
         fetcher._notify(waiter)
 
@@ -203,7 +205,7 @@ def client_of(consumer: AIOKafkaConsumer) -> AIOKafkaClient:
     return consumer._client
 
 
-def coordinator_of(consumer: AIOKafkaConsumer) -> Any:  # aiokafka.consumer.group_coordinator.GroupCoordinator
+def coordinator_of(consumer: AIOKafkaConsumer) -> GroupCoordinator:
     "The object that keeps a consumer in its group."
     return consumer._coordinator
 
@@ -211,14 +213,14 @@ def coordinator_of(consumer: AIOKafkaConsumer) -> Any:  # aiokafka.consumer.grou
 async def ask_coordinator(
     consumer: AIOKafkaConsumer,
     request: object,  # a request of aiokafka.protocol
-) -> Any:  # its response
+) -> Any:  # its response, whose attributes come from a schema that no type describes
     "Send a request to the broker that coordinates the consumer's group."
     return await consumer._coordinator._send_req(request)
 
 
 def partition_states(
     consumer: AIOKafkaConsumer, partitions: Iterable[TopicPartition]
-) -> dict[TopicPartition, Any]:  # aiokafka.consumer.subscription_state.TopicPartitionState
+) -> dict[TopicPartition, TopicPartitionState]:
     "The state of assigned partitions: their positions, once known."
     assignment = consumer._subscription.subscription.assignment
     return {partition: assignment.state_value(partition) for partition in partitions}
