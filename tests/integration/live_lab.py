@@ -57,7 +57,7 @@ def mishaps(path: str) -> dict[str, tuple]:
 
 @asynccontextmanager
 async def market(*faults: Fault, speed: float = 36_000.0, connections: int = 1, **rules):
-    "The stand-in at noon; its time begins when so many clients have connected. Gives it, its REST client, and the variables of a worker."
+    "The simulator at noon; its time begins when so many clients have connected. Gives it, its REST client, and the variables of a worker."
     for symbol in MARKETS:
         _tables.setdefault(symbol, read_file(SAMPLES / f"{symbol}.parquet"))
     sim = Simulator(_tables, now=NOON, pace=Steady())

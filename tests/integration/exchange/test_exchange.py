@@ -125,7 +125,7 @@ async def test_an_exchange_that_repeats_itself_is_no_endless_loop(btc):
 
 
 @pytest.mark.parametrize(("kind", "status"), [("too_many", 429), ("banned", 418)])
-async def test_nobody_asks_before_retry_after(btc, kind, status):
+async def test_no_request_is_sent_before_retry_after(btc, kind, status):
     sim = Simulator({"BTCUSDT": btc})
     sim.faults.add(Fault(kind=kind, after=6, seconds=2))
     async with serve_app(sim) as url, BinanceRest(url) as rest:
@@ -172,7 +172,7 @@ async def test_a_small_budget_is_kept(btc):
     assert len(candles) > 19_000 and {code for *_, code in sim.log} == {200}
 
 
-async def test_somebody_else_behind_our_address_is_seen_in_the_header(btc):
+async def test_other_use_of_our_address_is_seen_in_the_header(btc):
     sim, rest = offline({"BTCUSDT": btc})
     await load(rest)
     sim.meter.used = 5_990
@@ -194,7 +194,7 @@ async def test_bad_requests_by_name(btc):
             rest.klines("BTCUSDT", "1M", SPRING)
 
 
-async def test_nobody_there_and_somebody_mute():
+async def test_an_unreachable_and_a_silent_exchange():
     async with BinanceRest("http://127.0.0.1:1", retry=Retry(attempts=3, first=0.01)) as rest:
         with pytest.raises(ExchangeError, match="ConnectError"):
             await rest.server_time()

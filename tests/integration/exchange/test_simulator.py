@@ -1,4 +1,4 @@
-"""The stand-in for the exchange over real sockets: what a client of the wire sees, polite or mistreated."""
+"""The simulated exchange over real sockets: what a client of the wire sees, with and without injected faults."""
 
 import asyncio
 import hashlib
@@ -75,7 +75,7 @@ async def test_a_day_of_trades_by_stream_rest_and_archive_is_the_same(tables):
         assert (await http.get("/sim/state")).json()["sent"] == 288
 
 
-async def test_several_connections_get_the_same_and_a_slow_one_holds_nobody(tables):
+async def test_several_connections_get_the_same_and_a_slow_one_holds_up_no_other(tables):
     streams = "btcusdt@kline_1h/ethusdt@aggTrade/btcusdt@depth"
     async with lab(tables) as (sim, http, url):
         async with (
