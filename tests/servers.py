@@ -23,8 +23,8 @@ def free_port() -> int:
         port = random.randrange(24_000, 32_000)
         try:
             with ExitStack() as stack:
-                for o in (port, port + 1):
-                    stack.enter_context(socket.socket()).bind(("127.0.0.1", o))
+                for number in (port, port + 1):
+                    stack.enter_context(socket.socket()).bind(("127.0.0.1", number))
             return port
         except OSError:
             continue

@@ -30,15 +30,15 @@ class Witness:
         self.host, self.faults = host, list[str]()
         page.on(
             "console",
-            lambda o: self.saw(
-                o.type in ("error", "warning") and not o.text.startswith("[.WebGL"), f"console: {o.text}"
+            lambda message: self.saw(
+                message.type in ("error", "warning") and not message.text.startswith("[.WebGL"), f"console: {message.text}"
             ),
         )
-        page.on("pageerror", lambda o: self.saw(True, f"exception: {o}"))
-        page.on("request", lambda o: self.saw(self.outside(o.url), f"to another host: {o.url}"))
-        page.on("websocket", lambda o: self.saw(self.outside(o.url), f"to another host: {o.url}"))
-        page.on("requestfailed", lambda o: self.saw(True, f"failed: {o.url} {o.failure}"))
-        page.on("response", lambda o: self.saw(o.status >= 400, f"status {o.status}: {o.url}"))
+        page.on("pageerror", lambda error: self.saw(True, f"exception: {error}"))
+        page.on("request", lambda request: self.saw(self.outside(request.url), f"to another host: {request.url}"))
+        page.on("websocket", lambda socket: self.saw(self.outside(socket.url), f"to another host: {socket.url}"))
+        page.on("requestfailed", lambda request: self.saw(True, f"failed: {request.url} {request.failure}"))
+        page.on("response", lambda event: self.saw(event.status >= 400, f"status {event.status}: {event.url}"))
 
     def outside(self, url: str) -> bool:
         parts = urlsplit(url)

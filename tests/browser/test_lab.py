@@ -81,7 +81,7 @@ async def test_the_tour_opens_and_runs(tmp_path):
     assert not MISSING, MISSING
     from playwright.async_api import async_playwright
 
-    cells = [o["cell_type"] + "".join(o["source"]) for o in json.loads((NBS / "index.ipynb").read_text())["cells"]]
+    cells = [cell["cell_type"] + "".join(cell["source"]) for cell in json.loads((NBS / "index.ipynb").read_text())["cells"]]
     first = next(
         n for n, source in enumerate(cells) if "audit(" in source and source.startswith("code")
     )  # run what comes before it
@@ -102,6 +102,6 @@ async def test_the_tour_opens_and_runs(tmp_path):
         await until(
             page, "document.querySelectorAll('.js-plotly-plot .boxlayer path.box').length > 100"
         )  # live in the page, no picture
-        faults = [o for o in witness.faults if o.startswith(("exception", "to another host"))]
+        faults = [fault for fault in witness.faults if fault.startswith(("exception", "to another host"))]
         await browser.close()
     assert not faults, "\n".join(faults)

@@ -30,9 +30,9 @@ ACTIONS = ("buy", "hold", "sell", "sell", "hold", "hold", "buy", "buy")  # per c
 
 def enriched_rows(symbol):
     table = candles(symbol, "2021-05-10:2021-05-25")
-    plain = candles_of({o: table[o].to_numpy() for o in table}, symbol, "1h", 3_600_000)
-    values = Enricher().history(*(table[o] for o in PRICES))
-    fields = ({o: getattr(candle, o) for o in candle.__struct_fields__} for candle in plain)
+    plain = candles_of({column: table[column].to_numpy() for column in table}, symbol, "1h", 3_600_000)
+    values = Enricher().history(*(table[price] for price in PRICES))
+    fields = ({name: getattr(candle, name) for name in candle.__struct_fields__} for candle in plain)
     rows = [
         enriched_type(INDICATORS)(
             **own, **{k: None if math.isnan(v) else v for k, v in zip(INDICATORS, row, strict=True)}
@@ -99,7 +99,7 @@ async def fill(store):
         "candles": len(plain),
         "turns": turns,
         "nodes": nodes,
-        "close": {o: candles(o, "2021-05-10:2021-05-25").close.tolist() for o in MARKETS},
+        "close": {market: candles(market, "2021-05-10:2021-05-25").close.tolist() for market in MARKETS},
     }
 
 
@@ -201,7 +201,7 @@ async def test_a_late_answer_does_not_replace_a_newer_one(world):
         await asyncio.wait_for(held.wait(), 60)
         await page.select_option("#symbol", label="ETHUSDT 1h")
         await until(page, f"({TRACE})('candlestick').name === 'ETHUSDT'")
-        async with page.expect_response(lambda o: "symbol=BTCUSDT" in o.url) as answered:
+        async with page.expect_response(lambda response: "symbol=BTCUSDT" in response.url) as answered:
             release.set()
         await (await answered.value).finished()
         await page.evaluate("fetch('/api/markets').then((o) => o.text())")  # by now the page has seen the answer, too

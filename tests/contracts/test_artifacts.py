@@ -53,7 +53,7 @@ async def test_names_and_kinds_are_apart(artifacts, fresh):
     await artifacts.put("models", f"{fresh}-two", {"a": b"1"})
     data = await artifacts.put("datasets", fresh, {"a": b"1"})
     assert model.version != data.version
-    assert [o for o in await artifacts.names("models") if o.startswith(fresh)] == [fresh, f"{fresh}-two"]
+    assert [name for name in await artifacts.names("models") if name.startswith(fresh)] == [fresh, f"{fresh}-two"]
     assert await artifacts.versions("datasets", fresh) == [data] and fresh not in await artifacts.names("reports")
 
 
@@ -114,7 +114,7 @@ async def test_a_manifest_that_promises_something_else_is_noticed(artifacts, fre
 async def test_writers_of_the_same_content_at_once(artifacts, artifacts_url, fresh):
     async with open_artifacts(artifacts_url) as other:
         puts = await asyncio.gather(*((artifacts, other)[k % 2].put("models", fresh, FILES) for k in range(8)))
-    assert len({o.version for o in puts}) == 1 and await artifacts.versions("models", fresh) == puts[:1]
+    assert len({artifact.version for artifact in puts}) == 1 and await artifacts.versions("models", fresh) == puts[:1]
     for path, content in FILES.items():
         assert await artifacts.get(puts[0], path) == content
 
@@ -151,7 +151,7 @@ async def test_a_killed_put_leaves_nothing_that_anybody_sees(artifacts, artifact
         process.kill()
         printed = process.communicate()[0].split()
     versions = await artifacts.versions("models", fresh)
-    assert [o.meta["number"] for o in versions][: len(printed) + 1] == list(range(len(printed) + 1))
+    assert [version.meta["number"] for version in versions][: len(printed) + 1] == list(range(len(printed) + 1))
     for version in versions:
         assert len(version.files) == 4
         for path in version.files:

@@ -44,7 +44,7 @@ def numbered(count: int, keys: int = 20, start: int = 0) -> list[Message]:
 
 
 def values(records) -> list[int]:
-    return [int(o.value) for o in records]
+    return [int(record.value) for record in records]
 
 
 async def drain(subscription, count: int) -> list:
@@ -59,13 +59,13 @@ async def drain(subscription, count: int) -> list:
 async def settle(*members, total: int) -> None:
     "Poll in turn until the members share all partitions evenly."
     deadline = time.monotonic() + DEADLINE
-    while sorted(len(o.assignment()) for o in members) != sorted(
+    while sorted(len(member.assignment()) for member in members) != sorted(
         (total + i) // len(members) for i in range(len(members))
     ):
-        assert time.monotonic() < deadline, [o.assignment() for o in members]
-        for o in members:
-            batch = await o.poll(max_wait=0.05)
-            await o.commit(batch.end_offsets)
+        assert time.monotonic() < deadline, [member.assignment() for member in members]
+        for member in members:
+            batch = await member.poll(max_wait=0.05)
+            await member.commit(batch.end_offsets)
 
 
 async def everything(bus, topic: str, count: int) -> list:
@@ -137,7 +137,7 @@ async def test_deleted_topic_is_forgotten(bus, topic):
     await bus.publish(topic, numbered(100))
     async with bus.subscribe([topic], topic) as member:
         records = await drain(member, 100)
-        await member.commit({(topic, o.partition): o.offset + 1 for o in records})
+        await member.commit({(topic, record.partition): record.offset + 1 for record in records})
     await bus.delete_topic(topic)
     with pytest.raises(UnknownTopic):
         await bus.publish(topic, numbered(1))
@@ -151,7 +151,7 @@ async def test_deleted_topic_is_forgotten(bus, topic):
 async def test_keys_choose_partitions_as_kafka_does(bus, topic):
     java = {"21": -973932308, "foobar": -790332482, "a-little-bit-long-string": -985981536, "abc": 479470107}
     where = await bus.publish(topic, [Message(b"", key=key) for key in java])
-    assert [partition for partition, _ in where] == [(o & 0x7FFFFFFF) % 4 for o in java.values()]
+    assert [partition for partition, _ in where] == [(value & 0x7FFFFFFF) % 4 for value in java.values()]
 
 
 async def test_publish_says_where(bus, topic):
@@ -159,13 +159,13 @@ async def test_publish_says_where(bus, topic):
     messages, where = numbered(20_000, keys=50), []
     for start in range(0, 20_000, 7_000):
         where += await bus.publish(topic, messages[start : start + 7_000])
-    records = {(o.partition, o.offset): o for o in await everything(bus, topic, 20_000)}
+    records = {(record.partition, record.offset): record for record in await everything(bus, topic, 20_000)}
     assert len(set(where)) == 20_000 == len(records) and {o for o, _ in where} == {0, 1, 2, 3}
     assert all((records[o].value, records[o].key) == (m.value, m.key) for o, m in zip(where, messages, strict=True))
     offsets = defaultdict(list)
     for partition, offset in where:
         offsets[partition].append(offset)
-    assert all(o == sorted(o) for o in offsets.values())
+    assert all(offset == sorted(offset) for offset in offsets.values())
     assert await bus.end_offsets(topic) == {p: len(o) for p, o in offsets.items()}
     assert await bus.begin_offsets(topic) == dict.fromkeys(range(4), 0)
 
@@ -185,7 +185,7 @@ async def test_what_a_record_carries(bus, topic):
     ]
     before = now_ms()
     where = await bus.publish(topic, sent)
-    found = {(o.partition, o.offset): o for o in await everything(bus, topic, 3)}
+    found = {(record.partition, record.offset): record for record in await everything(bus, topic, 3)}
     for message, place in zip(sent, where, strict=True):
         got = found[place]
         assert (got.value, got.key, got.headers) == (message.value, message.key, message.headers) and got.topic == topic
@@ -195,7 +195,7 @@ async def test_what_a_record_carries(bus, topic):
 async def test_big_values(bus, topic):
     big = hashlib.sha256(b"x").digest() * 28_125  # 0.9 MB
     await bus.publish(topic, [Message(big, key="a") for _ in range(12)])
-    assert [o.value for o in await everything(bus, topic, 12)] == [big] * 12
+    assert [record.value for record in await everything(bus, topic, 12)] == [big] * 12
     with pytest.raises(BadRecord):
         await bus.publish(topic, [Message(b"small", key="a"), Message(bytes(1_100_000), key="a")])
     assert sum((await bus.end_offsets(topic)).values()) == 12, "nothing half-done"
@@ -223,7 +223,7 @@ async def test_a_commit_is_exact(bus, topic):
             await member.commit({(topic, partition): offset})
             assert await bus.committed(topic, topic) == {partition: offset}
         async with bus.subscribe([topic], topic) as member:
-            assert [o.offset for o in await drain(member, 10 - offset)] == list(range(offset, 10))
+            assert [record.offset for record in await drain(member, 10 - offset)] == list(range(offset, 10))
             assert member.positions()[topic, partition] == 10
     assert await bus.committed(f"{topic}-other", topic) == {}
 
@@ -251,7 +251,7 @@ async def test_seek(bus, topic):
     async with bus.subscribe([topic], topic) as member:
         await drain(member, 10)
         member.seek({pair: 4})
-        assert member.positions()[pair] == 4 and [o.offset for o in await drain(member, 6)] == [4, 5, 6, 7, 8, 9]
+        assert member.positions()[pair] == 4 and [record.offset for record in await drain(member, 6)] == [4, 5, 6, 7, 8, 9]
         with pytest.raises(NotOwner):
             member.seek({(topic, 99): 0})
     with pytest.raises(BusError):
@@ -288,7 +288,7 @@ async def test_members_share_partitions(bus, bus_url, topic):
     await bus.publish(topic, numbered(2_000))
     async with bus.subscribe([topic], topic) as first, open_bus(bus_url) as other_bus:
         seen = await drain(first, 2_000)
-        await first.commit({(topic, o.partition): o.offset + 1 for o in seen})
+        await first.commit({(topic, record.partition): record.offset + 1 for record in seen})
         assert len(first.assignment()) == 4
         async with other_bus.subscribe([topic], topic) as second:
             await settle(first, second, total=4)
@@ -355,7 +355,7 @@ async def test_takeover_from_a_killed_process(bus, short_session, topic):
         async with bus.subscribe([topic], topic) as heir:
             again = await drain(heir, 1_000 - sum(done.values()))
             await settle(heir, total=4)
-            assert len(heir.assignment()) == 4 and all(o.offset >= done.get(o.partition, 0) for o in again)
+            assert len(heir.assignment()) == 4 and all(record.offset >= done.get(record.partition, 0) for record in again)
     finally:
         end(killed)
 
@@ -374,7 +374,7 @@ async def test_a_zombie_is_fenced(short_session, topic):
                 await settle(heir, total=4)
                 await bus.publish(topic, numbered(400, start=400))
                 more = await drain(heir, 400)
-                await heir.commit({(topic, o.partition): o.offset + 1 for o in again + more})
+                await heir.commit({(topic, record.partition): record.offset + 1 for record in again + more})
                 ends = await bus.end_offsets(topic)
                 assert await bus.committed(topic, topic) == ends
                 zombie.send_signal(signal.SIGCONT)
@@ -426,7 +426,7 @@ async def test_tail_from_anywhere(bus, topic):
 
 async def test_every_tail_sees_everything(bus, bus_url, topic):
     async with open_bus(bus_url) as other:
-        tails = [o.tail(topic, "latest", max_wait=0.05) for o in (bus, other, other)]
+        tails = [opened.tail(topic, "latest", max_wait=0.05) for opened in (bus, other, other)]
         for view in tails:
             await anext(view)
         seen = [[] for _ in tails]
@@ -473,7 +473,7 @@ async def test_retention_by_size(bus, fresh):
         await asyncio.sleep(0.1)
     assert 4_000 - first >= 900 and await bus.end_offsets(fresh) == {0: 4_000}
     records = await everything(bus, fresh, 4_000 - first)
-    assert [o.offset for o in records] == list(range(first, 4_000))
+    assert [record.offset for record in records] == list(range(first, 4_000))
     async with bus.subscribe([fresh], fresh) as member:
         assert (await drain(member, 1))[0].offset >= first, "earliest is the first that is kept"
     await bus.delete_topic(fresh)
@@ -487,7 +487,7 @@ async def test_retention_by_time(bus, fresh):
     while (first := (await bus.begin_offsets(fresh))[0]) < 10:
         assert time.monotonic() < deadline
         await asyncio.sleep(0.1)
-    assert first == 10 and {o.value for o in await everything(bus, fresh, 10)} == {b"new"}
+    assert first == 10 and {record.value for record in await everything(bus, fresh, 10)} == {b"new"}
     await bus.delete_topic(fresh)
 
 
@@ -548,11 +548,11 @@ async def test_producers_that_are_killed_harm_nobody(bus, bus_url, fresh):
         name, number, _ = text.split(b" ", 2)
         numbers[name.decode(), record.key].append(int(number))
     for name, acked in acknowledged.items():
-        mine = [o for (n, _), found in numbers.items() if n == name for o in found]
+        mine = [number for (n, _), found in numbers.items() if n == name for number in found]
         assert set(range(acked)) <= set(mine) and len(mine) == len(set(mine))
     assert all(found == sorted(found) for found in numbers.values())
     by_partition = defaultdict(list)
     for record in records:
         by_partition[record.partition].append(record.offset)
-    assert all(sorted(o) == list(range(len(o))) for o in by_partition.values())
+    assert all(sorted(value) == list(range(len(value))) for value in by_partition.values())
     await bus.delete_topic(fresh)

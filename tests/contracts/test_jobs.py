@@ -206,7 +206,7 @@ async def test_slots(jobs, fresh, jobs_url):
     await jobs.start(job(names[4], "say:up exit:0", slots=64))
     for name in names[:2]:
         await says(jobs, name)
-    assert [o.state for o in await jobs.list()] == ["running", "running", "waiting", "waiting", "waiting"]
+    assert [job.state for job in await jobs.list()] == ["running", "running", "waiting", "waiting", "waiting"]
     await jobs.stop(names[2])
     stopped = await jobs.status(names[2])
     assert (stopped.state, stopped.tries) == ("stopped", 0)
@@ -234,7 +234,7 @@ async def test_closing_stops_what_it_started(url, fresh, jobs_url):
         await jobs.start(job(f"{fresh}-a", "child pid sleep"))
         await jobs.start(job(f"{fresh}-b", "say:up sleep", slots=64))
         pids = await until(lambda: _enough(jobs, f"{fresh}-a", 2))
-    assert [o.state for o in await jobs.list()] == ["stopped", "stopped"]
+    assert [job.state for job in await jobs.list()] == ["stopped", "stopped"]
     for pid in pids:
         await until(lambda pid=pid: dead(int(pid)))
 

@@ -61,7 +61,7 @@ async def test_what_is_written_is_what_is_read(store, fresh):
     assert await store.upsert(fresh, rows) == len(rows)
     table = await store.read(fresh)
     assert table.column_names == list(MIXED.columns)
-    assert [str(o.type) for o in table.columns] == ["string", "int64", "int64", "double", "string", "bool"]
+    assert [str(column.type) for column in table.columns] == ["string", "int64", "int64", "double", "string", "bool"]
     assert table.to_pylist() == by_key(rows)  # sorted by key, text by code point
 
 
@@ -164,16 +164,16 @@ async def test_ranges(store, fresh):
 
     everything = [(source, k) for source in ("ADAUSDT", "BTCUSDT", "_X", "ada") for k in range(10)]
     assert await read() == everything
-    assert await read(start=3, end=5) == [o for o in everything if o[1] in (3, 4)]
-    assert await read(start=8) == [o for o in everything if o[1] >= 8]
-    assert await read(end=1) == [o for o in everything if o[1] == 0]
+    assert await read(start=3, end=5) == [row for row in everything if row[1] in (3, 4)]
+    assert await read(start=8) == [row for row in everything if row[1] >= 8]
+    assert await read(end=1) == [row for row in everything if row[1] == 0]
     assert await read(start=5, end=5) == []
     assert await read(where={"source": "ada"}, start=7) == [("ada", 7), ("ada", 8), ("ada", 9)]
     assert await read(where={"source": ["ada", "_X"], "graph": "g"}, start=9) == [("_X", 9), ("ada", 9)]
     assert await read(where={"source": []}) == [] and await read(where={"source": "nobody' OR 1=1 --"}) == []
     assert await read(where={"source": "ada"}, last=2) == [("ada", 8), ("ada", 9)]
     assert await read(where={"source": "ada"}, end=5, last=2) == [("ada", 3), ("ada", 4)]
-    assert await read(last=8) == [o for o in everything if o[1] >= 8]  # the latest rows, whatever their market
+    assert await read(last=8) == [row for row in everything if row[1] >= 8]  # the latest rows, whatever their market
     assert await read(last=0) == [] and await read(last=10**6) == everything
     assert await store.count(fresh) == 40 and await store.count(fresh, where={"source": ["ada", "_X"]}) == 20
 
@@ -272,7 +272,7 @@ async def test_documents(store, fresh):
     with pytest.raises(Conflict):
         await store.put(kind, "wf-2", {}, version=1)
     assert await store.put(kind, "wf-2", {}, version=0) == 1
-    assert [o.id for o in await store.list(kind)] == ["wf-1", "wf-2"] and await store.list(f"{fresh}-other") == []
+    assert [document.id for document in await store.list(kind)] == ["wf-1", "wf-2"] and await store.list(f"{fresh}-other") == []
     await store.delete(kind, "wf-1")
     await store.delete(kind, "wf-1")
     assert await store.get(kind, "wf-1") is None and await store.put(kind, "wf-1", {}, version=0) == 1
@@ -283,8 +283,8 @@ async def test_documents_by_prefix(store, fresh):
     for id in ids:
         await store.put(fresh, id, {})
     for prefix in ("", "a", "a%", "a_", "b/", "A", "ä", "aa", "zz"):
-        assert [o.id for o in await store.list(fresh, prefix=prefix)] == sorted(
-            o for o in ids if o.startswith(prefix)
+        assert [document.id for document in await store.list(fresh, prefix=prefix)] == sorted(
+            document for document in ids if document.startswith(prefix)
         ), prefix
 
 
@@ -305,7 +305,7 @@ async def test_of_many_writers_of_one_version_one_wins(store, store_url, fresh):
             tries = [(store, other)[k % 2].put(fresh, "one", {"writer": k}, version=version) for k in range(12)]
             results = await asyncio.gather(*tries, return_exceptions=True)
             won = [k for k, o in enumerate(results) if o == version + 1]
-            assert len(won) == 1 and sum(isinstance(o, Conflict) for o in results) == 11
+            assert len(won) == 1 and sum(isinstance(result, Conflict) for result in results) == 11
             assert await store.get(fresh, "one") == Document(fresh, "one", version + 1, {"writer": won[0]})
 
 
@@ -423,7 +423,7 @@ async def test_a_column_that_is_empty_for_long(store, fresh):
     assert (
         table.slice(20_000).to_pylist() == [{"name": "a", "at": 20_000} | late] and table["price"].null_count == 20_000
     )
-    assert [str(o.type) for o in table.columns] == ["string", "int64", "int64", "double", "string", "bool"]
+    assert [str(column.type) for column in table.columns] == ["string", "int64", "int64", "double", "string", "bool"]
 
 
 async def test_text_that_some_database_cannot_keep(store, fresh):

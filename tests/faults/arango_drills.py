@@ -45,7 +45,7 @@ async def storms(lab: Lab, runs: int) -> None:
         with standin(n) as server:
             async with lab.house(STREAMFORGE_STORE_URL=server.url()) as house:
                 worker = await life(house, server, lab)
-                server.arango.faults = [Fault(o.what, o.on, o.times, o.chance) for o in STORMS[name]]
+                server.arango.faults = [Fault(storm.what, storm.on, storm.times, storm.chance) for storm in STORMS[name]]
                 before = len(server.arango.requests)
                 await asyncio.wait({waiting := asyncio.ensure_future(worker.wait())}, timeout=8)
                 met, server.arango.faults = len(server.arango.requests) - before, []
@@ -85,7 +85,7 @@ async def permanent(lab: Lab, runs: int) -> None:
                 stream = await lab.stream()
                 await house.fill(stream)
                 moments = sorted({key[2] for key in expected["candles_1h"]})
-                victims = {moments[o] for o in (100, 101, 300)}
+                victims = {moments[number] for number in (100, 101, 300)}
                 server.arango.spoiled = [
                     (lambda name, row, victims=victims: name == "candles_1h" and row["open_time"] in victims, number)
                 ]
@@ -93,12 +93,12 @@ async def permanent(lab: Lab, runs: int) -> None:
                 rows = {key: row for key, row in expected["candles_1h"].items() if key[2] not in victims}
                 lab.outcome.judge({"candles_1h": rows}, await house.contents(), f"run {n} {number}")
                 refused = [
-                    o
-                    for o in await house.records(f"{house.data}-dlq")
-                    if dict(o.headers).get("sf.dlq.stage") == b"write"
+                    record
+                    for record in await house.records(f"{house.data}-dlq")
+                    if dict(record.headers).get("sf.dlq.stage") == b"write"
                 ]
-                found = {json.loads(o.value)["open_time"] for o in refused}
-                told = all(f"number {number}" in dict(o.headers)["sf.dlq.error"].decode() for o in refused)
+                found = {json.loads(record.value)["open_time"] for record in refused}
+                told = all(f"number {number}" in dict(record.headers)["sf.dlq.error"].decode() for record in refused)
                 lab.outcome.check(
                     code == 0 and found == victims and told,
                     f"run {n} {number}: code {code}, {len(refused)} refused, the number told: {told}",

@@ -70,7 +70,7 @@ async def bad_files(lab: Lab, runs: int) -> None:
             simulator.faults.add(*FAULTS[name][0])
             code = await house.run("loader-producer", **urls, **CANDLES)
             partly = await published(house, Candle, "open_time")
-            errors = [o.extra["error_type"] for o in await house.events("error")]
+            errors = [event.extra["error_type"] for event in await house.events("error")]
             again = await house.run("loader-producer", **urls, **CANDLES)
             lab.outcome.judge(
                 {"stream": truth}, {"stream": await published(house, Candle, "open_time")}, f"run {n} {name}"
@@ -135,7 +135,7 @@ async def trades_killed(lab: Lab, runs: int) -> None:
             again = await house.run("loader-producer", **env)
             lab.outcome.judge({"stream": truth}, {"stream": await published(house, Trade, "trade_id")}, f"run {n}")
             told = [
-                (o["start"], o["end"]) for done in (await house.events("finished"))[-1:] for o in done.extra["gaps"]
+                (gap["start"], gap["end"]) for done in (await house.events("finished"))[-1:] for gap in done.extra["gaps"]
             ]
             right = code in (0, -signal.SIGKILL) and again == 0 and told == [(gap["start"], gap["end"])]
             lab.outcome.check(right, f"run {n}: {code}, then {again}, told {told}")

@@ -50,7 +50,7 @@ async def damaged(lab: Lab, runs: int) -> None:
     for n in range(runs):
         async with open_artifacts(f"file://{lab.folder}/{n}") as artifacts:
             manifest = await artifacts.put("models", "m", {"weights.bin": os.urandom(50_000)})
-            (stored,) = [o for o in (lab.folder / str(n)).rglob("weights.bin") if o.is_file()]
+            (stored,) = [path for path in (lab.folder / str(n)).rglob("weights.bin") if path.is_file()]
             content = bytearray(stored.read_bytes())
             content[n * 6_000] ^= 1 << (n % 8)
             stored.chmod(0o644)

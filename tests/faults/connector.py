@@ -71,7 +71,7 @@ async def terminated(lab: Lab, runs: int) -> None:
             again = await house.run("arango-connector", **CONNECT)
             found = await house.contents()
             lab.outcome.judge(expected, found, f"run {n}")
-            said = [o.status for o in await house.events("interrupted", "error")]
+            said = [event.status for event in await house.events("interrupted", "error")]
             once = await house.length(f"{house.data}-enriched") == len(found["stream"])
             good = code == (0 if n % 2 else 75) and lasted < 30 and said == ["interrupted"] and again == 0 and once
             lab.outcome.check(
@@ -127,7 +127,7 @@ async def storm(lab: Lab, runs: int) -> None:
                 members[i] = await house.start(
                     "arango-connector", **tiny | {"TELEMETRY_PRODUCER_ID": f"arango-connector__{i}"}
                 )
-            codes = [await asyncio.wait_for(o.wait(), 240) for o in members]
+            codes = [await asyncio.wait_for(worker.wait(), 240) for worker in members]
             found = await house.contents()
             dead = {(value,) for value in found["dead"].values()}
             lab.outcome.judge(
@@ -159,8 +159,8 @@ async def shuffled(lab: Lab, runs: int) -> None:
             await house.fill(values)
             code = await house.run("arango-connector", **CONNECT)
             found = await house.contents()
-            rows = [o for o in expected if o.startswith("candles")]
-            lab.outcome.judge({o: expected[o] for o in rows}, found, f"run {n}")
+            rows = [name for name in expected if name.startswith("candles")]
+            lab.outcome.judge({row: expected[row] for row in rows}, found, f"run {n}")
             lab.outcome.check(code == 0, f"run {n}: code {code}")
 
     await side_by_side([lambda n=n: life(n) for n in range(runs)])
@@ -176,7 +176,7 @@ async def nonsense(lab: Lab, runs: int) -> None:
             code = await house.run("arango-connector", **CONNECT | {"BATCH_ROWS": str((7, 50, 333, 5_000)[n % 4])})
             found = await house.contents()
             lab.outcome.judge(expected, found, f"run {n}")
-            (done,) = [o for o in await house.events("finished") if o.producer.startswith("arango-connector")]
+            (done,) = [event for event in await house.events("finished") if event.producer.startswith("arango-connector")]
             lab.outcome.check(
                 code == 0 and done.extra["dead"] == len(found["dead"]) > 0,
                 f"run {n}: code {code}, said {done.extra.get('dead')} dead",
@@ -194,7 +194,7 @@ async def large(lab: Lab, runs: int) -> None:
             refused = ""
         except BadRecord as error:
             refused = str(error)
-        found = [len(o.value) for o in await house.records(house.data)]
+        found = [len(record.value) for record in await house.records(house.data)]
         lab.outcome.runs, lab.outcome.exact = 1, 1
         lab.outcome.check(bool(refused) and found == [900_000], f"refused: {refused[:80]!r}; in the topic: {found}")
 
@@ -271,10 +271,10 @@ async def one_bad_row(lab: Lab, runs: int) -> None:
         lab.outcome.duplicated = len(found["candles_1h"].keys() - stored)
         lab.outcome.exact = int(lab.outcome.lost + lab.outcome.duplicated == 0)
         refused = [
-            o for o in await house.records(f"{house.data}-dlq") if dict(o.headers).get("sf.dlq.stage") == b"write"
+            record for record in await house.records(f"{house.data}-dlq") if dict(record.headers).get("sf.dlq.stage") == b"write"
         ]
         lab.outcome.check(
-            code == 0 and len(rows) > 0 and {json.loads(o.value)["open_time"] for o in refused} == {victim},
+            code == 0 and len(rows) > 0 and {json.loads(record.value)["open_time"] for record in refused} == {victim},
             f"code {code}, {len(refused)} refused",
         )
 

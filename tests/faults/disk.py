@@ -42,15 +42,15 @@ async def full(lab: Lab, runs: int) -> None:
                     "RETRY_SECONDS": "3",
                 }
                 house.places = type(house.places)(
-                    **{o: getattr(house.places, o) for o in ("home", "bus_url", "artifacts_url")},
+                    **{name: getattr(house.places, name) for name in ("home", "bus_url", "artifacts_url")},
                     store_url=env["STREAMFORGE_STORE_URL"],
                 )
                 await house.fill(await lab.stream())
                 code = await house.run("arango-connector", **env)
                 said = [
-                    (o.status, o.message)
-                    for o in await house.events("error", "finished")
-                    if o.producer.startswith("arango")
+                    (event.status, event.message)
+                    for event in await house.events("error", "finished")
+                    if event.producer.startswith("arango")
                 ]
                 enlarge("64m")
                 again = await house.run("arango-connector", **env)

@@ -118,7 +118,7 @@ class Lab:
                 yield house
             finally:
                 house.close()
-                await asyncio.gather(*(o.wait() for o in house.started))
+                await asyncio.gather(*(process.wait() for process in house.started))
                 await house.forget()
 
     async def stream(self) -> list[tuple[str, bytes]]:
@@ -157,6 +157,6 @@ async def side_by_side(works: list[Callable[[], Awaitable[None]]], at_once: int 
         async with turn:
             await work()
 
-    for result in await asyncio.gather(*(one(o) for o in works), return_exceptions=True):
+    for result in await asyncio.gather(*(one(work) for work in works), return_exceptions=True):
         if isinstance(result, BaseException):
             raise result

@@ -40,7 +40,7 @@ def identity(record: Candle | Trade) -> tuple:
 async def truth(rest, kind: str, wanted: TimeRange) -> dict[str, dict[tuple, bytes]]:
     "What the exchange has in the range."
     return {
-        "stream": {identity(o): encode(o) for symbol in MARKETS for o in await KINDS[kind][4](rest, symbol, wanted)}
+        "stream": {identity(record): encode(record) for symbol in MARKETS for record in await KINDS[kind][4](rest, symbol, wanted)}
     }
 
 
@@ -49,9 +49,9 @@ async def published(house: House, kind: str) -> tuple[dict[str, dict[tuple, byte
     once: dict[tuple, bytes] = {}
     again: list[tuple] = []
     last: dict[str, int] = {}
-    for o in await house.records(house.data):
-        symbol, place = key = identity(decode(KINDS[kind][3], o.value))
-        assert once.setdefault(key, o.value) == o.value, f"two truths about {key}"
+    for record in await house.records(house.data):
+        symbol, place = key = identity(decode(KINDS[kind][3], record.value))
+        assert once.setdefault(key, record.value) == record.value, f"two truths about {key}"
         if place <= last.get(symbol, -1):
             again.append(key)
         last[symbol] = max(place, last.get(symbol, -1))
@@ -138,13 +138,13 @@ async def book_lost(lab: Lab, runs: int) -> None:
             sim.faults.clear()
             records, last = await read_books(house), (await house.events("finished", "error"))[-1]
             readers = [await check_books(sim, rest, records, symbol) for symbol in MARKETS]
-            snapshots = [o for o in records if isinstance(o, BookSnapshot)]
-            crossed = [o for o in snapshots if o.bids[0][0] >= o.asks[0][0]]
-            found = {(o.symbol, o.timestamp): encode(o) for o in snapshots}
+            snapshots = [record for record in records if isinstance(record, BookSnapshot)]
+            crossed = [snapshot for snapshot in snapshots if snapshot.bids[0][0] >= snapshot.asks[0][0]]
+            found = {(snapshot.symbol, snapshot.timestamp): encode(snapshot) for snapshot in snapshots}
             lab.outcome.judge(
                 {"books": {key: await true_book(sim, rest, *key) for key in found}}, {"books": found}, f"run {n}"
             )
-            told = {o["symbol"] for o in last.extra.get("gaps", ())}
+            told = {gap["symbol"] for gap in last.extra.get("gaps", ())}
             holds = (
                 code == 0
                 and not crossed

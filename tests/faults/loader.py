@@ -47,7 +47,7 @@ async def undisturbed(lab: Lab) -> dict[str, dict[tuple, bytes]]:
         async with lab.house() as house, exchange() as (_, url):
             assert await house.run("loader-producer", BINANCE_API_URL=url, **LOAD) == 0
             _undisturbed.update(await published(house))
-        truth = {(symbol, int(o)) for symbol in SYMBOLS for o in candles(symbol, SPAN).open_time}
+        truth = {(symbol, int(open_time)) for symbol in SYMBOLS for open_time in candles(symbol, SPAN).open_time}
         assert _undisturbed.keys() == truth, "the undisturbed loader lost or invented candles"
     return {"stream": _undisturbed}
 
@@ -130,9 +130,9 @@ async def holes(lab: Lab, runs: int) -> None:
             done = await house.events("finished")
             told = {
                 t
-                for o in (done[0].extra["gaps"] if done else [])
-                if o["symbol"] == "ETHUSDT"
-                for t in range(o["start"], o["end"], hour)
+                for gap in (done[0].extra["gaps"] if done else [])
+                if gap["symbol"] == "ETHUSDT"
+                for t in range(gap["start"], gap["end"], hour)
             }
             lab.outcome.check(
                 code == 0 and told >= set(hole),
@@ -189,7 +189,7 @@ async def loader_evicted(lab: Lab, runs: int) -> None:
             await until(lambda: house.length(house.data))
             worker.terminate()
             code = await asyncio.wait_for(worker.wait(), 120)
-            said = [o.status for o in await house.events("interrupted", "finished", "error")]
+            said = [event.status for event in await house.events("interrupted", "finished", "error")]
             again = await house.run("loader-producer", BINANCE_API_URL=url, **LOAD)
             lab.outcome.judge(expected, {"stream": await published(house)}, f"run {n}")
             lab.outcome.check(

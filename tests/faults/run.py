@@ -32,7 +32,7 @@ def main() -> int:
                 or (told.short and not drill.short)
             ):
                 continue
-            if missing := [o for o in (*NEEDED.get(on, ()), *drill.needs) if not url_of(o)]:
+            if missing := [server for server in (*NEEDED.get(on, ()), *drill.needs) if not url_of(server)]:
                 print(
                     f"skipped     {drill.fault}, on {on}: no {' '.join(missing)}; `make servers` starts them",
                     flush=True,
@@ -51,8 +51,8 @@ def main() -> int:
             for note in outcome.notes:
                 print(f"       {note}", flush=True)
             if told.json:
-                Path(told.json).write_text(json.dumps([o.told() for o in outcomes], indent=1) + "\n")
-    return int(any(o.exact < o.runs or not o.runs for o in outcomes))
+                Path(told.json).write_text(json.dumps([outcome.told() for outcome in outcomes], indent=1) + "\n")
+    return int(any(outcome.exact < outcome.runs or not outcome.runs for outcome in outcomes))
 
 
 if __name__ == "__main__":

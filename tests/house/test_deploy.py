@@ -22,8 +22,8 @@ def ports_of(name: str) -> set[int]:
         said = " ".join(
             map(str, [*service.get("command", []), *(f"{k}={v}" for k, v in service.get("environment", {}).items())])
         )
-        return {int(o) for o in re.findall(r"(?:-port |127\.0\.0\.1:|HTTP_PORT=)(\d+)", said)}
-    return {int(o.split(":")[1]) for o in service["ports"]}
+        return {int(match) for match in re.findall(r"(?:-port |127\.0\.0\.1:|HTTP_PORT=)(\d+)", said)}
+    return {int(port.split(":")[1]) for port in service["ports"]}
 
 
 def test_ports_are_those_of_make_servers():
@@ -43,7 +43,7 @@ def test_only_this_machine_reaches_it(name):
             [*service.get("command", []), *map(str, service.get("environment", {}).values())]
         )
     else:
-        assert all(o.startswith("127.0.0.1:") for o in service["ports"])
+        assert all(port.startswith("127.0.0.1:") for port in service["ports"])
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -73,7 +73,7 @@ def test_no_secret_stands_in_the_file():
             assert not re.search("PASSWORD|SECRET|TOKEN|KEY", variable) or (
                 variable.endswith("_FILE") and value == f"/run/secrets/{name}"
             ), variable
-        assert all(o in COMPOSE["secrets"] for o in service.get("secrets", []))
+        assert all(secret in COMPOSE["secrets"] for secret in service.get("secrets", []))
     assert all(o["file"] == f"../.servers/compose/passwords/{name}" for name, o in COMPOSE["secrets"].items())
 
 
@@ -109,7 +109,7 @@ def test_what_is_mounted_exists():
                 assert place in COMPOSE["volumes"], place
     datasource = yaml.safe_load((SERVERS / "grafana" / "datasource.yml").read_text())["datasources"][0]
     scraped = yaml.safe_load((SERVERS / "prometheus.yml").read_text())["scrape_configs"]
-    assert datasource["url"] == "http://127.0.0.1:19090" and {o["job_name"] for o in scraped} == {
+    assert datasource["url"] == "http://127.0.0.1:19090" and {job["job_name"] for job in scraped} == {
         "queue-manager",
         "worker",
         "prometheus",
@@ -129,7 +129,7 @@ def test_secrets_are_made_once_and_only_their_owner_gets_there(tmp_path):
             ["bash", tmp_path / "deploy/dev/servers/compose.sh", "secrets"], check=True, capture_output=True, timeout=60
         )
         own = tmp_path / ".servers" / "compose"
-        seen.append({str(o.relative_to(own)): o.read_text() for o in own.rglob("*") if o.is_file()})
+        seen.append({str(path.relative_to(own)): path.read_text() for path in own.rglob("*") if path.is_file()})
     assert seen[0] == seen[1] and (own.stat().st_mode & 0o777) == 0o700
     assert {
         "passwords/postgresql",
@@ -140,8 +140,8 @@ def test_secrets_are_made_once_and_only_their_owner_gets_there(tmp_path):
         "kafka/server.properties",
         "kafka/users/app",
     } <= set(seen[0])
-    assert seen[0]["passwords/minio"] == "made-by-make-servers" and not [o for o in seen[0] if o.endswith("ca.key")]
-    assert len({seen[0][f"kafka/users/{o}"] for o in ("admin", "app", "reader", "stranger")}) == 4
+    assert seen[0]["passwords/minio"] == "made-by-make-servers" and not [path for path in seen[0] if path.endswith("ca.key")]
+    assert len({seen[0][f"kafka/users/{name}"] for name in ("admin", "app", "reader", "stranger")}) == 4
 
 
 def test_compose_itself_agrees():

@@ -48,12 +48,12 @@ def test_clean(path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "pipelines").glob("*.ipynb")), ids=lambda p: p.name)
 def test_pipelines_take_parameters(path):
-    tagged = [o for o in read_nb(path).cells if "parameters" in o.metadata.get("tags", [])]
+    tagged = [cell for cell in read_nb(path).cells if "parameters" in cell.metadata.get("tags", [])]
     assert len(tagged) == 1, f"{path.name}: expected one cell tagged `parameters`, found {len(tagged)}"
 
 
 MODULE_NOTEBOOKS = [
-    p for p in NOTEBOOKS if p.is_relative_to(ROOT / "nbs") and not any(o[0] in "_." for o in p.relative_to(ROOT).parts)
+    p for p in NOTEBOOKS if p.is_relative_to(ROOT / "nbs") and not any(part[0] in "_." for part in p.relative_to(ROOT).parts)
 ]
 
 
@@ -69,7 +69,7 @@ def test_one_notebook_one_module():
     exports = {p: m[1] for p in MODULE_NOTEBOOKS if (m := re.search(r"#\| default_exp ([\w.]+)", p.read_text()))}
     assert len(set(exports.values())) == len(exports), "two notebooks export to one module"
     places = {
-        p: ".".join(re.sub(r"^\d+_", "", o) for o in p.relative_to(ROOT / "nbs").with_suffix("").parts) for p in exports
+        p: ".".join(re.sub(r"^\d+_", "", part) for part in p.relative_to(ROOT / "nbs").with_suffix("").parts) for p in exports
     }
     wrong = {str(p.relative_to(ROOT)): name for p, name in exports.items() if name != places[p]}
     assert not wrong, wrong

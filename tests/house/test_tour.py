@@ -10,10 +10,10 @@ CELLS = read_nb(NBS / "index.ipynb").cells
 
 
 def test_links_lead_somewhere():
-    prose = "\n".join(o.source for o in CELLS if o.cell_type == "markdown")
-    linked = {(NBS / o).resolve() for o in re.findall(r"\]\(([^)#]+\.ipynb)", prose)}
+    prose = "\n".join(cell.source for cell in CELLS if cell.cell_type == "markdown")
+    linked = {(NBS / match).resolve() for match in re.findall(r"\]\(([^)#]+\.ipynb)", prose)}
     assert linked, "the tour links to no notebook"
-    assert not (dead := [o for o in linked if not o.exists()]), f"the tour links to what is not there: {dead}"
+    assert not (dead := [path for path in linked if not path.exists()]), f"the tour links to what is not there: {dead}"
 
 
 def test_pictures_are_there():

@@ -90,26 +90,26 @@ def text_of(wanted: TimeRange) -> str:
 
 
 async def true_candles(rest: BinanceRest, symbol: str, wanted: TimeRange) -> list[Candle]:
-    return [o async for page in rest.klines(symbol, "1h", wanted) for o in page]
+    return [candle async for page in rest.klines(symbol, "1h", wanted) for candle in page]
 
 
 async def true_trades(rest: BinanceRest, symbol: str, wanted: TimeRange) -> list[Trade]:
-    return [o async for page in agg_trades(rest, symbol, wanted) for o in page]
+    return [trade async for page in agg_trades(rest, symbol, wanted) for trade in page]
 
 
 async def read(house: House, kind: type, topic: str = "", symbol: str = "") -> list:
     "Records of a topic, as they lie there."
     return [
-        o
-        for o in (decode(kind, o.value) for o in await house.records(topic or house.data))
-        if not symbol or o.symbol == symbol
+        item
+        for item in (decode(kind, record.value) for record in await house.records(topic or house.data))
+        if not symbol or item.symbol == symbol
     ]
 
 
 async def read_books(house: House, topic: str = "") -> list[DepthUpdate | BookSnapshot]:
     return [
-        decode(DepthUpdate if b'"e":' in o.value else BookSnapshot, o.value)
-        for o in await house.records(topic or house.data)
+        decode(DepthUpdate if b'"e":' in record.value else BookSnapshot, record.value)
+        for record in await house.records(topic or house.data)
     ]
 
 
@@ -119,20 +119,20 @@ def floats(levels: list[tuple[str, str]]) -> list[tuple[float, float]]:
 
 def rebuilt(records: list, symbol: str) -> list[tuple[BookSnapshot, OrderBook | None]]:
     "What readers who begin at each snapshot have at the next one; None for those who saw a hole between, and wait."
-    mine = [o for o in records if (o.symbol if isinstance(o, BookSnapshot) else o.s) == symbol]
+    mine = [record for record in records if (record.symbol if isinstance(record, BookSnapshot) else record.s) == symbol]
     found: list[tuple[BookSnapshot, OrderBook | None]] = []
     book, moved = OrderBook(symbol), False
-    for o in mine:
-        if isinstance(o, DepthUpdate):
-            moved = book.last_update_id is not None and book.apply(o) is not Applied.HOLE
+    for record in mine:
+        if isinstance(record, DepthUpdate):
+            moved = book.last_update_id is not None and book.apply(record) is not Applied.HOLE
             continue
-        found.append((o, book if moved else None))
+        found.append((record, book if moved else None))
         book, moved = OrderBook(symbol), False
         assert book.load(
             DepthSnapshot(
-                o.last_update_id, *([(f"{p:.8f}", f"{q:.8f}") for p, q in side] for side in (o.bids, o.asks))
+                record.last_update_id, *([(f"{p:.8f}", f"{q:.8f}") for p, q in side] for side in (record.bids, record.asks))
             ),
-            len(o.bids),
+            len(record.bids),
         )
     return found[1:]
 
@@ -152,6 +152,6 @@ async def check_books(
             and snapshot.asks[:levels] == floats(true.asks)[:levels]
         )
         if book:
-            assert [floats(o) for o in book.best_levels(levels)] == [snapshot.bids[:levels], snapshot.asks[:levels]]
+            assert [floats(side) for side in book.best_levels(levels)] == [snapshot.bids[:levels], snapshot.asks[:levels]]
     whole = sum(book is not None for _, book in readers)
     return whole, len(readers) - whole

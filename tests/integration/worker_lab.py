@@ -39,7 +39,7 @@ class House:
         self.home = home
         self.queue = f"wf-{secrets.token_hex(4)}" if places else "wf-1"
         self.data = f"{self.queue}-data"
-        self.control, self.told = (f"{self.queue}-{o}" if places else o for o in ("queue-control", "queue-events"))
+        self.control, self.told = (f"{self.queue}-{name}" if places else name for name in ("queue-control", "queue-events"))
         self.env = {
             "STREAMFORGE_HOME": str(home),
             "QUEUE_ID": self.queue,
@@ -87,7 +87,7 @@ class House:
                     found += batch.records
                     if len(found) >= count:
                         break
-        return sorted(found, key=lambda o: (o.partition, o.offset))
+        return sorted(found, key=lambda record: (record.partition, record.offset))
 
     async def length(self, topic: str) -> int:
         async with self.bus() as bus:
@@ -96,9 +96,9 @@ class House:
     async def events(self, *statuses: str) -> list[Event]:
         "What was said, of these kinds or all."
         return [
-            o
-            for o in map(decode_event, [o.value for o in await self.records(self.told)])
-            if not statuses or o.status in statuses
+            event
+            for event in map(decode_event, [record.value for record in await self.records(self.told)])
+            if not statuses or event.status in statuses
         ]
 
     async def command(self, command: str, queue_id: str = "", **more: str) -> None:
@@ -141,7 +141,7 @@ class House:
             for name in (collection, f"{collection}_enriched"):
                 rows = (await store.read(name)).to_pylist() if name in schemas else []
                 found[name] = {
-                    tuple(row[o] for o in schemas[name].key): msgspec.json.encode(
+                    tuple(row[column] for column in schemas[name].key): msgspec.json.encode(
                         {k: v for k, v in row.items() if k != "revision"}
                     )
                     for row in rows
@@ -153,7 +153,7 @@ class House:
             assert once.setdefault(key, record.value) == record.value, f"two truths about {key}"
         found["stream"] = once
         found["dead"] = {
-            (o.partition, dict(o.headers)["sf.dlq.offset"]): o.value for o in await self.records(f"{topic}-dlq")
+            (record.partition, dict(record.headers)["sf.dlq.offset"]): record.value for record in await self.records(f"{topic}-dlq")
         }
         return found
 
@@ -169,7 +169,7 @@ class House:
         if self.queue == "wf-1":
             return
         async with self.bus() as bus:
-            for topic in [o for o in await bus.topics() if o.startswith(self.queue)]:
+            for topic in [topic for topic in await bus.topics() if topic.startswith(self.queue)]:
                 await bus.delete_topic(topic)
         if self.places.store_url.startswith("postgresql"):
             _on_database("dropdb", self.places.store_url, "--force", "--if-exists")
@@ -211,11 +211,11 @@ def sample_candles(
 ) -> list[Candle]:
     "Real candles of some markets, as they would have come live."
     rows = [
-        o
+        candle
         for s in symbols
-        for o in candles_of({k: v.to_numpy() for k, v in candles(s, time_range).items()}, s, "1h", 3_600_000)
+        for candle in candles_of({k: v.to_numpy() for k, v in candles(s, time_range).items()}, s, "1h", 3_600_000)
     ]
-    return sorted(rows, key=lambda o: o.open_time)
+    return sorted(rows, key=lambda row: row.open_time)
 
 
 def bad_values(good: bytes) -> Mapping[str, bytes]:
@@ -232,7 +232,7 @@ def bad_values(good: bytes) -> Mapping[str, bytes]:
 
 def stream_with_nonsense(rows: list[Candle], every: int = 60) -> list[tuple[str, bytes]]:
     "Records of these candles, with a bad one now and then, and some twice."
-    values = [(o.symbol, encode(o)) for o in rows]
+    values = [(row.symbol, encode(row)) for row in rows]
     bad = list(bad_values(values[0][1]).values())
     for n in range(len(values) // every, 0, -1):
         values.insert(n * every, (values[n * every][0], bad[n % len(bad)]))

@@ -126,7 +126,7 @@ class Collection:
 
 
 def _values(document: Json, fields: tuple[str, ...]) -> tuple:
-    return tuple(document.get(o) for o in fields)
+    return tuple(document.get(field) for field in fields)
 
 
 @dataclass
@@ -173,11 +173,11 @@ class Arango:
                 break
         line = f"{scope['method']} {scope['path']}"
         self.requests.append(line)
-        struck = [o for o in self.faults if o.strikes(line, self.rng)]
+        struck = [fault for fault in self.faults if fault.strikes(line, self.rng)]
         for fault in struck:
             if fault.what == "slow":
                 await asyncio.sleep(fault.seconds)
-        whats = [o.what for o in struck]
+        whats = [fault.what for fault in struck]
         if "drop" in whats:
             return await _broken(send)
         if "html" in whats:
@@ -232,7 +232,7 @@ class Arango:
         return 200, {"server": "arango", "license": "community", "version": self.version}
 
     def collections(self) -> tuple[int, Any]:
-        return 200, {"error": False, "code": 200, "result": [_shown(o) for o in self.database.collections.values()]}
+        return 200, {"error": False, "code": 200, "result": [_shown(collection) for collection in self.database.collections.values()]}
 
     def make_collection(self) -> tuple[int, Any]:
         name = self.request["name"]
@@ -245,7 +245,7 @@ class Arango:
 
     def make_index(self) -> tuple[int, Any]:
         fields = tuple(self.request["fields"])
-        if self.request["type"] != "persistent" or not self.request.get("unique") or any("." in o for o in fields):
+        if self.request["type"] != "persistent" or not self.request.get("unique") or any("." in field for field in fields):
             raise Refusal(400, "this stand-in has unique persistent indexes on top-level attributes only")
         new = self.database[self.query["collection"]].index(fields)
         more = {
@@ -275,7 +275,7 @@ class Arango:
         if not isinstance(key, str) or not KEY.fullmatch(key):
             raise Refusal(1221)
         if collection.edge and not all(
-            re.fullmatch(r"[A-Za-z0-9_-]+/.+", str(document.get(o, ""))) for o in ("_from", "_to")
+            re.fullmatch(r"[A-Za-z0-9_-]+/.+", str(document.get(name, ""))) for name in ("_from", "_to")
         ):
             raise Refusal(1233)
         if collection.held.get(key, transaction) != transaction:
@@ -414,7 +414,7 @@ class Arango:
     def ask(self) -> tuple[int, Any]:
         results = _answers(self.database, self.request["query"], self.request.get("bindVars", {}))
         size, ttl = self.request.get("batchSize", 1000), self.request.get("ttl", 30)
-        batches = iter([results[o : o + size] for o in range(0, len(results), size)])
+        batches = iter([results[n : n + size] for n in range(0, len(results), size)])
         first, second = next(batches, []), next(batches, [])
         answer = {
             "error": False,
@@ -492,7 +492,7 @@ def _shown(collection: Collection) -> Json:
 
 
 def _identity(document: Json) -> Json:
-    return {o: document[o] for o in ("_id", "_key", "_rev")}
+    return {name: document[name] for name in ("_id", "_key", "_rev")}
 
 
 def _roll_back(undo: list) -> None:
@@ -503,10 +503,10 @@ def _roll_back(undo: list) -> None:
 def _plain(values: list[Any]) -> list[Any]:
     "As VelocyPack writes numbers: 5.0 is 5."
     return [
-        {k: int(v) if type(v) is float and abs(v) < 1e15 and v == int(v) else v for k, v in o.items()}
-        if isinstance(o, dict)
-        else o
-        for o in values
+        {k: int(v) if type(v) is float and abs(v) < 1e15 and v == int(v) else v for k, v in value.items()}
+        if isinstance(value, dict)
+        else value
+        for value in values
     ]
 
 
@@ -535,22 +535,22 @@ def _answers(database: Database, text: str, variables: Json) -> list[Any]:
     found = list(database[variables["@collection"]].documents.values())
     if "range_column" in variables:
         moment, start, last = variables["range_column"], variables["start"], variables["last"]
-        found = [o for o in found if start <= o[moment] <= last]
+        found = [document for document in found if start <= document[moment] <= last]
     for n in re.findall(r"@c(\d)", text):
         column, values = variables[f"c{n}"], set(variables[f"v{n}"])
-        found = [o for o in found if o.get(column) in values]
+        found = [document for document in found if document.get(column) in values]
     if name == "count":
         return [len(found)]
     if name == "nth last":
-        return sorted((o[variables["range_column"]] for o in found), reverse=True)[
+        return sorted((document[variables["range_column"]] for document in found), reverse=True)[
             variables["skipped"] : variables["skipped"] + 1
         ]
     if name == "range":
-        return [{k: o[k] for k in variables["columns"] if k in o} for o in found]
+        return [{k: document[k] for k in variables["columns"] if k in document} for document in found]
     return (
         found
         if name == "schemas"
-        else [o for o in found if o["kind"] == variables["kind"] and o["id"].startswith(variables["prefix"])]
+        else [document for document in found if document["kind"] == variables["kind"] and document["id"].startswith(variables["prefix"])]
     )
 
 

@@ -50,7 +50,7 @@ async def throughput(url: str, table: Path, count: int, partitions: int) -> list
     "Write all in batches, then read all in batches, ours and the peer's in turns."
     db = open_table(table)
     batch = [Message(VALUE, key=KEYS[i % 8]) for i in range(BATCH)]
-    rows = [(o.key, o.value, b"", 0) for o in batch]
+    rows = [(record.key, record.value, b"", 0) for record in batch]
     async with open_bus(url) as bus:
         topic = f"bench-{partitions}"
         await bus.create_topic(topic, TopicSpec(partitions=partitions))
@@ -127,7 +127,7 @@ async def idle(url: str, topic: str, seconds: float) -> None:
                 await member.poll()
 
         began = resource.getrusage(resource.RUSAGE_SELF)
-        tasks = [asyncio.create_task(listen(o)) for o in members]
+        tasks = [asyncio.create_task(listen(name)) for name in members]
         await asyncio.sleep(seconds)
         ended = resource.getrusage(resource.RUSAGE_SELF)
         print(ended.ru_utime + ended.ru_stime - began.ru_utime - began.ru_stime, flush=True)
@@ -154,7 +154,7 @@ async def wake_up(url: str, table: Path, count: int, rate: float) -> list[dict]:
             while len(ours) < count:
                 batch = await member.poll(max_wait=5)
                 now = time.monotonic_ns()
-                ours += [(now - int(o.value)) / 1e6 for o in batch.records]
+                ours += [(now - int(record.value)) / 1e6 for record in batch.records]
             writer.communicate()
     db, offset = open_table(table), 0
     db.execute("DELETE FROM queue")
@@ -163,7 +163,7 @@ async def wake_up(url: str, table: Path, count: int, rate: float) -> list[dict]:
     writer.stdin.flush()
     while len(peer) < count:
         found, now = read_table(db, offset), time.monotonic_ns()
-        peer += [(now - int(o[2])) / 1e6 for o in found]
+        peer += [(now - int(row[2])) / 1e6 for row in found]
         offset = found[-1][0] if found else offset
         if not found:
             await asyncio.sleep(0.01)  # a table cannot call: its readers look a hundred times a second

@@ -44,12 +44,12 @@ async def echo_ours(ticks: str, decisions: str) -> None:
         ) in member.batches():  # as the peer does, the next tick is read before the last decision is acknowledged
             publishing.add(
                 asyncio.create_task(
-                    bus.publish(decisions, [Message(decide(o.value), key=o.key) for o in batch.records])
+                    bus.publish(decisions, [Message(decide(record.value), key=record.key) for record in batch.records])
                 )
             )
             if len(publishing) >= 64:
                 await asyncio.wait(publishing, return_when=asyncio.FIRST_COMPLETED)
-            publishing -= {o for o in publishing if o.done() and o.result()}
+            publishing -= {task for task in publishing if task.done() and task.result()}
 
 
 async def echo_aiokafka(ticks: str, decisions: str) -> None:
@@ -122,7 +122,7 @@ async def measure(consumer: AIOKafkaConsumer, producer: AIOKafkaProducer, ticks:
         }
         await producer.send(ticks, json.dumps(tick).encode(), key=KEYS[i % 24].encode())
     await asyncio.wait_for(collecting, 30)
-    return [found[o] for o in sent[RATE * WARM :]]
+    return [found[tick] for tick in sent[RATE * WARM :]]
 
 
 async def bench(seconds: float, rounds: int) -> list[dict]:

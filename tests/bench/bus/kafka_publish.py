@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[2])] + [o for o in os.environ.get("PEERS", "").split(":") if o]
+sys.path[:0] = [str(Path(__file__).parents[2])] + [part for part in os.environ.get("PEERS", "").split(":") if part]
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition  # noqa: E402
 from servers import url_of  # noqa: E402
@@ -101,7 +101,7 @@ async def read_aiokafka(topic: str, count: int) -> float:
         began, seen = time.perf_counter(), 0
         while seen < count:
             found = await consumer.getmany(timeout_ms=1000, max_records=BATCH)
-            seen += sum(len(o) for o in found.values())
+            seen += sum(len(value) for value in found.values())
             await consumer.commit(
                 {pair: rows[-1].offset + 1 for pair, rows in found.items()} or {TopicPartition(topic, 0): 0}
             )
@@ -124,8 +124,8 @@ async def read_confluent(topic: str, count: int) -> float:
     began, seen = time.perf_counter(), len(first)
     while seen < count:
         rows = [
-            (o.topic(), o.partition(), o.offset(), o.key(), o.value(), o.timestamp())
-            for o in consumer.consume(BATCH, 1)
+            (record.topic(), record.partition(), record.offset(), record.key(), record.value(), record.timestamp())
+            for record in consumer.consume(BATCH, 1)
         ]
         seen += len(rows)
         if rows:
@@ -135,7 +135,7 @@ async def read_confluent(topic: str, count: int) -> float:
 
 
 ROLES = {
-    o.__name__: o for o in (publish_ours, publish_aiokafka, publish_confluent, read_ours, read_aiokafka, read_confluent)
+    role.__name__: role for role in (publish_ours, publish_aiokafka, publish_confluent, read_ours, read_aiokafka, read_confluent)
 }
 
 
@@ -189,7 +189,7 @@ async def bench(count: int, rounds: int) -> list[dict]:
         (("publish", "publish, acks=all, idempotent"), ("read", "read as records and commit every batch"))
     ):
         for peer in peers:
-            ours, theirs = (statistics.median(found[f"{what}_{o}"]) for o in ("ours", peer))
+            ours, theirs = (statistics.median(found[f"{what}_{role}"]) for role in ("ours", peer))
             out.append(
                 {
                     "work": f"{work}: {count:,} records of 284 bytes, 24 keys, 8 partitions",

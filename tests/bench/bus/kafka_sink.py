@@ -38,8 +38,8 @@ FIELDS = [
 ]
 TEXT, WHOLE = ("symbol", "interval"), ("open_time", "close_time", "number_of_trades")
 SYMBOLS = [
-    f"{o}USDT"
-    for o in [
+    f"{name}USDT"
+    for name in [
         "BTC",
         "ETH",
         "BNB",
@@ -100,13 +100,13 @@ def database(path: str) -> sqlite3.Connection:
     db.execute("PRAGMA journal_mode=WAL")
     db.execute("PRAGMA synchronous=NORMAL")
     db.execute(
-        f"CREATE TABLE candles_1m ({', '.join(o + ' ' + kinds.get(o, 'REAL') for o in FIELDS)}, PRIMARY KEY (symbol, interval, open_time)) WITHOUT ROWID"
+        f"CREATE TABLE candles_1m ({', '.join(field + ' ' + kinds.get(field, 'REAL') for field in FIELDS)}, PRIMARY KEY (symbol, interval, open_time)) WITHOUT ROWID"
     )
     return db
 
 
 UPSERT = f"INSERT INTO candles_1m VALUES ({','.join('?' * len(FIELDS))}) ON CONFLICT DO UPDATE SET " + ", ".join(
-    f"{o}=excluded.{o}" for o in FIELDS[3:]
+    f"{field}=excluded.{field}" for field in FIELDS[3:]
 )
 
 
@@ -193,7 +193,7 @@ async def aiokafka(broker: str, topic: str, home: str, clock: Clock) -> None:
     ) as consumer:
         while not clock.done:
             found = await consumer.getmany(timeout_ms=200, max_records=BATCH)
-            if rows := [row(loads(o.value)) for part in found.values() for o in part]:
+            if rows := [row(loads(record.value)) for part in found.values() for record in part]:
                 clock.mark(len(rows))
                 upsert(db, rows)
                 await consumer.commit()
@@ -205,13 +205,13 @@ async def faststream(broker: str, topic: str, home: str, clock: Clock) -> None:
     from faststream.kafka import KafkaBroker, KafkaMessage
     from pydantic import create_model
 
-    candle = create_model("Candle", **{o: (str if o in TEXT else int if o in WHOLE else float, ...) for o in FIELDS})
+    candle = create_model("Candle", **{field: (str if field in TEXT else int if field in WHOLE else float, ...) for field in FIELDS})
     db, kafka = database(f"{home}/store.db"), KafkaBroker(broker, logger=None)
     app = FastStream(kafka, logger=None)
 
     async def sink(candles: list[candle], msg: KafkaMessage):  # type: ignore[valid-type]
         clock.mark(len(candles))
-        upsert(db, [tuple(getattr(o, name) for name in FIELDS) for o in candles])
+        upsert(db, [tuple(getattr(candle, name) for name in FIELDS) for candle in candles])
         await msg.ack()
         if clock.done:
             clock.end = time.time()
@@ -237,7 +237,7 @@ def quix(broker: str, topic: str, home: str, clock: Clock) -> None:
     class Sqlite(BatchingSink):
         def write(self, batch):
             for chunk in batch.iter_chunks(BATCH):
-                upsert(db, [row(o.value) for o in chunk])
+                upsert(db, [row(record.value) for record in chunk])
 
     app = Application(
         broker_address=broker,
@@ -269,7 +269,7 @@ def confluent(broker: str, topic: str, home: str, clock: Clock) -> None:
     )
     consumer.subscribe([topic])
     while not clock.done:
-        if rows := [row(loads(o.value())) for o in consumer.consume(BATCH, 0.2) if not o.error()]:
+        if rows := [row(loads(record.value())) for record in consumer.consume(BATCH, 0.2) if not record.error()]:
             clock.mark(len(rows))
             upsert(db, rows)
             consumer.commit(asynchronous=False)
@@ -367,7 +367,7 @@ async def tidy(broker: str, names: list[str]) -> None:
 
 
 def start(name: str, broker: str, topic: str, count: int, peers: str, part: str = "--variant") -> subprocess.Popen:
-    path = os.pathsep.join(o for o in (os.environ.get("PYTHONPATH", ""), peers if name in PEERS else "") if o)
+    path = os.pathsep.join(folder for folder in (os.environ.get("PYTHONPATH", ""), peers if name in PEERS else "") if folder)
     return subprocess.Popen(
         [sys.executable, __file__, part, name, "--broker", broker, "--topic", topic, "--records", str(count)],
         stdout=subprocess.PIPE,
@@ -379,7 +379,7 @@ def start(name: str, broker: str, topic: str, count: int, peers: str, part: str 
 
 def times(process: subprocess.Popen, name: str) -> dict:
     out, _ = process.communicate(timeout=300)
-    lines = [o for o in out.splitlines() if o.startswith('{"first"')]
+    lines = [line for line in out.splitlines() if line.startswith('{"first"')]
     if process.returncode or not lines:
         raise SystemExit(f"{name} ended with {process.returncode}: {out[-800:]}")
     return json.loads(lines[-1])
@@ -392,7 +392,7 @@ def say(number: int, name: str, how: str, rate: float) -> None:
 
 def measure(broker: str, names: list[str], count: int, rounds: int, peers: str) -> dict[str, dict[str, list[float]]]:
     "records/s of each variant: consumer alone, and beside a loader."
-    rates: dict[str, dict[str, list[float]]] = {"alone": {o: [] for o in names}, "beside": {o: [] for o in names}}
+    rates: dict[str, dict[str, list[float]]] = {"alone": {name: [] for name in names}, "beside": {name: [] for name in names}}
     shared, used = f"sink-{uuid.uuid4().hex[:8]}", []
     try:
         used.append(shared)
@@ -422,7 +422,7 @@ def measure(broker: str, names: list[str], count: int, rounds: int, peers: str) 
 
 
 def importable(module: str, peers: str) -> bool:
-    path = os.pathsep.join(o for o in (os.environ.get("PYTHONPATH", ""), peers) if o)
+    path = os.pathsep.join(folder for folder in (os.environ.get("PYTHONPATH", ""), peers) if folder)
     return (
         subprocess.run(
             [sys.executable, "-c", f"import {module}"], env=os.environ | {"PYTHONPATH": path}, capture_output=True
@@ -434,7 +434,7 @@ def importable(module: str, peers: str) -> bool:
 def broker_of() -> str:
     "host:port of a plain broker."
     urls = Path(__file__).parents[3] / ".servers" / "urls"
-    found = dict(o.split(" ", 1) for o in urls.read_text().splitlines()) if urls.exists() else {}
+    found = dict(line.split(" ", 1) for line in urls.read_text().splitlines()) if urls.exists() else {}
     url = os.environ.get("KAFKA_URL") or found.get("kafka", "")
     if not url:
         raise SystemExit("expected KAFKA_URL or running servers, found neither: run `make servers`")
@@ -470,11 +470,11 @@ if __name__ == "__main__":
                 "work": f"{work}, {asked.records:,} candles",
                 "unit": "records/s",
                 "ours": round(mid["ours"]),
-                "peer": round(mid[o]),
-                "peer_name": o,
-                "ratio": round(mid["ours"] / mid[o], 2),
+                "peer": round(mid[name]),
+                "peer_name": name,
+                "ratio": round(mid["ours"] / mid[name], 2),
             }
-            for o in names[1:]
+            for name in names[1:]
         ]
     for line in lines:
         sys.stdout.write(json.dumps(line) + "\n")

@@ -37,18 +37,18 @@ def main() -> list[dict]:
     rows = candles_of({k: v.to_numpy() for k, v in candles("BTCUSDT").items()}, "BTCUSDT", "1h", 3_600_000)[:10_000]
     rows = [
         msgspec.structs.replace(
-            o,
-            quote_asset_volume=o.volume * o.close,
+            row,
+            quote_asset_volume=row.volume * row.close,
             number_of_trades=7,
-            taker_buy_base_asset_volume=o.volume / 2,
-            taker_buy_quote_asset_volume=o.volume * o.close / 2,
+            taker_buy_base_asset_volume=row.volume / 2,
+            taker_buy_quote_asset_volume=row.volume * row.close / 2,
         )
-        for o in rows
+        for row in rows
     ]
     optional = ("quote_asset_volume", "number_of_trades", "taker_buy_base_asset_volume", "taker_buy_quote_asset_volume")
-    fields = {o.name: (o.type, None if o.name in optional else ...) for o in msgspec.structs.fields(Candle)}
+    fields = {field.name: (field.type, None if field.name in optional else ...) for field in msgspec.structs.fields(Candle)}
     peer = create_model("PeerCandle", **fields)
-    same, values = [peer(**msgspec.to_builtins(o)) for o in rows], [encode(o) for o in rows]
+    same, values = [peer(**msgspec.to_builtins(row)) for row in rows], [encode(row) for row in rows]
     assert encode_all(rows) == values and refused(
         lambda: encode_all([msgspec.structs.replace(rows[0], close=float("nan"))])
     )
@@ -58,15 +58,15 @@ def main() -> list[dict]:
     work = {
         "candles to bytes, 1,000 at a time as a loader writes them": (
             lambda: [encode_all(rows[n : n + 1_000]) for n in range(0, len(rows), 1_000)],
-            lambda: [o.model_dump_json().encode() for o in same],
+            lambda: [record.model_dump_json().encode() for record in same],
         ),
         "candle to bytes, one by one": (
-            lambda: [encode(o) for o in rows],
-            lambda: [o.model_dump_json().encode() for o in same],
+            lambda: [encode(row) for row in rows],
+            lambda: [record.model_dump_json().encode() for record in same],
         ),
         "bytes to candle": (
-            lambda: [decode(Candle, o) for o in values],
-            lambda: [peer.model_validate_json(o) for o in values],
+            lambda: [decode(Candle, value) for value in values],
+            lambda: [peer.model_validate_json(value) for value in values],
         ),
     }
     rates = {name: (best(ours, len(rows)), best(theirs, len(rows))) for name, (ours, theirs) in work.items()}

@@ -39,7 +39,7 @@ async def ours(url):
         async def market(symbol):
             return sum([len(page) async for page in rest.klines(symbol, "1h", SPAN)])
 
-        return sum(await asyncio.gather(*(market(o) for o in SYMBOLS)))
+        return sum(await asyncio.gather(*(market(symbol) for symbol in SYMBOLS)))
 
 
 async def peer(url):
@@ -75,7 +75,7 @@ def main():
     rates = [(rate(ours, url), rate(peer, url)) for _ in range(ROUNDS)]
     here.send("stop")
     process.join(10)
-    mine, theirs = (statistics.median(o) for o in zip(*rates, strict=True))
+    mine, theirs = (statistics.median(seconds) for seconds in zip(*rates, strict=True))
     rows = [
         {
             "work": "load 8 markets x 12,000 hours over REST",

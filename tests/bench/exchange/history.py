@@ -40,7 +40,7 @@ def table(count: int) -> CandleTable:
     volume, trades = np.round(random.uniform(1, 900, count), 5), random.integers(1, 5_000, count).astype(float)
     names = ("quote_asset_volume", "taker_buy_base_asset_volume", "taker_buy_quote_asset_volume")
     extra = {"number_of_trades": trades} | dict(
-        zip(names, (np.round(volume * o, 5) for o in (30_000, 0.5, 15_000)), strict=True)
+        zip(names, (np.round(volume * number, 5) for number in (30_000, 0.5, 15_000)), strict=True)
     )
     moments = FIRST + MINUTE * np.arange(count, dtype=np.int64)
     return CandleTable(
@@ -61,19 +61,19 @@ def exchange(pipe, count: int) -> None:
 
     async def run():
         walk = table(count)
-        simulator = Simulator({o: replace(walk, symbol=o) for o in SYMBOLS})
+        simulator = Simulator({symbol: replace(walk, symbol=symbol) for symbol in SYMBOLS})
         rendered, *others = simulator.markets.values()
         rendered.rows(
             0, count
         )  # now, and once for all: this process has the loader's cores to itself until the load begins
-        for o in others:
-            o._block, o._ends = rendered._block, rendered._ends
+        for item in others:
+            item._block, item._ends = rendered._block, rendered._ends
         simulator.faults.add(Fault(kind="slow", seconds=LATENCY, times=0))
         async with serve_app(simulator) as url:
             pipe.send(url)
             await asyncio.to_thread(pipe.recv)
         statuses = [status for _, path, _, status in simulator.log]
-        pipe.send({"requests": len(statuses), "refused": sum(o != 200 for o in statuses), "cpu_s": time.process_time()})
+        pipe.send({"requests": len(statuses), "refused": sum(status != 200 for status in statuses), "cpu_s": time.process_time()})
 
     asyncio.run(run())
 

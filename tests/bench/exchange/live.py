@@ -200,7 +200,7 @@ async def main() -> None:
         rates: dict[str, list[float]] = {"ours": [], "peer": []}
         for side in ("ours", "peer") * 3:
             rates[side].append((await one(side, kind, count if side == "ours" else count // 4, 0, options.bus))[0])
-        a, b = (statistics.median(rates[o]) for o in ("ours", "peer"))
+        a, b = (statistics.median(rates[name]) for name in ("ours", "peer"))
         found.append(
             {
                 "work": f"{kind}: socket to bus",
@@ -214,7 +214,7 @@ async def main() -> None:
         print(found[-1], flush=True)
     late = {side: (await one(side, "ws_trades", 2_000, 200, options.bus))[1][200:] for side in ("ours", "peer")}
     for share in (0.5, 0.99):
-        a, b = (1_000 * percentile(late[o], share) for o in ("ours", "peer"))
+        a, b = (1_000 * percentile(late[name], share) for name in ("ours", "peer"))
         found.append(
             {
                 "work": f"ws_trades: socket to bus at 200/s, p{share * 100:g}",

@@ -65,7 +65,7 @@ def main():
     process = multiprocessing.get_context("spawn").Process(target=server, args=(there,), daemon=True)
     process.start()
     url = here.recv()
-    trades = "/".join(f"{o.lower()}@aggTrade" for o in SYMBOLS)
+    trades = "/".join(f"{symbol.lower()}@aggTrade" for symbol in SYMBOLS)
     asyncio.run(stream(url, trades, 100, 9_600))  # the first round renders
     figures = {
         "trades made and rendered": rendered()[0],

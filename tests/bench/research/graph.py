@@ -90,16 +90,16 @@ def training(data, graphs: list[Data], rounds: int) -> list[dict]:
             step(model, optimiser, *data.batch(np.arange(start, start + CONFIG.batch)))
 
     def alone():
-        for o in few:
-            step(model, optimiser, o.x, o.edge_index, o.edge_attr, o.y)
+        for graph in few:
+            step(model, optimiser, graph.x, graph.edge_index, graph.edge_attr, graph.y)
 
     def collated():
-        for o in DataLoader(graphs, batch_size=CONFIG.batch):
-            step(model, optimiser, o.x, o.edge_index, o.edge_attr, o.y)
+        for batch in DataLoader(graphs, batch_size=CONFIG.batch):
+            step(model, optimiser, batch.x, batch.edge_index, batch.edge_attr, batch.y)
 
     one, many = (
-        beside("training epoch", "snapshots/s", ROWS, ours, *o, rounds)
-        for o in ((alone, "PyG, a snapshot per step"), (collated, "PyG DataLoader, same batches"))
+        beside("training epoch", "snapshots/s", ROWS, ours, *seconds, rounds)
+        for seconds in ((alone, "PyG, a snapshot per step"), (collated, "PyG DataLoader, same batches"))
     )
     one["peer"] = round(one["peer"] * len(few) / ROWS, 1)
     one["ratio"] = round(one["ours"] / one["peer"], 2)
@@ -119,8 +119,8 @@ def inference(panel, data, graphs: list[Data], card: ModelCard, model: GATv2Clas
 
     def by_geometric():
         with torch.no_grad():
-            for o in graphs[:256]:
-                torch.sigmoid(model(o.x, o.edge_index, o.edge_attr))
+            for graph in graphs[:256]:
+                torch.sigmoid(model(graph.x, graph.edge_index, graph.edge_attr))
 
     np.testing.assert_allclose(predictor.history(part)[CONFIG.window :], probabilities(model, data), atol=1e-6)
     return [
@@ -160,7 +160,7 @@ def relations(panel, rounds: int) -> list[dict]:
         (rolling, "pandas rolling.corr"),
         (by_numpy, "numpy.corrcoef (cannot miss rows)"),
     )
-    return [beside("correlation of a window", "windows/s", ROWS, ours, *o, rounds) for o in peers]
+    return [beside("correlation of a window", "windows/s", ROWS, ours, *peer, rounds) for peer in peers]
 
 
 def main() -> None:

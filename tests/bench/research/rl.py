@@ -146,7 +146,7 @@ def ppo_steps(markets: list[MarketHistory]) -> dict:
     )
     rollout = config.n_envs * config.n_steps
     found = [
-        rate(lambda o=o, n=n: o.learn(n, reset_num_timesteps=False), n, k)
+        rate(lambda item=item, n=n: item.learn(n, reset_num_timesteps=False), n, k)
         for o, n, k in ((ours, 4 * rollout, 4), (equal, 4_096, 3), (peer, 16_384, 1))
     ]
     named = "PPO, the same batches and epochs, in DummyVecEnv of 8", "PPO as SB3 starts it, in DummyVecEnv of 8"
@@ -158,7 +158,7 @@ def ppo_steps(markets: list[MarketHistory]) -> dict:
 
 def backtest_candles(market: MarketHistory) -> dict:
     repeat = 20
-    opens, closes = (np.tile(o, repeat) for o in (market.open, market.close))
+    opens, closes = (np.tile(prices, repeat) for prices in (market.open, market.close))
     actions = np.random.default_rng(0).choice([SELL, HOLD, BUY], len(opens), p=[0.05, 0.9, 0.05])
     table = pd.DataFrame({"open": opens, "close": closes, "action": actions})
 

@@ -71,7 +71,7 @@ def beside(work: str, n: int, ours: Callable, peer: Callable, peer_name: str, ro
             begin = time.perf_counter()
             call()
             seconds[side].append(time.perf_counter() - begin)
-    fast, slow = (n / statistics.median(o) for o in seconds)
+    fast, slow = (n / statistics.median(times) for times in seconds)
     return {
         "work": work,
         "unit": "trades/s",

@@ -70,7 +70,7 @@ def open_documents(path: Path) -> sqlite3.Connection:
 
 
 def write_documents(db: sqlite3.Connection, batch: list[Candle]) -> None:
-    rows = [(f"{o.symbol}/{o.interval}/{o.open_time:015}", msgspec.json.encode(o).decode()) for o in batch]
+    rows = [(f"{candle.symbol}/{candle.interval}/{candle.open_time:015}", msgspec.json.encode(candle).decode()) for candle in batch]
     db.execute("BEGIN IMMEDIATE")
     db.executemany("INSERT INTO documents VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET body = excluded.body", rows)
     db.execute("COMMIT")
@@ -171,7 +171,7 @@ async def indicators_stored(folder: Path, panel: Panel) -> None:
     async with open_store(f"sqlite:///{folder}/enriched.db") as store:
         await store.ensure("enriched", enriched_schema(INDICATORS))
         for n, symbol in enumerate(panel.symbols):
-            columns = {o: getattr(panel, o)[:, n] for o in PRICES} | dict(
+            columns = {price: getattr(panel, price)[:, n] for price in PRICES} | dict(
                 zip(INDICATORS, panel.indicators[:, n].T, strict=True)
             )
             numbers = {o: pa.array(v, from_pandas=True) for o, v in columns.items()}
@@ -190,7 +190,7 @@ def as_frame(panel: Panel) -> pd.DataFrame:
         "symbol": pd.Categorical.from_codes(np.tile(np.arange(count), len(panel)), panel.symbols),
         "open_time": np.repeat(panel.open_time, count),
     }
-    prices = pd.DataFrame(keys | {o: getattr(panel, o).ravel() for o in PRICES}, copy=False)
+    prices = pd.DataFrame(keys | {price: getattr(panel, price).ravel() for price in PRICES}, copy=False)
     return pd.concat(
         [prices, pd.DataFrame(panel.indicators.reshape(-1, len(INDICATORS)), columns=list(INDICATORS), copy=False)],
         axis=1,

@@ -36,14 +36,14 @@ ENV = {
 async def fill(home: str, markets: tuple[str, ...]) -> int:
     "The topic, in time order, and the word that this is all."
     rows = [
-        o for s in markets for o in candles_of({k: v.to_numpy() for k, v in candles(s).items()}, s, "1h", 3_600_000)
+        candle for s in markets for candle in candles_of({k: v.to_numpy() for k, v in candles(s).items()}, s, "1h", 3_600_000)
     ]
-    rows.sort(key=lambda o: o.open_time)
+    rows.sort(key=lambda candle: candle.open_time)
     async with open_bus(read_places({"STREAMFORGE_HOME": home}).bus_url) as bus:
         await bus.create_topic("wf-1-data", TopicSpec(partitions=4))
         await bus.create_topic("queue-events")
         for n in range(0, len(rows), 5_000):
-            await bus.publish("wf-1-data", [Message(encode(o), o.symbol) for o in rows[n : n + 5_000]])
+            await bus.publish("wf-1-data", [Message(encode(row), row.symbol) for row in rows[n : n + 5_000]])
         ends = {"wf-1-data": await bus.end_offsets("wf-1-data")}
         said = Event(
             queue_id="wf-1",
@@ -61,7 +61,7 @@ async def fill(home: str, markets: tuple[str, ...]) -> int:
 
 async def peer(home: str, count: int) -> None:
     "Read, decode, write, commit."
-    names = [o for o in CANDLES.columns if o != "filled"]
+    names = [column for column in CANDLES.columns if column != "filled"]
     db = sqlite3.connect(f"{home}/peer.db", isolation_level=None)
     db.execute("PRAGMA journal_mode=WAL")
     db.execute("PRAGMA synchronous=NORMAL")
@@ -74,9 +74,9 @@ async def peer(home: str, count: int) -> None:
         done = 0
         while done < count:
             batch = await subscription.poll()
-            rows = [json.loads(o.value) for o in batch.records]
+            rows = [json.loads(record.value) for record in batch.records]
             db.execute("BEGIN IMMEDIATE")
-            db.executemany(insert, [[o[name] for name in names] for o in rows])
+            db.executemany(insert, [[row[name] for name in names] for row in rows])
             db.execute("COMMIT")
             await subscription.commit(batch.end_offsets)
             done += len(rows)

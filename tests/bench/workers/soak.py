@@ -46,7 +46,7 @@ def messages(start: int, count: int) -> list[Message]:
 
 def rss(pid: int) -> float:
     "Resident memory of a process, MiB."
-    line = next(o for o in Path(f"/proc/{pid}/status").read_text().splitlines() if o.startswith("VmRSS"))
+    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS"))
     return int(line.split()[1]) / 1024
 
 
@@ -107,7 +107,7 @@ async def soak(records: int, bus_url: str, home: str, indicators: str) -> list[t
             if done >= records:
                 break
         assert await process.wait() == 0
-        for topic in [o for o in await bus.topics() if o.startswith(name)]:
+        for topic in [topic for topic in await bus.topics() if topic.startswith(name)]:
             await bus.delete_topic(topic)
     return curve
 

@@ -120,7 +120,7 @@ async def test_a_storm_of_killed_writers_on_tiny_segments(tmp_path):
                     seen += (await anext(view)).records
                 running[victim].send_signal(signal.SIGKILL)
                 rest = (await asyncio.to_thread(running.pop(victim).communicate))[0]
-                acknowledged[victim] = max([acknowledged[victim], *(int(o) for o in rest.split("\n")[:-1])])
+                acknowledged[victim] = max([acknowledged[victim], *(int(part) for part in rest.split("\n")[:-1])])
                 if n < 12:
                     running[f"w{n}"] = program(WRITE, url, "t", f"w{n}")
         finally:
@@ -132,12 +132,12 @@ async def test_a_storm_of_killed_writers_on_tiny_segments(tmp_path):
         while len(seen) < total:
             seen += (await anext(view)).records
         await view.aclose()
-    assert [o.offset for o in seen] == list(range(total))
+    assert [record.offset for record in seen] == list(range(total))
     numbers: dict[str, list[int]] = {}
     for record in seen:
         name, number, rest = record.value.decode().split(" ", 2)
         assert name == record.key and set(rest) <= {"x"} and len(rest) == int(number) // 3 * 3 * 7 % 900
         numbers.setdefault(name, []).append(int(number))
-    assert all(o == list(range(len(o))) for o in numbers.values()), "no hole, no repeat, no disorder"
+    assert all(number == list(range(len(number))) for number in numbers.values()), "no hole, no repeat, no disorder"
     assert all(len(numbers.get(name, [])) >= count for name, count in acknowledged.items())
     assert len(list((tmp_path / "bus/topics/t/0").glob("*.log"))) > 20

@@ -64,7 +64,7 @@ async def drain(member, count: int) -> list:
 
 
 def ends_of(records) -> dict:
-    return {(o.topic, o.partition): o.offset + 1 for o in records}
+    return {(record.topic, record.partition): record.offset + 1 for record in records}
 
 
 # -- refusals
@@ -245,8 +245,8 @@ async def test_a_batch_that_takes_too_long_is_somebody_elses(topic):
                 while len(theirs) + len(mine) < 400 and time.monotonic() < end:
                     mine += (await first.poll(max_wait=0.05)).records
                     theirs += (await second.poll(max_wait=0.05)).records
-                assert {(o.topic, o.partition) for o in mine} == first.assignment() and {
-                    (o.topic, o.partition) for o in theirs
+                assert {(record.topic, record.partition) for record in mine} == first.assignment() and {
+                    (record.topic, record.partition) for record in theirs
                 } == second.assignment()
                 await first.commit(ends_of(mine))
                 await second.commit(ends_of(theirs))
@@ -312,7 +312,7 @@ async def test_many_publishers_at_once_keep_their_order(bus, topic):
     async with bus.subscribe([topic], topic) as member:
         records = await drain(member, 1_000)
     for i in range(20):
-        assert [int(o.value) for o in records if o.key == f"agent{i}"] == list(range(50))
+        assert [int(record.value) for record in records if record.key == f"agent{i}"] == list(range(50))
 
 
 async def test_a_topic_deleted_by_somebody_else(bus, topic):
@@ -344,7 +344,7 @@ async def test_a_consumer_that_does_not_know_its_topic_yet_asks_the_broker(bus, 
         async with asyncio.timeout(DEADLINE), aclosing(bus.tail(topic)) as view:
             while len(found) < 10:
                 found += (await anext(view)).records
-        assert sorted(int(o.value) for o in found) == list(range(10))
+        assert sorted(int(record.value) for record in found) == list(range(10))
 
 
 # -- a broker that goes and comes back
@@ -389,13 +389,13 @@ async def test_a_broker_that_is_killed_and_comes_back(own_broker, fresh, monkeyp
             while True:
                 records += (await member.poll(max_wait=0.2)).records
                 assert time.monotonic() - back < DEADLINE, f"{len(records)} records, no commit"
-                if len({o.value for o in records}) == 100:
+                if len({record.value for record in records}) == 100:
                     try:
                         await member.commit(ends_of(records))
                         break
                     except BusError:
                         continue
-            assert sorted({int(o.value) for o in records}) == list(range(200, 300))
+            assert sorted({int(record.value) for record in records}) == list(range(200, 300))
             assert await bus.committed(fresh, fresh) == await bus.end_offsets(fresh)
             os.kill(int((home / f"plain-{port}" / "pid").read_text()), 9)
         began = time.monotonic()
@@ -422,7 +422,7 @@ async def test_a_broker_that_hangs_and_goes_on(own_broker, fresh, monkeypatch):
         assert len(await bus.publish(fresh, numbered(100, start=20))) == 100
         async with bus.subscribe([fresh], fresh) as member:
             records = await drain(member, 120)  # what was given up may be there as well
-            while {int(o.value) for o in records} != set(range(120)):
+            while {int(record.value) for record in records} != set(range(120)):
                 records += await drain(member, 1)
             await member.commit(ends_of(records))
     gc.collect()

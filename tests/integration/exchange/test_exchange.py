@@ -49,7 +49,7 @@ def btc():
 
 async def load(rest, symbol="BTCUSDT", span=SPRING):
     klines = rest.klines(symbol, "1h", span)
-    return [o async for page in klines for o in page], klines.gaps
+    return [candle async for page in klines for candle in page], klines.gaps
 
 
 def holes(symbol, span):
@@ -68,7 +68,7 @@ def holes(symbol, span):
 
 def hides_once(faults):
     "A hole that is seen twice is believed, so only one answer may hide rows that exist."
-    return sum(o.kind in ("empty", "gap", "shifted") for o in faults) <= 1
+    return sum(fault.kind in ("empty", "gap", "shifted") for fault in faults) <= 1
 
 
 def offline(markets, **options):
@@ -83,10 +83,10 @@ async def test_every_market_arrives_whole_and_its_holes_are_those_of_the_file():
     async with serve_app(Simulator.open()) as url, BinanceRest(url) as rest:
         results = await asyncio.gather(*(load(rest, symbol, WHOLE) for symbol in SYMBOLS))
     for symbol, (candles, gaps) in zip(SYMBOLS, results, strict=True):
-        rows = [o for o in pq.read_table(SAMPLES / f"{symbol}.parquet").to_pylist() if o["open_time"] in WHOLE]
-        assert [{k: getattr(o, k) for k in rows[0]} for o in candles] == rows
-        assert [(o.start, o.end, o.missing) for o in gaps] == holes(symbol, WHOLE)
-        assert sum(o.missing for o in gaps) == 12 and len(gaps) == 5
+        rows = [row for row in pq.read_table(SAMPLES / f"{symbol}.parquet").to_pylist() if row["open_time"] in WHOLE]
+        assert [{k: getattr(candle, k) for k in rows[0]} for candle in candles] == rows
+        assert [(gap.start, gap.end, gap.missing) for gap in gaps] == holes(symbol, WHOLE)
+        assert sum(gap.missing for gap in gaps) == 12 and len(gaps) == 5
 
 
 @pytest.mark.parametrize("kind", ROWS)
@@ -229,7 +229,7 @@ async def test_who_leaves_early_leaves_nothing_behind(btc):
         began = time.monotonic()
         await pages.aclose()
         assert time.monotonic() - began < 8  # a page is under way for nine
-        ours = {o for o in asyncio.all_tasks() - before if "_window" in repr(o)}
+        ours = {task for task in asyncio.all_tasks() - before if "_window" in repr(task)}
         assert not ours
 
 
@@ -248,7 +248,7 @@ async def test_a_live_market_is_followed(btc):
             seen += candles
             assert gaps == [] and len(seen) == {"12:59:59.999": 12, "13:00": 13, "14:10": 14}.get(clock[11:], 24)
     first = int(np.searchsorted(btc.open_time, day.start))
-    assert [o.close for o in seen] == btc.close[first : first + 24].tolist()
+    assert [candle.close for candle in seen] == btc.close[first : first + 24].tolist()
 
 
 @settings(
@@ -265,7 +265,7 @@ async def test_a_live_market_is_followed(btc):
 def test_any_holes_any_faults_any_range(btc, single, block, faults, asked):
     "What arrives is the file's rows in the range; what is reported is the rest of the range."
     keep = np.setdiff1d(np.arange(3_000), np.array([*single, *range(block[0], block[0] + block[1])], int))
-    table = msgspec.structs.replace(btc, **{o: getattr(btc, o)[keep] for o in ("open_time", *PRICES, "volume")})
+    table = msgspec.structs.replace(btc, **{column: getattr(btc, column)[keep] for column in ("open_time", *PRICES, "volume")})
     first = int(btc.open_time[0])
     span = TimeRange(first + asked[0] * HOUR, first + (asked[0] + asked[1]) * HOUR)
 
@@ -275,10 +275,10 @@ def test_any_holes_any_faults_any_range(btc, single, block, faults, asked):
         return await load(rest, span=span)
 
     candles, gaps = asyncio.run(run())
-    wanted = [o for o in table.open_time.tolist() if o in span]
-    assert [o.open_time for o in candles] == wanted
-    missing = [o for gap in gaps for o in range(gap.start, gap.end, HOUR)]
+    wanted = [open_time for open_time in table.open_time.tolist() if open_time in span]
+    assert [candle.open_time for candle in candles] == wanted
+    missing = [n for gap in gaps for n in range(gap.start, gap.end, HOUR)]
     assert sorted(missing + wanted) == list(range(span.start, span.end, HOUR))
     assert all(a.end < b.start for a, b in zip(gaps, gaps[1:], strict=False)) and all(
-        o.missing == (o.end - o.start) // HOUR for o in gaps
+        gap.missing == (gap.end - gap.start) // HOUR for gap in gaps
     )

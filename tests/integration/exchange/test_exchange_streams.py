@@ -45,7 +45,7 @@ MISHAPS = {
 
 @pytest.fixture(scope="module")
 def tables():
-    return {o: read_file(SAMPLES / f"{o}.parquet") for o in MARKETS}
+    return {market: read_file(SAMPLES / f"{market}.parquet") for market in MARKETS}
 
 
 @asynccontextmanager
@@ -53,7 +53,7 @@ async def lab(tables, mishap=(), speed=54_000.0, **rules):
     "A running market, its REST client and the address of its streams."
     sim = Simulator(tables, now=NOON, pace=Steady())
     sim.streams.rules = StreamRules(ping=0.2, **rules)
-    sim.faults.add(*(structs.replace(o, path="/ws") for o in mishap))
+    sim.faults.add(*(structs.replace(fault, path="/ws") for fault in mishap))
     async with serve_app(sim) as url, BinanceRest(url, retry=Retry(first=0.02)) as rest:
         sim.clock.set(NOON, speed)
         yield sim, rest, "ws" + url[4:]
@@ -79,7 +79,7 @@ class Watched:
 
 
 async def candles_live(rest, events, end):
-    follower, record = CandleFollower("1h", dict.fromkeys(MARKETS, NOON - HOUR)), {o: [] for o in MARKETS}
+    follower, record = CandleFollower("1h", dict.fromkeys(MARKETS, NOON - HOUR)), {market: [] for market in MARKETS}
     async for event in events:
         try:
             step = follower.take(event.data)
@@ -91,17 +91,17 @@ async def candles_live(rest, events, end):
         if step.closed:
             record[step.symbol].append(step.closed)
         if min(follower.last.values()) >= end:
-            return {k: [o for o in v if o.open_time <= end] for k, v in record.items()}
+            return {k: [candle for candle in v if candle.open_time <= end] for k, v in record.items()}
 
 
 @pytest.mark.parametrize("mishap", MISHAPS)
 async def test_no_candle_is_lost_or_doubled(tables, mishap):
     async with lab(tables, MISHAPS[mishap]) as (sim, rest, url):
-        events = Watched(url, [f"{o.lower()}@kline_1h" for o in MARKETS], QUICK, mishap)
+        events = Watched(url, [f"{market.lower()}@kline_1h" for market in MARKETS], QUICK, mishap)
         live = await candles_live(rest, events, NOON + 40 * HOUR)
         for symbol in MARKETS:
-            whole = [o async for page in rest.klines(symbol, "1h", TimeRange(NOON, NOON + 41 * HOUR)) for o in page]
-            assert [o.open_time for o in live[symbol]] == [o.open_time for o in whole] and len(whole) == 41
+            whole = [candle async for page in rest.klines(symbol, "1h", TimeRange(NOON, NOON + 41 * HOUR)) for candle in page]
+            assert [candle.open_time for candle in live[symbol]] == [candle.open_time for candle in whole] and len(whole) == 41
             assert live[symbol] == whole
         assert events.longest < 15, events.longest
         assert bool(events.reasons) == (mishap in ("cut in a frame", "silence", "closed", "announced end")), (
@@ -113,7 +113,7 @@ async def test_no_candle_is_lost_or_doubled(tables, mishap):
 async def test_no_trade_is_lost_or_doubled(tables, mishap):
     async with lab(tables, MISHAPS[mishap]) as (sim, rest, url):
         before = agg_trades(rest, "BTCUSDT", TimeRange(NOON - HOUR, NOON + 1))
-        last = [o async for page in before for o in page][-1].trade_id
+        last = [trade async for page in before for trade in page][-1].trade_id
         follower, record, events = (
             TradeFollower({"BTCUSDT": last}),
             [],
@@ -125,12 +125,12 @@ async def test_no_trade_is_lost_or_doubled(tables, mishap):
             except BadRecord:
                 continue
             if step.missing:
-                record += [o async for page in fill_trades(rest, "BTCUSDT", step.missing) for o in page]
+                record += [trade async for page in fill_trades(rest, "BTCUSDT", step.missing) for trade in page]
             record += [step.trade] if step.trade else []
             if len(record) >= 400:
                 break
         whole = agg_trades(rest, "BTCUSDT", TimeRange(NOON + 1, sim.clock.ms()))
-        assert record == [o async for page in whole for o in page][: len(record)] and whole.gaps == []
+        assert record == [trade async for page in whole for trade in page][: len(record)] and whole.gaps == []
         assert record[0].trade_id == last + 1 and events.longest < 15
 
 
@@ -149,10 +149,10 @@ async def test_the_daily_cut_is_taken_over_without_a_hole(tables):
 @pytest.mark.parametrize("mishap", MISHAPS)
 async def test_the_book_is_the_exchange_s_own(tables, mishap):
     later = [
-        structs.replace(o, after=o.after + 600 * (o.kind != "refuse")) for o in MISHAPS[mishap]
+        structs.replace(fault, after=fault.after + 600 * (fault.kind != "refuse")) for fault in MISHAPS[mishap]
     ]  # the book is in sequence by then
     async with lab(tables, later, speed=20.0) as (sim, rest, url):
-        resyncs, events = [], Watched(url, [f"{o.lower()}@depth@100ms" for o in MARKETS], QUICK, mishap)
+        resyncs, events = [], Watched(url, [f"{market.lower()}@depth@100ms" for market in MARKETS], QUICK, mishap)
         options = BookOptions(levels=10, every_ms=1_000, pause=0.1)
         feed, updates, books = (
             BookFeed(aiter(events), rest.depth, options=options, on_resync=lambda *o: resyncs.append(o)),
@@ -164,10 +164,10 @@ async def test_the_book_is_the_exchange_s_own(tables, mishap):
             if len(books) >= 30 and len(updates) > 1_200:
                 break
         for symbol in MARKETS:
-            ids = [o.u for o in updates if isinstance(o, DepthUpdate) and o.s == symbol]
+            ids = [update.u for update in updates if isinstance(update, DepthUpdate) and update.s == symbol]
             assert ids == sorted(set(ids))
-        assert all(o.bids[0][0] < o.asks[0][0] and len(o.bids) == len(o.asks) == 10 for o in books)
-        for book in (next(o for o in reversed(books) if o.symbol == symbol) for symbol in MARKETS):
+        assert all(book.bids[0][0] < book.asks[0][0] and len(book.bids) == len(book.asks) == 10 for book in books)
+        for book in (next(book for book in reversed(books) if book.symbol == symbol) for symbol in MARKETS):
             sim.clock.set(book.timestamp, 0.0)
             true = await rest.depth(book.symbol, 5_000)
             assert true.last_update_id == book.last_update_id
@@ -178,7 +178,7 @@ async def test_the_book_is_the_exchange_s_own(tables, mishap):
         assert mishap == "exchanged" or bool(resyncs) == (mishap not in quiet) or (mishap in quiet and lost), (
             resyncs
         )  # exchanged: perhaps with the other market
-        assert {o.kind for o in sim.faults.injected} == {o.kind for o in later}
+        assert {fault.kind for fault in sim.faults.injected} == {fault.kind for fault in later}
 
 
 async def test_the_archive_gives_what_rest_gives(tables, tmp_path):
@@ -188,15 +188,15 @@ async def test_the_archive_gives_what_rest_gives(tables, tmp_path):
         sim.faults.add(Fault(kind="flipped"), Fault(kind="server_error", path="/data/"))
         async with Archive(tmp_path, "http" + url[2:], retry=Retry(first=0.02)) as archive:
             read = archive.klines("BTCUSDT", "1h", span)
-            got = [o async for table in read for o in candle_records(table)]
+            got = [candle async for table in read for candle in candle_records(table)]
             trades = archive.agg_trades("BTCUSDT", TimeRange.parse("2021-06-01:2021-06-04"))
-            archived = [o async for table in trades for o in trade_records(table)]
+            archived = [trade async for table in trades for trade in trade_records(table)]
         for missing in read.missing:
-            got += [o async for page in rest.klines("BTCUSDT", "1h", missing) for o in page]
-        whole = [o async for page in rest.klines("BTCUSDT", "1h", span) for o in page]
-        assert sorted(got, key=lambda o: o.open_time) == whole and read.missing[-1].end == span.end
+            got += [candle async for page in rest.klines("BTCUSDT", "1h", missing) for candle in page]
+        whole = [candle async for page in rest.klines("BTCUSDT", "1h", span) for candle in page]
+        assert sorted(got, key=lambda candle: candle.open_time) == whole and read.missing[-1].end == span.end
         by_rest = agg_trades(rest, "BTCUSDT", TimeRange.parse("2021-06-01:2021-06-04"))
-        assert archived == [o async for page in by_rest for o in page] and trades.gaps == [] == trades.missing
+        assert archived == [trade async for page in by_rest for trade in page] and trades.gaps == [] == trades.missing
 
 
 async def test_a_proxy_of_the_environment_is_not_used_for_loopback(tables, monkeypatch):

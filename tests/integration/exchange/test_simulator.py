@@ -28,7 +28,7 @@ NOON, HOUR = to_ms("2021-05-19T12:00"), 3_600_000
 
 @pytest.fixture(scope="module")
 def tables():
-    return {o: read_file(SAMPLES / f"{o}.parquet") for o in ("BTCUSDT", "ETHUSDT")}
+    return {name: read_file(SAMPLES / f"{name}.parquet") for name in ("BTCUSDT", "ETHUSDT")}
 
 
 @asynccontextmanager
@@ -61,15 +61,15 @@ async def test_a_day_of_trades_by_stream_rest_and_archive_is_the_same(tables):
         asked = (
             await http.get("/api/v3/aggTrades", params={"symbol": "BTCUSDT", "fromId": streamed[0]["a"], "limit": 288})
         ).json()
-        assert [{k: o[k] for k in asked[0]} for o in streamed] == asked
+        assert [{k: trade[k] for k in asked[0]} for trade in streamed] == asked
         path = "/data/spot/daily/aggTrades/BTCUSDT/BTCUSDT-aggTrades-2021-05-19.zip"
         body, checksum = (await http.get(path)).content, (await http.get(path + ".CHECKSUM")).text
         assert checksum.split() == [hashlib.sha256(body).hexdigest(), path.rpartition("/")[2]]
         with zipfile.ZipFile(io.BytesIO(body)) as file:
-            lines = [o.split(",") for o in file.read(file.namelist()[0]).decode().splitlines()]
-        midnight = [o for o in asked if o["T"] < to_ms("2021-05-20")]
-        assert [(int(o[0]), o[1], o[2]) for o in lines[-len(midnight) :]] == [
-            (o["a"], o["p"], o["q"]) for o in midnight
+            lines = [line.split(",") for line in file.read(file.namelist()[0]).decode().splitlines()]
+        midnight = [trade for trade in asked if trade["T"] < to_ms("2021-05-20")]
+        assert [(int(trade[0]), trade[1], trade[2]) for trade in lines[-len(midnight) :]] == [
+            (trade["a"], trade["p"], trade["q"]) for trade in midnight
         ]
         assert (await http.get(path.replace("05-19", "05-20"))).status_code == 404  # the day is not over
         assert (await http.get("/sim/state")).json()["sent"] == 288
@@ -86,7 +86,7 @@ async def test_several_connections_get_the_same_and_a_slow_one_holds_up_no_other
             await until(lambda: sim.streams.connected == 3)
             sim.now = NOON + HOUR
             first, second = await asyncio.gather(take(one, 13 + 12 + 3_600), take(two, 13 + 12 + 3_600))
-            assert first == second and [o["data"]["E"] for o in first] == sorted(o["data"]["E"] for o in first)
+            assert first == second and [event["data"]["E"] for event in first] == sorted(event["data"]["E"] for event in first)
             assert sim.streams.sent < 36_000 + 2 * len(first)  # one is still behind, waiting for its reader
             wanted = [json.loads(o) for _, o in stream_events(sim.market, "btcusdt@depth@100ms", NOON, NOON + 200_000)]
             assert await take(slow, 2_000) == wanted
@@ -125,7 +125,7 @@ async def test_a_book_kept_by_the_rules_is_the_simulators_after_faults_too(table
             "asks": dict(final["asks"]),
         }
         struck = (await http.get("/sim/struck")).json()
-        assert [o["kind"] for o in struck] == ["gap", "gap", "stale"] and struck[0]["when"] == NOON + 30_100
+        assert [fault["kind"] for fault in struck] == ["gap", "gap", "stale"] and struck[0]["when"] == NOON + 30_100
 
 
 async def test_a_frame_is_cut_in_the_middle(tables):
@@ -190,7 +190,7 @@ async def test_requests_on_the_socket(tables):
         await socket.send(json.dumps({"method": "UNSUBSCRIBE", "params": ["ethusdt@trade"], "id": 2}))
         assert await take(socket, 1) == [{"result": None, "id": 2}]
         await http.post("/sim/clock", json={"speed": 36_000})  # an hour in a tenth of a second
-        assert {o["s"] for o in await take(socket, 24)} == {"BTCUSDT"}
+        assert {event["s"] for event in await take(socket, 24)} == {"BTCUSDT"}
         await http.post("/sim/clock", json={"speed": 0})
         for number in range(10):
             await socket.send(json.dumps({"method": "LIST_SUBSCRIPTIONS", "id": number}))
@@ -213,13 +213,13 @@ async def test_a_hole_of_the_exchange_is_missing_everywhere(tables):
         sim.now = NOON + 5 * HOUR
         closed = []
         while not closed or closed[-1] < NOON + 4 * HOUR:
-            closed += [o["k"]["t"] for o in await take(socket, 1) if o["k"]["x"]]
+            closed += [event["k"]["t"] for event in await take(socket, 1) if event["k"]["x"]]
         rest = (
             await http.get(
                 "/api/v3/klines", params={"symbol": "BTCUSDT", "interval": "1h", "startTime": NOON, "limit": 5}
             )
         ).json()
-        assert start not in [o[0] for o in rest] and len(rest) < 5 and start not in closed
+        assert start not in [row[0] for row in rest] and len(rest) < 5 and start not in closed
 
 
 async def test_real_trades_from_a_folder(tmp_path):
@@ -231,7 +231,7 @@ async def test_real_trades_from_a_folder(tmp_path):
         rows = (
             await http.get("/api/v3/aggTrades", params={"symbol": "XRPETH", "fromId": ids[0], "limit": 1_000})
         ).json()
-        assert [o["a"] for o in rows] == ids[:1_000] and [float(o["p"]) for o in rows] == table.column(
+        assert [row["a"] for row in rows] == ids[:1_000] and [float(row["p"]) for row in rows] == table.column(
             "price"
         ).to_pylist()[:1_000]
         klines = (
@@ -239,7 +239,7 @@ async def test_real_trades_from_a_folder(tmp_path):
                 "/api/v3/klines", params={"symbol": "XRPETH", "interval": "1m", "startTime": 0, "limit": 1_000}
             )
         ).json()
-        assert sum(o[8] for o in klines if o[6] < rows[-1]["T"]) <= 1_000 and all(
+        assert sum(row[8] for row in klines if row[6] < rows[-1]["T"]) <= 1_000 and all(
             b[0] - a[0] == 60_000 for a, b in itertools.pairwise(klines)
         )
     assert pa.types.is_integer(table.schema.field("trade_id").type)

@@ -115,7 +115,7 @@ async def test_ctrl_c_stops_everything(tmp_path):
 
 def processes_of(home: Path) -> list[str]:
     "Processes whose environment names this folder (Linux)."
-    return [o.name for o in Path("/proc").glob("[0-9]*") if str(home) in _environment(o)]
+    return [path.name for path in Path("/proc").glob("[0-9]*") if str(home) in _environment(path)]
 
 
 def _environment(process: Path) -> str:

@@ -61,8 +61,8 @@ class Terminal:
             events = []
             async with contextlib.aclosing(bus.tail(self.events, max_wait=0.1)) as batches:
                 while sum((await bus.end_offsets(self.events)).values()) > len(events):
-                    events += [decode_event(o.value) for o in (await anext(batches)).records]
-        return [(o.producer, o.status) for o in events if o.queue_id == (queue or self.queue)]
+                    events += [decode_event(record.value) for record in (await anext(batches)).records]
+        return [(event.producer, event.status) for event in events if event.queue_id == (queue or self.queue)]
 
     async def close(self) -> None:
         for process in self.processes:
@@ -89,7 +89,7 @@ async def test_start_ping_stop(terminal):
     try:
         code, out, err = await terminal.run("debug", "ping", told["queue_id"], "--count", "5", "--json")
         pinged = json.loads(out)
-        assert (code, err, pinged["all_answered"]) == (0, "", True) and [o["worker"] for o in pinged["workers"]] == [
+        assert (code, err, pinged["all_answered"]) == (0, "", True) and [worker["worker"] for worker in pinged["workers"]] == [
             told["worker"]
         ]
         one = pinged["workers"][0]
@@ -114,9 +114,9 @@ async def test_start_ping_stop(terminal):
 async def test_one_of_two_is_silent(terminal):
     workers = [
         await terminal.begin(
-            "worker", "dummy-service", "--noop", QUEUE_ID=terminal.queue, TELEMETRY_PRODUCER_ID=f"dummy-service__{o}"
+            "worker", "dummy-service", "--noop", QUEUE_ID=terminal.queue, TELEMETRY_PRODUCER_ID=f"dummy-service__{name}"
         )
-        for o in ("aaaaaa", "bbbbbb")
+        for name in ("aaaaaa", "bbbbbb")
     ]
     deadline = time.monotonic() + 90
     while len([1 for _, status in await terminal.said() if status == "started"]) < 2:
@@ -125,12 +125,12 @@ async def test_one_of_two_is_silent(terminal):
     workers[1].send_signal(signal.SIGSTOP)
     try:
         code, out, _ = await terminal.run("debug", "ping", terminal.queue, "--count", "2", "--timeout", "1", "--json")
-        assert code == 75 and [len(o["rtt_ms"]) for o in json.loads(out)["workers"]] == [2, 0]
+        assert code == 75 and [len(worker["rtt_ms"]) for worker in json.loads(out)["workers"]] == [2, 0]
         code, out, _ = await terminal.run("debug", "stop", terminal.queue, "--timeout", "3", "--json")
-        assert code == 75 and [o["status"] for o in json.loads(out)["workers"]] == ["interrupted", None]
+        assert code == 75 and [worker["status"] for worker in json.loads(out)["workers"]] == ["interrupted", None]
     finally:
         workers[1].send_signal(signal.SIGCONT)
-    assert [await asyncio.wait_for(o.wait(), 90) for o in workers] == [0, 0]
+    assert [await asyncio.wait_for(worker.wait(), 90) for worker in workers] == [0, 0]
 
 
 async def test_options_of_a_dummy_are_its_variables(terminal):

@@ -65,7 +65,7 @@ def lasting(told):
             for k, v in told.items()
             if k not in ("seconds", "steps_per_second", "latency_ms_p50", "latency_ms_p99", "source")
         }
-    return [lasting(o) for o in told] if isinstance(told, list) else told
+    return [lasting(value) for value in told] if isinstance(told, list) else told
 
 
 _embedded: list = []  # figures of the run on embedded defaults
@@ -111,7 +111,7 @@ async def test_the_demo_over_own_files(files, tmp_path):
     assert walk["cash"]["total_return"] == 0 and {"sharpe", "sortino", "max_drawdown", "total_return"} <= set(
         walk["random"]
     )
-    assert [o["name"] for o in told["stages"]] == [
+    assert [stage["name"] for stage in told["stages"]] == [
         "load",
         "freeze",
         "graph",

@@ -33,7 +33,7 @@ async def test_the_short_request_loads_stores_and_enriches(tmp_path):
     async with lab_and_client(tmp_path) as (lab, client):
         async with websockets.connect(f"ws{lab.url.removeprefix('http')}/ws/events") as page:
             flow = await client.start(**SHORT)
-            assert flow["status"] == "pending" and [o["target"] for o in flow["targets"]] == [
+            assert flow["status"] == "pending" and [target["target"] for target in flow["targets"]] == [
                 "loader-producer",
                 "arango-connector",
             ]
@@ -42,8 +42,8 @@ async def test_the_short_request_loads_stores_and_enriches(tmp_path):
             while not told or told[-1]["status"] != "finished":
                 message = json.loads(await asyncio.wait_for(page.recv(), 60))
                 told += [message["workflow"]] if message["kind"] == "workflow" else []
-        assert done["status"] == "finished" and {"pending", "running", "finished"} <= {o["status"] for o in told}
-        assert not any("env" in target for o in told for target in o["targets"])
+        assert done["status"] == "finished" and {"pending", "running", "finished"} <= {state["status"] for state in told}
+        assert not any("env" in target for state in told for target in state["targets"])
         expected = candles("BTCUSDT", SHORT["time_range"])
         stored = await lab.store.read("candles_1h")
         assert (
@@ -51,8 +51,8 @@ async def test_the_short_request_loads_stores_and_enriches(tmp_path):
             and stored["close"].to_pylist() == expected.close.tolist()
         )
         assert await lab.store.count(enriched_collection("candles_1h")) == len(expected)
-        assert [(o["missing"]) for o in done["targets"][0]["extra"]["gaps"]] == [2]
-        start, *rest = [json.loads(o.value) for o in (await anext(lab.bus.tail("queue-control"))).records]
+        assert [(gap["missing"]) for gap in done["targets"][0]["extra"]["gaps"]] == [2]
+        start, *rest = [json.loads(record.value) for record in (await anext(lab.bus.tail("queue-control"))).records]
         assert (start["command"], start["queue_id"]) == ("start", flow["queue_id"]) and not rest
         assert sum((await lab.bus.end_offsets(data_topic(flow["queue_id"]))).values()) == len(expected)
 
@@ -76,7 +76,7 @@ async def test_a_target_starts_after_another_and_fails_with_it(tmp_path):
         flow = await client.start(queue_id="chain", targets=[good, bad, late])
         done = await client.wait(flow["queue_id"], timeout=60)
         assert done["status"] == "error" and "-1121" in done["message"]
-        states = {o["telemetry_id"]: (o["status"], o["job"]) for o in done["targets"]}
+        states = {target["telemetry_id"]: (target["status"], target["job"]) for target in done["targets"]}
         assert states == {
             "dummy-service__one": ("finished", "succeeded"),
             "loader__bad": ("error", "failed"),
@@ -92,7 +92,7 @@ async def test_stop_ends_an_endless_worker_with_0(tmp_path):
             targets=[{"target": "arango-connector", "kafka_topic": "market-candles-1h", "type": "api_candles_1h"}]
         )
         await client.wait(
-            flow["queue_id"], timeout=30, until=lambda o: o["targets"][0]["status"] in ("started", "loading")
+            flow["queue_id"], timeout=30, until=lambda state: state["targets"][0]["status"] in ("started", "loading")
         )
         await client.stop(flow["queue_id"])
         done = await client.wait(flow["queue_id"], timeout=30)
@@ -101,7 +101,7 @@ async def test_stop_ends_an_endless_worker_with_0(tmp_path):
             "stopped",
             "succeeded",
         )
-        assert [o.exit_code for o in await lab.jobs.list()] == [0]
+        assert [job.exit_code for job in await lab.jobs.list()] == [0]
 
 
 async def test_a_refused_request_leaves_nothing(tmp_path):
@@ -134,11 +134,11 @@ async def test_a_refused_request_leaves_nothing(tmp_path):
 async def test_a_manager_that_comes_back_goes_on(tmp_path):
     "The first manager is gone while its workflow waits and runs; the second finishes it, and the rows are those of the file."
     async with lab_and_client(tmp_path, slots=0.25) as (_, client):
-        loaders = [{"target": "loader-producer", "symbol": o} for o in ("BTCUSDT", "ETHUSDT", "BNBUSDT")]
+        loaders = [{"target": "loader-producer", "symbol": name} for name in ("BTCUSDT", "ETHUSDT", "BNBUSDT")]
         body = {**SHORT, "symbol": "BTCUSDT,ETHUSDT,BNBUSDT", "targets": [*loaders, {"target": "arango-connector"}]}
         flow = await client.start(**body)
         await client.wait(
-            flow["queue_id"], timeout=30, until=lambda o: any(t["status"] == "finished" for t in o["targets"])
+            flow["queue_id"], timeout=30, until=lambda state: any(t["status"] == "finished" for t in state["targets"])
         )
     async with lab_and_client(tmp_path) as (lab, client):
         done = await client.wait(flow["queue_id"], timeout=60)
@@ -146,5 +146,5 @@ async def test_a_manager_that_comes_back_goes_on(tmp_path):
         for symbol in ("BTCUSDT", "ETHUSDT", "BNBUSDT"):
             rows = await lab.store.read("candles_1h", where={"symbol": symbol})
             assert rows["open_time"].to_pylist() == candles(symbol, SHORT["time_range"]).open_time.tolist()
-        names = [o.name for o in await lab.jobs.list()]
+        names = [job.name for job in await lab.jobs.list()]
         assert len(names) == len(set(names))

@@ -46,18 +46,18 @@ def some_policy(panel):
 @pytest.fixture
 async def live(house):
     "History in the store, the rest on the topic, a published policy; yields (panel, policy, house)."
-    panel = panel_of({o: candles(o, SPAN) for o in MARKETS})
+    panel = panel_of({market: candles(market, SPAN) for market in MARKETS})
     policy, cut = some_policy(panel), int(panel.open_time[CUT])
-    records = {o: enrich(Enricher(), sample_candles((o,), SPAN)) for o in MARKETS}
+    records = {market: enrich(Enricher(), sample_candles((market,), SPAN)) for market in MARKETS}
     async with open_artifacts(house.places.artifacts_url) as artifacts, open_store(house.places.store_url) as store:
         await publish(artifacts, None, "ppo", policy.files())
         await store.ensure(enriched_collection("candles_1h"), enriched_schema(INDICATORS))
         for rows in records.values():
-            await store.upsert(enriched_collection("candles_1h"), [o for o in rows if o.open_time < cut])
+            await store.upsert(enriched_collection("candles_1h"), [row for row in rows if row.open_time < cut])
     later = sorted(
-        (o for rows in records.values() for o in rows if o.open_time >= cut), key=lambda o: (o.open_time, o.symbol)
+        (row for rows in records.values() for row in rows if row.open_time >= cut), key=lambda row: (row.open_time, row.symbol)
     )
-    await house.fill([(o.symbol, msgspec.json.encode(o)) for o in later], topic="live-enriched")
+    await house.fill([(row.symbol, msgspec.json.encode(row)) for row in later], topic="live-enriched")
     return panel, policy, house
 
 
@@ -76,8 +76,8 @@ def expected(panel, policy):
 
 async def decided(house, wanted):
     async def enough():
-        found = [decode(Decision, o.value) for o in await house.records("decisions")]
-        return found if len({(o.symbol, o.open_time) for o in found}) >= wanted else None
+        found = [decode(Decision, record.value) for record in await house.records("decisions")]
+        return found if len({(candle.symbol, candle.open_time) for candle in found}) >= wanted else None
 
     return await until(enough, timeout=60)
 
@@ -87,11 +87,11 @@ async def finish(house, panel, policy):
     want = expected(panel, policy)
     said = await decided(house, len(want))
     await house.command("stop")
-    assert [await o.wait() for o in house.started][-1] == 0
+    assert [await process.wait() for process in house.started][-1] == 0
     assert len(said) == len(want), "a candle was decided twice"
-    assert {(o.symbol, o.open_time): (o.action, o.equity) for o in said} == want
+    assert {(candle.symbol, candle.open_time): (candle.action, candle.equity) for candle in said} == want
     async with open_store(house.places.store_url) as store:
-        rows = [msgspec.convert(o, Decision) for o in (await store.read("decisions")).to_pylist()]
+        rows = [msgspec.convert(row, Decision) for row in (await store.read("decisions")).to_pylist()]
     assert sorted(rows, key=str) == sorted(said, key=str)
 
 

@@ -82,27 +82,27 @@ async def test_two_folds_once(place):
     assert seen == [(0, 2), (1, 2), (2, 2)]
     assert first.reused == 0
     folders = [fold_folder(fold) for fold in place.planned(TINY)]
-    assert all({o.name for o in folder.iterdir()} == {EXECUTED, RESULT} for folder in folders)
+    assert all({path.name for path in folder.iterdir()} == {EXECUTED, RESULT} for folder in folders)
 
-    combined = {o.name: o for o in combine(first.results)}
+    combined = {account.name: account for account in combine(first.results)}
     assert list(combined) == ["agent", "agent_without_graph", "buy_and_hold", "cash", "random"]
-    rows = [o.rows["test"] for o in first.results]
+    rows = [result.rows["test"] for result in first.results]
     assert rows[0][1] == rows[1][0] and len(combined["agent"].curve.equity) == rows[1][1] - rows[0][0]
     assert combined["cash"].performance.total_return == 0 and combined["buy_and_hold"].performance.max_drawdown > 0
     assert all(
-        o.gnn["auc"] is not None and o.dataset_sha256 == place.data.version and len(o.random) == 10
-        for o in first.results
+        result.gnn["auc"] is not None and result.dataset_sha256 == place.data.version and len(result.random) == 10
+        for result in first.results
     )
     assert "agent with graph features" in first.report.read_text(encoding="utf-8")
 
-    written, before = [(o / RESULT).stat().st_mtime_ns for o in folders], len(await place.jobs.list())
+    written, before = [(folder / RESULT).stat().st_mtime_ns for folder in folders], len(await place.jobs.list())
     again = await place.run(TINY)
     assert again.reused == 2 and again.results == first.results and len(await place.jobs.list()) == before
     assert [
-        (o / RESULT).stat().st_mtime_ns for o in folders
+        (folder / RESULT).stat().st_mtime_ns for folder in folders
     ] == written and again.report.read_bytes() == first.report.read_bytes()
     logged = await experiments(place.store, "walk-forward")
-    assert [o.status for o in logged] == ["finished"] * 2 and logged[0].metrics == logged[1].metrics
+    assert [event.status for event in logged] == ["finished"] * 2 and logged[0].metrics == logged[1].metrics
     assert logged[0].id == first.experiment and logged[0].artifacts["report"] == logged[1].artifacts["report"]
 
 
@@ -114,13 +114,13 @@ async def test_failing_fold_names_notebook_and_cell(place):
         match=r"fold \d: .*walk_forward_fold\.ipynb, cell \d+ \(id \w+\): BadSetting: expected a purge of at least the horizon",
     ):
         await place.run(config)
-    states = [o.state for o in await place.jobs.list()]
-    assert "failed" in states and all(o in ("failed", "stopped") for o in states)
-    assert not any((fold_folder(o) / RESULT).exists() for o in place.planned(config))
+    states = [job.state for job in await place.jobs.list()]
+    assert "failed" in states and all(state in ("failed", "stopped") for state in states)
+    assert not any((fold_folder(fold) / RESULT).exists() for fold in place.planned(config))
     assert any(
-        (fold_folder(o) / ERROR).exists() and (fold_folder(o) / EXECUTED).exists() for o in place.planned(config)
+        (fold_folder(fold) / ERROR).exists() and (fold_folder(fold) / EXECUTED).exists() for fold in place.planned(config)
     )
-    assert [o.status for o in await experiments(place.store)] == ["failed"]
+    assert [experiment.status for experiment in await experiments(place.store)] == ["failed"]
 
 
 async def test_bad_requests_start_nothing(place):
@@ -173,7 +173,7 @@ async def test_stop_reaches_the_kernel(place):
         kernels = kernels_of(status.pid) if status.pid else []
     await place.jobs.stop(job.name, grace=15)
     status = await place.jobs.wait(job.name, timeout=30)
-    while any(alive(o) for o in kernels):
+    while any(alive(kernel) for kernel in kernels):
         assert time.monotonic() < deadline + 30, f"{kernels} still run"
         await asyncio.sleep(0.1)
     assert status.state == "stopped" and status.exit_code == 75, await place.jobs.log(job.name)

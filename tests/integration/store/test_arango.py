@@ -155,7 +155,7 @@ async def test_edges_are_a_named_graph(store, calm):
         "ETHUSDT",
         "ADA$2FUSDT",
     }
-    (graph,) = [o for o in lab.graphs.values() if o["name"] == "relations-graph"]
+    (graph,) = [graph for graph in lab.graphs.values() if graph["name"] == "relations-graph"]
     assert graph["edgeDefinitions"] == [{"collection": "relations", "from": ["sf_markets"], "to": ["sf_markets"]}]
     row = lab.collections["relations"].documents[document_key(["g", "ADA/USDT", "ETHUSDT", 1])]
     assert (row["_from"], row["_to"]) == ("sf_markets/ADA$2FUSDT", "sf_markets/ETHUSDT")
@@ -172,7 +172,7 @@ async def test_a_long_history_comes_in_bounded_batches(store, calm):
     before = len(calm.arango.requests)
     assert (await store.read("long"))["open_time"].to_pylist() == list(range(25_000))
     assert (
-        len([o for o in calm.arango.requests[before:] if "/cursor" in o]) == 3
+        len([request for request in calm.arango.requests[before:] if "/cursor" in request]) == 3
         and not calm.arango.databases["lab"].cursors
     )
     calm.arango.faults = [Fault(1600, on=r"cursor/\d+", times=1)]  # a reader that is too slow finds it gone
@@ -199,7 +199,7 @@ async def test_a_revision_that_does_not_match(calm, status):
                 *((one, two)[k % 2].put("raced", id, {"k": k}, version=version) for k in range(8)),
                 return_exceptions=True,
             )
-            assert sum(o == version + 1 for o in results) == 1 and sum(isinstance(o, Conflict) for o in results) == 7
+            assert sum(result == version + 1 for result in results) == 1 and sum(isinstance(result, Conflict) for result in results) == 7
         await asyncio.gather(*((one, two)[k % 2].put("raced", id, {"k": k}) for k in range(4)))
         assert (await one.get("raced", id)).version == 10
 
@@ -295,12 +295,12 @@ async def test_a_connector_puts_aside_what_is_refused_and_nothing_else(calm, tmp
     await house.fill(stream_with_nonsense(rows))
     assert await house.run("arango-connector", **CONNECT) == 0
     found = await house.contents()
-    assert set(found["candles_1h"]) == {(o.symbol, "1h", o.open_time) for o in rows} - {
-        ("BTCUSDT", "1h", o) for o in victims
+    assert set(found["candles_1h"]) == {(row.symbol, "1h", row.open_time) for row in rows} - {
+        ("BTCUSDT", "1h", victim) for victim in victims
     }
-    refused = [o for o in await house.records(f"{house.data}-dlq") if dict(o.headers)["sf.dlq.stage"] == b"write"]
-    assert {json.loads(o.value)["open_time"] for o in refused} == victims
-    assert all(b"number 1620" in dict(o.headers)["sf.dlq.error"] for o in refused)
+    refused = [record for record in await house.records(f"{house.data}-dlq") if dict(record.headers)["sf.dlq.stage"] == b"write"]
+    assert {json.loads(record.value)["open_time"] for record in refused} == victims
+    assert all(b"number 1620" in dict(record.headers)["sf.dlq.error"] for record in refused)
 
 
 @pytest.mark.parametrize(("password", "database", "code"), [("wrong", "lab", 78), ("secret", "nowhere", 64)])

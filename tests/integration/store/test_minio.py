@@ -50,7 +50,7 @@ class Lab:
         return f"minio://{user or self.address.user}@{host or self.address.hosts[0]}/{self.bucket}?{query}"
 
     def objects(self) -> list[str]:
-        return [o.object_name or "" for o in self.client.list_objects(self.bucket, recursive=True)]
+        return [obj.object_name or "" for obj in self.client.list_objects(self.bucket, recursive=True)]
 
     def write(self, key: str, content: bytes) -> None:
         self.client.put_object(self.bucket, key, io.BytesIO(content), len(content))
@@ -146,11 +146,11 @@ async def test_an_upload_cut_in_its_middle_leaves_nothing_that_anybody_sees(lab,
             with pytest.raises(StoreError) as caught:
                 await artifacts.put("models", "gatv2", {"first.json": b"{}", **FILES})
             assert lab.secret not in str(caught.value)
-        assert lab.objects() and not [o for o in lab.objects() if o.endswith("manifest.json")]
+        assert lab.objects() and not [path for path in lab.objects() if path.endswith("manifest.json")]
         assert await artifacts.versions("models", "gatv2") == [] and await artifacts.names("models") == []
         assert await artifacts.sweep("models") == 0  # too young to be sure
         kept = await artifacts.put("models", "kept", FILES)
-        assert await artifacts.sweep("models", older_than=-60) == 1 and {o.split("/")[1] for o in lab.objects()} == {
+        assert await artifacts.sweep("models", older_than=-60) == 1 and {path.split("/")[1] for path in lab.objects()} == {
             "kept"
         }
         put = await artifacts.put("models", "gatv2", FILES)  # the line is whole again: the same store works on
@@ -223,17 +223,17 @@ async def test_a_cancelled_upload_comes_to_nothing(lab, proxy):
             with pytest.raises(asyncio.CancelledError):
                 await putting
     await asyncio.to_thread(artifacts._threads.shutdown)
-    assert 0 < len(lab.objects()) < 6 and not [o for o in lab.objects() if o.endswith("manifest.json")]
+    assert 0 < len(lab.objects()) < 6 and not [path for path in lab.objects() if path.endswith("manifest.json")]
 
 
 async def test_of_many_writers_one_creates_the_manifest_and_all_have_the_artifact(lab):
     async with contextlib.AsyncExitStack() as stack:
         writers = [await stack.enter_async_context(MinioArtifacts(lab.url())) for _ in range(8)]
         lab.client.set_bucket_versioning(lab.bucket, VersioningConfig("Enabled"))
-        puts = await asyncio.gather(*(o.put("models", "gatv2", {"config.json": b"{}"}) for o in writers))
+        puts = await asyncio.gather(*(writer.put("models", "gatv2", {"config.json": b"{}"}) for writer in writers))
         written = list(lab.client.list_objects(lab.bucket, recursive=True, include_version=True))
         assert (
-            len([o for o in written if o.object_name.endswith("manifest.json")]) == 1
+            len([written_object for written_object in written if written_object.object_name.endswith("manifest.json")]) == 1
         )  # although files were written by each
         assert puts == puts[:1] * 8 and await writers[0].versions("models", "gatv2") == puts[:1]
         for one in written:

@@ -42,7 +42,7 @@ def administer(url: str, *statements: str) -> list[dict]:
     "Statements beside the store; the rows of the last one."
     connection = Postgresql(url).connect()
     try:
-        return [connection.query(o) for o in statements][-1].to_pylist()
+        return [connection.query(statement) for statement in statements][-1].to_pylist()
     finally:
         connection.close()
 
@@ -186,10 +186,10 @@ def maker(*arguments: str) -> subprocess.Popen:
 async def test_two_processes_make_the_same_collections_at_once(url, fresh):
     names = [f"{fresh}_{k}" for k in range(10)]
     makers = [maker(url, me, *names) for me in "ab"]
-    assert [await asyncio.to_thread(o.wait, 60) for o in makers] == [0, 0]
+    assert [await asyncio.to_thread(maker.wait, 60) for maker in makers] == [0, 0]
     async with open_store(url) as store:
         found = await store.collections()
-    assert all(found[o].columns.keys() == EDGES.columns.keys() | {"by_a", "by_b"} for o in names)
+    assert all(found[name].columns.keys() == EDGES.columns.keys() | {"by_a", "by_b"} for name in names)
 
 
 def toxi(api: str, method: str, path: str, body: dict | None = None) -> None:

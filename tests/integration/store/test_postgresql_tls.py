@@ -109,7 +109,7 @@ def secured():
     "(URL without options, the right authority, another one)."
     need("postgresql")
     found = [
-        Path(o).parent for o in (shutil.which("initdb"), *sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))) if o
+        Path(folder).parent for folder in (shutil.which("initdb"), *sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))) if folder
     ]
     if not found or not shutil.which("openssl"):
         pytest.skip("initdb or openssl is not installed: no server of our own can be made")
@@ -119,8 +119,8 @@ def secured():
         certificate(folder, ca)
         (folder / "password").write_text("a secret\n")
         if ROOT:
-            for o in (folder, *folder.iterdir()):
-                shutil.chown(o, "postgres")
+            for path in (folder, *folder.iterdir()):
+                shutil.chown(path, "postgres")
         run(
             found[-1] / "initdb",
             "-D",

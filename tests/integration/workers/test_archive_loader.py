@@ -41,7 +41,7 @@ def asked(sim, ending: str) -> int:
 
 
 async def values(house, queue="wf-1") -> list[bytes]:
-    return [o.value for o in await house.records(f"{queue}-data")]
+    return [record.value for record in await house.records(f"{queue}-data")]
 
 
 async def data(house, *arguments, **env):
@@ -76,8 +76,8 @@ async def test_files_and_rest_give_the_same_records_whatever_dies(house):
         assert asked(sim, MONTH) == 1 and asked(sim, f"{DAY}.CHECKSUM") >= 1 and not asked(sim, DAY)
     told = (await house.events("finished"))[-1].extra
     span = TimeRange.parse(SPAN)
-    holes = Ranges.of(*((o.start, o.end) for o in find_gaps(candles("BTCUSDT", SPAN).open_time.tolist(), span, "1h")))
-    assert sum(o["missing"] for o in told["gaps"]) == holes.size // HOUR and told["archive_reissued"] == []
+    holes = Ranges.of(*((gap.start, gap.end) for gap in find_gaps(candles("BTCUSDT", SPAN).open_time.tolist(), span, "1h")))
+    assert sum(gap["missing"] for gap in told["gaps"]) == holes.size // HOUR and told["archive_reissued"] == []
     async with open_store(house.places.store_url) as store:
         entry = await read_entry(store, LedgerKey("candles_1h", "BTCUSDT", "candles", "1h"))
     assert entry.loaded == WHOLE - holes and entry.asked == WHOLE and entry.missing == holes == entry.settled
@@ -100,7 +100,7 @@ async def test_a_damaged_file_is_fetched_once_more_and_then_named(house, kind):
         before = await values(house)
         sim.faults.add(Fault(kind=kind, path=MONTH + (".CHECKSUM" if kind == "checksum" else ""), times=1))
         assert await house.run("loader-producer", **urls, **LOAD) == 0 and asked(sim, MONTH) == 4
-    rows = [msgspec.json.decode(o)["open_time"] for o in await values(house)]
+    rows = [msgspec.json.decode(value)["open_time"] for value in await values(house)]
     assert (
         rows == candles("BTCUSDT", SPAN).open_time.tolist()
         and rows[: len(before)] == candles("BTCUSDT", "2021-04-20:2021-05-01").open_time.tolist()[: len(before)]
@@ -131,37 +131,37 @@ async def test_trades_from_files_and_rest_are_stored_complete_and_repaired(house
             await house.run("loader-producer", **urls, **TRADES) == 0
             and await asyncio.wait_for(connector.wait(), 120) == 0
         )
-        trades = [decode(Trade, o) for o in await values(house)]
-        ids = [o.trade_id for o in trades]
+        trades = [decode(Trade, value) for value in await values(house)]
+        ids = [trade.trade_id for trade in trades]
         gaps = [(a + 1, b) for a, b in zip(ids, ids[1:], strict=False) if b != a + 1]
-        (told,) = [o for o in await house.events("finished") if "from_store" in o.extra]
+        (told,) = [event for event in await house.events("finished") if "from_store" in event.extra]
         assert (
-            [(o["start"], o["end"]) for o in told.extra["gaps"]] == gaps
+            [(gap["start"], gap["end"]) for gap in told.extra["gaps"]] == gaps
             and len(gaps) == 1
             and gaps[0][1] - gaps[0][0] == 240 == told.extra["missing"]
         )
         assert (
             ids == sorted(set(ids))
-            and not any(o.timestamp in hole for o in trades)
+            and not any(trade.timestamp in hole for trade in trades)
             and told.extra["archive_lacked"] > 0
         )
         await _stored(house, trades)
 
         code, found = await data(house, "verify")
-        assert code == 0 and [(o["rows"], o["wanted"], o["missing"]) for o in found] == [(len(ids), 0, 240)]
+        assert code == 0 and [(row["rows"], row["wanted"], row["missing"]) for row in found] == [(len(ids), 0, 240)]
         lost = [(ids[0], ids[0] + 3), (ids[6_000], ids[6_000] + 50)]
         with sqlite3.connect(house.places.store_url.removeprefix("sqlite:///")) as db:
             for first, last in lost:
                 db.execute("DELETE FROM trades WHERE trade_id >= ? AND trade_id < ?", (first, last))
         code, found = await data(house, "verify")
-        assert code == 65 and found[0]["holes"] == [list(o) for o in lost]
+        assert code == 65 and found[0]["holes"] == [list(gap) for gap in lost]
         sim.log.clear()
         code, repaired = await data(house, "repair", **urls)
-        assert code == 0 and [(o["lacked"], o["stored"], o["still"]) for o in repaired] == [(53, 53, 0)]
+        assert code == 0 and [(row["lacked"], row["stored"], row["still"]) for row in repaired] == [(53, 53, 0)]
         assert 0 < asked(sim, "aggTrades") <= 20 and not asked(sim, ".zip"), list(sim.log)
         await _stored(house, trades)
         code, known = await data(house, "status")
-        assert code == 0 and [(o["verified"], o["missing"]) for o in known if o["kind"] == "trade_ids"] == [
+        assert code == 0 and [(entry["verified"], entry["missing"]) for entry in known if entry["kind"] == "trade_ids"] == [
             (len(ids), 240)
         ]
 
@@ -171,8 +171,8 @@ async def _stored(house, trades):
     async with open_store(house.places.store_url) as store:
         rows = (await store.read("trades")).to_pylist()
         volume = await store.read("trades_volume")
-    assert [o["trade_id"] for o in rows] == [o.trade_id for o in trades] and [o["price"] for o in rows] == [
-        o.price for o in trades
+    assert [row["trade_id"] for row in rows] == [trade.trade_id for trade in trades] and [row["price"] for row in rows] == [
+        trade.price for trade in trades
     ]
     total = sum(volume["buy_volume"].to_pylist()) + sum(volume["sell_volume"].to_pylist())
-    assert total == pytest.approx(sum(o.quantity for o in trades)) and sum(volume["trades"].to_pylist()) == len(trades)
+    assert total == pytest.approx(sum(trade.quantity for trade in trades)) and sum(volume["trades"].to_pylist()) == len(trades)

@@ -41,7 +41,7 @@ def told(candle: Candle) -> tuple:
 async def stored(house) -> list[Candle]:
     async with open_store(house.places.store_url) as store:
         return [
-            Candle(**o) for o in (await store.read("candles_made", columns=list(Candle.__struct_fields__))).to_pylist()
+            Candle(**row) for row in (await store.read("candles_made", columns=list(Candle.__struct_fields__))).to_pylist()
         ]
 
 
@@ -49,7 +49,7 @@ async def stored(house) -> list[Candle]:
 async def test_candles_of_trades_are_the_exchange_s_own(new_house):
     calm, rough = new_house("calm"), new_house("rough")
     async with serve_app(Simulator.open()) as url, BinanceRest(url) as rest:
-        own = {told(o) for symbol in MARKETS async for page in rest.klines(symbol, "1h", WHOLE) for o in page}
+        own = {told(candle) for symbol in MARKETS async for page in rest.klines(symbol, "1h", WHOLE) for candle in page}
         for house in (calm, rough):
             assert await house.run("loader-producer", BINANCE_API_URL=url, SOURCE="rest", **LOAD) == 0
     assert await calm.run("arango-connector", **CONNECT) == 0
@@ -57,14 +57,14 @@ async def test_candles_of_trades_are_the_exchange_s_own(new_house):
         assert await rough.run("arango-connector", FAILPOINT=point, **CONNECT) == -signal.SIGKILL
     assert await rough.run("arango-connector", **CONNECT) == 0
     made = await stored(calm)
-    assert {told(o) for o in made} == own and len(made) == len(own) == len(MARKETS) * 76
+    assert {told(candle) for candle in made} == own and len(made) == len(own) == len(MARKETS) * 76
     assert await stored(rough) == made
     published = await read(rough, Candle, "made")
-    assert {told(o) for o in published} == own and {o.open_time for o in published} == set(
+    assert {told(candle) for candle in published} == own and {candle.open_time for candle in published} == set(
         range(WHOLE.start, WHOLE.end, 3_600_000)
     )
-    assert {o.close for o in made} == {
-        o.close
-        for o in sample_candles(MARKETS, "2021-05-10:2021-05-14")
-        if to_ms("2021-05-10T01:00") <= o.open_time < to_ms("2021-05-13T05:00")
+    assert {candle.close for candle in made} == {
+        candle.close
+        for candle in sample_candles(MARKETS, "2021-05-10:2021-05-14")
+        if to_ms("2021-05-10T01:00") <= candle.open_time < to_ms("2021-05-13T05:00")
     }

@@ -61,21 +61,21 @@ async def set_aside(house, values, first=0):
             Record(house.data, 0, first + n, value, "BTCUSDT", (("traceparent", b"00-ab"),))
             for n, value in enumerate(values)
         ]
-        await bus.publish(f"{house.data}-dlq", [dead_letter(o, ValueError("too new"), "decode") for o in records])
+        await bus.publish(f"{house.data}-dlq", [dead_letter(record, ValueError("too new"), "decode") for record in records])
 
 
 async def test_the_life_of_a_letter(home):
     "Nonsense dies again under its first name; what had only come too early is stored, once."
     rows = sample_candles(("BTCUSDT",), "2021-05-01:2021-05-05")
-    bad, early = list(bad_values(encode(rows[0])).values()), [encode(o) for o in rows[-3:]]
-    await home.fill([("BTCUSDT", o) for o in [*map(encode, rows[:-3]), *bad]])
+    bad, early = list(bad_values(encode(rows[0])).values()), [encode(row) for row in rows[-3:]]
+    await home.fill([("BTCUSDT", value) for value in [*map(encode, rows[:-3]), *bad]])
     await set_aside(home, early, first=1000)
     connect = {"TYPE": "api_candles_1h", "UPSTREAM": "loader-producer__a1b2c3"}
     assert await home.run("arango-connector", **connect) == 0
 
     code, out, err = await command(home, "list", home.data, "--json")
     assert code == 0, err
-    kinds = {o["error"]: o for o in json.loads(out)}
+    kinds = {kind["error"]: kind for kind in json.loads(out)}
     assert (kinds["BadRecord"]["waiting"], kinds["ValueError"]["waiting"]) == (len(bad), 3)
     sources = sorted(kinds["BadRecord"]["sources"])
     code, out, err = await command(home, "replay", home.data, "--dry-run")
@@ -88,24 +88,24 @@ async def test_the_life_of_a_letter(home):
     assert code == 0 and err.startswith("0 sent"), err
     came = await home.records(home.data)
     assert len(came) == len(rows) - 3 + len(bad) + len(bad) + 3
-    back = [o for o in came if dict(o.headers).get("sf.replayed", b"").endswith(b":1001")]
-    assert [(o.value, o.key, dict(o.headers)["traceparent"]) for o in back] == [(early[1], "BTCUSDT", b"00-ab")]
+    back = [record for record in came if dict(record.headers).get("sf.replayed", b"").endswith(b":1001")]
+    assert [(record.value, record.key, dict(record.headers)["traceparent"]) for record in back] == [(early[1], "BTCUSDT", b"00-ab")]
 
     again = {**connect, "EVENTS_FROM": f"0:{await home.length(home.told)}"}  # what the loader says from here on
     await home.fill([])
     assert await home.run("arango-connector", **again) == 0
     async with open_store(home.places.store_url) as store:
         stored = await store.read("candles_1h", where={"symbol": "BTCUSDT"})
-    assert stored["open_time"].to_pylist() == [o.open_time for o in rows] and stored["close"].to_pylist() == [
-        o.close for o in rows
+    assert stored["open_time"].to_pylist() == [row.open_time for row in rows] and stored["close"].to_pylist() == [
+        row.close for row in rows
     ]
     async with home.bus() as bus:
         letters = await list_dead_letters(bus, home.data)
         chosen, left = await waiting(bus, home.data)
-        assert sorted(o.source for o in letters if o.error == "BadRecord") == sources and len(letters) == len(bad) + 3
+        assert sorted(letter.source for letter in letters if letter.error == "BadRecord") == sources and len(letters) == len(bad) + 3
         assert (
-            {o.attempts for o in chosen} == {2}
-            and sorted(o.record.value for o in chosen) == sorted(bad)
+            {letter.attempts for letter in chosen} == {2}
+            and sorted(letter.record.value for letter in chosen) == sorted(bad)
             and left["replayed"] == 3
         )
         assert await waiting(bus, home.data, max_attempts=2) == (
@@ -132,15 +132,15 @@ async def test_a_replay_that_is_cut_off_loses_nothing_and_repeats_little(home):
             await replay_dead_letters(bus, home.data, (await waiting(bus, home.data))[0], batch=10)
         bus.publish = publish
         rest, left = await waiting(bus, home.data)
-        assert [o.record.value for o in rest] == [b"%d" % n for n in range(10, 25)] and left["replayed"] == 10
+        assert [letter.record.value for letter in rest] == [b"%d" % n for n in range(10, 25)] and left["replayed"] == 10
         await replay_dead_letters(bus, home.data, rest)
         assert (await waiting(bus, home.data))[0] == []
         came = await read_whole_topic(bus, home.data)
-        sent = [o.value for o in came]
+        sent = [record.value for record in came]
         assert sorted(sent, key=int) == sorted([b"%d" % n for n in [*range(25), *range(10, 20)]], key=int)
-        assert len({dict(o.headers)["sf.replayed"] for o in came}) == 25
-        await bus.publish(f"{home.data}-dlq", [dead_letter(o, ValueError("again"), "decode") for o in came])
-        assert [o.attempts for o in (await waiting(bus, home.data))[0]] == [2] * 25
+        assert len({dict(record.headers)["sf.replayed"] for record in came}) == 25
+        await bus.publish(f"{home.data}-dlq", [dead_letter(record, ValueError("again"), "decode") for record in came])
+        assert [letter.attempts for letter in (await waiting(bus, home.data))[0]] == [2] * 25
 
 
 async def test_topics_that_are_empty_foreign_gone_or_made_anew(home):
@@ -159,7 +159,7 @@ async def test_topics_that_are_empty_foreign_gone_or_made_anew(home):
             await bus.delete_topic(topic)
     await set_aside(home, [b"other", b"two"])  # offsets count from 0 again
     async with home.bus() as bus:
-        assert [o.record.value for o in (await waiting(bus, home.data))[0]] == [
+        assert [letter.record.value for letter in (await waiting(bus, home.data))[0]] == [
             b"other"
         ]  # the same bytes at the same offset are the same letter
         await bus.delete_topic(home.data)

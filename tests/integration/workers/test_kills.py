@@ -124,9 +124,9 @@ async def test_a_loader_that_was_killed_goes_on(new_house):
         )
         half = await house.length("wf-1-data")
         assert await house.run("loader-producer", BINANCE_API_URL=url, **env) == 0
-    loaded = [decode(Candle, o.value) for o in await house.records("wf-1-data")]
+    loaded = [decode(Candle, record.value) for record in await house.records("wf-1-data")]
     for symbol in ("BTCUSDT", "ETHUSDT"):
-        assert [o.open_time for o in loaded if o.symbol == symbol] == candles(symbol, span).open_time.tolist()
+        assert [candle.open_time for candle in loaded if candle.symbol == symbol] == candles(symbol, span).open_time.tolist()
     (done,) = await house.events("finished")
     hours = (TimeRange.parse(span).end - TimeRange.parse(span).start) // 3_600_000
     assert 0 < half < len(loaded) == done.records_written and done.extra["missing"] == 2 * hours - len(loaded)

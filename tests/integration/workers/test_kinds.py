@@ -28,7 +28,7 @@ def late_stream():
         rows[7],
         *rows[220:],
     ]
-    return [(o.symbol, encode(o)) for o in order], [(o.symbol, encode(o)) for o in rows]
+    return [(candle.symbol, encode(candle)) for candle in order], [(candle.symbol, encode(candle)) for candle in rows]
 
 
 def trade_stream():
@@ -62,14 +62,14 @@ def book_stream():
         for n in range(150)
     ]
     changes = [DepthUpdate(E=START + n, s="BTCUSDT", U=n, u=n, b=[("50000.1", "1")], a=[]) for n in range(150)]
-    return [("BTCUSDT", encode(o)) for pair in zip(books, changes, strict=True) for o in pair]
+    return [("BTCUSDT", encode(record)) for pair in zip(books, changes, strict=True) for record in pair]
 
 
 async def rows_of(house) -> dict[str, list]:
     "All rows of all collections, without the count of revisions."
     async with open_store(house.places.store_url) as store:
         return {
-            name: [{k: v for k, v in o.items() if k != "revision"} for o in (await store.read(name)).to_pylist()]
+            name: [{k: v for k, v in row.items() if k != "revision"} for row in (await store.read(name)).to_pylist()]
             for name in sorted(await store.collections())
         }
 
@@ -108,7 +108,7 @@ async def test_trades_and_books_and_kills(new_house, kind, stream, env):
 
 @pytest.mark.slow
 async def test_a_repair_by_another_workflow_reaches_a_live_connector(new_house):
-    rows = [(o.symbol, encode(o)) for o in sample_candles(("BTCUSDT",), "2021-05-10:2021-05-20")]
+    rows = [(candle.symbol, encode(candle)) for candle in sample_candles(("BTCUSDT",), "2021-05-10:2021-05-20")]
     calm, rough = new_house("calm"), new_house("rough")
     await calm.fill(rows)
     assert await calm.run("arango-connector", TYPE="api_candles_1h", **CONNECT) == 0
@@ -141,4 +141,4 @@ async def test_a_repair_by_another_workflow_reaches_a_live_connector(new_house):
     assert set(revised[51:150]) == {1} and set(revised[150:]) == {None}
     wanted, found = (await calm.contents())["stream"], (await rough.contents())["stream"]
     later = sorted(found)[-90:]
-    assert all(found[o] == wanted[o] for o in later)
+    assert all(found[key] == wanted[key] for key in later)

@@ -36,14 +36,14 @@ BTC = LedgerKey("candles_1h", "BTCUSDT", "candles", "1h")
 
 def holes_of_file(symbol="BTCUSDT") -> Ranges:
     return Ranges.of(
-        *((o.start, o.end) for o in find_gaps(candles(symbol, SPAN).open_time.tolist(), TimeRange.parse(SPAN), "1h"))
+        *((gap.start, gap.end) for gap in find_gaps(candles(symbol, SPAN).open_time.tolist(), TimeRange.parse(SPAN), "1h"))
     )
 
 
 def asked(exchange) -> list[tuple[str, int, int]]:
     "Which candles were asked for: (symbol, start, end)."
     queries = [parse_qs(query) for _, path, query, _ in exchange.log if path.endswith("klines")]
-    return [(o["symbol"][0], int(o["startTime"][0]), int(o["endTime"][0]) + 1) for o in queries]
+    return [(query["symbol"][0], int(query["startTime"][0]), int(query["endTime"][0]) + 1) for query in queries]
 
 
 async def load_and_store(house, url, **more):
@@ -78,49 +78,49 @@ async def test_a_second_run_asks_for_nothing_and_a_repair_for_exactly_what_lacks
     holes = holes_of_file() | Ranges.of(planted)
     async with serve_app(exchange) as url:
         await load_and_store(house, url)
-        first = [(o.value, o.key) for o in await house.records("wf-1-data")]
+        first = [(record.value, record.key) for record in await house.records("wf-1-data")]
         async with open_store(house.places.store_url) as store:
             entry = await read_entry(store, BTC)
         assert entry.asked == WHOLE and entry.loaded == entry.verified == WHOLE - holes and entry.settled == holes
 
         exchange.log.clear()
         await load_and_store(house, url, QUEUE_ID="wf-2", TELEMETRY_PRODUCER_ID=LOADER)
-        assert [(o.value, o.key) for o in await house.records("wf-2-data")] == first and list(exchange.log) == []
-        (told,) = [o for o in await house.events("finished") if o.queue_id == "wf-2" and "from_store" in o.extra]
+        assert [(record.value, record.key) for record in await house.records("wf-2-data")] == first and list(exchange.log) == []
+        (told,) = [event for event in await house.events("finished") if event.queue_id == "wf-2" and "from_store" in event.extra]
         assert (
             told.extra["from_store"] == len(first)
             and told.extra["asked"] == 0
-            and sum(o["missing"] for o in told.extra["gaps"]) == (holes.size + holes_of_file("ETHUSDT").size) // HOUR
+            and sum(gap["missing"] for gap in told.extra["gaps"]) == (holes.size + holes_of_file("ETHUSDT").size) // HOUR
         )
 
         code, out = await data(house, "verify", "--json")
-        assert code == 0 and all(o["wanted"] == 0 and o["impossible"] == [] for o in msgspec.json.decode(out))
+        assert code == 0 and all(record["wanted"] == 0 and record["impossible"] == [] for record in msgspec.json.decode(out))
         lost = await _lose_rows(house)
         code, out = await data(house, "verify", "--json")
-        assert code == 65 and {o["symbol"]: o["holes"] for o in msgspec.json.decode(out)} == {
-            "BTCUSDT": [list(o) for o in lost],
+        assert code == 65 and {record["symbol"]: record["holes"] for record in msgspec.json.decode(out)} == {
+            "BTCUSDT": [list(gap) for gap in lost],
             "ETHUSDT": [],
         }
 
         exchange.log.clear()
         code, out = await data(house, "repair", "--json", BINANCE_API_URL=url)
-        assert code == 0 and [(o["lacked"], o["stored"], o["still"]) for o in msgspec.json.decode(out)] == [(4, 4, 0)]
-        assert sorted(asked(exchange)) == [("BTCUSDT", *o) for o in lost]
+        assert code == 0 and [(record["lacked"], record["stored"], record["still"]) for record in msgspec.json.decode(out)] == [(4, 4, 0)]
+        assert sorted(asked(exchange)) == [("BTCUSDT", *gap) for gap in lost]
 
         exchange.log.clear()
         code, out = await data(house, "repair", BINANCE_API_URL=url)
         assert code == 0 and "nothing to repair" in out and not exchange.log
         code, out = await data(house, "repair", "--again", "--symbol", "BTCUSDT", "--json", BINANCE_API_URL=url)
-        assert code == 0 and set(asked(exchange)) == {("BTCUSDT", *o) for o in holes}, (
+        assert code == 0 and set(asked(exchange)) == {("BTCUSDT", *hole) for hole in holes}, (
             "again asks for what was denied, and for nothing else"
         )
         exchange.log.clear()
         code, out = await data(house, "repair", "--fill", "--symbol", "BTCUSDT", "--json", BINANCE_API_URL=url)
         assert code == 0 and not exchange.log and msgspec.json.decode(out)[0]["filled"] == holes.size // HOUR
     async with open_store(house.places.store_url) as store:
-        rows = {o["open_time"]: o for o in (await store.read("candles_1h", where={"symbol": "BTCUSDT"})).to_pylist()}
+        rows = {row["open_time"]: row for row in (await store.read("candles_1h", where={"symbol": "BTCUSDT"})).to_pylist()}
         assert (await read_entry(store, BTC)).filled == holes
-    assert len(rows) == WHOLE.size // HOUR and sum(bool(o["filled"]) for o in rows.values()) == holes.size // HOUR
+    assert len(rows) == WHOLE.size // HOUR and sum(bool(row["filled"]) for row in rows.values()) == holes.size // HOUR
     for start, end in holes:
         for moment in range(start, end, HOUR):
             assert (
@@ -129,7 +129,7 @@ async def test_a_second_run_asks_for_nothing_and_a_repair_for_exactly_what_lacks
                 and rows[moment]["filled"]
             )
     code, out = await data(house, "status", "--json")
-    assert code == 0 and {o["symbol"]: o["filled"] for o in msgspec.json.decode(out)}["BTCUSDT"] == holes.size // HOUR
+    assert code == 0 and {record["symbol"]: record["filled"] for record in msgspec.json.decode(out)}["BTCUSDT"] == holes.size // HOUR
 
 
 async def _lose_rows(house) -> Ranges:
@@ -174,8 +174,8 @@ async def test_a_running_manager_repairs_on_request(house):
         code, out = await data(house, "repair", "--url", lab.url)
         assert code == 0 and f"repaired by a workflow of {lab.url}" in out and "…" not in out
         assert asked(exchange) == [("BTCUSDT", lost, lost + HOUR)]
-        flows = [o for o in await client.list() if o["queue_id"].startswith("wf-repair")]
-        assert [o["status"] for o in flows] == ["finished"], flows
+        flows = [flow for flow in await client.list() if flow["queue_id"].startswith("wf-repair")]
+        assert [flow["status"] for flow in flows] == ["finished"], flows
         assert (
             (await lab.store.read("candles_1h")).to_pylist(),
             (await lab.store.read("candles_1h_enriched")).to_pylist(),
@@ -192,10 +192,10 @@ async def test_a_killed_loader_leaves_the_same_topic_and_the_same_ledger(house, 
         code, out = await data(
             house, "repair", "--json", BINANCE_API_URL=url
         )  # what was denied just before the kill may not have been noted
-        assert code == 0 and all(o["lacked"] == o["missing"] for o in msgspec.json.decode(out))
-    rows = [decode(Candle, o.value) for o in await house.records("wf-1-data")]
+        assert code == 0 and all(record["lacked"] == record["missing"] for record in msgspec.json.decode(out))
+    rows = [decode(Candle, record.value) for record in await house.records("wf-1-data")]
     for symbol in ("BTCUSDT", "ETHUSDT"):
-        assert [o.open_time for o in rows if o.symbol == symbol] == candles(symbol, SPAN).open_time.tolist()
+        assert [row.open_time for row in rows if row.symbol == symbol] == candles(symbol, SPAN).open_time.tolist()
     async with open_store(house.places.store_url) as store:
         entry = await read_entry(store, BTC)
         assert (
@@ -223,7 +223,7 @@ async def test_writers_of_one_ledger_lose_nothing(tmp_path, server):
             await asyncio.gather(*(write(one if n < 8 else two, n) for n in range(16)))
             (entry,) = (await read_ledger(one, collection=market.collection)).values()
             assert entry.loaded | entry.verified == Ranges.of((0, 160 * HOUR)) and entry.loaded.size == 80 * HOUR
-            await update_entry(two, market, lambda o: o.note("absent", Ranges.of((0, 160 * HOUR))))
+            await update_entry(two, market, lambda entry: entry.note("absent", Ranges.of((0, 160 * HOUR))))
             assert not (await read_entry(one, market)).loaded
         finally:
             await one.delete("ledger", market.id)

@@ -81,12 +81,12 @@ async def test_a_reader_of_the_topic_has_the_exchange_s_book(house, mishap):
         for symbol in MARKETS:
             whole, waited = await check_books(sim, rest, records, symbol)
             assert whole > 3 and whole + waited <= 12, (whole, waited)
-            ids = [o.u for o in records if isinstance(o, DepthUpdate) and o.s == symbol]
+            ids = [record.u for record in records if isinstance(record, DepthUpdate) and record.s == symbol]
             assert ids == sorted(set(ids)) and len(ids) > 200
     assert (
         code == 0 and last.extra["resyncs"] >= 1 and last.extra["missing"] > 0 and last.extra["gaps"][0]["missing"] > 0
     )
-    assert [o.extra["gap"] for o in await house.events("loading") if "gap" in o.extra]
+    assert [event.extra["gap"] for event in await house.events("loading") if "gap" in event.extra]
 
 
 async def test_snapshots_alone(house):
@@ -100,9 +100,9 @@ async def test_snapshots_alone(house):
         assert await house.run("loader-producer", **QUICK | places | env) == 0
         records = await read_books(house)
         assert (
-            all(isinstance(o, BookSnapshot) and len(o.bids) == len(o.asks) == 7 for o in records) and len(records) > 16
+            all(isinstance(record, BookSnapshot) and len(record.bids) == len(record.asks) == 7 for record in records) and len(records) > 16
         )
-        assert [await check_books(sim, rest, records, o, 7) for o in MARKETS] and (await told(house)).extra[
+        assert [await check_books(sim, rest, records, market, 7) for market in MARKETS] and (await told(house)).extra[
             "resyncs"
         ] == 0
 
@@ -146,9 +146,9 @@ async def test_what_the_exchange_does_not_have_is_said_and_noted(new_house):
         )
         sim.faults.clear()
         whole = await true_candles(rest, "BTCUSDT", wanted)
-        assert await read(candles, Candle) == [o for o in whole if o.open_time not in hole]
-        ids = [o.trade_id for o in await read(trades, Trade)]
-    (gap,) = [o.extra["gap"] for o in await candles.events("loading") if "gap" in o.extra]
+        assert await read(candles, Candle) == [candle for candle in whole if candle.open_time not in hole]
+        ids = [trade.trade_id for trade in await read(trades, Trade)]
+    (gap,) = [event.extra["gap"] for event in await candles.events("loading") if "gap" in event.extra]
     assert codes == [0, 0] and gap == {
         "symbol": "BTCUSDT",
         "start": hole.start,
@@ -156,7 +156,7 @@ async def test_what_the_exchange_does_not_have_is_said_and_noted(new_house):
         "missing": 2,
         "unit": "candles",
     }
-    lost = {n for o in (await told(trades)).extra["gaps"] for n in range(o["start"], o["end"])}
+    lost = {n for gap in (await told(trades)).extra["gaps"] for n in range(gap["start"], gap["end"])}
     assert (
         lost
         and ids == sorted(set(ids))
@@ -196,7 +196,7 @@ async def test_without_a_range_it_goes_on_until_it_is_stopped(house):
         )
         assert sum(last.end_offsets[house.data].values()) == await house.length(house.data)
     forming = await read(house, Candle, f"{house.data}-open")
-    assert {o.symbol for o in forming} == set(MARKETS) and not {o.open_time for o in forming} - {
+    assert {candle.symbol for candle in forming} == set(MARKETS) and not {candle.open_time for candle in forming} - {
         NOON + n * HOUR for n in range(1_000)
     }
 

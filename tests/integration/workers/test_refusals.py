@@ -81,7 +81,7 @@ async def work(house: House, target: str, name: str, **env: str) -> Found:
         house.home / f"{name}.log", "worker", target, env=house.env | {"TELEMETRY_PRODUCER_ID": f"{name}__a1b2c3"} | env
     )
     assert text.strip(), f"{name} said nothing"
-    return Found(code, [json.loads(o) for o in text.splitlines()], text)
+    return Found(code, [json.loads(line) for line in text.splitlines()], text)
 
 
 async def two_at_a_time(*jobs):
@@ -92,25 +92,25 @@ async def two_at_a_time(*jobs):
         async with turn:
             return await job
 
-    return await asyncio.gather(*(one(o) for o in jobs))
+    return await asyncio.gather(*(one(job) for job in jobs))
 
 
 def said_well(case: Case, found: Found) -> None:
     "One error line: named, expected, found, what to do; few other lines; no secret."
-    told = [o for o in found.lines if o["level"] == "error"]
-    assert found.code == case.code and [o.get("error.type") for o in told] == [case.error], (case.name, found)
+    told = [line for line in found.lines if line["level"] == "error"]
+    assert found.code == case.code and [line.get("error.type") for line in told] == [case.error], (case.name, found)
     assert "expected" in told[0]["error"] and "found" in told[0]["error"] and ";" in told[0]["error"], told
-    assert all(o in told[0]["error"] for o in case.words), (case.name, told[0]["error"])
+    assert all(word in told[0]["error"] for word in case.words), (case.name, told[0]["error"])
     assert len(found.lines) <= 3 and "Traceback" not in found.text and SECRET not in found.text, (case.name, found.text)
 
 
 async def refusals(house: House, target: str, cases: list[Case], told: bool) -> None:
     "Each case's worker says why it ended in its log, and on `queue-events` if the bus is there."
-    found = await two_at_a_time(*(work(house, target, o.name, **o.env) for o in cases))
+    found = await two_at_a_time(*(work(house, target, case.name, **case.env) for case in cases))
     for case, one in zip(cases, found, strict=True):
         said_well(case, one)
-    events = {o.producer.partition("__")[0]: o for o in await house.events("error")} if told else {}
-    assert set(events) == ({o.name for o in cases} if told else set())
+    events = {event.producer.partition("__")[0]: event for event in await house.events("error")} if told else {}
+    assert set(events) == ({case.name for case in cases} if told else set())
     for case in cases if told else ():
         event = events[case.name]
         assert (event.extra["error_type"], event.extra["exit_code"], event.finished) == (
@@ -118,7 +118,7 @@ async def refusals(house: House, target: str, cases: list[Case], told: bool) -> 
             case.code,
             case.code in FINAL,
         )
-        assert all(o in event.message for o in case.words) and SECRET not in str(event)
+        assert all(word in event.message for word in case.words) and SECRET not in str(event)
 
 
 def at(url: str, **changes: str | None) -> str:
@@ -149,7 +149,7 @@ def other_authority(folder: Path) -> None:
 
 
 def candles_to_load(days: str = "2021-05-01:2021-05-06"):
-    return [(o.symbol, encode(o)) for o in sample_candles(("BTCUSDT",), days)]
+    return [(candle.symbol, encode(candle)) for candle in sample_candles(("BTCUSDT",), days)]
 
 
 async def exactly(house: House, sent) -> None:
@@ -268,7 +268,7 @@ async def test_a_bus_that_says_no_and_what_is_left_when_it_says_yes(tmp_path):
     try:
         sent = candles_to_load()
         await house.fill(sent)
-        await refusals(house, "arango-connector", [o._replace(env=CONNECT | o.env) for o in cases], told=False)
+        await refusals(house, "arango-connector", [case._replace(env=CONNECT | case.env) for case in cases], told=False)
         await untouched(house)
         secret_file(tmp_path, parse_url(secure, {"ca": ""}).password({}, "KAFKA_PASSWORD"))
         assert (await work(house, "arango-connector", "mended", **CONNECT, STREAMFORGE_BUS_URL=bus)).code == 0
@@ -298,7 +298,7 @@ async def grant(secure: str, user: str, name: str, pattern: int, *operations: in
             answer = await broker.send(
                 CreateAclsRequest(GROUP if group else TOPIC, name, pattern, f"User:{user}", "*", operation, ALLOW)
             )
-            assert [o[0] for o in answer.creation_responses] == [0]
+            assert [answer_row[0] for answer_row in answer.creation_responses] == [0]
     finally:
         await broker.close()
 
@@ -321,7 +321,7 @@ async def test_a_topic_that_nobody_made_and_one_that_may_not_be_read(tmp_path):
         await refusals(
             house,
             "arango-connector",
-            [o._replace(env=CONNECT | {"STREAMFORGE_BUS_URL": reader} | o.env) for o in cases],
+            [case._replace(env=CONNECT | {"STREAMFORGE_BUS_URL": reader} | case.env) for case in cases],
             told=True,
         )
         await untouched(house)
@@ -416,14 +416,14 @@ async def test_a_database_that_says_no_and_what_is_left_when_it_says_yes(tmp_pat
         try:
             sent = candles_to_load()
             await house.fill(sent)
-            await refusals(house, "arango-connector", [o._replace(env=CONNECT | o.env) for o in cases], told=True)
+            await refusals(house, "arango-connector", [case._replace(env=CONNECT | case.env) for case in cases], told=True)
             await untouched(house)
             administer(owner, f"GRANT CREATE ON SCHEMA public TO {role}", f"ALTER ROLE {role} CONNECTION LIMIT 0")
             said_well(full, await work(house, "arango-connector", "full", **CONNECT | full.env))
             assert [
-                (o.finished, o.extra["error_type"])
-                for o in await house.events("error")
-                if o.producer.startswith("full")
+                (event.finished, event.extra["error_type"])
+                for event in await house.events("error")
+                if event.producer.startswith("full")
             ] == [(False, "StoreError")]
             administer(owner, f"ALTER ROLE {role} CONNECTION LIMIT 10")
             assert (await work(house, "arango-connector", "mended", **CONNECT | full.env)).code == 0
@@ -500,7 +500,7 @@ async def test_a_bucket_that_says_no_and_what_is_left_when_it_says_yes(tmp_path,
         for case in cases:
             env = house.env | {"TELEMETRY_PRODUCER_ID": f"{case.name}__a1b2c3"} | case.env
             assert await serve("dummy-service", env, worker=Keeper()) == case.code, case.name
-        events = {o.producer.partition("__")[0]: o for o in await house.events("error")}
+        events = {event.producer.partition("__")[0]: event for event in await house.events("error")}
         for case in cases:
             event = events[case.name]
             assert (event.extra["error_type"], event.extra["exit_code"], event.finished) == (
@@ -509,7 +509,7 @@ async def test_a_bucket_that_says_no_and_what_is_left_when_it_says_yes(tmp_path,
                 case.code in FINAL,
             )
             assert (
-                "expected" in event.message and all(o in event.message for o in case.words) and SECRET not in str(event)
+                "expected" in event.message and all(word in event.message for word in case.words) and SECRET not in str(event)
             ), event.message
         said_well(
             cases[0], await work(house, "gnn-trainer", "trainer", SYMBOL="BTCUSDT", TYPE="gnn_train", **cases[0].env)
@@ -566,7 +566,7 @@ async def test_a_record_of_more_than_a_megabyte(tmp_path):
             and "1,100,001" in event.message
             and "split it" in event.message
         )
-        assert [o.value for o in await house.records(house.data)] == [b"1", b"2"]
+        assert [record.value for record in await house.records(house.data)] == [b"1", b"2"]
         admin = AIOKafkaAdminClient(bootstrap_servers=read_access(need("kafka")).address.hosts[0])
         await admin.start()
         await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, house.data, {"max.message.bytes": "2000"})])
@@ -575,7 +575,7 @@ async def test_a_record_of_more_than_a_megabyte(tmp_path):
             with pytest.raises(BadRecord, match="max.message.bytes"):
                 await bus.publish(house.data, [Message(os.urandom(5_000), "a")])
             await bus.publish(house.data, [Message(b"5", "a")])
-        assert [o.value for o in await house.records(house.data)] == [b"1", b"2", b"5"]
+        assert [record.value for record in await house.records(house.data)] == [b"1", b"2", b"5"]
     finally:
         await house.forget()
 
@@ -591,7 +591,7 @@ async def test_nonsense_as_large_as_a_record_may_be_stops_nobody(tmp_path):
         done = await work(house, "arango-connector", "large", **CONNECT)
         assert done.code == 0, done.text[:3000]
         found = await house.contents()
-        assert len(found["candles_1h"]) == len(sent) and [len(o) for o in found["dead"].values()] == [500_000]
+        assert len(found["candles_1h"]) == len(sent) and [len(value) for value in found["dead"].values()] == [500_000]
         (letter,) = await house.records(f"{house.data}-dlq")
         assert dict(letter.headers)["sf.dlq.cut"] == str(len(nonsense[0][1])).encode()
     finally:
@@ -612,7 +612,7 @@ class Archived(Worker):
             await ctx.bus.create_topic(ctx.settings.kafka_topic)
             async for table in archive.klines("BTCUSDT", "1h", TimeRange.parse("2021-06-01:2021-07-01")):
                 await ctx.publish(
-                    ctx.settings.kafka_topic, [Message(encode(o), o.symbol) for o in candle_records(table)]
+                    ctx.settings.kafka_topic, [Message(encode(candle), candle.symbol) for candle in candle_records(table)]
                 )
 
 
@@ -629,7 +629,7 @@ async def test_a_damaged_zip_and_a_wrong_checksum(tmp_path):
                     "BINANCE_ARCHIVE_URL": url,
                 }
                 assert await serve("dummy-service", env, worker=Archived()) == DamagedArtifact.exit_code == 65
-                (event,) = [o for o in await house.events("error") if o.producer.startswith(kind)]
+                (event,) = [event for event in await house.events("error") if event.producer.startswith(kind)]
                 assert (
                     event.finished
                     and event.extra["error_type"] == "DamagedArtifact"
@@ -641,7 +641,7 @@ async def test_a_damaged_zip_and_a_wrong_checksum(tmp_path):
             assert (
                 await serve("dummy-service", env | {"TELEMETRY_PRODUCER_ID": "mended__a1b2c3"}, worker=Archived()) == 0
             )
-        times = [json.loads(o.value)["open_time"] for o in await house.records(house.data)]
+        times = [json.loads(record.value)["open_time"] for record in await house.records(house.data)]
         assert times == sorted(set(times)) and len(times) >= 700
     finally:
         await house.forget()
@@ -664,17 +664,17 @@ async def test_the_manager_speaks_for_a_worker_that_cannot(tmp_path):
         assert "Refused" in done["message"] and "user 'app'" in done["message"], done["message"]
         house = House(tmp_path)
         events = await until(lambda: house.events("error"))
-        assert [(o.queue_id, o.instance, o.finished) for o in events] == [(flow["queue_id"], "queue-manager", True)]
+        assert [(event.queue_id, event.instance, event.finished) for event in events] == [(flow["queue_id"], "queue-manager", True)]
         async with httpx.AsyncClient(base_url=lab.url) as web:
-            seen = [(await web.get(o)).text for o in ("/", "/queues/list", f"/queues/{flow['queue_id']}", "/metrics")]
-        seen += [o.read_bytes().decode("utf-8", "replace") for o in tmp_path.rglob("*.log")] + [str(events)]
-        assert len(seen) > 6 and not any(SECRET in o for o in seen)
+            seen = [(await web.get(path)).text for path in ("/", "/queues/list", f"/queues/{flow['queue_id']}", "/metrics")]
+        seen += [path.read_bytes().decode("utf-8", "replace") for path in tmp_path.rglob("*.log")] + [str(events)]
+        assert len(seen) > 6 and not any(SECRET in text for text in seen)
 
 
 @pytest.mark.slow
 async def test_the_command_line_says_it_in_one_line(tmp_path):
     "No traceback, no lines of other people's libraries, no wait."
-    secure, plain, store, minio = (need(o) for o in ("kafka-secure", "kafka", "postgresql", "minio"))
+    secure, plain, store, minio = (need(name) for name in ("kafka-secure", "kafka", "postgresql", "minio"))
     wrong, home = secret_file(tmp_path), ("--home", str(tmp_path))
     refused, absent = at(secure, password_file=wrong), at(minio, path="nobody-made-this")
     cases = [

@@ -23,7 +23,7 @@ CONNECT = CANDLES | {"UPSTREAM": LOADER}
 
 
 async def statuses(house, producer):
-    return [o.status for o in await house.events() if o.producer == producer]
+    return [event.status for event in await house.events() if event.producer == producer]
 
 
 async def test_from_the_exchange_to_the_store(house):
@@ -37,19 +37,19 @@ async def test_from_the_exchange_to_the_store(house):
         assert code == 0 and await connector.wait() == 0
     async with open_store(house.places.store_url) as store:
         for symbol in ("BTCUSDT", "ETHUSDT"):
-            rows = [o for o in sample_candles((symbol,), span)]
+            rows = [candle for candle in sample_candles((symbol,), span)]
             assert (await store.read("candles_1h", where={"symbol": symbol})).to_pylist() == [
-                msgspec.to_builtins(o) | {"filled": None} for o in rows
+                msgspec.to_builtins(row) | {"filled": None} for row in rows
             ]
             enriched = (await store.read(enriched_collection("candles_1h"), where={"symbol": symbol})).to_pylist()
             assert enriched == [
-                msgspec.to_builtins(o) | {"filled": None, "revision": None} for o in enrich(Enricher(), rows)
+                msgspec.to_builtins(candle) | {"filled": None, "revision": None} for candle in enrich(Enricher(), rows)
             ]
     times, (loaded,) = (
         set(candles("BTCUSDT", span).open_time),
-        [o for o in await house.events("finished") if o.producer == LOADER],
+        [event for event in await house.events("finished") if event.producer == LOADER],
     )
-    missing = [o for o in range(1618876800000, 1621468800000, 3_600_000) if o not in times]  # 2021-04-20 to 2021-05-20
+    missing = [n for n in range(1618876800000, 1621468800000, 3_600_000) if n not in times]  # 2021-04-20 to 2021-05-20
     assert [
         m for g in loaded.extra["gaps"] if g["symbol"] == "ETHUSDT" for m in range(g["start"], g["end"], 3_600_000)
     ] == missing
@@ -57,7 +57,7 @@ async def test_from_the_exchange_to_the_store(house):
     for producer in (LOADER, CONNECTOR):
         said = await statuses(house, producer)
         assert said[0] == "started" and said[-1] == "finished" and "loading" in said and "error" not in said
-    (done,) = [o for o in await house.events("finished") if o.producer == CONNECTOR]
+    (done,) = [event for event in await house.events("finished") if event.producer == CONNECTOR]
     assert (
         sum(done.end_offsets["wf-1-data-enriched"].values())
         == 2 * len(times)
@@ -67,11 +67,11 @@ async def test_from_the_exchange_to_the_store(house):
 
 async def test_bad_records_go_aside_as_they_were(house):
     rows = sample_candles(("BTCUSDT",), "2021-05-01:2021-05-05")
-    good, bad = [("BTCUSDT", encode(o)) for o in rows], bad_values(encode(rows[0]))
-    await house.fill(good[:40] + [("BTCUSDT", o) for o in bad.values()] + good[40:])
+    good, bad = [("BTCUSDT", encode(row)) for row in rows], bad_values(encode(rows[0]))
+    await house.fill(good[:40] + [("BTCUSDT", value) for value in bad.values()] + good[40:])
     assert await house.run("arango-connector", **CONNECT) == 0
     dead = await house.records("wf-1-data-dlq")
-    assert [o.value for o in dead] == list(bad.values()) and {o.key for o in dead} == {"BTCUSDT"}
+    assert [record.value for record in dead] == list(bad.values()) and {record.key for record in dead} == {"BTCUSDT"}
     for record in dead:
         headers = dict(record.headers)
         assert (
@@ -80,8 +80,8 @@ async def test_bad_records_go_aside_as_they_were(house):
             and headers["sf.dlq.stage"] == b"decode"
             and headers["sf.dlq.attempts"] == b"1"
         )
-    assert [decode(Candle, o.value).open_time for o in await house.records("wf-1-data-enriched")] == [
-        o.open_time for o in rows
+    assert [decode(Candle, record.value).open_time for record in await house.records("wf-1-data-enriched")] == [
+        row.open_time for row in rows
     ]
 
 
@@ -100,7 +100,7 @@ async def test_a_bad_configuration_ends_with_64_and_says_so(house):
         *(house.run(target, **env | {"TELEMETRY_PRODUCER_ID": name}) for name, (target, env) in wrong.items())
     )
     assert codes == [64] * len(wrong)
-    said = {o.producer: o for o in await house.events()}
+    said = {event.producer: event for event in await house.events()}
     for name in wrong:
         assert (
             said[name].status,
@@ -121,7 +121,7 @@ async def test_an_unknown_symbol_ends_the_loader_and_its_connector(house):
             **CANDLES,
         )
     assert code == 64 and await connector.wait() == 65
-    assert {o.producer: o.extra["error_type"] for o in await house.events("error")} == {
+    assert {event.producer: event.extra["error_type"] for event in await house.events("error")} == {
         LOADER: "UnknownSymbol",
         CONNECTOR: "UpstreamFailed",
     }
@@ -152,7 +152,7 @@ async def test_sigterm_between_batches_leaves_nothing_half_done(house):
     assert not last.finished and last.extra["reason"] == "SIGTERM" and 0 < last.records_written < 5_800
     assert await house.run("arango-connector", **CONNECT) == 0
     enriched = await house.records("wf-1-data-enriched")
-    assert len({dict(o.headers)["sf.source"] for o in enriched}) == len(enriched), "something was delivered again"
+    assert len({dict(record.headers)["sf.source"] for record in enriched}) == len(enriched), "something was delivered again"
 
 
 async def test_metrics_and_health(house):
