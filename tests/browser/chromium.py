@@ -31,7 +31,8 @@ class Witness:
         page.on(
             "console",
             lambda message: self.saw(
-                message.type in ("error", "warning") and not message.text.startswith("[.WebGL"), f"console: {message.text}"
+                message.type in ("error", "warning") and not message.text.startswith("[.WebGL"),
+                f"console: {message.text}",
             ),
         )
         page.on("pageerror", lambda error: self.saw(True, f"exception: {error}"))

@@ -81,7 +81,9 @@ async def test_the_tour_opens_and_runs(tmp_path):
     assert not MISSING, MISSING
     from playwright.async_api import async_playwright
 
-    cells = [cell["cell_type"] + "".join(cell["source"]) for cell in json.loads((NBS / "index.ipynb").read_text())["cells"]]
+    cells = [
+        cell["cell_type"] + "".join(cell["source"]) for cell in json.loads((NBS / "index.ipynb").read_text())["cells"]
+    ]
     first = next(
         n for n, source in enumerate(cells) if "audit(" in source and source.startswith("code")
     )  # run what comes before it

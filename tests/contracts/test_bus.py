@@ -56,16 +56,16 @@ async def drain(subscription, count: int) -> list:
     return records
 
 
-async def settle(*members, total: int) -> None:
-    "Poll in turn until the members share all partitions evenly."
+async def settle(*consumers, total: int) -> None:
+    "Poll in turn until the consumers share all partitions evenly."
     deadline = time.monotonic() + DEADLINE
-    while sorted(len(member.assignment()) for member in members) != sorted(
-        (total + i) // len(members) for i in range(len(members))
+    while sorted(len(consumer.assignment()) for consumer in consumers) != sorted(
+        (total + i) // len(consumers) for i in range(len(consumers))
     ):
-        assert time.monotonic() < deadline, [member.assignment() for member in members]
-        for member in members:
-            batch = await member.poll(max_wait=0.05)
-            await member.commit(batch.end_offsets)
+        assert time.monotonic() < deadline, [consumer.assignment() for consumer in consumers]
+        for consumer in consumers:
+            batch = await consumer.poll(max_wait=0.05)
+            await consumer.commit(batch.end_offsets)
 
 
 async def everything(bus, topic: str, count: int) -> list:
@@ -135,17 +135,17 @@ async def test_unknown_topic(bus, fresh):
 
 async def test_deleted_topic_is_forgotten(bus, topic):
     await bus.publish(topic, numbered(100))
-    async with bus.subscribe([topic], topic) as member:
-        records = await drain(member, 100)
-        await member.commit({(topic, record.partition): record.offset + 1 for record in records})
+    async with bus.subscribe([topic], topic) as consumer:
+        records = await drain(consumer, 100)
+        await consumer.commit({(topic, record.partition): record.offset + 1 for record in records})
     await bus.delete_topic(topic)
     with pytest.raises(UnknownTopic):
         await bus.publish(topic, numbered(1))
     await bus.create_topic(topic, TopicSpec(partitions=4))
     assert set((await bus.end_offsets(topic)).values()) == {0} and await bus.committed(topic, topic) == {}
     await bus.publish(topic, numbered(10))
-    async with bus.subscribe([topic], topic) as member:
-        assert len(await drain(member, 10)) == 10
+    async with bus.subscribe([topic], topic) as consumer:
+        assert len(await drain(consumer, 10)) == 10
 
 
 async def test_keys_choose_partitions_as_kafka_does(bus, topic):
@@ -208,9 +208,9 @@ async def test_big_values(bus, topic):
 async def test_new_group_reads_from_earliest_and_nothing_is_committed_unless_told(bus, topic):
     await bus.publish(topic, numbered(200))
     for _ in range(2):
-        async with bus.subscribe([topic], topic) as member:
-            assert sorted(values(await drain(member, 200))) == list(range(200))
-            assert not (await member.poll(max_wait=0.05)).records
+        async with bus.subscribe([topic], topic) as consumer:
+            assert sorted(values(await drain(consumer, 200))) == list(range(200))
+            assert not (await consumer.poll(max_wait=0.05)).records
     assert await bus.committed(topic, topic) == {}
 
 
@@ -218,44 +218,51 @@ async def test_a_commit_is_exact(bus, topic):
     where = await bus.publish(topic, numbered(10, keys=1))
     partition = where[0][0]
     for offset in (3, 7, 5, 10):
-        async with bus.subscribe([topic], topic) as member:
-            await drain(member, 10 - (await bus.committed(topic, topic)).get(partition, 0))
-            await member.commit({(topic, partition): offset})
+        async with bus.subscribe([topic], topic) as consumer:
+            await drain(consumer, 10 - (await bus.committed(topic, topic)).get(partition, 0))
+            await consumer.commit({(topic, partition): offset})
             assert await bus.committed(topic, topic) == {partition: offset}
-        async with bus.subscribe([topic], topic) as member:
-            assert [record.offset for record in await drain(member, 10 - offset)] == list(range(offset, 10))
-            assert member.positions()[topic, partition] == 10
+        async with bus.subscribe([topic], topic) as consumer:
+            assert [record.offset for record in await drain(consumer, 10 - offset)] == list(range(offset, 10))
+            assert consumer.positions()[topic, partition] == 10
     assert await bus.committed(f"{topic}-other", topic) == {}
 
 
 async def test_max_records_and_max_wait(bus, topic):
     await bus.publish(topic, numbered(1_000))
-    async with bus.subscribe([topic], topic) as member:
+    async with bus.subscribe([topic], topic) as consumer:
         seen = []
         while len(seen) < 1_000:
-            batch = await member.poll(max_records=7, max_wait=5)
+            batch = await consumer.poll(max_records=7, max_wait=5)
             assert len(batch.records) <= 7
             seen += batch.records
         began = time.monotonic()
-        assert not (await member.poll(max_wait=0.3)).records and time.monotonic() - began >= 0.29
+        assert not (await consumer.poll(max_wait=0.3)).records and time.monotonic() - began >= 0.29
         by_partition = defaultdict(list)
         for record in seen:
             by_partition[record.partition].append(record.offset)
         assert all(offsets == list(range(len(offsets))) for offsets in by_partition.values())
-        await member.commit({})
+        await consumer.commit({})
 
 
 async def test_seek(bus, topic):
     where = await bus.publish(topic, numbered(10, keys=1))
     pair = (topic, where[0][0])
-    async with bus.subscribe([topic], topic) as member:
-        await drain(member, 10)
-        member.seek({pair: 4})
-        assert member.positions()[pair] == 4 and [record.offset for record in await drain(member, 6)] == [4, 5, 6, 7, 8, 9]
+    async with bus.subscribe([topic], topic) as consumer:
+        await drain(consumer, 10)
+        consumer.seek({pair: 4})
+        assert consumer.positions()[pair] == 4 and [record.offset for record in await drain(consumer, 6)] == [
+            4,
+            5,
+            6,
+            7,
+            8,
+            9,
+        ]
         with pytest.raises(NotOwner):
-            member.seek({(topic, 99): 0})
+            consumer.seek({(topic, 99): 0})
     with pytest.raises(BusError):
-        await member.poll()
+        await consumer.poll()
 
 
 async def test_several_topics_and_groups(bus, topic):
@@ -271,11 +278,11 @@ async def test_several_topics_and_groups(bus, topic):
 
 async def test_batches(bus, topic):
     await bus.publish(topic, numbered(30))
-    async with bus.subscribe([topic], topic) as member, asyncio.timeout(DEADLINE):
+    async with bus.subscribe([topic], topic) as consumer, asyncio.timeout(DEADLINE):
         seen = []
-        async for batch in member.batches(max_records=10, max_wait=0.1):
+        async for batch in consumer.batches(max_records=10, max_wait=0.1):
             seen += values(batch.records)
-            await member.commit(batch.end_offsets)
+            await consumer.commit(batch.end_offsets)
             if len(seen) == 30:
                 break
     assert sorted(seen) == list(range(30)) and await bus.committed(topic, topic) == {
@@ -284,7 +291,7 @@ async def test_batches(bus, topic):
 
 
 async def test_members_share_partitions(bus, bus_url, topic):
-    "Nothing is read twice while members come and go that commit what they read."
+    "Nothing is read twice while consumers come and go that commit what they read."
     await bus.publish(topic, numbered(2_000))
     async with bus.subscribe([topic], topic) as first, open_bus(bus_url) as other_bus:
         seen = await drain(first, 2_000)
@@ -296,9 +303,9 @@ async def test_members_share_partitions(bus, bus_url, topic):
             await bus.publish(topic, numbered(2_000, start=2_000))
             deadline = time.monotonic() + DEADLINE
             while len(seen) < 4_000 and time.monotonic() < deadline:
-                for member in (first, second):
-                    batch = await member.poll(max_wait=0.05)
-                    await member.commit(batch.end_offsets)
+                for consumer in (first, second):
+                    batch = await consumer.poll(max_wait=0.05)
+                    await consumer.commit(batch.end_offsets)
                     seen += batch.records
             mine, theirs = first.assignment(), second.assignment()
             with pytest.raises(NotOwner):
@@ -311,34 +318,34 @@ async def test_members_share_partitions(bus, bus_url, topic):
 
 
 async def test_more_members_than_partitions(bus, topic):
-    members = [bus.subscribe([topic], topic) for _ in range(5)]
-    for member in members:
-        await member.__aenter__()
+    consumers = [bus.subscribe([topic], topic) for _ in range(5)]
+    for consumer in consumers:
+        await consumer.__aenter__()
     try:
-        await settle(*members, total=4)
+        await settle(*consumers, total=4)
     finally:
-        for member in members:
-            await member.__aexit__(None, None, None)
+        for consumer in consumers:
+            await consumer.__aexit__(None, None, None)
 
 
 MEMBER = """
 async def main(url, topic, count):
-    async with open_bus(url) as bus, bus.subscribe([topic], topic) as member:
-        batch, seen = await member.poll(), 0
+    async with open_bus(url) as bus, bus.subscribe([topic], topic) as consumer:
+        batch, seen = await consumer.poll(), 0
         while seen < int(count):
             seen += len(batch.records)
             last = batch if batch.records else last
             if seen < int(count):
-                await member.commit(batch.end_offsets)
-                batch = await member.poll()
-        print(len(member.assignment()), flush=True)
+                await consumer.commit(batch.end_offsets)
+                batch = await consumer.poll()
+        print(len(consumer.assignment()), flush=True)
         await asyncio.to_thread(sys.stdin.readline)  # the last batch is read and not committed
         try:
-            await member.commit(last.end_offsets)
+            await consumer.commit(last.end_offsets)
             print("committed", flush=True)
         except BaseException as error:
             print(type(error).__name__, flush=True)
-        batch = await member.poll(max_wait=10)
+        batch = await consumer.poll(max_wait=10)
         print("polled", flush=True)
         await asyncio.to_thread(sys.stdin.readline)
 """
@@ -355,14 +362,16 @@ async def test_takeover_from_a_killed_process(bus, short_session, topic):
         async with bus.subscribe([topic], topic) as heir:
             again = await drain(heir, 1_000 - sum(done.values()))
             await settle(heir, total=4)
-            assert len(heir.assignment()) == 4 and all(record.offset >= done.get(record.partition, 0) for record in again)
+            assert len(heir.assignment()) == 4 and all(
+                record.offset >= done.get(record.partition, 0) for record in again
+            )
     finally:
         end(killed)
 
 
 @pytest.mark.slow
 async def test_a_zombie_is_fenced(short_session, topic):
-    "Stopped beyond its session, taken over, woken up: its commit is refused, and it comes back as a member."
+    "Stopped beyond its session, taken over, woken up: its commit is refused, and it comes back as a consumer."
     async with open_bus(short_session[0]) as bus:
         await bus.publish(topic, numbered(400))
         zombie = program(MEMBER, short_session[0], topic, "400")
@@ -452,12 +461,12 @@ async def main(url, topic):
 """
     other = program(source, bus_url, topic)
     try:
-        async with bus.subscribe([topic], topic) as member:
-            await member.poll(max_wait=0.05)
+        async with bus.subscribe([topic], topic) as consumer:
+            await consumer.poll(max_wait=0.05)
             other.stdin.write("go\n")
             other.stdin.flush()
             began = time.monotonic()
-            assert values((await member.poll(max_wait=DEADLINE)).records) == [1]
+            assert values((await consumer.poll(max_wait=DEADLINE)).records) == [1]
             assert time.monotonic() - began < DEADLINE / 2
     finally:
         end(other)
@@ -474,8 +483,8 @@ async def test_retention_by_size(bus, fresh):
     assert 4_000 - first >= 900 and await bus.end_offsets(fresh) == {0: 4_000}
     records = await everything(bus, fresh, 4_000 - first)
     assert [record.offset for record in records] == list(range(first, 4_000))
-    async with bus.subscribe([fresh], fresh) as member:
-        assert (await drain(member, 1))[0].offset >= first, "earliest is the first that is kept"
+    async with bus.subscribe([fresh], fresh) as consumer:
+        assert (await drain(consumer, 1))[0].offset >= first, "earliest is the first that is kept"
     await bus.delete_topic(fresh)
 
 
@@ -518,7 +527,7 @@ async def main(url, topic, name, count):
 
 @pytest.mark.slow
 async def test_producers_that_are_killed_harm_nobody(bus, bus_url, fresh):
-    "What was acknowledged is there once, in order and unharmed, whoever was killed in the middle of writing."
+    "What was acknowledged is there once, in order and unharmed, whichever process was killed in the middle of writing."
     import zlib
 
     await bus.create_topic(fresh, TopicSpec(partitions=2))

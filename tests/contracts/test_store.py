@@ -272,7 +272,9 @@ async def test_documents(store, fresh):
     with pytest.raises(Conflict):
         await store.put(kind, "wf-2", {}, version=1)
     assert await store.put(kind, "wf-2", {}, version=0) == 1
-    assert [document.id for document in await store.list(kind)] == ["wf-1", "wf-2"] and await store.list(f"{fresh}-other") == []
+    assert [document.id for document in await store.list(kind)] == ["wf-1", "wf-2"] and await store.list(
+        f"{fresh}-other"
+    ) == []
     await store.delete(kind, "wf-1")
     await store.delete(kind, "wf-1")
     assert await store.get(kind, "wf-1") is None and await store.put(kind, "wf-1", {}, version=0) == 1

@@ -5,7 +5,7 @@ import json
 
 from drill import CONNECT, Lab, drill
 from standins.arango import Fault, Running, standin
-from worker_lab import House, until
+from worker_lab import WorkerLab, until
 
 SMALL = CONNECT | {"BATCH_ROWS": "20"}
 STORMS = {
@@ -28,11 +28,11 @@ STORMS = {
 }
 
 
-async def life(house: House, server: Running, lab: Lab) -> asyncio.subprocess.Process:
+async def life(workers: WorkerLab, server: Running, lab: Lab) -> asyncio.subprocess.Process:
     "A connector in the middle of its work."
-    await house.fill(await lab.stream())
-    worker = await house.start("arango-connector", **SMALL)
-    await until(lambda: house.length(f"{house.data}-enriched"))
+    await workers.fill(await lab.stream())
+    worker = await workers.start("arango-connector", **SMALL)
+    await until(lambda: workers.length(f"{workers.data}-enriched"))
     return worker
 
 
@@ -43,16 +43,18 @@ async def storms(lab: Lab, runs: int) -> None:
     for n in range(runs):
         name = list(STORMS)[n % len(STORMS)]
         with standin(n) as server:
-            async with lab.house(STREAMFORGE_STORE_URL=server.url()) as house:
-                worker = await life(house, server, lab)
-                server.arango.faults = [Fault(storm.what, storm.on, storm.times, storm.chance) for storm in STORMS[name]]
+            async with lab.workers(STREAMFORGE_STORE_URL=server.url()) as workers:
+                worker = await life(workers, server, lab)
+                server.arango.faults = [
+                    Fault(storm.what, storm.on, storm.times, storm.chance) for storm in STORMS[name]
+                ]
                 before = len(server.arango.requests)
                 await asyncio.wait({waiting := asyncio.ensure_future(worker.wait())}, timeout=8)
                 met, server.arango.faults = len(server.arango.requests) - before, []
                 code = await asyncio.wait_for(waiting, 120)
-                lab.outcome.judge(expected, await house.contents(), f"run {n} {name}")
+                lab.outcome.judge(expected, await workers.contents(), f"run {n} {name}")
                 lab.outcome.check(
-                    code == 0 and met > 5 and not await house.events("error"),
+                    code == 0 and met > 5 and not await workers.events("error"),
                     f"run {n} {name}: code {code}, {met} requests in the storm",
                 )
 
@@ -63,15 +65,15 @@ async def away(lab: Lab, runs: int) -> None:
     expected = await lab.expected()
     for n in range(runs):
         with standin(n) as server:
-            async with lab.house(STREAMFORGE_STORE_URL=server.url()) as house:
-                worker = await life(house, server, lab)
+            async with lab.workers(STREAMFORGE_STORE_URL=server.url()) as workers:
+                worker = await life(workers, server, lab)
                 await asyncio.to_thread(server.down)
                 await asyncio.sleep(5)
                 server.arango.faults = [Fault("slow", times=20, seconds=0.2)]
                 server.up()
                 code = await asyncio.wait_for(worker.wait(), 120)
-                lab.outcome.judge(expected, await house.contents(), f"run {n}")
-                lab.outcome.check(code == 0 and not await house.events("error"), f"run {n}: code {code}")
+                lab.outcome.judge(expected, await workers.contents(), f"run {n}")
+                lab.outcome.check(code == 0 and not await workers.events("error"), f"run {n}: code {code}")
 
 
 @drill("permanent database error", on=("arangodb-standin",), runs=4, short=1)
@@ -81,20 +83,20 @@ async def permanent(lab: Lab, runs: int) -> None:
     for n in range(runs):
         number = (1620, 1216, 1210, 1233)[n % 4]
         with standin(n) as server:
-            async with lab.house(STREAMFORGE_STORE_URL=server.url()) as house:
+            async with lab.workers(STREAMFORGE_STORE_URL=server.url()) as workers:
                 stream = await lab.stream()
-                await house.fill(stream)
+                await workers.fill(stream)
                 moments = sorted({key[2] for key in expected["candles_1h"]})
                 victims = {moments[number] for number in (100, 101, 300)}
                 server.arango.spoiled = [
                     (lambda name, row, victims=victims: name == "candles_1h" and row["open_time"] in victims, number)
                 ]
-                code = await house.run("arango-connector", **CONNECT)
+                code = await workers.run("arango-connector", **CONNECT)
                 rows = {key: row for key, row in expected["candles_1h"].items() if key[2] not in victims}
-                lab.outcome.judge({"candles_1h": rows}, await house.contents(), f"run {n} {number}")
+                lab.outcome.judge({"candles_1h": rows}, await workers.contents(), f"run {n} {number}")
                 refused = [
                     record
-                    for record in await house.records(f"{house.data}-dlq")
+                    for record in await workers.records(f"{workers.data}-dlq")
                     if dict(record.headers).get("sf.dlq.stage") == b"write"
                 ]
                 found = {json.loads(record.value)["open_time"] for record in refused}

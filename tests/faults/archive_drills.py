@@ -6,7 +6,7 @@ import signal
 from contextlib import asynccontextmanager
 
 from drill import Lab, drill
-from worker_lab import House, until
+from worker_lab import WorkerLab, until
 
 from streamforge.core.samples import SAMPLES, candles
 from streamforge.exchange.files import read_folder
@@ -45,10 +45,10 @@ async def exchange():
         yield simulator, {"BINANCE_API_URL": url, "BINANCE_ARCHIVE_URL": url}
 
 
-async def published(house: House, kind: type, name: str) -> dict[tuple, bytes]:
+async def published(workers: WorkerLab, kind: type, name: str) -> dict[tuple, bytes]:
     "Each record of the data topic once; two that differ are wrong."
     once: dict[tuple, bytes] = {}
-    for record in await house.records(house.data):
+    for record in await workers.records(workers.data):
         row = decode(kind, record.value)
         key = (row.symbol, getattr(row, name))
         assert once.setdefault(key, record.value) == record.value, f"two truths about {key}"
@@ -58,22 +58,22 @@ async def published(house: House, kind: type, name: str) -> dict[tuple, bytes]:
 @drill("archive: damaged zip, wrong checksum, 404", runs=8, short=4)
 async def bad_files(lab: Lab, runs: int) -> None:
     "A file is fetched once more, then named (65); the next loader completes it; what is not there comes by REST."
-    async with lab.house() as house, exchange() as (_, urls):
-        assert await house.run("loader-producer", **urls, **CANDLES | {"SOURCE": "rest"}) == 0
-        truth = await published(house, Candle, "open_time")
+    async with lab.workers() as workers, exchange() as (_, urls):
+        assert await workers.run("loader-producer", **urls, **CANDLES | {"SOURCE": "rest"}) == 0
+        truth = await published(workers, Candle, "open_time")
     assert [o for _, o in truth] == candles("BTCUSDT", SPAN).open_time.tolist(), (
         "the undisturbed loader lost or invented candles"
     )
     for n in range(runs):
         name = list(FAULTS)[n % len(FAULTS)]
-        async with lab.house() as house, exchange() as (simulator, urls):
+        async with lab.workers() as workers, exchange() as (simulator, urls):
             simulator.faults.add(*FAULTS[name][0])
-            code = await house.run("loader-producer", **urls, **CANDLES)
-            partly = await published(house, Candle, "open_time")
-            errors = [event.extra["error_type"] for event in await house.events("error")]
-            again = await house.run("loader-producer", **urls, **CANDLES)
+            code = await workers.run("loader-producer", **urls, **CANDLES)
+            partly = await published(workers, Candle, "open_time")
+            errors = [event.extra["error_type"] for event in await workers.events("error")]
+            again = await workers.run("loader-producer", **urls, **CANDLES)
             lab.outcome.judge(
-                {"stream": truth}, {"stream": await published(house, Candle, "open_time")}, f"run {n} {name}"
+                {"stream": truth}, {"stream": await published(workers, Candle, "open_time")}, f"run {n} {name}"
             )
             wanted = FAULTS[name][1]
             right = (code, errors, again) == (wanted, ["DamagedArtifact"] if wanted else [], 0) and partly == dict(
@@ -105,37 +105,39 @@ async def trades_killed(lab: Lab, runs: int) -> None:
             )
             yield urls | TRADES | ({"SOURCE": "rest"} if rest else {})
 
-    async with lab.house() as house, market(True) as env:
-        assert await house.run("loader-producer", **env) == 0
-        truth = await published(house, Trade, "trade_id")
-        (gap,) = (await house.events("finished"))[0].extra["gaps"]
+    async with lab.workers() as workers, market(True) as env:
+        assert await workers.run("loader-producer", **env) == 0
+        truth = await published(workers, Trade, "trade_id")
+        (gap,) = (await workers.events("finished"))[0].extra["gaps"]
     ids = {o for _, o in truth}
     assert ids == set(range(min(ids), max(ids) + 1)) - set(range(gap["start"], gap["end"])), (
         "ids with holes that were not told"
     )
     for n in range(runs):
         chance = random.Random(n)
-        async with lab.house() as house, market(n % 4 > 1) as env:
+        async with lab.workers() as workers, market(n % 4 > 1) as env:
             if n % 3:
-                code = await house.run(
+                code = await workers.run(
                     "loader-producer",
                     FAILPOINT=f"after-publish:{1 + n // 3}" if n % 3 == 1 else "before-finished:1",
                     **env,
                 )
             else:
-                worker, upto = await house.start("loader-producer", **env), chance.randrange(1, len(truth))
+                worker, upto = await workers.start("loader-producer", **env), chance.randrange(1, len(truth))
 
-                async def far_enough(worker=worker, upto=upto, house=house) -> bool:
-                    return worker.returncode is not None or await house.length(house.data) >= upto
+                async def far_enough(worker=worker, upto=upto, workers=workers) -> bool:
+                    return worker.returncode is not None or await workers.length(workers.data) >= upto
 
                 await until(far_enough)
                 if worker.returncode is None:
                     worker.kill()
                 code = await asyncio.wait_for(worker.wait(), 120)
-            again = await house.run("loader-producer", **env)
-            lab.outcome.judge({"stream": truth}, {"stream": await published(house, Trade, "trade_id")}, f"run {n}")
+            again = await workers.run("loader-producer", **env)
+            lab.outcome.judge({"stream": truth}, {"stream": await published(workers, Trade, "trade_id")}, f"run {n}")
             told = [
-                (gap["start"], gap["end"]) for done in (await house.events("finished"))[-1:] for gap in done.extra["gaps"]
+                (gap["start"], gap["end"])
+                for done in (await workers.events("finished"))[-1:]
+                for gap in done.extra["gaps"]
             ]
             right = code in (0, -signal.SIGKILL) and again == 0 and told == [(gap["start"], gap["end"])]
             lab.outcome.check(right, f"run {n}: {code}, then {again}, told {told}")

@@ -15,7 +15,7 @@ CACHE = Path(os.environ.get("STREAMFORGE_SERVERS_CACHE", Path.home() / ".cache/s
 
 
 def kafka_sh(home: Path, port: int, verb: str) -> None:
-    "A broker of our own: starting, stopping and killing it disturbs nobody else."
+    "A broker of our own: starting, stopping and killing it disturbs no other test."
     env = os.environ | {
         "KAFKA_HOME": str(home),
         "KAFKA_LIBS": str(CACHE / "kafka"),
@@ -36,23 +36,23 @@ async def broker_killed(lab: Lab, runs: int) -> None:
     await asyncio.to_thread(kafka_sh, home, port, "start")
     try:
         for n in range(runs):
-            async with lab.house(STREAMFORGE_BUS_URL=f"kafka://127.0.0.1:{port}") as house:
-                await house.fill(await lab.stream())
-                worker = await house.start("arango-connector", **CONNECT | {"BATCH_ROWS": "20"})
-                await until(lambda: house.length(f"{house.data}-enriched"))
+            async with lab.workers(STREAMFORGE_BUS_URL=f"kafka://127.0.0.1:{port}") as workers:
+                await workers.fill(await lab.stream())
+                worker = await workers.start("arango-connector", **CONNECT | {"BATCH_ROWS": "20"})
+                await until(lambda: workers.length(f"{workers.data}-enriched"))
                 os.kill(int((home / f"plain-{port}" / "pid").read_text()), 9)
                 await asyncio.sleep(1 + 12 * n)  # away for as long
                 await asyncio.to_thread(kafka_sh, home, port, "start")
-                began, before = time.monotonic(), await house.length(f"{house.data}-enriched")
+                began, before = time.monotonic(), await workers.length(f"{workers.data}-enriched")
 
-                async def goes_on(house=house, before=before, worker=worker) -> bool:
-                    return worker.returncode is not None or await house.length(f"{house.data}-enriched") > before
+                async def goes_on(workers=workers, before=before, worker=worker) -> bool:
+                    return worker.returncode is not None or await workers.length(f"{workers.data}-enriched") > before
 
                 await until(goes_on, 60)
                 back, code = time.monotonic() - began, await asyncio.wait_for(worker.wait(), 120)
-                lab.outcome.judge(expected, await house.contents(), f"run {n}")
+                lab.outcome.judge(expected, await workers.contents(), f"run {n}")
                 lab.outcome.check(
-                    code == 0 and back < 15 and not await house.events("error"),
+                    code == 0 and back < 15 and not await workers.events("error"),
                     f"run {n}: code {code}, went on after {back:.1f} s",
                 )
     finally:

@@ -35,26 +35,26 @@ async def full(lab: Lab, runs: int) -> None:
         return
     expected = await lab.expected()
     for n in range(runs):
-        async with lab.house() as house:
-            with small_disk(house.home / "store", f"{600 + 100 * n}k") as enlarge:
+        async with lab.workers() as workers:
+            with small_disk(workers.home / "store", f"{600 + 100 * n}k") as enlarge:
                 env = CONNECT | {
-                    "STREAMFORGE_STORE_URL": f"sqlite:///{house.home}/store/store.db",
+                    "STREAMFORGE_STORE_URL": f"sqlite:///{workers.home}/store/store.db",
                     "RETRY_SECONDS": "3",
                 }
-                house.places = type(house.places)(
-                    **{name: getattr(house.places, name) for name in ("home", "bus_url", "artifacts_url")},
+                workers.places = type(workers.places)(
+                    **{name: getattr(workers.places, name) for name in ("home", "bus_url", "artifacts_url")},
                     store_url=env["STREAMFORGE_STORE_URL"],
                 )
-                await house.fill(await lab.stream())
-                code = await house.run("arango-connector", **env)
+                await workers.fill(await lab.stream())
+                code = await workers.run("arango-connector", **env)
                 said = [
                     (event.status, event.message)
-                    for event in await house.events("error", "finished")
+                    for event in await workers.events("error", "finished")
                     if event.producer.startswith("arango")
                 ]
                 enlarge("64m")
-                again = await house.run("arango-connector", **env)
-                lab.outcome.judge(expected, await house.contents(), f"run {n}")
+                again = await workers.run("arango-connector", **env)
+                lab.outcome.judge(expected, await workers.contents(), f"run {n}")
                 clear = [status for status, _ in said] == ["error"] and "full" in said[0][1]
                 lab.outcome.check(
                     code == 75 and clear and again == 0, f"run {n}: code {code}, said {said}, then {again}"

@@ -12,7 +12,7 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "integration")]
 from servers import url_of  # noqa: E402
-from worker_lab import House, real_places, sample_candles, stream_with_nonsense  # noqa: E402
+from worker_lab import WorkerLab, real_places, sample_candles, stream_with_nonsense  # noqa: E402
 
 CONNECT = {"TYPE": "api_candles_1h", "UPSTREAM": "loader-producer__a1b2c3", "BATCH_ROWS": "200"}
 NEEDED = {"embedded": (), "kafka+postgresql": ("kafka", "postgresql"), "minio": ("minio",), "arangodb-standin": ()}
@@ -96,14 +96,14 @@ _expected: dict[str, Contents] = {}
 
 
 class Lab:
-    "Houses for a drill, and what the undisturbed run left."
+    "Labs of workers for a drill, and the contents that an undisturbed run leaves."
 
     def __init__(self, on: str, folder: Path, outcome: Outcome):
         self.on, self.folder, self.outcome, self.made = on, folder, outcome, 0
 
     @asynccontextmanager
-    async def house(self, **places: str) -> AsyncIterator[House]:
-        "An empty one."
+    async def workers(self, **places: str) -> AsyncIterator[WorkerLab]:
+        "An empty lab of workers; closed and deleted at the end."
         self.made += 1
         home = self.folder / f"{self.made}"
         home.mkdir(parents=True)
@@ -113,28 +113,28 @@ class Lab:
                 if self.on == "kafka+postgresql"
                 else {}
             )
-            house = House(home, real | places if real or places else None)
+            workers = WorkerLab(home, real | places if real or places else None)
             try:
-                yield house
+                yield workers
             finally:
-                house.close()
-                await asyncio.gather(*(process.wait() for process in house.started))
-                await house.forget()
+                workers.close()
+                await asyncio.gather(*(process.wait() for process in workers.started))
+                await workers.forget()
 
     async def stream(self) -> list[tuple[str, bytes]]:
         return stream_with_nonsense(sample_candles())
 
     async def expected(self) -> Contents:
-        "Of a connector that nobody disturbs."
+        "The contents after a connector that runs undisturbed."
         if self.on not in _expected:
-            async with self.house() as house:
-                await house.fill(await self.stream())
-                assert await house.run("arango-connector", **CONNECT) == 0, "the undisturbed run failed"
-                _expected[self.on] = await house.contents()
+            async with self.workers() as workers:
+                await workers.fill(await self.stream())
+                assert await workers.run("arango-connector", **CONNECT) == 0, "the undisturbed run failed"
+                _expected[self.on] = await workers.contents()
         return _expected[self.on]
 
-    async def judge(self, house: House, what: str = "") -> None:
-        self.outcome.judge(await self.expected(), await house.contents(), what)
+    async def judge(self, workers: WorkerLab, what: str = "") -> None:
+        self.outcome.judge(await self.expected(), await workers.contents(), what)
 
 
 async def perform(drill: Drill, on: str, folder: Path, runs: int) -> Outcome:

@@ -20,7 +20,7 @@ from live_lab import (
     true_candles,
     true_trades,
 )
-from worker_lab import House, until
+from worker_lab import WorkerLab, until
 
 from streamforge.core.times import TimeRange
 from streamforge.exchange.simulator.faults import Fault
@@ -40,16 +40,20 @@ def identity(record: Candle | Trade) -> tuple:
 async def truth(rest, kind: str, wanted: TimeRange) -> dict[str, dict[tuple, bytes]]:
     "What the exchange has in the range."
     return {
-        "stream": {identity(record): encode(record) for symbol in MARKETS for record in await KINDS[kind][4](rest, symbol, wanted)}
+        "stream": {
+            identity(record): encode(record)
+            for symbol in MARKETS
+            for record in await KINDS[kind][4](rest, symbol, wanted)
+        }
     }
 
 
-async def published(house: House, kind: str) -> tuple[dict[str, dict[tuple, bytes]], list[tuple]]:
+async def published(workers: WorkerLab, kind: str) -> tuple[dict[str, dict[tuple, bytes]], list[tuple]]:
     "Each record of the data topic once, and what came twice or out of order. Two truths about one record are an error."
     once: dict[tuple, bytes] = {}
     again: list[tuple] = []
     last: dict[str, int] = {}
-    for record in await house.records(house.data):
+    for record in await workers.records(workers.data):
         symbol, place = key = identity(decode(KINDS[kind][3], record.value))
         assert once.setdefault(key, record.value) == record.value, f"two truths about {key}"
         if place <= last.get(symbol, -1):
@@ -86,15 +90,15 @@ async def line_lost(lab: Lab, runs: int) -> None:
         kind, fault, wanted = ("candles", "trades")[(n + n // len(LINES)) % 2], LINES[n % len(LINES)], span(3, 20)
         target, type_, path, *_ = KINDS[kind]
         faults, rules, more = mishaps(path)[fault]
-        async with lab.house() as house, market(*faults, **rules) as (sim, rest, places), watched(sim) as alone:
-            code = await house.run(
+        async with lab.workers() as workers, market(*faults, **rules) as (sim, rest, places), watched(sim) as alone:
+            code = await workers.run(
                 target, timeout=120, **QUICK | places | more | {"TYPE": type_, "TIME_RANGE": text_of(wanted)}
             )
             longest = alone[0]
             sim.faults.clear()
-            found, again = await published(house, kind)
+            found, again = await published(workers, kind)
             lab.outcome.judge(await truth(rest, kind, wanted), found, f"run {n} {kind} {fault}")
-            last = (await house.events("finished", "error"))[-1]
+            last = (await workers.events("finished", "error"))[-1]
             holds = code == 0 and not again and longest < 5 and last.extra.get("reconnects", 0) > 0
             lab.outcome.check(
                 holds,
@@ -127,16 +131,16 @@ async def book_lost(lab: Lab, runs: int) -> None:
             for symbol in MARKETS
         ]
         async with (
-            lab.house() as house,
+            lab.workers() as workers,
             market(*holes, Fault(kind="stale", seconds=30.0, after=n % 3), speed=20.0) as (sim, rest, places),
         ):
-            code = await house.run(
+            code = await workers.run(
                 "loader-ws-orderbook",
                 timeout=120,
                 **QUICK | places | {"TYPE": "ws_depth", "SNAPSHOT_SECONDS": "5", "TIME_RANGE": text_of(wanted)},
             )
             sim.faults.clear()
-            records, last = await read_books(house), (await house.events("finished", "error"))[-1]
+            records, last = await read_books(workers), (await workers.events("finished", "error"))[-1]
             readers = [await check_books(sim, rest, records, symbol) for symbol in MARKETS]
             snapshots = [record for record in records if isinstance(record, BookSnapshot)]
             crossed = [snapshot for snapshot in snapshots if snapshot.bids[0][0] >= snapshot.asks[0][0]]
@@ -165,26 +169,26 @@ async def live_killed(lab: Lab, runs: int) -> None:
     async def life(n: int) -> None:
         kind, chance, wanted = ("candles", "trades")[n // 2 % 2], random.Random(n), span(3, 45)
         target, type_, *_ = KINDS[kind]
-        async with lab.house() as house, market() as (sim, rest, places):
+        async with lab.workers() as workers, market() as (sim, rest, places):
             env = QUICK | places | {"TYPE": type_, "TIME_RANGE": text_of(wanted)}
             if n % 2 == 0:
-                code = await house.run(
+                code = await workers.run(
                     target,
                     **env,
                     FAILPOINT=f"{('before-publish', 'after-publish', 'after-ledger')[n // 2 % 3]}:{chance.randrange(1, 4)}",
                 )
             else:
-                worker, upto = await house.start(target, **env), chance.randrange(1, 30)
+                worker, upto = await workers.start(target, **env), chance.randrange(1, 30)
 
                 async def far_enough() -> bool:
-                    return worker.returncode is not None or await house.length(house.data) >= upto
+                    return worker.returncode is not None or await workers.length(workers.data) >= upto
 
                 await until(far_enough)
                 if worker.returncode is None:
                     worker.kill()
                 code = await worker.wait()
-            again = await house.run(target, timeout=120, **env)
-            found, twice = await published(house, kind)
+            again = await workers.run(target, timeout=120, **env)
+            found, twice = await published(workers, kind)
             lab.outcome.judge(await truth(rest, kind, wanted), found, f"run {n} {kind}")
             lab.outcome.check(
                 (code, again) == (-signal.SIGKILL, 0), f"run {n} {kind}: {code}, then {again}, {len(twice)} twice"

@@ -8,7 +8,7 @@ from collections import Counter
 from contextlib import asynccontextmanager
 
 from drill import Lab, drill, side_by_side
-from worker_lab import House, until
+from worker_lab import WorkerLab, until
 
 from streamforge.core.samples import candles
 from streamforge.exchange.simulator.app import Simulator, serve_app
@@ -20,10 +20,10 @@ SYMBOLS = ("BTCUSDT", "ETHUSDT", "BNBUSDT")
 LOAD = {"TYPE": "api_candles_1h", "SYMBOL": ",".join(SYMBOLS), "TIME_RANGE": SPAN}
 
 
-async def published(house: House) -> dict[tuple, bytes]:
+async def published(workers: WorkerLab) -> dict[tuple, bytes]:
     "Each candle of the data topic once; two that differ are wrong."
     once: dict[tuple, bytes] = {}
-    for record in await house.records(house.data):
+    for record in await workers.records(workers.data):
         row = decode(Candle, record.value)
         assert once.setdefault((row.symbol, row.open_time), record.value) == record.value, (
             f"two truths about {row.symbol} {row.open_time}"
@@ -44,9 +44,9 @@ async def exchange():
 async def undisturbed(lab: Lab) -> dict[str, dict[tuple, bytes]]:
     "What the loader publishes when nothing happens: exactly the candles of the file."
     if not _undisturbed:
-        async with lab.house() as house, exchange() as (_, url):
-            assert await house.run("loader-producer", BINANCE_API_URL=url, **LOAD) == 0
-            _undisturbed.update(await published(house))
+        async with lab.workers() as workers, exchange() as (_, url):
+            assert await workers.run("loader-producer", BINANCE_API_URL=url, **LOAD) == 0
+            _undisturbed.update(await published(workers))
         truth = {(symbol, int(open_time)) for symbol in SYMBOLS for open_time in candles(symbol, SPAN).open_time}
         assert _undisturbed.keys() == truth, "the undisturbed loader lost or invented candles"
     return {"stream": _undisturbed}
@@ -96,14 +96,14 @@ async def rude(lab: Lab, runs: int) -> None:
     expected = await undisturbed(lab)
 
     async def life(n: int) -> None:
-        async with lab.house() as house, watched() as (app, url):
+        async with lab.workers() as workers, watched() as (app, url):
             kind = KINDS[n % len(KINDS)]
             for after in (1, 3, 6):
                 app.simulator.faults.add(
                     Fault(kind=kind, after=after, seconds=2 if kind in ("too_many", "banned") else 1)
                 )
-            code = await house.run("loader-producer", timeout=120, BINANCE_API_URL=url, **LOAD)
-            lab.outcome.judge(expected, {"stream": await published(house)}, f"run {n} {kind}")
+            code = await workers.run("loader-producer", timeout=120, BINANCE_API_URL=url, **LOAD)
+            lab.outcome.judge(expected, {"stream": await published(workers)}, f"run {n} {kind}")
             early = app.too_early(2.0)
             lab.outcome.check(code == 0 and early == 0, f"run {n} {kind}: code {code}, {early} requests too early")
 
@@ -120,14 +120,14 @@ async def holes(lab: Lab, runs: int) -> None:
         times = sorted(o for symbol, o in expected if symbol == "ETHUSDT")
         first = times[chance.randrange(100, len(times) - 300)]
         hole = range(first, first + chance.randrange(1, 200) * hour, hour)
-        async with lab.house() as house, exchange() as (simulator, url):
+        async with lab.workers() as workers, exchange() as (simulator, url):
             simulator.faults.add(Fault(kind="gap", symbol="ETHUSDT", start=hole.start, end=hole.stop, times=0))
             if n % 2:
                 simulator.faults.add(Fault(kind="empty", after=2))
-            code = await house.run("loader-producer", timeout=120, BINANCE_API_URL=url, **LOAD)
+            code = await workers.run("loader-producer", timeout=120, BINANCE_API_URL=url, **LOAD)
             left = {key: value for key, value in expected.items() if not (key[0] == "ETHUSDT" and key[1] in hole)}
-            lab.outcome.judge({"stream": left}, {"stream": await published(house)}, f"run {n}")
-            done = await house.events("finished")
+            lab.outcome.judge({"stream": left}, {"stream": await published(workers)}, f"run {n}")
+            done = await workers.events("finished")
             told = {
                 t
                 for gap in (done[0].extra["gaps"] if done else [])
@@ -149,10 +149,10 @@ async def loader_killed(lab: Lab, runs: int) -> None:
 
     async def life(n: int) -> None:
         chance = random.Random(n)
-        async with lab.house() as house, exchange() as (simulator, url):
+        async with lab.workers() as workers, exchange() as (simulator, url):
             simulator.faults.add(Fault(kind="slow", seconds=0.05, times=0))
             if n % 3 < 2:
-                code = await house.run(
+                code = await workers.run(
                     "loader-producer",
                     FAILPOINT="before-finished:1" if n % 3 else f"after-publish:{1 + n // 3 % 5}",
                     BINANCE_API_URL=url,
@@ -160,19 +160,19 @@ async def loader_killed(lab: Lab, runs: int) -> None:
                 )
             else:
                 worker, upto = (
-                    await house.start("loader-producer", BINANCE_API_URL=url, **LOAD),
+                    await workers.start("loader-producer", BINANCE_API_URL=url, **LOAD),
                     chance.randrange(1, len(expected["stream"])),
                 )
 
                 async def far_enough() -> bool:
-                    return worker.returncode is not None or await house.length(house.data) >= upto
+                    return worker.returncode is not None or await workers.length(workers.data) >= upto
 
                 await until(far_enough)
                 if worker.returncode is None:
                     worker.kill()
                 code = await worker.wait()
-            again = await house.run("loader-producer", BINANCE_API_URL=url, **LOAD)
-            lab.outcome.judge(expected, {"stream": await published(house)}, f"run {n}")
+            again = await workers.run("loader-producer", BINANCE_API_URL=url, **LOAD)
+            lab.outcome.judge(expected, {"stream": await published(workers)}, f"run {n}")
             lab.outcome.check(code in (0, -signal.SIGKILL) and again == 0, f"run {n}: {code}, then {again}")
 
     await side_by_side([lambda n=n: life(n) for n in range(runs)])
@@ -183,15 +183,15 @@ async def loader_evicted(lab: Lab, runs: int) -> None:
     "75 and `interrupted`, so that an evicted half-done load does not count as done; the next one completes it."
     expected = await undisturbed(lab)
     for n in range(runs):
-        async with lab.house() as house, exchange() as (simulator, url):
+        async with lab.workers() as workers, exchange() as (simulator, url):
             simulator.faults.add(Fault(kind="slow", seconds=0.3, times=0))
-            worker = await house.start("loader-producer", BINANCE_API_URL=url, **LOAD)
-            await until(lambda: house.length(house.data))
+            worker = await workers.start("loader-producer", BINANCE_API_URL=url, **LOAD)
+            await until(lambda: workers.length(workers.data))
             worker.terminate()
             code = await asyncio.wait_for(worker.wait(), 120)
-            said = [event.status for event in await house.events("interrupted", "finished", "error")]
-            again = await house.run("loader-producer", BINANCE_API_URL=url, **LOAD)
-            lab.outcome.judge(expected, {"stream": await published(house)}, f"run {n}")
+            said = [event.status for event in await workers.events("interrupted", "finished", "error")]
+            again = await workers.run("loader-producer", BINANCE_API_URL=url, **LOAD)
+            lab.outcome.judge(expected, {"stream": await published(workers)}, f"run {n}")
             lab.outcome.check(
                 (code, said, again) == (75, ["interrupted"], 0), f"run {n}: code {code}, said {said}, then {again}"
             )

@@ -140,7 +140,9 @@ def test_secrets_are_made_once_and_only_their_owner_gets_there(tmp_path):
         "kafka/server.properties",
         "kafka/users/app",
     } <= set(seen[0])
-    assert seen[0]["passwords/minio"] == "made-by-make-servers" and not [path for path in seen[0] if path.endswith("ca.key")]
+    assert seen[0]["passwords/minio"] == "made-by-make-servers" and not [
+        path for path in seen[0] if path.endswith("ca.key")
+    ]
     assert len({seen[0][f"kafka/users/{name}"] for name in ("admin", "app", "reader", "stranger")}) == 4
 
 

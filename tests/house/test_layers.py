@@ -121,7 +121,9 @@ def untold(tree: ast.Module) -> list[str]:
                     if argument.arg not in ("self", "cls")
                 ]
                 wrong += [
-                    f"line {node.lineno}: {node.name}({argument.arg}) has no type" for argument in arguments if argument.annotation is None
+                    f"line {node.lineno}: {node.name}({argument.arg}) has no type"
+                    for argument in arguments
+                    if argument.annotation is None
                 ]
                 wrong += [f"line {node.lineno}: {node.name} has no result type"] if node.returns is None else []
     return wrong

@@ -42,7 +42,7 @@ def test_clean(path):
     if len(set(ids)) < len(ids):
         wrong.append("cell ids repeat")
     if found := re.search(r"(/home/\w+|/Users/\w+|/root/|/tmp/tmp\w+)", path.read_text()):
-        wrong.append(f"a path of somebody's machine: {found[0]}")
+        wrong.append(f"a path of one developer's machine: {found[0]}")
     assert not wrong, "\n".join(wrong)
 
 
@@ -53,7 +53,9 @@ def test_pipelines_take_parameters(path):
 
 
 MODULE_NOTEBOOKS = [
-    p for p in NOTEBOOKS if p.is_relative_to(ROOT / "nbs") and not any(part[0] in "_." for part in p.relative_to(ROOT).parts)
+    p
+    for p in NOTEBOOKS
+    if p.is_relative_to(ROOT / "nbs") and not any(part[0] in "_." for part in p.relative_to(ROOT).parts)
 ]
 
 
@@ -69,7 +71,8 @@ def test_one_notebook_one_module():
     exports = {p: m[1] for p in MODULE_NOTEBOOKS if (m := re.search(r"#\| default_exp ([\w.]+)", p.read_text()))}
     assert len(set(exports.values())) == len(exports), "two notebooks export to one module"
     places = {
-        p: ".".join(re.sub(r"^\d+_", "", part) for part in p.relative_to(ROOT / "nbs").with_suffix("").parts) for p in exports
+        p: ".".join(re.sub(r"^\d+_", "", part) for part in p.relative_to(ROOT / "nbs").with_suffix("").parts)
+        for p in exports
     }
     wrong = {str(p.relative_to(ROOT)): name for p, name in exports.items() if name != places[p]}
     assert not wrong, wrong

@@ -1,26 +1,26 @@
-"""Houses for worker processes: see worker_lab."""
+"""Fixtures that give tests a lab of worker processes: see worker_lab."""
 
 import pytest
-from worker_lab import House
+from worker_lab import WorkerLab
 
 
 @pytest.fixture
-def house(tmp_path):
-    lab = House(tmp_path)
+def lab(tmp_path):
+    lab = WorkerLab(tmp_path)
     yield lab
     lab.close()
 
 
 @pytest.fixture
-def new_house(tmp_path):
+def new_lab(tmp_path):
     "For tests that compare several: a function that makes one by its name."
-    made: list[House] = []
+    labs: list[WorkerLab] = []
 
-    def make(name: str) -> House:
+    def make(name: str) -> WorkerLab:
         (tmp_path / name).mkdir()
-        made.append(House(tmp_path / name))
-        return made[-1]
+        labs.append(WorkerLab(tmp_path / name))
+        return labs[-1]
 
     yield make
-    for lab in made:
+    for lab in labs:
         lab.close()

@@ -4,7 +4,7 @@ import asyncio
 from contextlib import asynccontextmanager
 
 from steady import Steady
-from worker_lab import House, until
+from worker_lab import WorkerLab, until
 
 from streamforge.core.samples import SAMPLES
 from streamforge.core.times import TimeRange, iso, to_ms
@@ -97,19 +97,19 @@ async def true_trades(rest: BinanceRest, symbol: str, wanted: TimeRange) -> list
     return [trade async for page in agg_trades(rest, symbol, wanted) for trade in page]
 
 
-async def read(house: House, kind: type, topic: str = "", symbol: str = "") -> list:
+async def read(lab: WorkerLab, kind: type, topic: str = "", symbol: str = "") -> list:
     "Records of a topic, as they lie there."
     return [
-        item
-        for item in (decode(kind, record.value) for record in await house.records(topic or house.data))
-        if not symbol or item.symbol == symbol
+        decoded
+        for decoded in (decode(kind, record.value) for record in await lab.records(topic or lab.data))
+        if not symbol or decoded.symbol == symbol
     ]
 
 
-async def read_books(house: House, topic: str = "") -> list[DepthUpdate | BookSnapshot]:
+async def read_books(lab: WorkerLab, topic: str = "") -> list[DepthUpdate | BookSnapshot]:
     return [
         decode(DepthUpdate if b'"e":' in record.value else BookSnapshot, record.value)
-        for record in await house.records(topic or house.data)
+        for record in await lab.records(topic or lab.data)
     ]
 
 
@@ -130,7 +130,8 @@ def rebuilt(records: list, symbol: str) -> list[tuple[BookSnapshot, OrderBook | 
         book, moved = OrderBook(symbol), False
         assert book.load(
             DepthSnapshot(
-                record.last_update_id, *([(f"{p:.8f}", f"{q:.8f}") for p, q in side] for side in (record.bids, record.asks))
+                record.last_update_id,
+                *([(f"{p:.8f}", f"{q:.8f}") for p, q in side] for side in (record.bids, record.asks)),
             ),
             len(record.bids),
         )
@@ -152,6 +153,9 @@ async def check_books(
             and snapshot.asks[:levels] == floats(true.asks)[:levels]
         )
         if book:
-            assert [floats(side) for side in book.best_levels(levels)] == [snapshot.bids[:levels], snapshot.asks[:levels]]
+            assert [floats(side) for side in book.best_levels(levels)] == [
+                snapshot.bids[:levels],
+                snapshot.asks[:levels],
+            ]
     whole = sum(book is not None for _, book in readers)
     return whole, len(readers) - whole

@@ -6,7 +6,7 @@ BLINK = 0.25  # seconds: the longest step
 
 
 class Steady:
-    "Seconds that pass while somebody looks: a pause of the whole machine counts as a blink."
+    "Seconds that pass between two looks; a pause of the whole machine counts as a short step."
 
     def __init__(self) -> None:
         self.looked, self.passed = time.monotonic(), 0.0

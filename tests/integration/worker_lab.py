@@ -32,14 +32,16 @@ async def until(condition: Callable[[], Awaitable[object]], timeout: float = 90.
     return value
 
 
-class House:
+class WorkerLab:
     "One home folder, or one corner of real servers, and the workers that live in it."
 
     def __init__(self, home: Path, places: Mapping[str, str] | None = None):
         self.home = home
         self.queue = f"wf-{secrets.token_hex(4)}" if places else "wf-1"
         self.data = f"{self.queue}-data"
-        self.control, self.told = (f"{self.queue}-{name}" if places else name for name in ("queue-control", "queue-events"))
+        self.control, self.told = (
+            f"{self.queue}-{name}" if places else name for name in ("queue-control", "queue-events")
+        )
         self.env = {
             "STREAMFORGE_HOME": str(home),
             "QUEUE_ID": self.queue,
@@ -153,7 +155,8 @@ class House:
             assert once.setdefault(key, record.value) == record.value, f"two truths about {key}"
         found["stream"] = once
         found["dead"] = {
-            (record.partition, dict(record.headers)["sf.dlq.offset"]): record.value for record in await self.records(f"{topic}-dlq")
+            (record.partition, dict(record.headers)["sf.dlq.offset"]): record.value
+            for record in await self.records(f"{topic}-dlq")
         }
         return found
 
@@ -177,7 +180,7 @@ class House:
 
 @contextlib.contextmanager
 def real_places(home: Path, kafka: str, postgresql: str):
-    "The variables of a house on a broker and in a database of its own."
+    "Environment variables of a worker lab on this broker, with a database of its own."
     place, _, query = postgresql.partition("?")
     url = f"{place.rpartition('/')[0]}/t{secrets.token_hex(5)}?{query}"
     _on_database("createdb", url)

@@ -173,11 +173,11 @@ class Arango:
                 break
         line = f"{scope['method']} {scope['path']}"
         self.requests.append(line)
-        struck = [fault for fault in self.faults if fault.strikes(line, self.rng)]
-        for fault in struck:
+        injected = [fault for fault in self.faults if fault.strikes(line, self.rng)]
+        for fault in injected:
             if fault.what == "slow":
                 await asyncio.sleep(fault.seconds)
-        whats = [fault.what for fault in struck]
+        whats = [fault.what for fault in injected]
         if "drop" in whats:
             return await _broken(send)
         if "html" in whats:
@@ -232,7 +232,11 @@ class Arango:
         return 200, {"server": "arango", "license": "community", "version": self.version}
 
     def collections(self) -> tuple[int, Any]:
-        return 200, {"error": False, "code": 200, "result": [_shown(collection) for collection in self.database.collections.values()]}
+        return 200, {
+            "error": False,
+            "code": 200,
+            "result": [_shown(collection) for collection in self.database.collections.values()],
+        }
 
     def make_collection(self) -> tuple[int, Any]:
         name = self.request["name"]
@@ -245,7 +249,11 @@ class Arango:
 
     def make_index(self) -> tuple[int, Any]:
         fields = tuple(self.request["fields"])
-        if self.request["type"] != "persistent" or not self.request.get("unique") or any("." in field for field in fields):
+        if (
+            self.request["type"] != "persistent"
+            or not self.request.get("unique")
+            or any("." in field for field in fields)
+        ):
             raise Refusal(400, "this stand-in has unique persistent indexes on top-level attributes only")
         new = self.database[self.query["collection"]].index(fields)
         more = {
@@ -550,7 +558,11 @@ def _answers(database: Database, text: str, variables: Json) -> list[Any]:
     return (
         found
         if name == "schemas"
-        else [document for document in found if document["kind"] == variables["kind"] and document["id"].startswith(variables["prefix"])]
+        else [
+            document
+            for document in found
+            if document["kind"] == variables["kind"] and document["id"].startswith(variables["prefix"])
+        ]
     )
 
 

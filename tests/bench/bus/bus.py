@@ -61,12 +61,12 @@ async def throughput(url: str, table: Path, count: int, partitions: int) -> list
             middle, cpu = time.perf_counter(), cpu + time.process_time() - used
             write_table(db, rows)
             wrote, wrote_peer = wrote + middle - began, wrote_peer + time.perf_counter() - middle
-        async with bus.subscribe([topic], "bench") as member:
+        async with bus.subscribe([topic], "bench") as consumer:
             began, used, seen = time.perf_counter(), time.process_time(), 0
             while seen < count:
-                records = await member.poll(max_records=BATCH)
+                records = await consumer.poll(max_records=BATCH)
                 seen += len(records.records)
-                await member.commit(records.end_offsets)
+                await consumer.commit(records.end_offsets)
             read, read_cpu = time.perf_counter() - began, time.process_time() - used
         began, offset = time.perf_counter(), 0
         while found := read_table(db, offset):
@@ -115,19 +115,19 @@ async def tick(url: str, topic: str, table: str, count: int, rate: float) -> Non
 
 
 async def idle(url: str, topic: str, seconds: float) -> None:
-    "Twenty members of twenty groups that wait; prints the CPU time that they took together."
+    "Twenty consumers of twenty groups that wait; prints the CPU time that they took together."
     async with open_bus(url) as bus:
-        members = [bus.subscribe([topic], f"idle-{i}") for i in range(20)]
-        for member in members:
-            await member.__aenter__()
+        consumers = [bus.subscribe([topic], f"idle-{i}") for i in range(20)]
+        for consumer in consumers:
+            await consumer.__aenter__()
         print("ready", flush=True)
 
-        async def listen(member) -> None:
+        async def listen(consumer) -> None:
             while True:
-                await member.poll()
+                await consumer.poll()
 
         began = resource.getrusage(resource.RUSAGE_SELF)
-        tasks = [asyncio.create_task(listen(name)) for name in members]
+        tasks = [asyncio.create_task(listen(consumer)) for consumer in consumers]
         await asyncio.sleep(seconds)
         ended = resource.getrusage(resource.RUSAGE_SELF)
         print(ended.ru_utime + ended.ru_stime - began.ru_utime - began.ru_stime, flush=True)
@@ -146,13 +146,13 @@ async def wake_up(url: str, table: Path, count: int, rate: float) -> list[dict]:
     ours, peer = [], []
     async with open_bus(url) as bus:
         await bus.create_topic("ticks")
-        async with bus.subscribe(["ticks"], "bench") as member:
-            await member.poll(max_wait=0)
+        async with bus.subscribe(["ticks"], "bench") as consumer:
+            await consumer.poll(max_wait=0)
             writer = start("tick", url, "ticks", "", count, rate)
             writer.stdin.write("go\n")
             writer.stdin.flush()
             while len(ours) < count:
-                batch = await member.poll(max_wait=5)
+                batch = await consumer.poll(max_wait=5)
                 now = time.monotonic_ns()
                 ours += [(now - int(record.value)) / 1e6 for record in batch.records]
             writer.communicate()

@@ -35,13 +35,13 @@ def decide(value: bytes) -> bytes:
 
 
 async def echo_ours(ticks: str, decisions: str) -> None:
-    async with open_bus(f"kafka://{PLACE}") as bus, bus.subscribe([ticks], ticks) as member:
+    async with open_bus(f"kafka://{PLACE}") as bus, bus.subscribe([ticks], ticks) as consumer:
         await bus.publish(decisions, [])
         print("ready", flush=True)
         publishing: set[asyncio.Task] = set()
         async for (
             batch
-        ) in member.batches():  # as the peer does, the next tick is read before the last decision is acknowledged
+        ) in consumer.batches():  # as the peer does, the next tick is read before the last decision is acknowledged
             publishing.add(
                 asyncio.create_task(
                     bus.publish(decisions, [Message(decide(record.value), key=record.key) for record in batch.records])

@@ -85,12 +85,12 @@ async def publish_confluent(topic: str, count: int) -> float:
 
 
 async def read_ours(topic: str, count: int) -> float:
-    async with open_bus(f"kafka://{PLACE}") as bus, bus.subscribe([topic], topic) as member:
+    async with open_bus(f"kafka://{PLACE}") as bus, bus.subscribe([topic], topic) as consumer:
         began, seen = time.perf_counter(), 0
         while seen < count:
-            batch = await member.poll(max_records=BATCH, max_wait=1)
+            batch = await consumer.poll(max_records=BATCH, max_wait=1)
             seen += len(batch.records)
-            await member.commit(batch.end_offsets)
+            await consumer.commit(batch.end_offsets)
         return count / (time.perf_counter() - began)
 
 
@@ -135,7 +135,8 @@ async def read_confluent(topic: str, count: int) -> float:
 
 
 ROLES = {
-    role.__name__: role for role in (publish_ours, publish_aiokafka, publish_confluent, read_ours, read_aiokafka, read_confluent)
+    role.__name__: role
+    for role in (publish_ours, publish_aiokafka, publish_confluent, read_ours, read_aiokafka, read_confluent)
 }
 
 

@@ -205,7 +205,9 @@ async def faststream(broker: str, topic: str, home: str, clock: Clock) -> None:
     from faststream.kafka import KafkaBroker, KafkaMessage
     from pydantic import create_model
 
-    candle = create_model("Candle", **{field: (str if field in TEXT else int if field in WHOLE else float, ...) for field in FIELDS})
+    candle = create_model(
+        "Candle", **{field: (str if field in TEXT else int if field in WHOLE else float, ...) for field in FIELDS}
+    )
     db, kafka = database(f"{home}/store.db"), KafkaBroker(broker, logger=None)
     app = FastStream(kafka, logger=None)
 
@@ -367,7 +369,9 @@ async def tidy(broker: str, names: list[str]) -> None:
 
 
 def start(name: str, broker: str, topic: str, count: int, peers: str, part: str = "--variant") -> subprocess.Popen:
-    path = os.pathsep.join(folder for folder in (os.environ.get("PYTHONPATH", ""), peers if name in PEERS else "") if folder)
+    path = os.pathsep.join(
+        folder for folder in (os.environ.get("PYTHONPATH", ""), peers if name in PEERS else "") if folder
+    )
     return subprocess.Popen(
         [sys.executable, __file__, part, name, "--broker", broker, "--topic", topic, "--records", str(count)],
         stdout=subprocess.PIPE,
@@ -392,7 +396,10 @@ def say(number: int, name: str, how: str, rate: float) -> None:
 
 def measure(broker: str, names: list[str], count: int, rounds: int, peers: str) -> dict[str, dict[str, list[float]]]:
     "records/s of each variant: consumer alone, and beside a loader."
-    rates: dict[str, dict[str, list[float]]] = {"alone": {name: [] for name in names}, "beside": {name: [] for name in names}}
+    rates: dict[str, dict[str, list[float]]] = {
+        "alone": {name: [] for name in names},
+        "beside": {name: [] for name in names},
+    }
     shared, used = f"sink-{uuid.uuid4().hex[:8]}", []
     try:
         used.append(shared)

@@ -46,7 +46,9 @@ def main() -> list[dict]:
         for row in rows
     ]
     optional = ("quote_asset_volume", "number_of_trades", "taker_buy_base_asset_volume", "taker_buy_quote_asset_volume")
-    fields = {field.name: (field.type, None if field.name in optional else ...) for field in msgspec.structs.fields(Candle)}
+    fields = {
+        field.name: (field.type, None if field.name in optional else ...) for field in msgspec.structs.fields(Candle)
+    }
     peer = create_model("PeerCandle", **fields)
     same, values = [peer(**msgspec.to_builtins(row)) for row in rows], [encode(row) for row in rows]
     assert encode_all(rows) == values and refused(

@@ -66,14 +66,20 @@ def exchange(pipe, count: int) -> None:
         rendered.rows(
             0, count
         )  # now, and once for all: this process has the loader's cores to itself until the load begins
-        for item in others:
-            item._block, item._ends = rendered._block, rendered._ends
+        for market in others:
+            market._block, market._ends = rendered._block, rendered._ends
         simulator.faults.add(Fault(kind="slow", seconds=LATENCY, times=0))
         async with serve_app(simulator) as url:
             pipe.send(url)
             await asyncio.to_thread(pipe.recv)
         statuses = [status for _, path, _, status in simulator.log]
-        pipe.send({"requests": len(statuses), "refused": sum(status != 200 for status in statuses), "cpu_s": time.process_time()})
+        pipe.send(
+            {
+                "requests": len(statuses),
+                "refused": sum(status != 200 for status in statuses),
+                "cpu_s": time.process_time(),
+            }
+        )
 
     asyncio.run(run())
 

@@ -146,8 +146,8 @@ def ppo_steps(markets: list[MarketHistory]) -> dict:
     )
     rollout = config.n_envs * config.n_steps
     found = [
-        rate(lambda item=item, n=n: item.learn(n, reset_num_timesteps=False), n, k)
-        for o, n, k in ((ours, 4 * rollout, 4), (equal, 4_096, 3), (peer, 16_384, 1))
+        rate(lambda agent=agent, n=n: agent.learn(n, reset_num_timesteps=False), n, k)
+        for agent, n, k in ((ours, 4 * rollout, 4), (equal, 4_096, 3), (peer, 16_384, 1))
     ]
     named = "PPO, the same batches and epochs, in DummyVecEnv of 8", "PPO as SB3 starts it, in DummyVecEnv of 8"
     return [

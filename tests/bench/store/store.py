@@ -70,7 +70,10 @@ def open_documents(path: Path) -> sqlite3.Connection:
 
 
 def write_documents(db: sqlite3.Connection, batch: list[Candle]) -> None:
-    rows = [(f"{candle.symbol}/{candle.interval}/{candle.open_time:015}", msgspec.json.encode(candle).decode()) for candle in batch]
+    rows = [
+        (f"{candle.symbol}/{candle.interval}/{candle.open_time:015}", msgspec.json.encode(candle).decode())
+        for candle in batch
+    ]
     db.execute("BEGIN IMMEDIATE")
     db.executemany("INSERT INTO documents VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET body = excluded.body", rows)
     db.execute("COMMIT")

@@ -36,7 +36,9 @@ ENV = {
 async def fill(home: str, markets: tuple[str, ...]) -> int:
     "The topic, in time order, and the word that this is all."
     rows = [
-        candle for s in markets for candle in candles_of({k: v.to_numpy() for k, v in candles(s).items()}, s, "1h", 3_600_000)
+        candle
+        for s in markets
+        for candle in candles_of({k: v.to_numpy() for k, v in candles(s).items()}, s, "1h", 3_600_000)
     ]
     rows.sort(key=lambda candle: candle.open_time)
     async with open_bus(read_places({"STREAMFORGE_HOME": home}).bus_url) as bus:

@@ -38,9 +38,9 @@ def end(*processes: subprocess.Popen) -> None:
 
 SIT = """
 async def main(url, topic):
-    async with open_bus(url) as bus, bus.subscribe([topic], "g") as member:
-        await member.poll(max_wait=0)
-        print(len(member.assignment()), flush=True)
+    async with open_bus(url) as bus, bus.subscribe([topic], "g") as consumer:
+        await consumer.poll(max_wait=0)
+        print(len(consumer.assignment()), flush=True)
         await asyncio.sleep(600)
 """
 
@@ -84,7 +84,7 @@ async def test_a_busy_member_hands_over_late_but_commits_first(tmp_path):
                     pass
             async with bus.subscribe(["t"], "g") as late:
                 began = time.monotonic()
-                while not late.assignment():  # nobody polls for `busy`
+                while not late.assignment():  # no consumer polls for `busy`
                     assert time.monotonic() - began < DEADLINE
                     await late.poll(max_wait=0.1)
                 assert time.monotonic() - began > 0.4

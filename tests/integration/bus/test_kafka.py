@@ -55,11 +55,11 @@ def with_options(url: str, **options: object) -> str:
     return url + ("&" if "?" in url else "?") + "&".join(f"{name}={value}" for name, value in options.items())
 
 
-async def drain(member, count: int) -> list:
+async def drain(consumer, count: int) -> list:
     records, end = [], time.monotonic() + DEADLINE
     while len(records) < count:
         assert time.monotonic() < end, f"{len(records)} of {count} records"
-        records += (await member.poll(max_wait=0.2)).records
+        records += (await consumer.poll(max_wait=0.2)).records
     return records
 
 
@@ -113,9 +113,9 @@ async def test_missing_rights_are_named(fresh):
         await app.publish(f"readable-{fresh}", numbered(3))
         try:
             async with open_bus(secured("reader")) as reader:
-                async with reader.subscribe([f"readable-{fresh}"], f"readable-{fresh}") as member:
-                    records = await drain(member, 3)
-                    await member.commit(ends_of(records))
+                async with reader.subscribe([f"readable-{fresh}"], f"readable-{fresh}") as consumer:
+                    records = await drain(consumer, 3)
+                    await consumer.commit(ends_of(records))
                 for call, told in (
                     (reader.publish(f"readable-{fresh}", numbered(1)), "WRITE|IDEMPOTENT_WRITE"),
                     (reader.publish(fresh, numbered(1)), f"topic '{fresh}'"),
@@ -192,14 +192,14 @@ async def test_a_rotated_password_harms_nobody(fresh, tmp_path):
         open_bus(with_options(secured(fresh, password_file=str(file)), timeout=4)) as bus,
     ):
         await app.create_topic(fresh)
-        async with bus.subscribe([fresh], fresh) as member:
+        async with bus.subscribe([fresh], fresh) as consumer:
             await bus.publish(fresh, numbered(10))
-            await member.commit(ends_of(await drain(member, 10)))
+            await consumer.commit(ends_of(await drain(consumer, 10)))
             await rotate("second-" + fresh)
             for client in (
                 bus._opened.broker.client,
                 (await bus._opened.publisher.producers.current()).client,
-                member._group.consumer._client,
+                consumer._group.consumer._client,
             ):
                 for conn in list(client._conns.values()):
                     conn.close()
@@ -207,7 +207,7 @@ async def test_a_rotated_password_harms_nobody(fresh, tmp_path):
                 await bus.end_offsets(fresh)
             file.write_text("second-" + fresh)
             await bus.publish(fresh, numbered(10, start=10))
-            await member.commit(ends_of(await drain(member, 10)))
+            await consumer.commit(ends_of(await drain(consumer, 10)))
             assert await bus.committed(fresh, fresh) == {0: 20}
         await app.delete_topic(fresh)
 
@@ -258,21 +258,21 @@ async def test_a_caller_that_works_for_long_is_not_thrown_out(topic):
     "Twice its session without a poll, and the commit still counts."
     async with open_bus(with_options(need("kafka"), session_timeout=6)) as bus:
         await bus.publish(topic, numbered(400))
-        async with bus.subscribe([topic], topic) as member:
-            batch = await drain(member, 400)
-            generation = member._group.listener.generation
+        async with bus.subscribe([topic], topic) as consumer:
+            batch = await drain(consumer, 400)
+            generation = consumer._group.listener.generation
             await asyncio.sleep(13)  # the work
-            await member.commit(ends_of(batch))
-            assert member._group.listener.generation == generation and await bus.committed(
+            await consumer.commit(ends_of(batch))
+            assert consumer._group.listener.generation == generation and await bus.committed(
                 topic, topic
             ) == await bus.end_offsets(topic)
 
 
 async def test_lag_without_a_question(bus, topic):
     await bus.publish(topic, numbered(100))
-    async with bus.subscribe([topic], topic) as member:
-        await drain(member, 100)
-        assert {p: o for (_, p), o in member.ends().items()} == await bus.end_offsets(topic)
+    async with bus.subscribe([topic], topic) as consumer:
+        await drain(consumer, 100)
+        assert {p: o for (_, p), o in consumer.ends().items()} == await bus.end_offsets(topic)
 
 
 # -- publishing
@@ -309,8 +309,8 @@ async def test_many_publishers_at_once_keep_their_order(bus, topic):
             await bus.publish(topic, [Message(b"%d" % i, key=name)])
 
     await asyncio.gather(*(publish(f"agent{i}") for i in range(20)))
-    async with bus.subscribe([topic], topic) as member:
-        records = await drain(member, 1_000)
+    async with bus.subscribe([topic], topic) as consumer:
+        records = await drain(consumer, 1_000)
     for i in range(20):
         assert [int(record.value) for record in records if record.key == f"agent{i}"] == list(range(50))
 
@@ -371,14 +371,14 @@ async def test_a_broker_that_is_killed_and_comes_back(own_broker, fresh, monkeyp
     async with open_bus(f"kafka://127.0.0.1:{port}?timeout=5") as bus:
         await bus.create_topic(fresh, TopicSpec(partitions=4))
         await bus.publish(fresh, numbered(200))
-        async with bus.subscribe([fresh], fresh) as member, bus.subscribe([fresh], f"{fresh}-closing") as closing:
-            await member.commit(ends_of(await drain(member, 200)))
+        async with bus.subscribe([fresh], fresh) as consumer, bus.subscribe([fresh], f"{fresh}-closing") as closing:
+            await consumer.commit(ends_of(await drain(consumer, 200)))
             pid = int((home / f"plain-{port}" / "pid").read_text())
             os.kill(pid, 9)
             publishing = asyncio.ensure_future(bus.publish(fresh, numbered(100, start=200)))
-            assert not (await member.poll(max_wait=1)).records
+            assert not (await consumer.poll(max_wait=1)).records
             with pytest.raises(BusError):
-                await member.commit({(fresh, 0): 1})
+                await consumer.commit({(fresh, 0): 1})
             with pytest.raises(BusError):
                 await bus.end_offsets(fresh)
             await asyncio.wait_for(closing.__aexit__(None, None, None), DEADLINE)
@@ -387,11 +387,11 @@ async def test_a_broker_that_is_killed_and_comes_back(own_broker, fresh, monkeyp
             assert len(await publishing) == 100
             records = []
             while True:
-                records += (await member.poll(max_wait=0.2)).records
+                records += (await consumer.poll(max_wait=0.2)).records
                 assert time.monotonic() - back < DEADLINE, f"{len(records)} records, no commit"
                 if len({record.value for record in records}) == 100:
                     try:
-                        await member.commit(ends_of(records))
+                        await consumer.commit(ends_of(records))
                         break
                     except BusError:
                         continue
@@ -420,10 +420,10 @@ async def test_a_broker_that_hangs_and_goes_on(own_broker, fresh, monkeypatch):
             os.kill(pid, signal.SIGCONT)
         monkeypatch.undo()
         assert len(await bus.publish(fresh, numbered(100, start=20))) == 100
-        async with bus.subscribe([fresh], fresh) as member:
-            records = await drain(member, 120)  # what was given up may be there as well
+        async with bus.subscribe([fresh], fresh) as consumer:
+            records = await drain(consumer, 120)  # what was given up may be there as well
             while {int(record.value) for record in records} != set(range(120)):
-                records += await drain(member, 1)
-            await member.commit(ends_of(records))
+                records += await drain(consumer, 1)
+            await consumer.commit(ends_of(records))
     gc.collect()
     assert not noise, noise

@@ -265,7 +265,9 @@ async def test_a_live_market_is_followed(btc):
 def test_any_holes_any_faults_any_range(btc, single, block, faults, asked):
     "What arrives is the file's rows in the range; what is reported is the rest of the range."
     keep = np.setdiff1d(np.arange(3_000), np.array([*single, *range(block[0], block[0] + block[1])], int))
-    table = msgspec.structs.replace(btc, **{column: getattr(btc, column)[keep] for column in ("open_time", *PRICES, "volume")})
+    table = msgspec.structs.replace(
+        btc, **{column: getattr(btc, column)[keep] for column in ("open_time", *PRICES, "volume")}
+    )
     first = int(btc.open_time[0])
     span = TimeRange(first + asked[0] * HOUR, first + (asked[0] + asked[1]) * HOUR)
 

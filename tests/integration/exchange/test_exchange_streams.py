@@ -100,8 +100,12 @@ async def test_no_candle_is_lost_or_doubled(tables, mishap):
         events = Watched(url, [f"{market.lower()}@kline_1h" for market in MARKETS], QUICK, mishap)
         live = await candles_live(rest, events, NOON + 40 * HOUR)
         for symbol in MARKETS:
-            whole = [candle async for page in rest.klines(symbol, "1h", TimeRange(NOON, NOON + 41 * HOUR)) for candle in page]
-            assert [candle.open_time for candle in live[symbol]] == [candle.open_time for candle in whole] and len(whole) == 41
+            whole = [
+                candle async for page in rest.klines(symbol, "1h", TimeRange(NOON, NOON + 41 * HOUR)) for candle in page
+            ]
+            assert [candle.open_time for candle in live[symbol]] == [candle.open_time for candle in whole] and len(
+                whole
+            ) == 41
             assert live[symbol] == whole
         assert events.longest < 15, events.longest
         assert bool(events.reasons) == (mishap in ("cut in a frame", "silence", "closed", "announced end")), (

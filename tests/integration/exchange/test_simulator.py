@@ -86,7 +86,9 @@ async def test_several_connections_get_the_same_and_a_slow_one_holds_up_no_other
             await until(lambda: sim.streams.connected == 3)
             sim.now = NOON + HOUR
             first, second = await asyncio.gather(take(one, 13 + 12 + 3_600), take(two, 13 + 12 + 3_600))
-            assert first == second and [event["data"]["E"] for event in first] == sorted(event["data"]["E"] for event in first)
+            assert first == second and [event["data"]["E"] for event in first] == sorted(
+                event["data"]["E"] for event in first
+            )
             assert sim.streams.sent < 36_000 + 2 * len(first)  # one is still behind, waiting for its reader
             wanted = [json.loads(o) for _, o in stream_events(sim.market, "btcusdt@depth@100ms", NOON, NOON + 200_000)]
             assert await take(slow, 2_000) == wanted
@@ -124,8 +126,8 @@ async def test_a_book_kept_by_the_rules_is_the_simulators_after_faults_too(table
             "bids": dict(final["bids"]),
             "asks": dict(final["asks"]),
         }
-        struck = (await http.get("/sim/struck")).json()
-        assert [fault["kind"] for fault in struck] == ["gap", "gap", "stale"] and struck[0]["when"] == NOON + 30_100
+        injected = (await http.get("/sim/struck")).json()
+        assert [fault["kind"] for fault in injected] == ["gap", "gap", "stale"] and injected[0]["when"] == NOON + 30_100
 
 
 async def test_a_frame_is_cut_in_the_middle(tables):

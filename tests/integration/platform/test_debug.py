@@ -89,9 +89,9 @@ async def test_start_ping_stop(terminal):
     try:
         code, out, err = await terminal.run("debug", "ping", told["queue_id"], "--count", "5", "--json")
         pinged = json.loads(out)
-        assert (code, err, pinged["all_answered"]) == (0, "", True) and [worker["worker"] for worker in pinged["workers"]] == [
-            told["worker"]
-        ]
+        assert (code, err, pinged["all_answered"]) == (0, "", True) and [
+            worker["worker"] for worker in pinged["workers"]
+        ] == [told["worker"]]
         one = pinged["workers"][0]
         assert (
             len(one["rtt_ms"]) == one["sent"] == 5 and 0 < one["p50_ms"] <= one["p95_ms"] == max(one["rtt_ms"]) < 5_000
@@ -106,7 +106,7 @@ async def test_start_ping_stop(terminal):
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(told["pid"], signal.SIGKILL)
-    for words in (("ping", "--timeout", "0.3", "--count", "1"), ("stop",)):  # nobody lives there any more
+    for words in (("ping", "--timeout", "0.3", "--count", "1"), ("stop",)):  # no worker is left
         code, out, err = await terminal.run("debug", words[0], told["queue_id"], *words[1:])
         assert code == 75 and "no live worker" in err and out == ""
 

@@ -1,4 +1,4 @@
-"""The demo, small, over somebody's own files: what it says is what an independent count finds."""
+"""The demo, small, over the caller's own files: its report agrees with an independent count."""
 
 import csv
 import json

@@ -42,7 +42,9 @@ async def test_the_short_request_loads_stores_and_enriches(tmp_path):
             while not told or told[-1]["status"] != "finished":
                 message = json.loads(await asyncio.wait_for(page.recv(), 60))
                 told += [message["workflow"]] if message["kind"] == "workflow" else []
-        assert done["status"] == "finished" and {"pending", "running", "finished"} <= {state["status"] for state in told}
+        assert done["status"] == "finished" and {"pending", "running", "finished"} <= {
+            state["status"] for state in told
+        }
         assert not any("env" in target for state in told for target in state["targets"])
         expected = candles("BTCUSDT", SHORT["time_range"])
         stored = await lab.store.read("candles_1h")

@@ -44,21 +44,22 @@ def some_policy(panel):
 
 
 @pytest.fixture
-async def live(house):
-    "History in the store, the rest on the topic, a published policy; yields (panel, policy, house)."
+async def live(lab):
+    "History in the store, the rest on the topic, a published policy; yields (panel, policy, lab)."
     panel = panel_of({market: candles(market, SPAN) for market in MARKETS})
     policy, cut = some_policy(panel), int(panel.open_time[CUT])
     records = {market: enrich(Enricher(), sample_candles((market,), SPAN)) for market in MARKETS}
-    async with open_artifacts(house.places.artifacts_url) as artifacts, open_store(house.places.store_url) as store:
+    async with open_artifacts(lab.places.artifacts_url) as artifacts, open_store(lab.places.store_url) as store:
         await publish(artifacts, None, "ppo", policy.files())
         await store.ensure(enriched_collection("candles_1h"), enriched_schema(INDICATORS))
         for rows in records.values():
             await store.upsert(enriched_collection("candles_1h"), [row for row in rows if row.open_time < cut])
     later = sorted(
-        (row for rows in records.values() for row in rows if row.open_time >= cut), key=lambda row: (row.open_time, row.symbol)
+        (row for rows in records.values() for row in rows if row.open_time >= cut),
+        key=lambda row: (row.open_time, row.symbol),
     )
-    await house.fill([(row.symbol, msgspec.json.encode(row)) for row in later], topic="live-enriched")
-    return panel, policy, house
+    await lab.fill([(row.symbol, msgspec.json.encode(row)) for row in later], topic="live-enriched")
+    return panel, policy, lab
 
 
 def expected(panel, policy):
@@ -74,53 +75,51 @@ def expected(panel, policy):
     return told
 
 
-async def decided(house, wanted):
+async def decided(lab, wanted):
     async def enough():
-        found = [decode(Decision, record.value) for record in await house.records("decisions")]
+        found = [decode(Decision, record.value) for record in await lab.records("decisions")]
         return found if len({(candle.symbol, candle.open_time) for candle in found}) >= wanted else None
 
     return await until(enough, timeout=60)
 
 
-async def finish(house, panel, policy):
+async def finish(lab, panel, policy):
     "Wait for all decisions, stop the agent, and compare topic, store and backtest."
     want = expected(panel, policy)
-    said = await decided(house, len(want))
-    await house.command("stop")
-    assert [await process.wait() for process in house.started][-1] == 0
+    said = await decided(lab, len(want))
+    await lab.command("stop")
+    assert [await process.wait() for process in lab.started][-1] == 0
     assert len(said) == len(want), "a candle was decided twice"
     assert {(candle.symbol, candle.open_time): (candle.action, candle.equity) for candle in said} == want
-    async with open_store(house.places.store_url) as store:
+    async with open_store(lab.places.store_url) as store:
         rows = [msgspec.convert(row, Decision) for row in (await store.read("decisions")).to_pylist()]
     assert sorted(rows, key=str) == sorted(said, key=str)
 
 
 async def test_the_live_account_is_the_backtest(live):
-    panel, policy, house = live
-    await house.start("rl-agent", **ENV)
-    await finish(house, panel, policy)
+    panel, policy, lab = live
+    await lab.start("rl-agent", **ENV)
+    await finish(lab, panel, policy)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("failpoint", ["after-state", "after-state:3", "after-decisions", "after-decisions:2"])
 async def test_killed_it_goes_on_where_it_was(live, failpoint):
-    panel, policy, house = live
-    assert await house.run("rl-agent", **ENV, FAILPOINT=failpoint) == -9
-    await house.start("rl-agent", **ENV)
-    await finish(house, panel, policy)
+    panel, policy, lab = live
+    assert await lab.run("rl-agent", **ENV, FAILPOINT=failpoint) == -9
+    await lab.start("rl-agent", **ENV)
+    await finish(lab, panel, policy)
 
 
 async def test_a_damaged_model_is_refused(live):
-    _, _, house = live
-    async with open_artifacts(house.places.artifacts_url) as artifacts:
+    _, _, lab = live
+    async with open_artifacts(lab.places.artifacts_url) as artifacts:
         manifest = (await artifacts.versions("models", "ppo"))[-1]
-    weights = next((house.home / "artifacts").rglob("weights.safetensors"))
+    weights = next((lab.home / "artifacts").rglob("weights.safetensors"))
     weights.chmod(0o644)
     weights.write_bytes(weights.read_bytes()[:-8] + b"\x00" * 8)
-    assert await house.run("rl-agent", **ENV, MODEL_VERSION=manifest.version) == 65
-    event = (await house.events())[-1]
+    assert await lab.run("rl-agent", **ENV, MODEL_VERSION=manifest.version) == 65
+    event = (await lab.events())[-1]
     assert (
-        event.status == "error"
-        and event.extra["error_type"] == "DamagedArtifact"
-        and not await house.length("decisions")
+        event.status == "error" and event.extra["error_type"] == "DamagedArtifact" and not await lab.length("decisions")
     )

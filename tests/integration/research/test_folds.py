@@ -118,7 +118,8 @@ async def test_failing_fold_names_notebook_and_cell(place):
     assert "failed" in states and all(state in ("failed", "stopped") for state in states)
     assert not any((fold_folder(fold) / RESULT).exists() for fold in place.planned(config))
     assert any(
-        (fold_folder(fold) / ERROR).exists() and (fold_folder(fold) / EXECUTED).exists() for fold in place.planned(config)
+        (fold_folder(fold) / ERROR).exists() and (fold_folder(fold) / EXECUTED).exists()
+        for fold in place.planned(config)
     )
     assert [experiment.status for experiment in await experiments(place.store)] == ["failed"]
 

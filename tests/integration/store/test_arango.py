@@ -11,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from standins.arango import Fault, standin  # noqa: E402
-from worker_lab import House, sample_candles, stream_with_nonsense  # noqa: E402
+from worker_lab import WorkerLab, sample_candles, stream_with_nonsense  # noqa: E402
 
 from streamforge.core.errors import BadConfig, BadData, BadUrl, Conflict, Refused, StoreError  # noqa: E402
 from streamforge.store.arango.client import ArangoConnection  # noqa: E402
@@ -199,7 +199,10 @@ async def test_a_revision_that_does_not_match(calm, status):
                 *((one, two)[k % 2].put("raced", id, {"k": k}, version=version) for k in range(8)),
                 return_exceptions=True,
             )
-            assert sum(result == version + 1 for result in results) == 1 and sum(isinstance(result, Conflict) for result in results) == 7
+            assert (
+                sum(result == version + 1 for result in results) == 1
+                and sum(isinstance(result, Conflict) for result in results) == 7
+            )
         await asyncio.gather(*((one, two)[k % 2].put("raced", id, {"k": k}) for k in range(4)))
         assert (await one.get("raced", id)).version == 10
 
@@ -291,22 +294,24 @@ async def test_a_connector_puts_aside_what_is_refused_and_nothing_else(calm, tmp
         (lambda name, row: name == "candles_1h" and row["open_time"] in victims and row["symbol"] == "BTCUSDT", 1620)
     ]
     calm.arango.faults = [Fault(503, on="import", times=5, chance=0.3), Fault(1200, on="import", times=5, chance=0.5)]
-    house = House(tmp_path, {"STREAMFORGE_STORE_URL": calm.url()})
-    await house.fill(stream_with_nonsense(rows))
-    assert await house.run("arango-connector", **CONNECT) == 0
-    found = await house.contents()
+    lab = WorkerLab(tmp_path, {"STREAMFORGE_STORE_URL": calm.url()})
+    await lab.fill(stream_with_nonsense(rows))
+    assert await lab.run("arango-connector", **CONNECT) == 0
+    found = await lab.contents()
     assert set(found["candles_1h"]) == {(row.symbol, "1h", row.open_time) for row in rows} - {
         ("BTCUSDT", "1h", victim) for victim in victims
     }
-    refused = [record for record in await house.records(f"{house.data}-dlq") if dict(record.headers)["sf.dlq.stage"] == b"write"]
+    refused = [
+        record for record in await lab.records(f"{lab.data}-dlq") if dict(record.headers)["sf.dlq.stage"] == b"write"
+    ]
     assert {json.loads(record.value)["open_time"] for record in refused} == victims
     assert all(b"number 1620" in dict(record.headers)["sf.dlq.error"] for record in refused)
 
 
 @pytest.mark.parametrize(("password", "database", "code"), [("wrong", "lab", 78), ("secret", "nowhere", 64)])
 async def test_a_connector_that_may_not_says_so(calm, tmp_path, password, database, code):
-    house = House(tmp_path, {"STREAMFORGE_STORE_URL": f"arangodb://lab:{password}@127.0.0.1:{calm.port}/{database}"})
-    await house.fill([])
-    assert await house.run("arango-connector", **CONNECT) == code
-    (event,) = await house.events("error")
+    lab = WorkerLab(tmp_path, {"STREAMFORGE_STORE_URL": f"arangodb://lab:{password}@127.0.0.1:{calm.port}/{database}"})
+    await lab.fill([])
+    assert await lab.run("arango-connector", **CONNECT) == code
+    (event,) = await lab.events("error")
     assert event.message and "wrong" not in event.message

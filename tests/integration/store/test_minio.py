@@ -86,7 +86,7 @@ class Proxy:
 
     @contextlib.contextmanager
     def down(self):
-        "Nobody listens for a while."
+        "Refuse connections for a while."
         self.http.post(f"/proxies/{self.name}", json={"enabled": False}).raise_for_status()
         try:
             yield
@@ -150,9 +150,9 @@ async def test_an_upload_cut_in_its_middle_leaves_nothing_that_anybody_sees(lab,
         assert await artifacts.versions("models", "gatv2") == [] and await artifacts.names("models") == []
         assert await artifacts.sweep("models") == 0  # too young to be sure
         kept = await artifacts.put("models", "kept", FILES)
-        assert await artifacts.sweep("models", older_than=-60) == 1 and {path.split("/")[1] for path in lab.objects()} == {
-            "kept"
-        }
+        assert await artifacts.sweep("models", older_than=-60) == 1 and {
+            path.split("/")[1] for path in lab.objects()
+        } == {"kept"}
         put = await artifacts.put("models", "gatv2", FILES)  # the line is whole again: the same store works on
         assert await artifacts.get(put, "weights.safetensors") == FILES[
             "weights.safetensors"
@@ -233,7 +233,8 @@ async def test_of_many_writers_one_creates_the_manifest_and_all_have_the_artifac
         puts = await asyncio.gather(*(writer.put("models", "gatv2", {"config.json": b"{}"}) for writer in writers))
         written = list(lab.client.list_objects(lab.bucket, recursive=True, include_version=True))
         assert (
-            len([written_object for written_object in written if written_object.object_name.endswith("manifest.json")]) == 1
+            len([written_object for written_object in written if written_object.object_name.endswith("manifest.json")])
+            == 1
         )  # although files were written by each
         assert puts == puts[:1] * 8 and await writers[0].versions("models", "gatv2") == puts[:1]
         for one in written:

@@ -145,7 +145,7 @@ async def test_values_that_the_server_refuses_cost_their_batch_only(url, fresh):
 
 
 async def test_a_lock_that_is_held_too_long(url, fresh):
-    "Somebody holds the table: a named error in time, the event loop goes on, and the batch is not there."
+    "Another connection holds the table: a named error in time, the event loop goes on, and the batch is not there."
     async with open_store(f"{url}&timeout=1") as store:
         await store.ensure(fresh, EDGES)
         holder = Postgresql(url).connect()

@@ -109,7 +109,9 @@ def secured():
     "(URL without options, the right authority, another one)."
     need("postgresql")
     found = [
-        Path(folder).parent for folder in (shutil.which("initdb"), *sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))) if folder
+        Path(folder).parent
+        for folder in (shutil.which("initdb"), *sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")))
+        if folder
     ]
     if not found or not shutil.which("openssl"):
         pytest.skip("initdb or openssl is not installed: no server of our own can be made")

@@ -40,11 +40,11 @@ def asked(sim, ending: str) -> int:
     return sum(path.endswith(ending) for _, path, _, _ in sim.log)
 
 
-async def values(house, queue="wf-1") -> list[bytes]:
-    return [record.value for record in await house.records(f"{queue}-data")]
+async def values(lab, queue="wf-1") -> list[bytes]:
+    return [record.value for record in await lab.records(f"{queue}-data")]
 
 
-async def data(house, *arguments, **env):
+async def data(lab, *arguments, **env):
     "`streamforge data ...`: exit code and what it prints."
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -53,7 +53,7 @@ async def data(house, *arguments, **env):
         "data",
         *arguments,
         "--home",
-        str(house.home),
+        str(lab.home),
         "--json",
         env=os.environ | env,
         stdout=asyncio.subprocess.PIPE,
@@ -63,44 +63,46 @@ async def data(house, *arguments, **env):
 
 
 @pytest.mark.slow
-async def test_files_and_rest_give_the_same_records_whatever_dies(house):
+async def test_files_and_rest_give_the_same_records_whatever_dies(lab):
     "A month, days, a day that only REST has; killed twice on the way; the files that are here are not fetched again."
     async with exchange() as (sim, urls):
-        assert await house.run("loader-producer", QUEUE_ID="wf-rest", **urls, **LOAD | {"SOURCE": "rest"}) == 0
+        assert await lab.run("loader-producer", QUEUE_ID="wf-rest", **urls, **LOAD | {"SOURCE": "rest"}) == 0
         assert not asked(sim, ".zip") and not asked(sim, ".CHECKSUM")
         sim.faults.add(Fault(kind="server_error", status=404, path=f"{DAY}.CHECKSUM", times=0))
         for point in ("after-publish:1", "before-publish:2"):
-            assert await house.run("loader-producer", FAILPOINT=point, **urls, **LOAD) == -signal.SIGKILL
-        assert await house.run("loader-producer", **urls, **LOAD) == 0
-        assert await values(house) == await values(house, "wf-rest")
+            assert await lab.run("loader-producer", FAILPOINT=point, **urls, **LOAD) == -signal.SIGKILL
+        assert await lab.run("loader-producer", **urls, **LOAD) == 0
+        assert await values(lab) == await values(lab, "wf-rest")
         assert asked(sim, MONTH) == 1 and asked(sim, f"{DAY}.CHECKSUM") >= 1 and not asked(sim, DAY)
-    told = (await house.events("finished"))[-1].extra
+    told = (await lab.events("finished"))[-1].extra
     span = TimeRange.parse(SPAN)
-    holes = Ranges.of(*((gap.start, gap.end) for gap in find_gaps(candles("BTCUSDT", SPAN).open_time.tolist(), span, "1h")))
+    holes = Ranges.of(
+        *((gap.start, gap.end) for gap in find_gaps(candles("BTCUSDT", SPAN).open_time.tolist(), span, "1h"))
+    )
     assert sum(gap["missing"] for gap in told["gaps"]) == holes.size // HOUR and told["archive_reissued"] == []
-    async with open_store(house.places.store_url) as store:
+    async with open_store(lab.places.store_url) as store:
         entry = await read_entry(store, LedgerKey("candles_1h", "BTCUSDT", "candles", "1h"))
     assert entry.loaded == WHOLE - holes and entry.asked == WHOLE and entry.missing == holes == entry.settled
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["flipped", "checksum"])
-async def test_a_damaged_file_is_fetched_once_more_and_then_named(house, kind):
+async def test_a_damaged_file_is_fetched_once_more_and_then_named(lab, kind):
     "65 and its name; what was published is complete; once the archive is well again, the rest follows."
     async with exchange() as (sim, urls):
         sim.faults.add(Fault(kind=kind, path=MONTH + (".CHECKSUM" if kind == "checksum" else ""), times=2))
-        assert await house.run("loader-producer", **urls, **LOAD) == 65
-        (error,) = await house.events("error")
+        assert await lab.run("loader-producer", **urls, **LOAD) == 65
+        (error,) = await lab.events("error")
         assert (
             error.extra["error_type"] == "DamagedArtifact"
             and "BTCUSDT-1h-2021-05" in error.message
             and error.finished
             and asked(sim, MONTH) == 2
         )
-        before = await values(house)
+        before = await values(lab)
         sim.faults.add(Fault(kind=kind, path=MONTH + (".CHECKSUM" if kind == "checksum" else ""), times=1))
-        assert await house.run("loader-producer", **urls, **LOAD) == 0 and asked(sim, MONTH) == 4
-    rows = [msgspec.json.decode(value)["open_time"] for value in await values(house)]
+        assert await lab.run("loader-producer", **urls, **LOAD) == 0 and asked(sim, MONTH) == 4
+    rows = [msgspec.json.decode(value)["open_time"] for value in await values(lab)]
     assert (
         rows == candles("BTCUSDT", SPAN).open_time.tolist()
         and rows[: len(before)] == candles("BTCUSDT", "2021-04-20:2021-05-01").open_time.tolist()[: len(before)]
@@ -108,7 +110,7 @@ async def test_a_damaged_file_is_fetched_once_more_and_then_named(house, kind):
 
 
 @pytest.mark.slow
-async def test_trades_from_files_and_rest_are_stored_complete_and_repaired(house):
+async def test_trades_from_files_and_rest_are_stored_complete_and_repaired(lab):
     "Three days: `auto` takes files, since they pay; of one REST has all but a hole of ids; a kill in between; then rows are lost."
     hole = TimeRange.parse("2021-05-12T03:00:2021-05-12T05:00")
     async with exchange(per_candle=120) as (sim, urls):
@@ -123,18 +125,18 @@ async def test_trades_from_files_and_rest_are_stored_complete_and_repaired(house
         sim.faults.add(
             Fault(kind="gap", path="/api/v3/aggTrades", symbol="BTCUSDT", start=hole.start, end=hole.end, times=0)
         )
-        connector = await house.start(
+        connector = await lab.start(
             "arango-connector", TYPE="api_trades", SYMBOL="BTCUSDT", UPSTREAM="loader-producer__a1b2c3"
         )
-        assert await house.run("loader-producer", FAILPOINT="after-publish:2", **urls, **TRADES) == -signal.SIGKILL
+        assert await lab.run("loader-producer", FAILPOINT="after-publish:2", **urls, **TRADES) == -signal.SIGKILL
         assert (
-            await house.run("loader-producer", **urls, **TRADES) == 0
+            await lab.run("loader-producer", **urls, **TRADES) == 0
             and await asyncio.wait_for(connector.wait(), 120) == 0
         )
-        trades = [decode(Trade, value) for value in await values(house)]
+        trades = [decode(Trade, value) for value in await values(lab)]
         ids = [trade.trade_id for trade in trades]
         gaps = [(a + 1, b) for a, b in zip(ids, ids[1:], strict=False) if b != a + 1]
-        (told,) = [event for event in await house.events("finished") if "from_store" in event.extra]
+        (told,) = [event for event in await lab.events("finished") if "from_store" in event.extra]
         assert (
             [(gap["start"], gap["end"]) for gap in told.extra["gaps"]] == gaps
             and len(gaps) == 1
@@ -145,34 +147,36 @@ async def test_trades_from_files_and_rest_are_stored_complete_and_repaired(house
             and not any(trade.timestamp in hole for trade in trades)
             and told.extra["archive_lacked"] > 0
         )
-        await _stored(house, trades)
+        await _stored(lab, trades)
 
-        code, found = await data(house, "verify")
+        code, found = await data(lab, "verify")
         assert code == 0 and [(row["rows"], row["wanted"], row["missing"]) for row in found] == [(len(ids), 0, 240)]
         lost = [(ids[0], ids[0] + 3), (ids[6_000], ids[6_000] + 50)]
-        with sqlite3.connect(house.places.store_url.removeprefix("sqlite:///")) as db:
+        with sqlite3.connect(lab.places.store_url.removeprefix("sqlite:///")) as db:
             for first, last in lost:
                 db.execute("DELETE FROM trades WHERE trade_id >= ? AND trade_id < ?", (first, last))
-        code, found = await data(house, "verify")
+        code, found = await data(lab, "verify")
         assert code == 65 and found[0]["holes"] == [list(gap) for gap in lost]
         sim.log.clear()
-        code, repaired = await data(house, "repair", **urls)
+        code, repaired = await data(lab, "repair", **urls)
         assert code == 0 and [(row["lacked"], row["stored"], row["still"]) for row in repaired] == [(53, 53, 0)]
         assert 0 < asked(sim, "aggTrades") <= 20 and not asked(sim, ".zip"), list(sim.log)
-        await _stored(house, trades)
-        code, known = await data(house, "status")
-        assert code == 0 and [(entry["verified"], entry["missing"]) for entry in known if entry["kind"] == "trade_ids"] == [
-            (len(ids), 240)
-        ]
+        await _stored(lab, trades)
+        code, known = await data(lab, "status")
+        assert code == 0 and [
+            (entry["verified"], entry["missing"]) for entry in known if entry["kind"] == "trade_ids"
+        ] == [(len(ids), 240)]
 
 
-async def _stored(house, trades):
+async def _stored(lab, trades):
     "Every trade once, and volume by price that adds up."
-    async with open_store(house.places.store_url) as store:
+    async with open_store(lab.places.store_url) as store:
         rows = (await store.read("trades")).to_pylist()
         volume = await store.read("trades_volume")
-    assert [row["trade_id"] for row in rows] == [trade.trade_id for trade in trades] and [row["price"] for row in rows] == [
-        trade.price for trade in trades
-    ]
+    assert [row["trade_id"] for row in rows] == [trade.trade_id for trade in trades] and [
+        row["price"] for row in rows
+    ] == [trade.price for trade in trades]
     total = sum(volume["buy_volume"].to_pylist()) + sum(volume["sell_volume"].to_pylist())
-    assert total == pytest.approx(sum(trade.quantity for trade in trades)) and sum(volume["trades"].to_pylist()) == len(trades)
+    assert total == pytest.approx(sum(trade.quantity for trade in trades)) and sum(volume["trades"].to_pylist()) == len(
+        trades
+    )

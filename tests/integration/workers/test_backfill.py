@@ -38,20 +38,21 @@ def told(candle: Candle) -> tuple:
     )
 
 
-async def stored(house) -> list[Candle]:
-    async with open_store(house.places.store_url) as store:
+async def stored(lab) -> list[Candle]:
+    async with open_store(lab.places.store_url) as store:
         return [
-            Candle(**row) for row in (await store.read("candles_made", columns=list(Candle.__struct_fields__))).to_pylist()
+            Candle(**row)
+            for row in (await store.read("candles_made", columns=list(Candle.__struct_fields__))).to_pylist()
         ]
 
 
 @pytest.mark.slow
-async def test_candles_of_trades_are_the_exchange_s_own(new_house):
-    calm, rough = new_house("calm"), new_house("rough")
+async def test_candles_of_trades_are_the_exchange_s_own(new_lab):
+    calm, rough = new_lab("calm"), new_lab("rough")
     async with serve_app(Simulator.open()) as url, BinanceRest(url) as rest:
         own = {told(candle) for symbol in MARKETS async for page in rest.klines(symbol, "1h", WHOLE) for candle in page}
-        for house in (calm, rough):
-            assert await house.run("loader-producer", BINANCE_API_URL=url, SOURCE="rest", **LOAD) == 0
+        for lab in (calm, rough):
+            assert await lab.run("loader-producer", BINANCE_API_URL=url, SOURCE="rest", **LOAD) == 0
     assert await calm.run("arango-connector", **CONNECT) == 0
     for point in ("after-candles:2", "after-write:3"):
         assert await rough.run("arango-connector", FAILPOINT=point, **CONNECT) == -signal.SIGKILL

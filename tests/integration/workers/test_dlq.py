@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from worker_lab import House, bad_values, sample_candles
+from worker_lab import WorkerLab, bad_values, sample_candles
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from servers import need  # noqa: E402
@@ -30,17 +30,17 @@ from streamforge.workers.runtime.dead_letters import (
 @pytest.fixture(params=["embedded", "kafka"])
 async def home(request, tmp_path):
     "Workers over the embedded bus, or over a real broker with a store of their own."
-    house = House(tmp_path, {"STREAMFORGE_BUS_URL": need("kafka")} if request.param == "kafka" else None)
-    yield house
-    house.close()
-    await house.forget()
+    lab = WorkerLab(tmp_path, {"STREAMFORGE_BUS_URL": need("kafka")} if request.param == "kafka" else None)
+    yield lab
+    lab.close()
+    await lab.forget()
 
 
-async def command(house, *words) -> tuple[int, str, str]:
+async def command(lab, *words) -> tuple[int, str, str]:
     "Exit code, output and errors of `streamforge dlq ...`."
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "streamforge.cli.main", "dlq", *words),
-        env=os.environ | house.env,
+        env=os.environ | lab.env,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -52,16 +52,18 @@ async def waiting(bus, topic, **narrow):
     return select_dead_letters(await list_dead_letters(bus, topic), await replayed_attempts(bus, topic), **narrow)
 
 
-async def set_aside(house, values, first=0):
-    "Letters as a worker writes them, from offsets counted from `first`."
-    async with house.bus() as bus:
-        for topic in (house.data, f"{house.data}-dlq"):
-            await bus.create_topic(topic, TopicSpec(partitions=2 if topic == house.data else 1))
+async def set_aside(lab, values, first=0):
+    "Dead letters as a worker writes them, from offsets counted from `first`."
+    async with lab.bus() as bus:
+        for topic in (lab.data, f"{lab.data}-dlq"):
+            await bus.create_topic(topic, TopicSpec(partitions=2 if topic == lab.data else 1))
         records = [
-            Record(house.data, 0, first + n, value, "BTCUSDT", (("traceparent", b"00-ab"),))
+            Record(lab.data, 0, first + n, value, "BTCUSDT", (("traceparent", b"00-ab"),))
             for n, value in enumerate(values)
         ]
-        await bus.publish(f"{house.data}-dlq", [dead_letter(record, ValueError("too new"), "decode") for record in records])
+        await bus.publish(
+            f"{lab.data}-dlq", [dead_letter(record, ValueError("too new"), "decode") for record in records]
+        )
 
 
 async def test_the_life_of_a_letter(home):
@@ -89,7 +91,9 @@ async def test_the_life_of_a_letter(home):
     came = await home.records(home.data)
     assert len(came) == len(rows) - 3 + len(bad) + len(bad) + 3
     back = [record for record in came if dict(record.headers).get("sf.replayed", b"").endswith(b":1001")]
-    assert [(record.value, record.key, dict(record.headers)["traceparent"]) for record in back] == [(early[1], "BTCUSDT", b"00-ab")]
+    assert [(record.value, record.key, dict(record.headers)["traceparent"]) for record in back] == [
+        (early[1], "BTCUSDT", b"00-ab")
+    ]
 
     again = {**connect, "EVENTS_FROM": f"0:{await home.length(home.told)}"}  # what the loader says from here on
     await home.fill([])
@@ -100,12 +104,15 @@ async def test_the_life_of_a_letter(home):
         row.close for row in rows
     ]
     async with home.bus() as bus:
-        letters = await list_dead_letters(bus, home.data)
+        dead_letters = await list_dead_letters(bus, home.data)
         chosen, left = await waiting(bus, home.data)
-        assert sorted(letter.source for letter in letters if letter.error == "BadRecord") == sources and len(letters) == len(bad) + 3
         assert (
-            {letter.attempts for letter in chosen} == {2}
-            and sorted(letter.record.value for letter in chosen) == sorted(bad)
+            sorted(dead.source for dead in dead_letters if dead.error == "BadRecord") == sources
+            and len(dead_letters) == len(bad) + 3
+        )
+        assert (
+            {dead.attempts for dead in chosen} == {2}
+            and sorted(dead.record.value for dead in chosen) == sorted(bad)
             and left["replayed"] == 3
         )
         assert await waiting(bus, home.data, max_attempts=2) == (
@@ -132,7 +139,7 @@ async def test_a_replay_that_is_cut_off_loses_nothing_and_repeats_little(home):
             await replay_dead_letters(bus, home.data, (await waiting(bus, home.data))[0], batch=10)
         bus.publish = publish
         rest, left = await waiting(bus, home.data)
-        assert [letter.record.value for letter in rest] == [b"%d" % n for n in range(10, 25)] and left["replayed"] == 10
+        assert [dead.record.value for dead in rest] == [b"%d" % n for n in range(10, 25)] and left["replayed"] == 10
         await replay_dead_letters(bus, home.data, rest)
         assert (await waiting(bus, home.data))[0] == []
         came = await read_whole_topic(bus, home.data)
@@ -140,7 +147,7 @@ async def test_a_replay_that_is_cut_off_loses_nothing_and_repeats_little(home):
         assert sorted(sent, key=int) == sorted([b"%d" % n for n in [*range(25), *range(10, 20)]], key=int)
         assert len({dict(record.headers)["sf.replayed"] for record in came}) == 25
         await bus.publish(f"{home.data}-dlq", [dead_letter(record, ValueError("again"), "decode") for record in came])
-        assert [letter.attempts for letter in (await waiting(bus, home.data))[0]] == [2] * 25
+        assert [dead.attempts for dead in (await waiting(bus, home.data))[0]] == [2] * 25
 
 
 async def test_topics_that_are_empty_foreign_gone_or_made_anew(home):
@@ -159,9 +166,9 @@ async def test_topics_that_are_empty_foreign_gone_or_made_anew(home):
             await bus.delete_topic(topic)
     await set_aside(home, [b"other", b"two"])  # offsets count from 0 again
     async with home.bus() as bus:
-        assert [letter.record.value for letter in (await waiting(bus, home.data))[0]] == [
+        assert [dead.record.value for dead in (await waiting(bus, home.data))[0]] == [
             b"other"
-        ]  # the same bytes at the same offset are the same letter
+        ]  # the same bytes at the same offset are the same dead letter
         await bus.delete_topic(home.data)
         with pytest.raises(UnknownTopic):
             await replay_dead_letters(bus, home.data, (await waiting(bus, home.data))[0])

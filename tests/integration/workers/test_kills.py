@@ -24,109 +24,110 @@ _once: dict[str, str] = {}  # the fingerprint of the undisturbed run
 
 
 @pytest.fixture
-async def undisturbed(new_house):
+async def undisturbed(new_lab):
     if not _once:
-        house = new_house("undisturbed")
-        await house.fill(stream())
-        assert await house.run("arango-connector", **CONNECT) == 0
-        _once.update(await house.fingerprint())
+        lab = new_lab("undisturbed")
+        await lab.fill(stream())
+        assert await lab.run("arango-connector", **CONNECT) == 0
+        _once.update(await lab.fingerprint())
     return _once
 
 
 @pytest.mark.slow
-async def test_killed_at_every_failpoint(new_house, undisturbed):
+async def test_killed_at_every_failpoint(new_lab, undisturbed):
     async def life(nth: int, point: str):
-        house = new_house(point)
-        await house.fill(stream())
-        assert await house.run("arango-connector", FAILPOINT=f"{point}:{1 + nth % 3}", **CONNECT) == -signal.SIGKILL, (
+        lab = new_lab(point)
+        await lab.fill(stream())
+        assert await lab.run("arango-connector", FAILPOINT=f"{point}:{1 + nth % 3}", **CONNECT) == -signal.SIGKILL, (
             point
         )
-        assert await house.run("arango-connector", **CONNECT) == 0, point
-        assert await house.fingerprint() == undisturbed, point
+        assert await lab.run("arango-connector", **CONNECT) == 0, point
+        assert await lab.fingerprint() == undisturbed, point
 
     for n in range(0, len(FAILPOINTS), 2):  # two at a time
         await asyncio.gather(*(life(n + i, point) for i, point in enumerate(FAILPOINTS[n : n + 2])))
 
 
 @pytest.mark.slow
-async def test_killed_at_one_failpoint_after_the_other(new_house, undisturbed):
-    house = new_house("unlucky")
-    await house.fill(stream())
+async def test_killed_at_one_failpoint_after_the_other(new_lab, undisturbed):
+    lab = new_lab("unlucky")
+    await lab.fill(stream())
     for point in FAILPOINTS:
-        assert await house.run("arango-connector", FAILPOINT=f"{point}:2", **CONNECT) == -signal.SIGKILL, point
-    assert await house.run("arango-connector", **CONNECT) == 0
-    assert await house.fingerprint() == undisturbed
+        assert await lab.run("arango-connector", FAILPOINT=f"{point}:2", **CONNECT) == -signal.SIGKILL, point
+    assert await lab.run("arango-connector", **CONNECT) == 0
+    assert await lab.fingerprint() == undisturbed
 
 
 @pytest.mark.slow
-async def test_killed_at_random_moments(new_house, undisturbed):
-    chance, house = random.Random(7), new_house("random")
-    await house.fill(stream())
+async def test_killed_at_random_moments(new_lab, undisturbed):
+    chance, lab = random.Random(7), new_lab("random")
+    await lab.fill(stream())
     small, killed = CONNECT | {"BATCH_ROWS": "20"}, 0
     for _ in range(5):
-        connector, before = await house.start("arango-connector", **small), await house.length("wf-1-data-enriched")
+        connector, before = await lab.start("arango-connector", **small), await lab.length("wf-1-data-enriched")
         upto = before + chance.randrange(1, 200)
 
         async def far_enough(connector=connector, upto=upto):
-            return connector.returncode is not None or await house.length("wf-1-data-enriched") >= upto
+            return connector.returncode is not None or await lab.length("wf-1-data-enriched") >= upto
 
         await until(far_enough)
         await asyncio.sleep(chance.random() * 0.02)  # anywhere in a batch: here the randomness is the point
         if connector.returncode is None:
             connector.kill()
         killed += await connector.wait() == -signal.SIGKILL
-    assert killed >= 3 and await house.run("arango-connector", **small) == 0
-    assert await house.fingerprint() == undisturbed
+    assert killed >= 3 and await lab.run("arango-connector", **small) == 0
+    assert await lab.fingerprint() == undisturbed
 
 
 @pytest.mark.slow
-async def test_two_members_one_of_them_killed(new_house, undisturbed):
-    house = new_house("two")
-    await house.fill(stream())
+async def test_two_members_one_of_them_killed(new_lab, undisturbed):
+    lab = new_lab("two")
+    await lab.fill(stream())
     small = CONNECT | {"BATCH_ROWS": "20"}
     one, two = (
-        await house.start("arango-connector", **small),
-        await house.start("arango-connector", **small | {"TELEMETRY_PRODUCER_ID": "arango-connector__b"}),
+        await lab.start("arango-connector", **small),
+        await lab.start("arango-connector", **small | {"TELEMETRY_PRODUCER_ID": "arango-connector__b"}),
     )
-    await until(lambda: house.length("wf-1-data-enriched"))
+    await until(lambda: lab.length("wf-1-data-enriched"))
     one.kill()
     assert await one.wait() == -signal.SIGKILL and await two.wait() == 0
-    assert await house.fingerprint() == undisturbed
+    assert await lab.fingerprint() == undisturbed
 
 
 @pytest.mark.slow
-async def test_a_frozen_member_comes_back_to_find_its_work_done(new_house, undisturbed):
-    house = new_house("frozen")
-    await house.fill(stream())
-    house.env["STREAMFORGE_BUS_URL"] = (
-        f"{house.places.bus_url}?session_timeout=2"  # so long is a silent member waited for
+async def test_a_frozen_member_comes_back_to_find_its_work_done(new_lab, undisturbed):
+    lab = new_lab("frozen")
+    await lab.fill(stream())
+    lab.env["STREAMFORGE_BUS_URL"] = (
+        f"{lab.places.bus_url}?session_timeout=2"  # so long is a silent consumer waited for
     )
-    frozen = await house.start(
+    frozen = await lab.start(
         "arango-connector", FAILPOINT="after-publish:1:stop", **CONNECT | {"BATCH_ROWS": "20"}
     )  # where it holds no lock
-    await until(lambda: house.length("wf-1-data-enriched"))
+    await until(lambda: lab.length("wf-1-data-enriched"))
     assert (
-        await house.run("arango-connector", timeout=120, **CONNECT | {"TELEMETRY_PRODUCER_ID": "arango-connector__b"})
+        await lab.run("arango-connector", timeout=120, **CONNECT | {"TELEMETRY_PRODUCER_ID": "arango-connector__b"})
         == 0
     )
     frozen.send_signal(signal.SIGCONT)
     assert await asyncio.wait_for(frozen.wait(), 60) == 0
-    assert await house.fingerprint() == undisturbed
+    assert await lab.fingerprint() == undisturbed
 
 
-async def test_a_loader_that_was_killed_goes_on(new_house):
-    house, span = new_house("loader"), "2021-04-10:2021-12-10"
+async def test_a_loader_that_was_killed_goes_on(new_lab):
+    lab, span = new_lab("loader"), "2021-04-10:2021-12-10"
     env = {"TYPE": "api_candles_1h", "SYMBOL": "BTCUSDT,ETHUSDT", "TIME_RANGE": span}
     async with serve_app(Simulator.open()) as url:
         assert (
-            await house.run("loader-producer", FAILPOINT="after-publish:2", BINANCE_API_URL=url, **env)
-            == -signal.SIGKILL
+            await lab.run("loader-producer", FAILPOINT="after-publish:2", BINANCE_API_URL=url, **env) == -signal.SIGKILL
         )
-        half = await house.length("wf-1-data")
-        assert await house.run("loader-producer", BINANCE_API_URL=url, **env) == 0
-    loaded = [decode(Candle, record.value) for record in await house.records("wf-1-data")]
+        half = await lab.length("wf-1-data")
+        assert await lab.run("loader-producer", BINANCE_API_URL=url, **env) == 0
+    loaded = [decode(Candle, record.value) for record in await lab.records("wf-1-data")]
     for symbol in ("BTCUSDT", "ETHUSDT"):
-        assert [candle.open_time for candle in loaded if candle.symbol == symbol] == candles(symbol, span).open_time.tolist()
-    (done,) = await house.events("finished")
+        assert [candle.open_time for candle in loaded if candle.symbol == symbol] == candles(
+            symbol, span
+        ).open_time.tolist()
+    (done,) = await lab.events("finished")
     hours = (TimeRange.parse(span).end - TimeRange.parse(span).start) // 3_600_000
     assert 0 < half < len(loaded) == done.records_written and done.extra["missing"] == 2 * hours - len(loaded)

@@ -65,9 +65,9 @@ def book_stream():
     return [("BTCUSDT", encode(record)) for pair in zip(books, changes, strict=True) for record in pair]
 
 
-async def rows_of(house) -> dict[str, list]:
+async def rows_of(lab) -> dict[str, list]:
     "All rows of all collections, without the count of revisions."
-    async with open_store(house.places.store_url) as store:
+    async with open_store(lab.places.store_url) as store:
         return {
             name: [{k: v for k, v in row.items() if k != "revision"} for row in (await store.read(name)).to_pylist()]
             for name in sorted(await store.collections())
@@ -78,9 +78,9 @@ async def rows_of(house) -> dict[str, list]:
 @pytest.mark.parametrize(
     "point", ["after-write:2", "after-revised-publish", "after-revised-write", "after-amend", "after-checkpoint:3"]
 )
-async def test_late_candles_and_a_kill(new_house, point):
+async def test_late_candles_and_a_kill(new_lab, point):
     late, in_time = late_stream()
-    calm, rough = new_house("calm"), new_house("rough")
+    calm, rough = new_lab("calm"), new_lab("rough")
     await calm.fill(in_time)
     assert await calm.run("arango-connector", TYPE="api_candles_1h", **CONNECT) == 0
     await rough.fill(late)
@@ -94,10 +94,10 @@ async def test_late_candles_and_a_kill(new_house, point):
 @pytest.mark.parametrize(
     ("kind", "stream", "env"), [("ws_trades", trade_stream, {"AGGREGATE": "1m"}), ("ws_depth", book_stream, {})]
 )
-async def test_trades_and_books_and_kills(new_house, kind, stream, env):
-    calm, rough = new_house("calm"), new_house("rough")
-    for house in (calm, rough):
-        await house.fill(stream())
+async def test_trades_and_books_and_kills(new_lab, kind, stream, env):
+    calm, rough = new_lab("calm"), new_lab("rough")
+    for lab in (calm, rough):
+        await lab.fill(stream())
     assert await calm.run("arango-connector", TYPE=kind, **env, **CONNECT) == 0
     for point in ("before-write:2", "after-write", "after-dead-letter", "after-commit"):
         assert await rough.run("arango-connector", TYPE=kind, FAILPOINT=point, **env, **CONNECT) == -signal.SIGKILL
@@ -107,9 +107,9 @@ async def test_trades_and_books_and_kills(new_house, kind, stream, env):
 
 
 @pytest.mark.slow
-async def test_a_repair_by_another_workflow_reaches_a_live_connector(new_house):
+async def test_a_repair_by_another_workflow_reaches_a_live_connector(new_lab):
     rows = [(candle.symbol, encode(candle)) for candle in sample_candles(("BTCUSDT",), "2021-05-10:2021-05-20")]
-    calm, rough = new_house("calm"), new_house("rough")
+    calm, rough = new_lab("calm"), new_lab("rough")
     await calm.fill(rows)
     assert await calm.run("arango-connector", TYPE="api_candles_1h", **CONNECT) == 0
     await rough.fill([*rows[:50], *rows[51:150]])

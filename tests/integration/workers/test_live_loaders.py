@@ -33,14 +33,14 @@ HOURLY = QUICK | {"TYPE": "ws_candles_1h"}
 TRADES = QUICK | {"TYPE": "ws_trades"}
 
 
-async def told(house) -> Event:
-    return (await house.events("finished", "error", "interrupted"))[-1]
+async def told(lab) -> Event:
+    return (await lab.events("finished", "error", "interrupted"))[-1]
 
 
 @pytest.mark.parametrize("mishap", mishaps(""))
-async def test_candles_and_trades_of_a_range_are_whole_and_in_order(new_house, mishap):
+async def test_candles_and_trades_of_a_range_are_whole_and_in_order(new_lab, mishap):
     faults, rules, more = ((*mishaps("@kline")[mishap][0], *mishaps("@aggTrade")[mishap][0]), *mishaps("")[mishap][1:])
-    candles, trades, wanted = new_house("candles"), new_house("trades"), span(5, 20)
+    candles, trades, wanted = new_lab("candles"), new_lab("trades"), span(5, 20)
     async with market(*faults, connections=2, **rules) as (sim, rest, places):
         env = {"TIME_RANGE": text_of(wanted)} | more | places
         codes = await asyncio.gather(
@@ -66,18 +66,18 @@ async def test_candles_and_trades_of_a_range_are_whole_and_in_order(new_house, m
 
 
 @pytest.mark.parametrize("mishap", ["cut in a frame", "skipped, doubled, damaged"])
-async def test_a_reader_of_the_topic_has_the_exchange_s_book(house, mishap):
+async def test_a_reader_of_the_topic_has_the_exchange_s_book(lab, mishap):
     async with market(*mishaps("@depth")[mishap][0], Fault(kind="stale", seconds=30.0), speed=20.0) as (
         sim,
         rest,
         places,
     ):
-        code = await house.run(
+        code = await lab.run(
             "loader-ws-orderbook",
             **QUICK | places | {"TYPE": "ws_depth", "SNAPSHOT_SECONDS": "5", "TIME_RANGE": text_of(span(1, 1 / 60))},
         )
         sim.faults.clear()
-        records, last = await read_books(house), await told(house)
+        records, last = await read_books(lab), await told(lab)
         for symbol in MARKETS:
             whole, waited = await check_books(sim, rest, records, symbol)
             assert whole > 3 and whole + waited <= 12, (whole, waited)
@@ -86,10 +86,10 @@ async def test_a_reader_of_the_topic_has_the_exchange_s_book(house, mishap):
     assert (
         code == 0 and last.extra["resyncs"] >= 1 and last.extra["missing"] > 0 and last.extra["gaps"][0]["missing"] > 0
     )
-    assert [event.extra["gap"] for event in await house.events("loading") if "gap" in event.extra]
+    assert [event.extra["gap"] for event in await lab.events("loading") if "gap" in event.extra]
 
 
-async def test_snapshots_alone(house):
+async def test_snapshots_alone(lab):
     async with market(speed=30.0) as (sim, rest, places):
         env = {
             "TYPE": "orderbook_snapshot",
@@ -97,36 +97,37 @@ async def test_snapshots_alone(house):
             "DEPTH_LEVELS": "7",
             "TIME_RANGE": text_of(span(0, 1 / 60)),
         }
-        assert await house.run("loader-producer", **QUICK | places | env) == 0
-        records = await read_books(house)
+        assert await lab.run("loader-producer", **QUICK | places | env) == 0
+        records = await read_books(lab)
         assert (
-            all(isinstance(record, BookSnapshot) and len(record.bids) == len(record.asks) == 7 for record in records) and len(records) > 16
+            all(isinstance(record, BookSnapshot) and len(record.bids) == len(record.asks) == 7 for record in records)
+            and len(records) > 16
         )
-        assert [await check_books(sim, rest, records, market, 7) for market in MARKETS] and (await told(house)).extra[
+        assert [await check_books(sim, rest, records, market, 7) for market in MARKETS] and (await told(lab)).extra[
             "resyncs"
         ] == 0
 
 
-async def test_a_killed_loader_goes_on_from_its_own_last_record_on_a_shared_topic(house):
+async def test_a_killed_loader_goes_on_from_its_own_last_record_on_a_shared_topic(lab):
     wanted = span(5, 50)
-    async with market() as (sim, rest, places), house.bus() as bus:
+    async with market() as (sim, rest, places), lab.bus() as bus:
         await bus.create_topic("market-candles", TopicSpec(partitions=3))
         env = HOURLY | places | {"TIME_RANGE": text_of(wanted), "KAFKA_TOPIC": "market-candles"}
-        killed = await house.run("loader-ws-candles", **env, FAILPOINT="after-publish:6")
-        again = await house.run("loader-ws-candles", **env)
+        killed = await lab.run("loader-ws-candles", **env, FAILPOINT="after-publish:6")
+        again = await lab.run("loader-ws-candles", **env)
         for symbol in MARKETS:
-            assert await read(house, Candle, "market-candles", symbol) == await true_candles(rest, symbol, wanted)
-        assert (killed, again) == (-9, 0) and sum((await told(house)).end_offsets["market-candles"].values()) == len(
+            assert await read(lab, Candle, "market-candles", symbol) == await true_candles(rest, symbol, wanted)
+        assert (killed, again) == (-9, 0) and sum((await told(lab)).end_offsets["market-candles"].values()) == len(
             MARKETS
         ) * 55
 
 
-async def test_what_the_exchange_does_not_have_is_said_and_noted(new_house):
+async def test_what_the_exchange_does_not_have_is_said_and_noted(new_lab):
     hole, wanted, candles, trades = (
         range(NOON + 3 * HOUR, NOON + 5 * HOUR, HOUR),
         span(0, 20),
-        new_house("candles"),
-        new_house("trades"),
+        new_lab("candles"),
+        new_lab("trades"),
     )
     async with market(connections=2) as (sim, rest, places):
         before = await true_trades(rest, "BTCUSDT", span(1, 0))
@@ -171,40 +172,40 @@ async def test_what_the_exchange_does_not_have_is_said_and_noted(new_house):
         assert (await read_entry(store, LedgerKey("trades", "BTCUSDT", "trade_ids"))).missing.size == len(lost)
 
 
-async def test_without_a_range_it_goes_on_until_it_is_stopped(house):
+async def test_without_a_range_it_goes_on_until_it_is_stopped(lab):
     async with market(Fault(kind="truncated", path="@kline", after=30)) as (sim, rest, places):
-        worker = await house.start("loader-ws-candles", **HOURLY | places)
+        worker = await lab.start("loader-ws-candles", **HOURLY | places)
 
         async def far() -> bool:
-            return await house.length(house.data) >= 20 and await house.length(f"{house.data}-open") > 1
+            return await lab.length(lab.data) >= 20 and await lab.length(f"{lab.data}-open") > 1
 
         await until(far)
-        port = (await house.events("started"))[0].extra["metrics_port"]
+        port = (await lab.events("started"))[0].extra["metrics_port"]
         async with httpx.AsyncClient(trust_env=False) as client:
             text = (await client.get(f"http://127.0.0.1:{port}/metrics")).text
         assert (
             'streamforge_ws_reconnects_total{symbol="BTCUSDT"} 1.0' in text
             and 'streamforge_publish_latency_seconds_count{type="ws_candles_1h"}' in text
         )
-        await house.command("stop")
+        await lab.command("stop")
         assert await asyncio.wait_for(worker.wait(), 60) == 0
-        rows, last = await read(house, Candle, symbol="BTCUSDT"), await told(house)
+        rows, last = await read(lab, Candle, symbol="BTCUSDT"), await told(lab)
         assert (
             rows == await true_candles(rest, "BTCUSDT", span(0, len(rows)))
             and last.status == "interrupted"
             and last.finished
         )
-        assert sum(last.end_offsets[house.data].values()) == await house.length(house.data)
-    forming = await read(house, Candle, f"{house.data}-open")
+        assert sum(last.end_offsets[lab.data].values()) == await lab.length(lab.data)
+    forming = await read(lab, Candle, f"{lab.data}-open")
     assert {candle.symbol for candle in forming} == set(MARKETS) and not {candle.open_time for candle in forming} - {
         NOON + n * HOUR for n in range(1_000)
     }
 
 
-async def test_an_unknown_symbol_ends_it_before_a_stream_is_opened(house):
+async def test_an_unknown_symbol_ends_it_before_a_stream_is_opened(lab):
     async with market() as (sim, rest, places):
-        code = await house.run("loader-ws-trades", **TRADES | places | {"SYMBOL": "BTCUSDT,LUNAUSDT"})
-        last = await told(house)
+        code = await lab.run("loader-ws-trades", **TRADES | places | {"SYMBOL": "BTCUSDT,LUNAUSDT"})
+        last = await told(lab)
         assert (
             code == 64 and last.extra["error_type"] == "UnknownSymbol" and last.finished and sim.streams.connected == 0
         )

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import httpx
 import pytest
-from worker_lab import House, real_places, sample_candles, until
+from worker_lab import WorkerLab, real_places, sample_candles, until
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from servers import need  # noqa: E402
@@ -75,10 +75,10 @@ async def spawn(path: Path, *arguments: str, env: Mapping[str, str], timeout: fl
             process.kill()
 
 
-async def work(house: House, target: str, name: str, **env: str) -> Found:
+async def work(lab: WorkerLab, target: str, name: str, **env: str) -> Found:
     "A worker of this name: what it logged and how it ended."
     code, text = await spawn(
-        house.home / f"{name}.log", "worker", target, env=house.env | {"TELEMETRY_PRODUCER_ID": f"{name}__a1b2c3"} | env
+        lab.home / f"{name}.log", "worker", target, env=lab.env | {"TELEMETRY_PRODUCER_ID": f"{name}__a1b2c3"} | env
     )
     assert text.strip(), f"{name} said nothing"
     return Found(code, [json.loads(line) for line in text.splitlines()], text)
@@ -104,12 +104,12 @@ def said_well(case: Case, found: Found) -> None:
     assert len(found.lines) <= 3 and "Traceback" not in found.text and SECRET not in found.text, (case.name, found.text)
 
 
-async def refusals(house: House, target: str, cases: list[Case], told: bool) -> None:
+async def refusals(lab: WorkerLab, target: str, cases: list[Case], told: bool) -> None:
     "Each case's worker says why it ended in its log, and on `queue-events` if the bus is there."
-    found = await two_at_a_time(*(work(house, target, case.name, **case.env) for case in cases))
+    found = await two_at_a_time(*(work(lab, target, case.name, **case.env) for case in cases))
     for case, one in zip(cases, found, strict=True):
         said_well(case, one)
-    events = {event.producer.partition("__")[0]: event for event in await house.events("error")} if told else {}
+    events = {event.producer.partition("__")[0]: event for event in await lab.events("error")} if told else {}
     assert set(events) == ({case.name for case in cases} if told else set())
     for case in cases if told else ():
         event = events[case.name]
@@ -152,21 +152,21 @@ def candles_to_load(days: str = "2021-05-01:2021-05-06"):
     return [(candle.symbol, encode(candle)) for candle in sample_candles(("BTCUSDT",), days)]
 
 
-async def exactly(house: House, sent) -> None:
+async def exactly(lab: WorkerLab, sent) -> None:
     "All that was sent is stored and enriched once, and nothing is on the dead-letter topic."
-    found = await house.contents()
+    found = await lab.contents()
     assert (
         len(found["candles_1h"]) == len(found["candles_1h_enriched"]) == len(found["stream"]) == len(sent)
         and not found["dead"]
     )
 
 
-async def untouched(house: House, topic: str = "") -> None:
+async def untouched(lab: WorkerLab, topic: str = "") -> None:
     "No offset is committed, and nothing came of the records."
-    topic = topic or house.data
-    async with house.bus() as bus:
+    topic = topic or lab.data
+    async with lab.bus() as bus:
         assert (
-            not await bus.committed(f"arango-connector-group-{house.queue}", topic)
+            not await bus.committed(f"arango-connector-group-{lab.queue}", topic)
             and f"{topic}-enriched" not in await bus.topics()
         )
 
@@ -264,17 +264,17 @@ async def test_a_bus_that_says_no_and_what_is_left_when_it_says_yes(tmp_path):
         ),
         Case("away", {"STREAMFORGE_BUS_URL": "kafka://127.0.0.1:1"}, "BusError", 75, ("127.0.0.1:1", "host and port")),
     ]
-    house = House(tmp_path, {"STREAMFORGE_BUS_URL": secure})
+    lab = WorkerLab(tmp_path, {"STREAMFORGE_BUS_URL": secure})
     try:
         sent = candles_to_load()
-        await house.fill(sent)
-        await refusals(house, "arango-connector", [case._replace(env=CONNECT | case.env) for case in cases], told=False)
-        await untouched(house)
+        await lab.fill(sent)
+        await refusals(lab, "arango-connector", [case._replace(env=CONNECT | case.env) for case in cases], told=False)
+        await untouched(lab)
         secret_file(tmp_path, parse_url(secure, {"ca": ""}).password({}, "KAFKA_PASSWORD"))
-        assert (await work(house, "arango-connector", "mended", **CONNECT, STREAMFORGE_BUS_URL=bus)).code == 0
-        await exactly(house, sent)
+        assert (await work(lab, "arango-connector", "mended", **CONNECT, STREAMFORGE_BUS_URL=bus)).code == 0
+        await exactly(lab, sent)
     finally:
-        await house.forget()
+        await lab.forget()
 
 
 def _as(secure: str, user: str) -> str:
@@ -307,33 +307,33 @@ async def grant(secure: str, user: str, name: str, pattern: int, *operations: in
 async def test_a_topic_that_nobody_made_and_one_that_may_not_be_read(tmp_path):
     "The worker may speak but not read: it says so on the bus. With the right it does the same work whole."
     secure = need("kafka-secure")
-    house = House(tmp_path, {"STREAMFORGE_BUS_URL": secure})
-    reader, missing = _as(secure, "reader"), f"{house.queue}-nobody-made-it"
+    lab = WorkerLab(tmp_path, {"STREAMFORGE_BUS_URL": secure})
+    reader, missing = _as(secure, "reader"), f"{lab.queue}-nobody-made-it"
     try:
         sent = candles_to_load()
-        await house.fill(sent)
-        for topic in (house.told, house.control):
+        await lab.fill(sent)
+        for topic in (lab.told, lab.control):
             await grant(secure, "reader", topic, LITERAL, READ, WRITE, DESCRIBE)
         cases = [
             Case("unmade", {"KAFKA_TOPIC": missing}, "Refused", 78, ("right CREATE", missing, "add the ACL")),
-            Case("denied", {"KAFKA_TOPIC": house.data}, "Refused", 78, (house.data, "user 'reader'", "add the ACL")),
+            Case("denied", {"KAFKA_TOPIC": lab.data}, "Refused", 78, (lab.data, "user 'reader'", "add the ACL")),
         ]
         await refusals(
-            house,
+            lab,
             "arango-connector",
             [case._replace(env=CONNECT | {"STREAMFORGE_BUS_URL": reader} | case.env) for case in cases],
             told=True,
         )
-        await untouched(house)
-        async with house.bus() as bus:
+        await untouched(lab)
+        async with lab.bus() as bus:
             assert missing not in await bus.topics()
-        await grant(secure, "reader", house.data, PREFIXED, READ, WRITE, CREATE, DESCRIBE)
-        await grant(secure, "reader", f"arango-connector-group-{house.queue}", LITERAL, READ, group=True)
-        done = await work(house, "arango-connector", "mended", **CONNECT, STREAMFORGE_BUS_URL=reader)
+        await grant(secure, "reader", lab.data, PREFIXED, READ, WRITE, CREATE, DESCRIBE)
+        await grant(secure, "reader", f"arango-connector-group-{lab.queue}", LITERAL, READ, group=True)
+        done = await work(lab, "arango-connector", "mended", **CONNECT, STREAMFORGE_BUS_URL=reader)
         assert done.code == 0, done.text
-        await exactly(house, sent)
+        await exactly(lab, sent)
     finally:
-        await house.forget()
+        await lab.forget()
 
 
 # -- the store
@@ -353,7 +353,7 @@ async def test_a_database_that_says_no_and_what_is_left_when_it_says_yes(tmp_pat
     "Each refusal is told on the bus; then the grants are given, and the same role and group do the whole work."
     kafka, postgresql = need("kafka"), need("postgresql")
     with real_places(tmp_path, kafka, postgresql) as places:
-        house, owner, role = House(tmp_path, places), places["STREAMFORGE_STORE_URL"], f"r{secrets.token_hex(5)}"
+        lab, owner, role = WorkerLab(tmp_path, places), places["STREAMFORGE_STORE_URL"], f"r{secrets.token_hex(5)}"
         wrong, own = secret_file(tmp_path), secret_file(tmp_path, secrets.token_hex(8), "own")
         limited = at(owner, user=role, password_file=own)
         cases = [
@@ -415,21 +415,23 @@ async def test_a_database_that_says_no_and_what_is_left_when_it_says_yes(tmp_pat
         administer(owner, f"CREATE ROLE {role} LOGIN PASSWORD '{read(own)}'")
         try:
             sent = candles_to_load()
-            await house.fill(sent)
-            await refusals(house, "arango-connector", [case._replace(env=CONNECT | case.env) for case in cases], told=True)
-            await untouched(house)
+            await lab.fill(sent)
+            await refusals(
+                lab, "arango-connector", [case._replace(env=CONNECT | case.env) for case in cases], told=True
+            )
+            await untouched(lab)
             administer(owner, f"GRANT CREATE ON SCHEMA public TO {role}", f"ALTER ROLE {role} CONNECTION LIMIT 0")
-            said_well(full, await work(house, "arango-connector", "full", **CONNECT | full.env))
+            said_well(full, await work(lab, "arango-connector", "full", **CONNECT | full.env))
             assert [
                 (event.finished, event.extra["error_type"])
-                for event in await house.events("error")
+                for event in await lab.events("error")
                 if event.producer.startswith("full")
             ] == [(False, "StoreError")]
             administer(owner, f"ALTER ROLE {role} CONNECTION LIMIT 10")
-            assert (await work(house, "arango-connector", "mended", **CONNECT | full.env)).code == 0
-            await exactly(house, sent)
+            assert (await work(lab, "arango-connector", "mended", **CONNECT | full.env)).code == 0
+            await exactly(lab, sent)
         finally:
-            await house.forget()
+            await lab.forget()
             administer(postgresql, f"DROP ROLE {role}")
 
 
@@ -450,7 +452,7 @@ async def test_a_bucket_that_says_no_and_what_is_left_when_it_says_yes(tmp_path,
     "Each refusal is told on the bus, nothing is in the bucket; a real trainer says the same as a worker of three lines."
     kafka, minio = need("kafka"), need("minio")
     minio = at(minio, path=f"{parse_url(minio, {}).path.partition('/')[0]}/t{secrets.token_hex(5)}")
-    wrong, house = secret_file(tmp_path), House(tmp_path, {"STREAMFORGE_BUS_URL": kafka})
+    wrong, lab = secret_file(tmp_path), WorkerLab(tmp_path, {"STREAMFORGE_BUS_URL": kafka})
     absent = at(minio, path=f"absent-{secrets.token_hex(4)}")
     cases = [
         Case(
@@ -498,9 +500,9 @@ async def test_a_bucket_that_says_no_and_what_is_left_when_it_says_yes(tmp_path,
     ]
     try:
         for case in cases:
-            env = house.env | {"TELEMETRY_PRODUCER_ID": f"{case.name}__a1b2c3"} | case.env
+            env = lab.env | {"TELEMETRY_PRODUCER_ID": f"{case.name}__a1b2c3"} | case.env
             assert await serve("dummy-service", env, worker=Keeper()) == case.code, case.name
-        events = {event.producer.partition("__")[0]: event for event in await house.events("error")}
+        events = {event.producer.partition("__")[0]: event for event in await lab.events("error")}
         for case in cases:
             event = events[case.name]
             assert (event.extra["error_type"], event.extra["exit_code"], event.finished) == (
@@ -509,13 +511,15 @@ async def test_a_bucket_that_says_no_and_what_is_left_when_it_says_yes(tmp_path,
                 case.code in FINAL,
             )
             assert (
-                "expected" in event.message and all(word in event.message for word in case.words) and SECRET not in str(event)
+                "expected" in event.message
+                and all(word in event.message for word in case.words)
+                and SECRET not in str(event)
             ), event.message
         said_well(
-            cases[0], await work(house, "gnn-trainer", "trainer", SYMBOL="BTCUSDT", TYPE="gnn_train", **cases[0].env)
+            cases[0], await work(lab, "gnn-trainer", "trainer", SYMBOL="BTCUSDT", TYPE="gnn_train", **cases[0].env)
         )
         secret_file(tmp_path, parse_url(minio, {}).password({}, "MINIO_SECRET_KEY"))
-        env = house.env | {"TELEMETRY_PRODUCER_ID": "mended__a1b2c3"} | cases[1].env
+        env = lab.env | {"TELEMETRY_PRODUCER_ID": "mended__a1b2c3"} | cases[1].env
         assert await serve("dummy-service", env, worker=Keeper()) == 0
         printed = capsys.readouterr()
         assert SECRET not in printed.out + printed.err and "Traceback" not in printed.out + printed.err
@@ -525,7 +529,7 @@ async def test_a_bucket_that_says_no_and_what_is_left_when_it_says_yes(tmp_path,
             assert len(await artifacts.versions("models", "refused")) == 1
     finally:
         _empty(minio)
-        await house.forget()
+        await lab.forget()
 
 
 def _empty(minio: str) -> None:
@@ -555,47 +559,47 @@ async def test_a_record_of_more_than_a_megabyte(tmp_path):
     from aiokafka.admin import AIOKafkaAdminClient
     from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-    house = House(tmp_path, {"STREAMFORGE_BUS_URL": need("kafka")})
+    lab = WorkerLab(tmp_path, {"STREAMFORGE_BUS_URL": need("kafka")})
     try:
-        env = house.env | {"TELEMETRY_PRODUCER_ID": "large__a1b2c3", "KAFKA_TOPIC": house.data}
+        env = lab.env | {"TELEMETRY_PRODUCER_ID": "large__a1b2c3", "KAFKA_TOPIC": lab.data}
         assert await serve("dummy-service", env, worker=Publisher()) == 65
-        (event,) = await house.events("error")
+        (event,) = await lab.events("error")
         assert (
             event.finished
             and event.extra["error_type"] == "BadRecord"
             and "1,100,001" in event.message
             and "split it" in event.message
         )
-        assert [record.value for record in await house.records(house.data)] == [b"1", b"2"]
+        assert [record.value for record in await lab.records(lab.data)] == [b"1", b"2"]
         admin = AIOKafkaAdminClient(bootstrap_servers=read_access(need("kafka")).address.hosts[0])
         await admin.start()
-        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, house.data, {"max.message.bytes": "2000"})])
+        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, lab.data, {"max.message.bytes": "2000"})])
         await admin.close()
-        async with house.bus() as bus:
+        async with lab.bus() as bus:
             with pytest.raises(BadRecord, match="max.message.bytes"):
-                await bus.publish(house.data, [Message(os.urandom(5_000), "a")])
-            await bus.publish(house.data, [Message(b"5", "a")])
-        assert [record.value for record in await house.records(house.data)] == [b"1", b"2", b"5"]
+                await bus.publish(lab.data, [Message(os.urandom(5_000), "a")])
+            await bus.publish(lab.data, [Message(b"5", "a")])
+        assert [record.value for record in await lab.records(lab.data)] == [b"1", b"2", b"5"]
     finally:
-        await house.forget()
+        await lab.forget()
 
 
 @pytest.mark.slow
 async def test_nonsense_as_large_as_a_record_may_be_stops_nobody(tmp_path):
     "A dead letter carries more headers than the record had: the largest nonsense there can be must still find its place, or the connector would die of it at each start."
-    house = House(tmp_path, {"STREAMFORGE_BUS_URL": need("kafka")})
+    lab = WorkerLab(tmp_path, {"STREAMFORGE_BUS_URL": need("kafka")})
     try:
         sent = candles_to_load()
         nonsense = [("BTCUSDT", b"{" * (1_000_000 - len("BTCUSDT")))]
-        await house.fill(sent[:50] + nonsense + sent[50:])
-        done = await work(house, "arango-connector", "large", **CONNECT)
+        await lab.fill(sent[:50] + nonsense + sent[50:])
+        done = await work(lab, "arango-connector", "large", **CONNECT)
         assert done.code == 0, done.text[:3000]
-        found = await house.contents()
+        found = await lab.contents()
         assert len(found["candles_1h"]) == len(sent) and [len(value) for value in found["dead"].values()] == [500_000]
-        (letter,) = await house.records(f"{house.data}-dlq")
-        assert dict(letter.headers)["sf.dlq.cut"] == str(len(nonsense[0][1])).encode()
+        (dead_letter,) = await lab.records(f"{lab.data}-dlq")
+        assert dict(dead_letter.headers)["sf.dlq.cut"] == str(len(nonsense[0][1])).encode()
     finally:
-        await house.forget()
+        await lab.forget()
 
 
 class Archived(Worker):
@@ -612,39 +616,40 @@ class Archived(Worker):
             await ctx.bus.create_topic(ctx.settings.kafka_topic)
             async for table in archive.klines("BTCUSDT", "1h", TimeRange.parse("2021-06-01:2021-07-01")):
                 await ctx.publish(
-                    ctx.settings.kafka_topic, [Message(encode(candle), candle.symbol) for candle in candle_records(table)]
+                    ctx.settings.kafka_topic,
+                    [Message(encode(candle), candle.symbol) for candle in candle_records(table)],
                 )
 
 
 async def test_a_damaged_zip_and_a_wrong_checksum(tmp_path):
     "Nothing of a file that is not what its checksum says is published or kept; a whole one gives everything."
-    house, exchange = House(tmp_path, {"STREAMFORGE_BUS_URL": need("kafka")}), Simulator.open()
+    lab, exchange = WorkerLab(tmp_path, {"STREAMFORGE_BUS_URL": need("kafka")}), Simulator.open()
     try:
         async with serve_app(exchange) as url:
             for kind in ("flipped", "checksum"):
                 exchange.faults.add(Fault(kind=kind, times=0))
-                env = house.env | {
+                env = lab.env | {
                     "TELEMETRY_PRODUCER_ID": f"{kind}__a1b2c3",
-                    "KAFKA_TOPIC": house.data,
+                    "KAFKA_TOPIC": lab.data,
                     "BINANCE_ARCHIVE_URL": url,
                 }
                 assert await serve("dummy-service", env, worker=Archived()) == DamagedArtifact.exit_code == 65
-                (event,) = [event for event in await house.events("error") if event.producer.startswith(kind)]
+                (event,) = [event for event in await lab.events("error") if event.producer.startswith(kind)]
                 assert (
                     event.finished
                     and event.extra["error_type"] == "DamagedArtifact"
                     and "sha256" in event.message
                     and "REST" in event.message
                 )
-                assert await house.length(house.data) == 0 and not list(tmp_path.glob("archive/*"))
+                assert await lab.length(lab.data) == 0 and not list(tmp_path.glob("archive/*"))
                 exchange.faults.clear()
             assert (
                 await serve("dummy-service", env | {"TELEMETRY_PRODUCER_ID": "mended__a1b2c3"}, worker=Archived()) == 0
             )
-        times = [json.loads(record.value)["open_time"] for record in await house.records(house.data)]
+        times = [json.loads(record.value)["open_time"] for record in await lab.records(lab.data)]
         assert times == sorted(set(times)) and len(times) >= 700
     finally:
-        await house.forget()
+        await lab.forget()
 
 
 # -- the manager and the command line
@@ -662,11 +667,15 @@ async def test_the_manager_speaks_for_a_worker_that_cannot(tmp_path):
         done = await client.wait(flow["queue_id"], timeout=30)
         assert done["status"] == "error" and done["targets"][0]["job"] == "failed" and "78" in done["message"], done
         assert "Refused" in done["message"] and "user 'app'" in done["message"], done["message"]
-        house = House(tmp_path)
-        events = await until(lambda: house.events("error"))
-        assert [(event.queue_id, event.instance, event.finished) for event in events] == [(flow["queue_id"], "queue-manager", True)]
+        lab = WorkerLab(tmp_path)
+        events = await until(lambda: lab.events("error"))
+        assert [(event.queue_id, event.instance, event.finished) for event in events] == [
+            (flow["queue_id"], "queue-manager", True)
+        ]
         async with httpx.AsyncClient(base_url=lab.url) as web:
-            seen = [(await web.get(path)).text for path in ("/", "/queues/list", f"/queues/{flow['queue_id']}", "/metrics")]
+            seen = [
+                (await web.get(path)).text for path in ("/", "/queues/list", f"/queues/{flow['queue_id']}", "/metrics")
+            ]
         seen += [path.read_bytes().decode("utf-8", "replace") for path in tmp_path.rglob("*.log")] + [str(events)]
         assert len(seen) > 6 and not any(SECRET in text for text in seen)
 

@@ -22,20 +22,20 @@ CANDLES = {"TYPE": "api_candles_1h"}
 CONNECT = CANDLES | {"UPSTREAM": LOADER}
 
 
-async def statuses(house, producer):
-    return [event.status for event in await house.events() if event.producer == producer]
+async def statuses(lab, producer):
+    return [event.status for event in await lab.events() if event.producer == producer]
 
 
-async def test_from_the_exchange_to_the_store(house):
+async def test_from_the_exchange_to_the_store(lab):
     "The data line: every candle of the file is stored and enriched, gaps are those of the file, and both workers end by themselves."
     span = "2021-04-20:2021-05-20"
     async with serve_app(Simulator.open()) as url:
-        connector = await house.start("arango-connector", **CONNECT)
-        code = await house.run(
+        connector = await lab.start("arango-connector", **CONNECT)
+        code = await lab.run(
             "loader-producer", SYMBOL="BTCUSDT,ETHUSDT", TIME_RANGE=span, BINANCE_API_URL=url, **CANDLES
         )
         assert code == 0 and await connector.wait() == 0
-    async with open_store(house.places.store_url) as store:
+    async with open_store(lab.places.store_url) as store:
         for symbol in ("BTCUSDT", "ETHUSDT"):
             rows = [candle for candle in sample_candles((symbol,), span)]
             assert (await store.read("candles_1h", where={"symbol": symbol})).to_pylist() == [
@@ -47,7 +47,7 @@ async def test_from_the_exchange_to_the_store(house):
             ]
     times, (loaded,) = (
         set(candles("BTCUSDT", span).open_time),
-        [event for event in await house.events("finished") if event.producer == LOADER],
+        [event for event in await lab.events("finished") if event.producer == LOADER],
     )
     missing = [n for n in range(1618876800000, 1621468800000, 3_600_000) if n not in times]  # 2021-04-20 to 2021-05-20
     assert [
@@ -55,22 +55,20 @@ async def test_from_the_exchange_to_the_store(house):
     ] == missing
     assert sum(loaded.end_offsets["wf-1-data"].values()) == loaded.records_written == 2 * len(times)
     for producer in (LOADER, CONNECTOR):
-        said = await statuses(house, producer)
+        said = await statuses(lab, producer)
         assert said[0] == "started" and said[-1] == "finished" and "loading" in said and "error" not in said
-    (done,) = [event for event in await house.events("finished") if event.producer == CONNECTOR]
+    (done,) = [event for event in await lab.events("finished") if event.producer == CONNECTOR]
     assert (
-        sum(done.end_offsets["wf-1-data-enriched"].values())
-        == 2 * len(times)
-        == await house.length("wf-1-data-enriched")
+        sum(done.end_offsets["wf-1-data-enriched"].values()) == 2 * len(times) == await lab.length("wf-1-data-enriched")
     )
 
 
-async def test_bad_records_go_aside_as_they_were(house):
+async def test_bad_records_go_aside_as_they_were(lab):
     rows = sample_candles(("BTCUSDT",), "2021-05-01:2021-05-05")
     good, bad = [("BTCUSDT", encode(row)) for row in rows], bad_values(encode(rows[0]))
-    await house.fill(good[:40] + [("BTCUSDT", value) for value in bad.values()] + good[40:])
-    assert await house.run("arango-connector", **CONNECT) == 0
-    dead = await house.records("wf-1-data-dlq")
+    await lab.fill(good[:40] + [("BTCUSDT", value) for value in bad.values()] + good[40:])
+    assert await lab.run("arango-connector", **CONNECT) == 0
+    dead = await lab.records("wf-1-data-dlq")
     assert [record.value for record in dead] == list(bad.values()) and {record.key for record in dead} == {"BTCUSDT"}
     for record in dead:
         headers = dict(record.headers)
@@ -80,12 +78,12 @@ async def test_bad_records_go_aside_as_they_were(house):
             and headers["sf.dlq.stage"] == b"decode"
             and headers["sf.dlq.attempts"] == b"1"
         )
-    assert [decode(Candle, record.value).open_time for record in await house.records("wf-1-data-enriched")] == [
+    assert [decode(Candle, record.value).open_time for record in await lab.records("wf-1-data-enriched")] == [
         row.open_time for row in rows
     ]
 
 
-async def test_a_bad_configuration_ends_with_64_and_says_so(house):
+async def test_a_bad_configuration_ends_with_64_and_says_so(lab):
     wrong = {
         "BadTimeRange": ("loader-producer", CANDLES | {"SYMBOL": "BTCUSDT", "TIME_RANGE": "2021-05-02:2021-05-01"}),
         "BadInterval": (
@@ -97,10 +95,10 @@ async def test_a_bad_configuration_ends_with_64_and_says_so(house):
         "BadUrl": ("arango-connector", CANDLES | {"STREAMFORGE_STORE_URL": "mysql://nowhere"}),
     }
     codes = await asyncio.gather(
-        *(house.run(target, **env | {"TELEMETRY_PRODUCER_ID": name}) for name, (target, env) in wrong.items())
+        *(lab.run(target, **env | {"TELEMETRY_PRODUCER_ID": name}) for name, (target, env) in wrong.items())
     )
     assert codes == [64] * len(wrong)
-    said = {event.producer: event for event in await house.events()}
+    said = {event.producer: event for event in await lab.events()}
     for name in wrong:
         assert (
             said[name].status,
@@ -110,10 +108,10 @@ async def test_a_bad_configuration_ends_with_64_and_says_so(house):
         ) == ("error", True, name, 64)
 
 
-async def test_an_unknown_symbol_ends_the_loader_and_its_connector(house):
+async def test_an_unknown_symbol_ends_the_loader_and_its_connector(lab):
     async with serve_app(Simulator.open()) as url:
-        connector = await house.start("arango-connector", **CONNECT)
-        code = await house.run(
+        connector = await lab.start("arango-connector", **CONNECT)
+        code = await lab.run(
             "loader-producer",
             SYMBOL="BTCUSDT,LUNAUSDT",
             TIME_RANGE="2021-05-01:2021-05-02",
@@ -121,43 +119,45 @@ async def test_an_unknown_symbol_ends_the_loader_and_its_connector(house):
             **CANDLES,
         )
     assert code == 64 and await connector.wait() == 65
-    assert {event.producer: event.extra["error_type"] for event in await house.events("error")} == {
+    assert {event.producer: event.extra["error_type"] for event in await lab.events("error")} == {
         LOADER: "UnknownSymbol",
         CONNECTOR: "UpstreamFailed",
     }
-    assert await house.length("wf-1-data") == 0
+    assert await lab.length("wf-1-data") == 0
 
 
-async def test_stop_and_ping(house):
-    await house.fill(stream_with_nonsense(sample_candles()))
-    connector = await house.start("arango-connector", **CANDLES)  # nobody before it: it would run for ever
-    await until(lambda: house.length("wf-1-data-enriched"))
-    await house.command("stop", "wf-2")
-    await house.command("ping")
-    await until(lambda: house.events("pong"))
-    await house.command("stop")
+async def test_stop_and_ping(lab):
+    await lab.fill(stream_with_nonsense(sample_candles()))
+    connector = await lab.start("arango-connector", **CANDLES)  # no upstream worker: it would run for ever
+    await until(lambda: lab.length("wf-1-data-enriched"))
+    await lab.command("stop", "wf-2")
+    await lab.command("ping")
+    await until(lambda: lab.events("pong"))
+    await lab.command("stop")
     assert await connector.wait() == 0
-    (last,) = await house.events("interrupted")
-    assert last.finished and last.extra["reason"] == "stop" and not await house.events("error")
+    (last,) = await lab.events("interrupted")
+    assert last.finished and last.extra["reason"] == "stop" and not await lab.events("error")
 
 
-async def test_sigterm_between_batches_leaves_nothing_half_done(house):
-    await house.fill(stream_with_nonsense(sample_candles(time_range="2021-04-10:2021-08-10")))
-    connector = await house.start("arango-connector", BATCH_ROWS="50", **CANDLES)
-    await until(lambda: house.length("wf-1-data-enriched"))
+async def test_sigterm_between_batches_leaves_nothing_half_done(lab):
+    await lab.fill(stream_with_nonsense(sample_candles(time_range="2021-04-10:2021-08-10")))
+    connector = await lab.start("arango-connector", BATCH_ROWS="50", **CANDLES)
+    await until(lambda: lab.length("wf-1-data-enriched"))
     asked = time.monotonic()
     connector.send_signal(signal.SIGTERM)
     assert await connector.wait() == 75 and time.monotonic() - asked < 60
-    (last,) = await house.events("interrupted")
+    (last,) = await lab.events("interrupted")
     assert not last.finished and last.extra["reason"] == "SIGTERM" and 0 < last.records_written < 5_800
-    assert await house.run("arango-connector", **CONNECT) == 0
-    enriched = await house.records("wf-1-data-enriched")
-    assert len({dict(record.headers)["sf.source"] for record in enriched}) == len(enriched), "something was delivered again"
+    assert await lab.run("arango-connector", **CONNECT) == 0
+    enriched = await lab.records("wf-1-data-enriched")
+    assert len({dict(record.headers)["sf.source"] for record in enriched}) == len(enriched), (
+        "something was delivered again"
+    )
 
 
-async def test_metrics_and_health(house):
-    dummy = await house.start("dummy-service", NOOP="1", EXIT_ON_PING="1")
-    (started,) = await until(lambda: house.events("started"))
+async def test_metrics_and_health(lab):
+    dummy = await lab.start("dummy-service", NOOP="1", EXIT_ON_PING="1")
+    (started,) = await until(lambda: lab.events("started"))
     url = f"http://127.0.0.1:{started.extra['metrics_port']}"
     async with httpx.AsyncClient(base_url=url, trust_env=False) as scraper:
         for path in ("/health/live", "/health/ready", "/health/startup", "/metrics"):
@@ -165,25 +165,25 @@ async def test_metrics_and_health(house):
             assert answer.status_code == 200
     text = answer.text
     assert 'streamforge_event_loop_lag_seconds{worker="dummy-service"}' in text and "dummy_events_total 1.0" in text
-    assert await house.run("dummy-service", METRICS_PORT=str(started.extra["metrics_port"])) == 64
-    assert (await house.events("error"))[-1].extra["error_type"] == "PortInUse"
-    await house.command("ping")
+    assert await lab.run("dummy-service", METRICS_PORT=str(started.extra["metrics_port"])) == 64
+    assert (await lab.events("error"))[-1].extra["error_type"] == "PortInUse"
+    await lab.command("ping")
     assert await dummy.wait() == 0
 
 
-async def test_a_stopped_loader_ends_its_connector_where_it_stopped(house):
+async def test_a_stopped_loader_ends_its_connector_where_it_stopped(lab):
     "A `stop` for one worker alone: what it wrote ends somewhere, and the one after it goes that far and no further."
     env = {"SYMBOL": "BTCUSDT,ETHUSDT,BNBUSDT", "TIME_RANGE": "2021-04-05:2023-06-01", **CANDLES}
     slow = Simulator.open()
     slow.faults.add(Fault(kind="slow", seconds=0.2, times=0))
     async with serve_app(slow) as url:
-        connector = await house.start("arango-connector", **CONNECT)
-        loader = await house.start("loader-producer", BINANCE_API_URL=url, **env)
-        await until(lambda: house.length("wf-1-data"))
-        await house.command("stop", telemetry_id=LOADER)
+        connector = await lab.start("arango-connector", **CONNECT)
+        loader = await lab.start("loader-producer", BINANCE_API_URL=url, **env)
+        await until(lambda: lab.length("wf-1-data"))
+        await lab.command("stop", telemetry_id=LOADER)
         assert await loader.wait() == 0 and await connector.wait() == 0
-    (stopped,), (done,) = await house.events("interrupted"), await house.events("finished")
-    written = await house.length("wf-1-data")
+    (stopped,), (done,) = await lab.events("interrupted"), await lab.events("finished")
+    written = await lab.length("wf-1-data")
     assert (
         stopped.finished
         and "gaps" not in stopped.extra
@@ -191,5 +191,5 @@ async def test_a_stopped_loader_ends_its_connector_where_it_stopped(house):
     )
     assert (
         done.producer == CONNECTOR
-        and done.records_written == written == await house.length("wf-1-data-enriched") < 3 * 18_000
+        and done.records_written == written == await lab.length("wf-1-data-enriched") < 3 * 18_000
     )
