@@ -20,7 +20,8 @@ class Proxy:
         (await self.api.post(f"/proxies/{self.name}", json={"enabled": not down})).raise_for_status()
 
     async def poison(self, kind: str, *, stream: str = "downstream", **attributes: Any) -> None:
-        "Add a toxic: `latency` (latency, jitter in ms), `timeout`, `reset_peer`, `bandwidth` (rate in KB/s), `limit_data` (bytes), `slicer`."
+        """Add a toxic: `latency` (latency, jitter in ms), `timeout`, `reset_peer`, `bandwidth` (rate in KB/s),
+        `limit_data` (bytes), `slicer`."""
         body = {"name": f"{kind}-{stream}", "type": kind, "stream": stream, "attributes": attributes}
         (await self.api.post(f"/proxies/{self.name}/toxics", json=body)).raise_for_status()
 

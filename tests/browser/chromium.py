@@ -51,10 +51,11 @@ class Witness:
 
 
 async def until(page, expression: str, seconds: float = 60):
-    "Wait until a JavaScript expression is true in the page, frame by frame; its value. (wait_for_function needs eval, which our pages forbid.)"
+    """Wait until a JavaScript expression is true in the page, frame by frame; its value. (wait_for_function
+    needs eval, which our pages forbid.)"""
     look = f"const look = () => {{ const found = {expression}; if (found || performance.now() > end) resolve(found); else requestAnimationFrame(look); }};"
-    found = await page.evaluate(
+    value = await page.evaluate(
         f"new Promise((resolve) => {{ const end = performance.now() + {1000 * seconds}; {look} look(); }})"
     )
-    assert found, f"waited {seconds} s in vain for {expression}"
-    return found
+    assert value, f"waited {seconds} s in vain for {expression}"
+    return value

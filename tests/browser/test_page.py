@@ -44,10 +44,10 @@ def enriched_rows(symbol):
 
 def decisions_of(agent, rows):
     "An agent that repeats itself, and the turns that change its position."
-    made, turns, long = [], {"buy": 0, "sell": 0}, False
+    decisions, turns, long = [], {"buy": 0, "sell": 0}, False
     for n, row in enumerate(rows):
         action = ACTIONS[n % len(ACTIONS)]
-        made.append(
+        decisions.append(
             Decision(
                 agent=agent,
                 symbol=row.symbol,
@@ -65,7 +65,7 @@ def decisions_of(agent, rows):
         )
         if action != "hold" and (action == "buy") != long:
             turns[action], long = turns[action] + 1, action == "buy"
-    return made, turns
+    return decisions, turns
 
 
 async def fill(store):
@@ -83,8 +83,8 @@ async def fill(store):
         await store.upsert(collection, plain)
         await store.upsert(enriched_collection(collection), enriched)
         if symbol == "BTCUSDT":
-            made, turns = decisions_of("an-agent", enriched[-100:])
-            await store.upsert("decisions", made + decisions_of(HOSTILE, enriched[-20:])[0])
+            decisions, turns = decisions_of("an-agent", enriched[-100:])
+            await store.upsert("decisions", decisions + decisions_of(HOSTILE, enriched[-20:])[0])
     nodes = ["BTCUSDT", "ETHUSDT", "BNBUSDT", "XRPUSDT", HOSTILE]
     ring = [(a, b) for a, b in zip(nodes, nodes[1:] + nodes[:1], strict=True)]
     await store.upsert(

@@ -185,9 +185,9 @@ async def test_what_a_record_carries(bus, topic):
     ]
     before = now_ms()
     where = await bus.publish(topic, sent)
-    found = {(record.partition, record.offset): record for record in await everything(bus, topic, 3)}
+    by_place = {(record.partition, record.offset): record for record in await everything(bus, topic, 3)}
     for message, place in zip(sent, where, strict=True):
-        got = found[place]
+        got = by_place[place]
         assert (got.value, got.key, got.headers) == (message.value, message.key, message.headers) and got.topic == topic
         assert got.timestamp == message.timestamp or (not message.timestamp and before <= got.timestamp <= now_ms())
 
@@ -441,14 +441,14 @@ async def test_every_tail_sees_everything(bus, bus_url, topic):
         seen = [[] for _ in tails]
         for start in range(0, 1_000, 100):
             await bus.publish(topic, numbered(100, start=start))
-            for view, found in zip(tails, seen, strict=True):
-                found += (await anext(view)).records
-        for view, found in zip(tails, seen, strict=True):
+            for view, records in zip(tails, seen, strict=True):
+                records += (await anext(view)).records
+        for view, records in zip(tails, seen, strict=True):
             async with asyncio.timeout(DEADLINE):
-                while len(found) < 1_000:
-                    found += (await anext(view)).records
+                while len(records) < 1_000:
+                    records += (await anext(view)).records
             await view.aclose()
-            assert sorted(values(found)) == list(range(1_000))
+            assert sorted(values(records)) == list(range(1_000))
 
 
 async def test_a_sleeping_reader_is_woken_by_another_process(bus, bus_url, topic):
@@ -557,9 +557,9 @@ async def test_producers_that_are_killed_harm_nobody(bus, bus_url, fresh):
         name, number, _ = text.split(b" ", 2)
         numbers[name.decode(), record.key].append(int(number))
     for name, acked in acknowledged.items():
-        mine = [number for (n, _), found in numbers.items() if n == name for number in found]
+        mine = [number for (n, _), ids in numbers.items() if n == name for number in ids]
         assert set(range(acked)) <= set(mine) and len(mine) == len(set(mine))
-    assert all(found == sorted(found) for found in numbers.values())
+    assert all(ids == sorted(ids) for ids in numbers.values())
     by_partition = defaultdict(list)
     for record in records:
         by_partition[record.partition].append(record.offset)

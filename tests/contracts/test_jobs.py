@@ -40,10 +40,10 @@ def job(name: str, do: str, **more) -> JobSpec:
 async def until(condition, timeout: float = 60.0):
     "Wait for a condition, with a deadline; its first true value."
     deadline = time.monotonic() + timeout
-    while not (found := await condition()):
+    while not (value := await condition()):
         assert time.monotonic() < deadline, "it did not happen in time"
         await asyncio.sleep(0.01)
-    return found
+    return value
 
 
 async def says(jobs, name: str) -> list[str]:

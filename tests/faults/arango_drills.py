@@ -99,9 +99,11 @@ async def permanent(lab: Lab, runs: int) -> None:
                     for record in await workers.records(f"{workers.data}-dlq")
                     if dict(record.headers).get("sf.dlq.stage") == b"write"
                 ]
-                found = {json.loads(record.value)["open_time"] for record in refused}
-                told = all(f"number {number}" in dict(record.headers)["sf.dlq.error"].decode() for record in refused)
+                dead = {json.loads(record.value)["open_time"] for record in refused}
+                explained = all(
+                    f"number {number}" in dict(record.headers)["sf.dlq.error"].decode() for record in refused
+                )
                 lab.outcome.check(
-                    code == 0 and found == victims and told,
-                    f"run {n} {number}: code {code}, {len(refused)} refused, the number told: {told}",
+                    code == 0 and dead == victims and explained,
+                    f"run {n} {number}: code {code}, {len(refused)} refused, the number reported: {explained}",
                 )

@@ -86,7 +86,8 @@ async def bad_files(lab: Lab, runs: int) -> None:
 
 @drill("trades loader killed (-9)", runs=12, short=3)
 async def trades_killed(lab: Lab, runs: int) -> None:
-    "After a publish, with everything published and noted but nothing stored, or at any moment; from files and by REST. The hole that it had passed is still told."
+    """After a publish, with everything published and noted but nothing stored, or at any moment; from files and
+    by REST. The hole that it had passed is still told."""
     hole = (1_620_788_400_000, 1_620_795_600_000)  # two hours of 2021-05-12
 
     @asynccontextmanager
@@ -134,10 +135,10 @@ async def trades_killed(lab: Lab, runs: int) -> None:
                 code = await asyncio.wait_for(worker.wait(), 120)
             again = await workers.run("loader-producer", **env)
             lab.outcome.judge({"stream": truth}, {"stream": await published(workers, Trade, "trade_id")}, f"run {n}")
-            told = [
+            reported = [
                 (gap["start"], gap["end"])
                 for done in (await workers.events("finished"))[-1:]
                 for gap in done.extra["gaps"]
             ]
-            right = code in (0, -signal.SIGKILL) and again == 0 and told == [(gap["start"], gap["end"])]
-            lab.outcome.check(right, f"run {n}: {code}, then {again}, told {told}")
+            right = code in (0, -signal.SIGKILL) and again == 0 and reported == [(gap["start"], gap["end"])]
+            lab.outcome.check(right, f"run {n}: {code}, then {again}, reported {reported}")

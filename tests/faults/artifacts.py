@@ -30,22 +30,23 @@ async def cut(lab: Lab, runs: int) -> None:
                 )
                 try:
                     await asyncio.wait_for(artifacts.put("models", name, content), 150)
-                    told = ""
+                    message = ""
                 except StoreError as error:
-                    told = str(error)
+                    message = str(error)
                 seen = await straight.versions("models", name)
                 await (proxy.cut(False) if n % 2 else proxy.cure())
                 manifest = await artifacts.put("models", name, content)
                 whole = await straight.get(manifest, "weights.bin") == content["weights.bin"]
         lab.outcome.runs, lab.outcome.exact = n + 1, lab.outcome.exact + 1
         lab.outcome.check(
-            bool(told) and not seen and whole, f"run {n}: told {told[:80]!r}, seen {len(seen)}, whole {whole}"
+            bool(message) and not seen and whole, f"run {n}: error {message[:80]!r}, seen {len(seen)}, whole {whole}"
         )
 
 
 @drill("artifact with a flipped bit, event before object", on=("embedded",), runs=8, short=2)
 async def damaged(lab: Lab, runs: int) -> None:
-    "A reader refuses bytes that are not those of the manifest, and a version that is announced but not there yet is `NotFound`."
+    """A reader refuses bytes that are not those of the manifest, and a version that is announced but not there
+    yet is `NotFound`."""
     lab.folder.mkdir(parents=True, exist_ok=True)
     for n in range(runs):
         async with open_artifacts(f"file://{lab.folder}/{n}") as artifacts:

@@ -69,14 +69,14 @@ async def terminated(lab: Lab, runs: int) -> None:
             code = await asyncio.wait_for(worker.wait(), 120)
             lasted, before = time.monotonic() - began, await workers.length(f"{workers.data}-enriched")
             again = await workers.run("arango-connector", **CONNECT)
-            found = await workers.contents()
-            lab.outcome.judge(expected, found, f"run {n}")
-            said = [event.status for event in await workers.events("interrupted", "error")]
-            once = await workers.length(f"{workers.data}-enriched") == len(found["stream"])
-            good = code == (0 if n % 2 else 75) and lasted < 30 and said == ["interrupted"] and again == 0 and once
+            contents = await workers.contents()
+            lab.outcome.judge(expected, contents, f"run {n}")
+            statuses = [event.status for event in await workers.events("interrupted", "error")]
+            once = await workers.length(f"{workers.data}-enriched") == len(contents["stream"])
+            good = code == (0 if n % 2 else 75) and lasted < 30 and statuses == ["interrupted"] and again == 0 and once
             lab.outcome.check(
                 good,
-                f"run {n}: code {code} after {lasted:.1f} s, said {said}, then {again}, nothing twice: {once}, {before} before",
+                f"run {n}: code {code} after {lasted:.1f} s, events {statuses}, then {again}, nothing twice: {once}, {before} before",
             )
 
     await side_by_side([lambda n=n: life(n) for n in range(runs)])
@@ -84,7 +84,8 @@ async def terminated(lab: Lab, runs: int) -> None:
 
 @drill("SIGSTOP, then CONT (a zombie)", runs=4, short=0)
 async def frozen(lab: Lab, runs: int) -> None:
-    "Frozen for longer than its group waits, while another works; a late commit is refused. Between two locks, and at random, where the other may have to wait for one."
+    """Frozen for longer than its group waits, while another works; a late commit is refused. Between two locks,
+    and at random, where the other may have to wait for one."""
     expected = await lab.expected()
     for n in range(runs):
         async with lab.workers() as workers:
@@ -130,11 +131,11 @@ async def storm(lab: Lab, runs: int) -> None:
                     "arango-connector", **tiny | {"TELEMETRY_PRODUCER_ID": f"arango-connector__{i}"}
                 )
             codes = [await asyncio.wait_for(worker.wait(), 240) for worker in connectors]
-            found = await workers.contents()
-            dead = {(value,) for value in found["dead"].values()}
+            contents = await workers.contents()
+            dead = {(value,) for value in contents["dead"].values()}
             lab.outcome.judge(
                 {k: v for k, v in expected.items() if k != "dead"},
-                {k: v for k, v in found.items() if k != "dead"},
+                {k: v for k, v in contents.items() if k != "dead"},
                 f"run {n}",
             )
             lab.outcome.check(
@@ -160,9 +161,9 @@ async def shuffled(lab: Lab, runs: int) -> None:
         async with lab.workers() as workers:
             await workers.fill(values)
             code = await workers.run("arango-connector", **CONNECT)
-            found = await workers.contents()
+            contents = await workers.contents()
             rows = [name for name in expected if name.startswith("candles")]
-            lab.outcome.judge({row: expected[row] for row in rows}, found, f"run {n}")
+            lab.outcome.judge({row: expected[row] for row in rows}, contents, f"run {n}")
             lab.outcome.check(code == 0, f"run {n}: code {code}")
 
     await side_by_side([lambda n=n: life(n) for n in range(runs)])
@@ -170,19 +171,20 @@ async def shuffled(lab: Lab, runs: int) -> None:
 
 @drill("unreadable records", runs=4, short=1)
 async def nonsense(lab: Lab, runs: int) -> None:
-    "Broken JSON, NaN, invalid UTF-8, nothing, another schema, impossible prices: dead letters are exactly what was put in."
+    """Broken JSON, NaN, invalid UTF-8, nothing, another schema, impossible prices: dead letters are exactly
+    what was put in."""
     expected, stream = await lab.expected(), await lab.stream()
     for n in range(runs):
         async with lab.workers() as workers:
             await workers.fill(stream)
             code = await workers.run("arango-connector", **CONNECT | {"BATCH_ROWS": str((7, 50, 333, 5_000)[n % 4])})
-            found = await workers.contents()
-            lab.outcome.judge(expected, found, f"run {n}")
+            contents = await workers.contents()
+            lab.outcome.judge(expected, contents, f"run {n}")
             (done,) = [
                 event for event in await workers.events("finished") if event.producer.startswith("arango-connector")
             ]
             lab.outcome.check(
-                code == 0 and done.extra["dead"] == len(found["dead"]) > 0,
+                code == 0 and done.extra["dead"] == len(contents["dead"]) > 0,
                 f"run {n}: code {code}, said {done.extra.get('dead')} dead",
             )
 
@@ -198,9 +200,9 @@ async def large(lab: Lab, runs: int) -> None:
             refused = ""
         except BadRecord as error:
             refused = str(error)
-        found = [len(record.value) for record in await workers.records(workers.data)]
+        sizes = [len(record.value) for record in await workers.records(workers.data)]
         lab.outcome.runs, lab.outcome.exact = 1, 1
-        lab.outcome.check(bool(refused) and found == [900_000], f"refused: {refused[:80]!r}; in the topic: {found}")
+        lab.outcome.check(bool(refused) and sizes == [900_000], f"refused: {refused[:80]!r}; in the topic: {sizes}")
 
 
 @drill("database slow, down, back", on=("kafka+postgresql",), runs=4, short=1, needs=("toxiproxy", "postgresql"))
@@ -270,11 +272,11 @@ async def one_bad_row(lab: Lab, runs: int) -> None:
         forbid(workers, f"open_time <> {victim}")
         await workers.fill(stream[5:], producer="loader-producer__rest")  # the first loader has said its end already
         code = await workers.run("arango-connector", **CONNECT | {"UPSTREAM": "loader-producer__rest"})
-        found = await workers.contents()
+        contents = await workers.contents()
         lab.outcome.runs = 1
         stored = {key for key in expected["candles_1h"] if key[2] != victim}
-        lab.outcome.lost = len(stored - found["candles_1h"].keys())
-        lab.outcome.duplicated = len(found["candles_1h"].keys() - stored)
+        lab.outcome.lost = len(stored - contents["candles_1h"].keys())
+        lab.outcome.duplicated = len(contents["candles_1h"].keys() - stored)
         lab.outcome.exact = int(lab.outcome.lost + lab.outcome.duplicated == 0)
         refused = [
             record

@@ -28,7 +28,8 @@ def small_disk(folder: Path, size: str):
 
 @drill("disk full", on=("embedded",), runs=4, short=1)
 async def full(lab: Lab, runs: int) -> None:
-    "A clear error and the exit code for trying again; nothing is reported finished; with more room it ends exactly. Making a small disk takes root."
+    """A clear error and the exit code for trying again; nothing is reported finished; with more room it ends
+    exactly. Making a small disk takes root."""
     if os.geteuid() != 0:
         lab.outcome.notes.append("not run: only root can make a small disk")
         lab.outcome.runs = lab.outcome.exact = 1
@@ -47,7 +48,7 @@ async def full(lab: Lab, runs: int) -> None:
                 )
                 await workers.fill(await lab.stream())
                 code = await workers.run("arango-connector", **env)
-                said = [
+                events = [
                     (event.status, event.message)
                     for event in await workers.events("error", "finished")
                     if event.producer.startswith("arango")
@@ -55,9 +56,9 @@ async def full(lab: Lab, runs: int) -> None:
                 enlarge("64m")
                 again = await workers.run("arango-connector", **env)
                 lab.outcome.judge(expected, await workers.contents(), f"run {n}")
-                clear = [status for status, _ in said] == ["error"] and "full" in said[0][1]
+                clear = [status for status, _ in events] == ["error"] and "full" in events[0][1]
                 lab.outcome.check(
-                    code == 75 and clear and again == 0, f"run {n}: code {code}, said {said}, then {again}"
+                    code == 75 and clear and again == 0, f"run {n}: code {code}, events {events}, then {again}"
                 )
 
 
@@ -74,11 +75,13 @@ async def half_written(lab: Lab, runs: int) -> None:
         async with open_artifacts(f"file://{lab.folder}/artifacts") as artifacts:
             try:
                 await artifacts.put("models", "big", files)
-                told = ""
+                message = ""
             except StoreError as error:
-                told = str(error)
+                message = str(error)
             seen = await artifacts.versions("models", "big")
             enlarge("16m")
             manifest = await artifacts.put("models", "big", files)
             whole = all([await artifacts.get(manifest, name) == content for name, content in files.items()])
-        lab.outcome.check(bool(told) and not seen and whole, f"told {told[:100]!r}, seen {len(seen)}, whole {whole}")
+        lab.outcome.check(
+            bool(message) and not seen and whole, f"error {message[:100]!r}, seen {len(seen)}, whole {whole}"
+        )

@@ -34,15 +34,15 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
     _spoilt = 0  # the last run that was not exact
 
-    def judge(self, expected: Contents, found: Contents, what: str = "") -> None:
+    def judge(self, expected: Contents, actual: Contents, what: str = "") -> None:
         "Add one run."
-        lost = sum(len(rows.keys() - found[name].keys()) for name, rows in expected.items())
-        more = sum(len(found[name].keys() - rows.keys()) for name, rows in expected.items())
+        lost = sum(len(rows.keys() - actual[name].keys()) for name, rows in expected.items())
+        more = sum(len(actual[name].keys() - rows.keys()) for name, rows in expected.items())
         wrong = sum(
             1
             for name, rows in expected.items()
-            for key in rows.keys() & found[name].keys()
-            if rows[key] != found[name][key]
+            for key in rows.keys() & actual[name].keys()
+            if rows[key] != actual[name][key]
         )
         self.runs, self.exact = self.runs + 1, self.exact + (lost + wrong + more == 0)
         self.lost, self.wrong, self.duplicated = self.lost + lost, self.wrong + wrong, self.duplicated + more
@@ -56,7 +56,7 @@ class Outcome:
             self.notes.append(what)
             self.exact, self._spoilt = self.exact - (self._spoilt != self.runs), self.runs
 
-    def told(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         return asdict(self) | {"seconds": round(self.seconds, 1)}
 
 
@@ -99,13 +99,13 @@ class Lab:
     "Labs of workers for a drill, and the contents that an undisturbed run leaves."
 
     def __init__(self, on: str, folder: Path, outcome: Outcome):
-        self.on, self.folder, self.outcome, self.made = on, folder, outcome, 0
+        self.on, self.folder, self.outcome, self.opened = on, folder, outcome, 0
 
     @asynccontextmanager
     async def workers(self, **places: str) -> AsyncIterator[WorkerLab]:
         "An empty lab of workers; closed and deleted at the end."
-        self.made += 1
-        home = self.folder / f"{self.made}"
+        self.opened += 1
+        home = self.folder / f"{self.opened}"
         home.mkdir(parents=True)
         with contextlib.ExitStack() as stack:
             real = (

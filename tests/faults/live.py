@@ -96,8 +96,8 @@ async def line_lost(lab: Lab, runs: int) -> None:
             )
             longest = alone[0]
             sim.faults.clear()
-            found, again = await published(workers, kind)
-            lab.outcome.judge(await truth(rest, kind, wanted), found, f"run {n} {kind} {fault}")
+            records, again = await published(workers, kind)
+            lab.outcome.judge(await truth(rest, kind, wanted), records, f"run {n} {kind} {fault}")
             last = (await workers.events("finished", "error"))[-1]
             holds = code == 0 and not again and longest < 5 and last.extra.get("reconnects", 0) > 0
             lab.outcome.check(
@@ -121,7 +121,8 @@ async def true_book(sim, rest, symbol: str, moment: int) -> bytes:
 
 @drill("depth hole, stale snapshot", runs=6, short=1)
 async def book_lost(lab: Lab, runs: int) -> None:
-    "Every snapshot of the topic is the exchange's own, every reader's book too, none crossed; each start over is counted."
+    """Every snapshot of the topic is the exchange's own, every reader's book too, none crossed; each start over
+    is counted."""
     for n in range(runs):
         wanted, chance = span(1, 1 / 60), random.Random(n)
         holes = [
@@ -144,21 +145,23 @@ async def book_lost(lab: Lab, runs: int) -> None:
             readers = [await check_books(sim, rest, records, symbol) for symbol in MARKETS]
             snapshots = [record for record in records if isinstance(record, BookSnapshot)]
             crossed = [snapshot for snapshot in snapshots if snapshot.bids[0][0] >= snapshot.asks[0][0]]
-            found = {(snapshot.symbol, snapshot.timestamp): encode(snapshot) for snapshot in snapshots}
+            published_books = {(snapshot.symbol, snapshot.timestamp): encode(snapshot) for snapshot in snapshots}
             lab.outcome.judge(
-                {"books": {key: await true_book(sim, rest, *key) for key in found}}, {"books": found}, f"run {n}"
+                {"books": {key: await true_book(sim, rest, *key) for key in published_books}},
+                {"books": published_books},
+                f"run {n}",
             )
-            told = {gap["symbol"] for gap in last.extra.get("gaps", ())}
+            reported = {gap["symbol"] for gap in last.extra.get("gaps", ())}
             holds = (
                 code == 0
                 and not crossed
                 and last.extra["resyncs"] >= len(MARKETS)
-                and told == set(MARKETS)
+                and reported == set(MARKETS)
                 and all(whole for whole, _ in readers)
             )
             lab.outcome.check(
                 holds,
-                f"run {n}: code {code}, {len(crossed)} crossed, {last.extra.get('resyncs')} started over, gaps of {sorted(told)}, readers {readers}",
+                f"run {n}: code {code}, {len(crossed)} crossed, {last.extra.get('resyncs')} started over, gaps of {sorted(reported)}, readers {readers}",
             )
 
 
@@ -188,8 +191,8 @@ async def live_killed(lab: Lab, runs: int) -> None:
                     worker.kill()
                 code = await worker.wait()
             again = await workers.run(target, timeout=120, **env)
-            found, twice = await published(workers, kind)
-            lab.outcome.judge(await truth(rest, kind, wanted), found, f"run {n} {kind}")
+            records, twice = await published(workers, kind)
+            lab.outcome.judge(await truth(rest, kind, wanted), records, f"run {n} {kind}")
             lab.outcome.check(
                 (code, again) == (-signal.SIGKILL, 0), f"run {n} {kind}: {code}, then {again}, {len(twice)} twice"
             )

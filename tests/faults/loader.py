@@ -61,15 +61,16 @@ class Watched:
     async def __call__(self, scope, receive, send):
         came, port = time.monotonic(), scope["client"][1]
 
-        async def told(message):
+        async def send_and_note(message):
             if message["type"] == "http.response.start":
                 self.seen.append((came, time.monotonic(), port, message["status"]))
             await send(message)
 
-        await self.simulator(scope, receive, told)
+        await self.simulator(scope, receive, send_and_note)
 
     def too_early(self, retry_after: float) -> int:
-        "Requests that cannot have been under way when a refusal was read: on the refused connection any, on each other one the second, before Retry-After has passed."
+        """Requests that cannot have been under way when a refusal was read: on the refused connection any, on
+        each other one the second, before Retry-After has passed."""
         early = 0
         for _, refused, port, status in self.seen:
             if status in (418, 429):
@@ -128,15 +129,15 @@ async def holes(lab: Lab, runs: int) -> None:
             left = {key: value for key, value in expected.items() if not (key[0] == "ETHUSDT" and key[1] in hole)}
             lab.outcome.judge({"stream": left}, {"stream": await published(workers)}, f"run {n}")
             done = await workers.events("finished")
-            told = {
+            reported = {
                 t
                 for gap in (done[0].extra["gaps"] if done else [])
                 if gap["symbol"] == "ETHUSDT"
                 for t in range(gap["start"], gap["end"], hour)
             }
             lab.outcome.check(
-                code == 0 and told >= set(hole),
-                f"run {n}: code {code}, {len(set(hole) - told)} missing candles were not reported",
+                code == 0 and reported >= set(hole),
+                f"run {n}: code {code}, {len(set(hole) - reported)} missing candles were not reported",
             )
 
     await side_by_side([lambda n=n: life(n) for n in range(runs)])
@@ -144,7 +145,8 @@ async def holes(lab: Lab, runs: int) -> None:
 
 @drill("loader killed (-9)", runs=21, short=3)
 async def loader_killed(lab: Lab, runs: int) -> None:
-    "After a publish, with everything published and noted but nothing stored, or at any moment; started again, the topic holds every candle."
+    """After a publish, with everything published and noted but nothing stored, or at any moment; started again,
+    the topic holds every candle."""
     expected = await undisturbed(lab)
 
     async def life(n: int) -> None:
@@ -189,9 +191,10 @@ async def loader_evicted(lab: Lab, runs: int) -> None:
             await until(lambda: workers.length(workers.data))
             worker.terminate()
             code = await asyncio.wait_for(worker.wait(), 120)
-            said = [event.status for event in await workers.events("interrupted", "finished", "error")]
+            statuses = [event.status for event in await workers.events("interrupted", "finished", "error")]
             again = await workers.run("loader-producer", BINANCE_API_URL=url, **LOAD)
             lab.outcome.judge(expected, {"stream": await published(workers)}, f"run {n}")
             lab.outcome.check(
-                (code, said, again) == (75, ["interrupted"], 0), f"run {n}: code {code}, said {said}, then {again}"
+                (code, statuses, again) == (75, ["interrupted"], 0),
+                f"run {n}: code {code}, events {statuses}, then {again}",
             )

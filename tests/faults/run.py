@@ -20,16 +20,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", default="", help="write the outcomes to this file")
     parser.add_argument("--only", default="", help="drills whose fault contains this text")
-    parser.add_argument("--on", default="", help="embedded or kafka+postgresql; both unless told")
+    parser.add_argument("--on", default="", help="embedded or kafka+postgresql; both by default")
     parser.add_argument("--runs", type=int, default=0, help="runs of each drill")
     parser.add_argument("--short", action="store_true", help="the few runs of the test suite")
-    told, outcomes = parser.parse_args(), []
+    options, outcomes = parser.parse_args(), []
     for drill in DRILLS:
         for on in drill.on:
             if (
-                told.only.lower() not in drill.fault.lower()
-                or (told.on and told.on != on)
-                or (told.short and not drill.short)
+                options.only.lower() not in drill.fault.lower()
+                or (options.on and options.on != on)
+                or (options.short and not drill.short)
             ):
                 continue
             if missing := [server for server in (*NEEDED.get(on, ()), *drill.needs) if not url_of(server)]:
@@ -40,7 +40,7 @@ def main() -> int:
                 continue
             with tempfile.TemporaryDirectory(prefix="drill") as folder:
                 outcome = asyncio.run(
-                    perform(drill, on, Path(folder), told.runs or (drill.short if told.short else drill.runs))
+                    perform(drill, on, Path(folder), options.runs or (drill.short if options.short else drill.runs))
                 )
             outcomes.append(outcome)
             verdict = "ok  " if outcome.exact == outcome.runs and outcome.runs else "BAD "
@@ -50,8 +50,8 @@ def main() -> int:
             )
             for note in outcome.notes:
                 print(f"       {note}", flush=True)
-            if told.json:
-                Path(told.json).write_text(json.dumps([outcome.told() for outcome in outcomes], indent=1) + "\n")
+            if options.json:
+                Path(options.json).write_text(json.dumps([outcome.summary() for outcome in outcomes], indent=1) + "\n")
     return int(any(outcome.exact < outcome.runs or not outcome.runs for outcome in outcomes))
 
 

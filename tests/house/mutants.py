@@ -2,9 +2,12 @@
 
     make mutants ARGS="--sample 60 --seed 1"
 
-The coverage map (which test reaches which line) is recorded by the suite's own run and used while the library stays as it is. Per guard, the
-tests that reach its body are run, those of its own notebook first, at most 60 seconds, until one fails; a time-out counts as found, and is
-listed. Exit 0: in the sample at most 5 % survive, none in bus, store, trading and manager, and each survivor has its reason in survivors.toml.
+The coverage map (which test reaches which line) is recorded by the suite's own run and used while the library
+stays as it is. Per guard, the
+tests that reach its body are run, those of its own notebook first, at most 60 seconds, until one fails; a
+time-out counts as found, and is
+listed. Exit 0: in the sample at most 5 % survive, none in bus, store, trading and manager, and each survivor
+has its reason in survivors.toml.
 """
 
 import argparse

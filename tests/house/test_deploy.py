@@ -1,4 +1,5 @@
-"""What people with Docker start is what `make servers` starts: same ports, pinned images, nothing secret, bound to this machine."""
+"""What people with Docker start is what `make servers` starts: same ports, pinned images, nothing secret, bound
+to this machine."""
 
 import re
 import shutil
@@ -19,18 +20,18 @@ def ports_of(name: str) -> set[int]:
     "Where a service can be reached from this machine."
     service = SERVICES[name]
     if service.get("network_mode") == "host":
-        said = " ".join(
+        texts = " ".join(
             map(str, [*service.get("command", []), *(f"{k}={v}" for k, v in service.get("environment", {}).items())])
         )
-        return {int(match) for match in re.findall(r"(?:-port |127\.0\.0\.1:|HTTP_PORT=)(\d+)", said)}
+        return {int(match) for match in re.findall(r"(?:-port |127\.0\.0\.1:|HTTP_PORT=)(\d+)", texts)}
     return {int(port.split(":")[1]) for port in service["ports"]}
 
 
 def test_ports_are_those_of_make_servers():
     script = (SERVERS / "servers.sh").read_text()
-    told = {name: int(port) for name, port in re.findall(r"([\w-]+)\) echo \$\(\((\d+) \+ SHIFT\)\)", script)}
-    assert {"kafka", "kafka-secure", "postgresql", "minio", "toxiproxy"} == set(told)
-    assert {name: {port, port + 1} if name == "minio" else {port} for name, port in told.items()} | BESIDE == {
+    ports = {name: int(port) for name, port in re.findall(r"([\w-]+)\) echo \$\(\((\d+) \+ SHIFT\)\)", script)}
+    assert {"kafka", "kafka-secure", "postgresql", "minio", "toxiproxy"} == set(ports)
+    assert {name: {port, port + 1} if name == "minio" else {port} for name, port in ports.items()} | BESIDE == {
         name: ports_of(name) for name in SERVICES
     }
 
@@ -79,7 +80,7 @@ def test_no_secret_stands_in_the_file():
 
 def test_kafka_is_told_everything_and_the_same_as_here():
     "One KAFKA_ variable drops all defaults of the image."
-    told = {
+    settings = {
         name.removeprefix("KAFKA_").replace("_", ".").lower(): str(value)
         for name, value in SERVICES["kafka"]["environment"].items()
         if name.startswith("KAFKA_")
@@ -88,7 +89,7 @@ def test_kafka_is_told_everything_and_the_same_as_here():
     for line in re.search(r"cat >\"\$PROPS\" <<EOF\n(.*?)\nEOF", script, re.S)[1].splitlines():
         key, _, value = line.partition("=")
         if not line.startswith("#") and "$" not in value and key != "controller.quorum.bootstrap.servers":
-            assert told[key] == value, key
+            assert settings[key] == value, key
     assert {
         "listeners",
         "advertised.listeners",
@@ -96,7 +97,7 @@ def test_kafka_is_told_everything_and_the_same_as_here():
         "inter.broker.listener.name",
         "controller.quorum.voters",
         "log.dirs",
-    } <= set(told)
+    } <= set(settings)
 
 
 def test_what_is_mounted_exists():

@@ -1,4 +1,5 @@
-"""What a newcomer reads first is true: the README's example runs as a script, its links lead somewhere, the map names every package."""
+"""What a newcomer reads first is true: the README's example runs as a script, its links lead somewhere, the map
+names every package."""
 
 import re
 import subprocess
@@ -28,11 +29,11 @@ def test_the_example_runs_as_a_script(tmp_path):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
-    made = {ROOT / "nbs/docs/manual/errors.md", ROOT / "nbs/targets/index.md"}  # by `make docs`
+    generated = {ROOT / "nbs/docs/manual/errors.md", ROOT / "nbs/targets/index.md"}  # by `make docs`
     wrong = []
     for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
         path = (page.parent / link.partition("#")[0]).resolve()
-        if "://" not in link and not path.exists() and path not in made:
+        if "://" not in link and not path.exists() and path not in generated:
             wrong.append(link)
     assert not wrong, wrong
 

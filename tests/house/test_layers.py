@@ -1,4 +1,5 @@
-"""The shape of the house: imports go down, research knows nothing of platform, public names are documented and typed."""
+"""The shape of the house: imports go down, research knows nothing of platform, public names are documented and
+typed."""
 
 import ast
 import re
@@ -44,7 +45,7 @@ def name_of(path: Path) -> str:
 
 def imports_of(path: Path) -> set[str]:
     "Modules of the library that `path` imports, relative ones resolved, as `package.module`."
-    found, package = set(), ["streamforge", *path.relative_to(LIB).parent.parts]
+    imported, package = set(), ["streamforge", *path.relative_to(LIB).parent.parts]
     for node in ast.walk(ast.parse(path.read_text())):
         names = []
         if isinstance(node, ast.Import):
@@ -53,8 +54,8 @@ def imports_of(path: Path) -> set[str]:
             base = package[: len(package) - node.level + 1] if node.level else []
             stem = ".".join([*base, *(node.module or "").split(".")]).strip(".")
             names = [stem, *(f"{stem}.{name.name}" for name in node.names)]
-        found |= {name.removeprefix("streamforge.") for name in names if name.startswith("streamforge.")}
-    return found & set(PLACES)
+        imported |= {name.removeprefix("streamforge.") for name in names if name.startswith("streamforge.")}
+    return imported & set(PLACES)
 
 
 def test_every_module_has_its_notebook():
@@ -86,9 +87,9 @@ def test_numbers_are_the_order_of_reading():
     }
     numbers = {folder: sorted(int(path.name[:2]) for path in folder.glob("[0-9][0-9]_*.ipynb")) for folder in folders}
     wrong = {
-        str(folder.relative_to(ROOT)): found
-        for folder, found in numbers.items()
-        if found != list(range(1, len(found) + 1))
+        str(folder.relative_to(ROOT)): given
+        for folder, given in numbers.items()
+        if given != list(range(1, len(given) + 1))
     }
     assert not wrong, wrong
 

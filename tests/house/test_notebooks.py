@@ -1,4 +1,5 @@
-"""Notebooks are clean: the kernel that papermill and JupyterLab ask for, stable ids, outputs without errors and large pictures, nothing of a machine."""
+"""Notebooks are clean: the kernel that papermill and JupyterLab ask for, stable ids, outputs without errors and
+large pictures, nothing of a machine."""
 
 import base64
 import re
@@ -41,8 +42,8 @@ def test_clean(path):
                     wrong.append(f"cell {number} keeps a picture without the hash of its figure: make notebooks")
     if len(set(ids)) < len(ids):
         wrong.append("cell ids repeat")
-    if found := re.search(r"(/home/\w+|/Users/\w+|/root/|/tmp/tmp\w+)", path.read_text()):
-        wrong.append(f"a path of one developer's machine: {found[0]}")
+    if match := re.search(r"(/home/\w+|/Users/\w+|/root/|/tmp/tmp\w+)", path.read_text()):
+        wrong.append(f"a path of one developer's machine: {match[0]}")
     assert not wrong, "\n".join(wrong)
 
 

@@ -57,7 +57,8 @@ def mishaps(path: str) -> dict[str, tuple]:
 
 @asynccontextmanager
 async def market(*faults: Fault, speed: float = 36_000.0, connections: int = 1, **rules):
-    "The simulator at noon; its time begins when so many clients have connected. Gives it, its REST client, and the variables of a worker."
+    """The simulator at noon; its time begins when so many clients have connected. Gives it, its REST client,
+    and the variables of a worker."""
     for symbol in MARKETS:
         _tables.setdefault(symbol, read_file(SAMPLES / f"{symbol}.parquet"))
     sim = Simulator(_tables, now=NOON, pace=Steady())
@@ -120,13 +121,13 @@ def floats(levels: list[tuple[str, str]]) -> list[tuple[float, float]]:
 def rebuilt(records: list, symbol: str) -> list[tuple[BookSnapshot, OrderBook | None]]:
     "What readers who begin at each snapshot have at the next one; None for those who saw a hole between, and wait."
     mine = [record for record in records if (record.symbol if isinstance(record, BookSnapshot) else record.s) == symbol]
-    found: list[tuple[BookSnapshot, OrderBook | None]] = []
+    books: list[tuple[BookSnapshot, OrderBook | None]] = []
     book, moved = OrderBook(symbol), False
     for record in mine:
         if isinstance(record, DepthUpdate):
             moved = book.last_update_id is not None and book.apply(record) is not Applied.HOLE
             continue
-        found.append((record, book if moved else None))
+        books.append((record, book if moved else None))
         book, moved = OrderBook(symbol), False
         assert book.load(
             DepthSnapshot(
@@ -135,13 +136,14 @@ def rebuilt(records: list, symbol: str) -> list[tuple[BookSnapshot, OrderBook | 
             ),
             len(record.bids),
         )
-    return found[1:]
+    return books[1:]
 
 
 async def check_books(
     sim: Simulator, rest: BinanceRest, records: list, symbol: str, levels: int = 20
 ) -> tuple[int, int]:
-    "Every snapshot and every reader's book is the exchange's own, never crossed; how many readers got through, and how many waited."
+    """Every snapshot and every reader's book is the exchange's own, never crossed; how many readers got
+    through, and how many waited."""
     readers = rebuilt(records, symbol)
     for snapshot, book in readers:
         assert snapshot.bids[0][0] < snapshot.asks[0][0], "crossed"

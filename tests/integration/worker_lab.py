@@ -39,7 +39,7 @@ class WorkerLab:
         self.home = home
         self.queue = f"wf-{secrets.token_hex(4)}" if places else "wf-1"
         self.data = f"{self.queue}-data"
-        self.control, self.told = (
+        self.control, self.events_topic = (
             f"{self.queue}-{name}" if places else name for name in ("queue-control", "queue-events")
         )
         self.env = {
@@ -49,16 +49,16 @@ class WorkerLab:
             **(places or {}),
         }
         if places:
-            self.env |= {"QUEUE_CONTROL_TOPIC": self.control, "QUEUE_EVENTS_TOPIC": self.told}
+            self.env |= {"QUEUE_CONTROL_TOPIC": self.control, "QUEUE_EVENTS_TOPIC": self.events_topic}
         self.places = read_places(self.env)
         self.started: list[asyncio.subprocess.Process] = []
 
     async def start(self, target: str, **env: str) -> asyncio.subprocess.Process:
         "A worker process, as a job starts one."
-        told = os.environ | self.env | {"TELEMETRY_PRODUCER_ID": f"{target}__a1b2c3"} | env
+        variables = os.environ | self.env | {"TELEMETRY_PRODUCER_ID": f"{target}__a1b2c3"} | env
         with (self.home / f"{target}-{len(self.started)}.log").open("wb") as log:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "streamforge.cli.main", "worker", target, env=told, stdout=log, stderr=log
+                sys.executable, "-m", "streamforge.cli.main", "worker", target, env=variables, stdout=log, stderr=log
             )
         self.started.append(process)
         return process
@@ -79,17 +79,17 @@ class WorkerLab:
 
     async def records(self, topic: str) -> list[Record]:
         "All that lies in a topic, by partition and offset."
-        found: list[Record] = []
+        records: list[Record] = []
         async with self.bus() as bus:
             if topic not in await bus.topics():
                 return []
             count = sum((await bus.end_offsets(topic)).values()) - sum((await bus.begin_offsets(topic)).values())
             if count:
                 async for batch in bus.tail(topic):
-                    found += batch.records
-                    if len(found) >= count:
+                    records += batch.records
+                    if len(records) >= count:
                         break
-        return sorted(found, key=lambda record: (record.partition, record.offset))
+        return sorted(records, key=lambda record: (record.partition, record.offset))
 
     async def length(self, topic: str) -> int:
         async with self.bus() as bus:
@@ -99,7 +99,7 @@ class WorkerLab:
         "What was said, of these kinds or all."
         return [
             event
-            for event in map(decode_event, [record.value for record in await self.records(self.told)])
+            for event in map(decode_event, [record.value for record in await self.records(self.events_topic)])
             if not statuses or event.status in statuses
         ]
 
@@ -120,7 +120,7 @@ class WorkerLab:
         "Put records (key, value) into a topic and say on behalf of a loader that this is all."
         topic = topic or self.data
         async with self.bus() as bus:
-            for name, count in ((topic, partitions), (self.told, 1), (self.control, 1)):
+            for name, count in ((topic, partitions), (self.events_topic, 1), (self.control, 1)):
                 await bus.create_topic(name, TopicSpec(partitions=count))
             await bus.publish(topic, [Message(value, key) for key, value in values])
             event = Event(
@@ -133,16 +133,17 @@ class WorkerLab:
                 finished=True,
                 end_offsets={topic: await bus.end_offsets(topic)},
             )
-            await bus.publish(self.told, [Message(encode_control(event), self.queue)])
+            await bus.publish(self.events_topic, [Message(encode_control(event), self.queue)])
 
     async def contents(self, collection: str = "candles_1h", topic: str = "") -> dict[str, dict[tuple, bytes]]:
-        "Stored rows, enriched rows, the enriched stream with each candle once, and dead letters, each by its identity. A stream that says two things of one candle is wrong."
-        topic, found = topic or self.data, dict[str, dict[tuple, bytes]]()
+        """Stored rows, enriched rows, the enriched stream with each candle once, and dead letters, each by its
+        identity. A stream that says two things of one candle is wrong."""
+        topic, parts = topic or self.data, dict[str, dict[tuple, bytes]]()
         async with open_store(self.places.store_url) as store:
             schemas = await store.collections()
             for name in (collection, f"{collection}_enriched"):
                 rows = (await store.read(name)).to_pylist() if name in schemas else []
-                found[name] = {
+                parts[name] = {
                     tuple(row[column] for column in schemas[name].key): msgspec.json.encode(
                         {k: v for k, v in row.items() if k != "revision"}
                     )
@@ -153,12 +154,12 @@ class WorkerLab:
             row = msgspec.json.decode(record.value)
             key = (row["symbol"], row["interval"], row["open_time"])
             assert once.setdefault(key, record.value) == record.value, f"two truths about {key}"
-        found["stream"] = once
-        found["dead"] = {
+        parts["stream"] = once
+        parts["dead"] = {
             (record.partition, dict(record.headers)["sf.dlq.offset"]): record.value
             for record in await self.records(f"{topic}-dlq")
         }
-        return found
+        return parts
 
     async def fingerprint(self, collection: str = "candles_1h", topic: str = "") -> dict[str, str]:
         "sha256 of each part of the contents, sorted by identity."

@@ -1,11 +1,17 @@
-"""Stands in for an ArangoDB server: as much of its HTTP interface as the store uses, with its error numbers, and faults on demand.
+"""Stands in for an ArangoDB server: as much of its HTTP interface as the store uses, with its error numbers,
+and faults on demand.
 
 What it follows, and where that is written:
-- collections, documents, indexes, cursors, stream transactions, named graphs: docs.arango.ai/arangodb/3.10/develop/http-api/ (`collections`, `documents`, `indexes`, `queries/aql-queries`, `transactions/stream-transactions`, `graphs/named-graphs`)
-- imports: `arangod/RestHandler/RestImportHandler.cpp` (all are inserted, those whose key is there are then replaced; with `complete` the first error ends the transaction)
+- collections, documents, indexes, cursors, stream transactions, named graphs:
+  docs.arango.ai/arangodb/3.10/develop/http-api/ (`collections`, `documents`, `indexes`, `queries/aql-queries`,
+  `transactions/stream-transactions`, `graphs/named-graphs`)
+- imports: `arangod/RestHandler/RestImportHandler.cpp` (all are inserted, those whose key is there are then
+  replaced; with `complete` the first error ends the transaction)
 - error numbers and texts: `lib/Basics/errors.dat`, which the driver has as `arango/errno.py`
 
-What it does not do: other AQL than the store's few queries (anything else is a parse error, 1501), JWT, users' rights, anything across several shards. It has one thread, so no two requests ever cross, except those that a stream transaction keeps out.
+What it does not do: other AQL than the store's few queries (anything else is a parse error, 1501), JWT, users'
+rights, anything across several shards. It has one thread, so no two requests ever cross, except those that a
+stream transaction keeps out.
 """
 
 import asyncio
@@ -77,7 +83,8 @@ class Refusal(Exception):
 
 @dataclass
 class Fault:
-    "What goes wrong with a request: an error number, `drop` (no whole answer), `lost` (done, and no whole answer), `slow`, `html`."
+    """What goes wrong with a request: an error number, `drop` (no whole answer), `lost` (done, and no whole
+    answer), `slow`, `html`."""
 
     what: int | str
     on: str = ".*"  # of `METHOD path`
@@ -202,25 +209,25 @@ class Arango:
         )
         if user not in self.users or self.users[user] != password:
             raise Refusal(11)
-        found = re.fullmatch(r"/_db/([^/]+)(/.*)", unquote(scope["path"]))
-        if not found or found[1] not in self.databases:
-            raise Refusal(1228 if found else 404)
+        place = re.fullmatch(r"/_db/([^/]+)(/.*)", unquote(scope["path"]))
+        if not place or place[1] not in self.databases:
+            raise Refusal(1228 if place else 404)
         query = dict(parse_qsl(scope["query_string"].decode(), keep_blank_values=True))
         try:
             request = msgspec.json.decode(body) if body else None
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise Refusal(600) from None
-        self.database, self.headers, self.query, self.request = self.databases[found[1]], headers, query, request
-        if _WRITES.fullmatch(f"{scope['method']} {found[2]}") and not (
+        self.database, self.headers, self.query, self.request = self.databases[place[1]], headers, query, request
+        if _WRITES.fullmatch(f"{scope['method']} {place[2]}") and not (
             self._flag("waitForSync")
             or "x-arango-trx-id" in headers
             or (isinstance(request, dict) and request.get("waitForSync"))
         ):
-            self.unsynced.append(f"{scope['method']} {found[2]}")
+            self.unsynced.append(f"{scope['method']} {place[2]}")
         for pattern, serve in _ROUTES:
-            if match := re.fullmatch(pattern, f"{scope['method']} {found[2]}"):
+            if match := re.fullmatch(pattern, f"{scope['method']} {place[2]}"):
                 return serve(self, *match.groups())
-        raise Refusal(404, found[2])
+        raise Refusal(404, place[2])
 
     def _flag(self, name: str, otherwise: bool = False) -> bool:
         "A boolean of the query as the server reads it (`StringUtils::boolean`); the driver writes 1 and 0."
@@ -244,8 +251,8 @@ class Arango:
             raise Refusal(1208, name)
         if name in self.database.collections:
             raise Refusal(1207)
-        made = self.database.collections[name] = Collection(name, self.request.get("type") == 3)
-        return 200, {"error": False, "code": 200, **_shown(made)}
+        collection = self.database.collections[name] = Collection(name, self.request.get("type") == 3)
+        return 200, {"error": False, "code": 200, **_shown(collection)}
 
     def make_index(self) -> tuple[int, Any]:
         fields = tuple(self.request["fields"])
@@ -303,16 +310,17 @@ class Arango:
         for fields in collection.indexes:
             if (owner := collection.taken[fields].get(_values(document, fields), key)) != key:
                 raise Refusal(1210, f"in index of type persistent over '{', '.join(fields)}'; conflicting key: {owner}")
-        made = {"_key": key, "_id": f"{collection.name}/{key}", "_rev": f"_{next(self._numbers):x}---"} | {
+        stored = {"_key": key, "_id": f"{collection.name}/{key}", "_rev": f"_{next(self._numbers):x}---"} | {
             k: v for k, v in document.items() if k not in ("_key", "_id", "_rev")
         }
-        undo.append((collection, key, collection.place(key, made)))
+        undo.append((collection, key, collection.place(key, stored)))
         if transaction:
             collection.held[key] = transaction
-        return _identity(made) | ({"_oldRev": before["_rev"]} if before else {})
+        return _identity(stored) | ({"_oldRev": before["_rev"]} if before else {})
 
     def import_(self) -> tuple[int, Any]:
-        "As `performImport` does: insert, then replace those whose key was there; the first error ends it if it has to be complete."
+        """As `performImport` does: insert, then replace those whose key was there; the first error ends it if
+        it has to be complete."""
         collection, complete, action = (
             self.database[self.query["collection"]],
             self._flag("complete"),
@@ -373,12 +381,12 @@ class Arango:
         collection = self.database[name]
         if key not in collection.documents:
             raise Refusal(1202)
-        found, wanted = collection.documents[key], self.headers.get("if-match", "").strip('"')
+        document, wanted = collection.documents[key], self.headers.get("if-match", "").strip('"')
         if not self._flag("ignoreRevs", True) and isinstance(self.request, dict):  # the driver puts it into the body
             wanted = wanted or self.request.get("_rev", "")
-        if wanted and wanted != found["_rev"]:
-            raise Refusal(1200, "conflict, _rev values do not match", self.mismatch, **_identity(found))
-        return collection, found
+        if wanted and wanted != document["_rev"]:
+            raise Refusal(1200, "conflict, _rev values do not match", self.mismatch, **_identity(document))
+        return collection, document
 
     def get(self, name: str, key: str) -> tuple[int, Any]:
         return 200, self._found(name, key)[1]
@@ -388,9 +396,9 @@ class Arango:
         return 202, self._write(collection, self.request | {"_key": key}, "replace", [])
 
     def delete(self, name: str, key: str) -> tuple[int, Any]:
-        collection, found = self._found(name, key)
+        collection, document = self._found(name, key)
         collection.place(key, None)
-        return 200, _identity(found)
+        return 200, _identity(document)
 
     # transactions
 
@@ -540,27 +548,27 @@ def _answers(database: Database, text: str, variables: Json) -> list[Any]:
     declared = set(re.findall(r"@(@?\w+)", text))
     if declared != variables.keys():
         raise Refusal(1551 if declared - variables.keys() else 1552, " ".join(declared ^ variables.keys()))
-    found = list(database[variables["@collection"]].documents.values())
+    documents = list(database[variables["@collection"]].documents.values())
     if "range_column" in variables:
         moment, start, last = variables["range_column"], variables["start"], variables["last"]
-        found = [document for document in found if start <= document[moment] <= last]
+        documents = [document for document in documents if start <= document[moment] <= last]
     for n in re.findall(r"@c(\d)", text):
         column, values = variables[f"c{n}"], set(variables[f"v{n}"])
-        found = [document for document in found if document.get(column) in values]
+        documents = [document for document in documents if document.get(column) in values]
     if name == "count":
-        return [len(found)]
+        return [len(documents)]
     if name == "nth last":
-        return sorted((document[variables["range_column"]] for document in found), reverse=True)[
+        return sorted((document[variables["range_column"]] for document in documents), reverse=True)[
             variables["skipped"] : variables["skipped"] + 1
         ]
     if name == "range":
-        return [{k: document[k] for k in variables["columns"] if k in document} for document in found]
+        return [{k: document[k] for k in variables["columns"] if k in document} for document in documents]
     return (
-        found
+        documents
         if name == "schemas"
         else [
             document
-            for document in found
+            for document in documents
             if document["kind"] == variables["kind"] and document["id"].startswith(variables["prefix"])
         ]
     )

@@ -69,8 +69,8 @@ async def throughput(url: str, table: Path, count: int, partitions: int) -> list
                 await consumer.commit(records.end_offsets)
             read, read_cpu = time.perf_counter() - began, time.process_time() - used
         began, offset = time.perf_counter(), 0
-        while found := read_table(db, offset):
-            offset = found[-1][0]
+        while unread := read_table(db, offset):
+            offset = unread[-1][0]
         read_peer = time.perf_counter() - began
     db.close()
     what = f"{count:,} records of 250 bytes in batches of {BATCH:,}, {partitions} partition{'s' * (partitions > 1)}"
@@ -162,10 +162,10 @@ async def wake_up(url: str, table: Path, count: int, rate: float) -> list[dict]:
     writer.stdin.write("go\n")
     writer.stdin.flush()
     while len(peer) < count:
-        found, now = read_table(db, offset), time.monotonic_ns()
-        peer += [(now - int(row[2])) / 1e6 for row in found]
-        offset = found[-1][0] if found else offset
-        if not found:
+        rows, now = read_table(db, offset), time.monotonic_ns()
+        peer += [(now - int(row[2])) / 1e6 for row in rows]
+        offset = rows[-1][0] if rows else offset
+        if not rows:
             await asyncio.sleep(0.01)  # a table cannot call: its readers look a hundred times a second
     writer.communicate()
     name = f"{PEER}, polled every 10 ms"
@@ -218,11 +218,11 @@ async def idle_cost(url: str, table: Path, seconds: float) -> list[dict]:
 
 async def bench(count: int) -> list[dict]:
     with tempfile.TemporaryDirectory() as folder:
-        url, found = f"embedded://{folder}/bus", []
+        url, results = f"embedded://{folder}/bus", []
         for partitions in (1, 8):
-            found += await throughput(url, Path(folder, f"queue{partitions}.db"), count, partitions)
-        found += await wake_up(url, Path(folder, "ticks.db"), 2_000, 200)
-        return found + await idle_cost(url, Path(folder, "ticks.db"), 10)
+            results += await throughput(url, Path(folder, f"queue{partitions}.db"), count, partitions)
+        results += await wake_up(url, Path(folder, "ticks.db"), 2_000, 200)
+        return results + await idle_cost(url, Path(folder, "ticks.db"), 10)
 
 
 if __name__ == "__main__":

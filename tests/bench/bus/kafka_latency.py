@@ -1,7 +1,10 @@
-"""From a tick to the decision on it, through a real broker: `python tests/bench/bus/kafka_latency.py [--json FILE] [--seconds N] [--rounds N]`.
+"""From a tick to the decision on it, through a real broker: `python tests/bench/bus/kafka_latency.py [--json
+FILE] [--seconds N] [--rounds N]`.
 
-A driver writes 200 ticks a second to a topic of 8 partitions; an echo in another process reads each, decodes it and writes a decision to a second topic, which the driver reads. Ours is the bus (`poll`, `publish`),
-the peer a bare aiokafka echo with tuned settings (`getmany`, idempotent `send`, linger 0). In turns; medians of the rounds, as {work, unit, ours, peer, peer_name, ratio}: a ratio above 1 means that ours is faster.
+A driver writes 200 ticks a second to a topic of 8 partitions; an echo in another process reads each, decodes it
+and writes a decision to a second topic, which the driver reads. Ours is the bus (`poll`, `publish`),
+the peer a bare aiokafka echo with tuned settings (`getmany`, idempotent `send`, linger 0). In turns; medians of
+the rounds, as {work, unit, ours, peer, peer_name, ratio}: a ratio above 1 means that ours is faster.
 """
 
 import argparse
@@ -93,16 +96,16 @@ async def drive(role: str, seconds: float) -> list[float]:
 
 
 async def measure(consumer: AIOKafkaConsumer, producer: AIOKafkaProducer, ticks: str, seconds: float) -> list[float]:
-    found: dict[int, float] = {}
+    latencies: dict[int, float] = {}
     count = int(RATE * (WARM + seconds))
 
     async def collect() -> None:
-        while len(found) < count:
+        while len(latencies) < count:
             for rows in (await consumer.getmany(timeout_ms=1000)).values():
                 now = time.monotonic_ns()
                 for row in rows:
                     sent = json.loads(row.value)["sent"]
-                    found[sent] = (now - sent) / 1e6
+                    latencies[sent] = (now - sent) / 1e6
 
     collecting, sent = asyncio.create_task(collect()), list[int]()
     start = time.monotonic()
@@ -122,16 +125,16 @@ async def measure(consumer: AIOKafkaConsumer, producer: AIOKafkaProducer, ticks:
         }
         await producer.send(ticks, json.dumps(tick).encode(), key=KEYS[i % 24].encode())
     await asyncio.wait_for(collecting, 30)
-    return [found[tick] for tick in sent[RATE * WARM :]]
+    return [latencies[tick] for tick in sent[RATE * WARM :]]
 
 
 async def bench(seconds: float, rounds: int) -> list[dict]:
     p50, p99 = {"ours": [], "aiokafka": []}, {"ours": [], "aiokafka": []}
     for i in range(rounds):
         for role in sorted(p50, reverse=bool(i % 2)):
-            found = await drive(f"echo_{role}", seconds)
-            p50[role].append(statistics.median(found))
-            p99[role].append(statistics.quantiles(found, n=100)[98])
+            latencies = await drive(f"echo_{role}", seconds)
+            p50[role].append(statistics.median(latencies))
+            p99[role].append(statistics.quantiles(latencies, n=100)[98])
             print(f"round {i}, {role}: p50 {p50[role][-1]:.2f} ms, p99 {p99[role][-1]:.2f} ms", file=sys.stderr)
     out = []
     for name, values in (("p50", p50), ("p99", p99)):

@@ -1,7 +1,10 @@
-"""Publishing and reading on a real broker beside bare clients: `python tests/bench/bus/kafka_publish.py [--json FILE] [--records N] [--peers DIR]`.
+"""Publishing and reading on a real broker beside bare clients: `python tests/bench/bus/kafka_publish.py [--json
+FILE] [--records N] [--peers DIR]`.
 
-Every variant runs in a process of its own, on a topic of its own, in turns; the medians are written as {work, unit, ours, peer, peer_name, ratio}, a ratio above 1 means that ours is better.
-The broker is the one of `make servers`, or KAFKA_BOOTSTRAP_SERVERS. Peers that cannot be imported are left out, with a word; --peers (or PEERS) names a folder to find them in.
+Every variant runs in a process of its own, on a topic of its own, in turns; the medians are written as {work,
+unit, ours, peer, peer_name, ratio}, a ratio above 1 means that ours is better.
+The broker is the one of `make servers`, or KAFKA_BOOTSTRAP_SERVERS. Peers that cannot be imported are left out,
+with a word; --peers (or PEERS) names a folder to find them in.
 """
 
 import argparse
@@ -100,10 +103,10 @@ async def read_aiokafka(topic: str, count: int) -> float:
     ) as consumer:
         began, seen = time.perf_counter(), 0
         while seen < count:
-            found = await consumer.getmany(timeout_ms=1000, max_records=BATCH)
-            seen += sum(len(value) for value in found.values())
+            batches = await consumer.getmany(timeout_ms=1000, max_records=BATCH)
+            seen += sum(len(value) for value in batches.values())
             await consumer.commit(
-                {pair: rows[-1].offset + 1 for pair, rows in found.items()} or {TopicPartition(topic, 0): 0}
+                {pair: rows[-1].offset + 1 for pair, rows in batches.items()} or {TopicPartition(topic, 0): 0}
             )
         return count / (time.perf_counter() - began)
 
@@ -151,7 +154,7 @@ def child(role: str, topic: str, count: int) -> float:
 
 
 def importable(name: str) -> bool:
-    found = (
+    importable_here = (
         subprocess.run(
             [sys.executable, "-c", f"import {name}"],
             env=os.environ | {"PYTHONPATH": os.environ.get("PEERS", "")},
@@ -159,25 +162,25 @@ def importable(name: str) -> bool:
         ).returncode
         == 0
     )
-    if not found:
+    if not importable_here:
         print(f"{name} cannot be imported and is left out; --peers names the folder where it is", file=sys.stderr)
-    return found
+    return importable_here
 
 
 async def bench(count: int, rounds: int) -> list[dict]:
     peers = ["aiokafka"] + ["confluent"] * importable("confluent_kafka")
-    found: dict[str, list[float]] = {}
+    rates: dict[str, list[float]] = {}
     async with open_bus(f"kafka://{PLACE}") as bus:
         for _ in range(rounds):
             for name in ["ours", *peers]:
                 topic = f"bench-{secrets.token_hex(4)}"
                 await bus.create_topic(topic, TopicSpec(partitions=PARTITIONS))
-                found.setdefault(f"publish_{name}", []).append(
+                rates.setdefault(f"publish_{name}", []).append(
                     await asyncio.to_thread(child, f"publish_{name}", topic, count)
                 )
                 if name == "ours":
                     for reader in ["ours", *peers]:
-                        found.setdefault(f"read_{reader}", []).append(
+                        rates.setdefault(f"read_{reader}", []).append(
                             await asyncio.to_thread(child, f"read_{reader}", topic, count)
                         )
                 await bus.delete_topic(topic)
@@ -190,7 +193,7 @@ async def bench(count: int, rounds: int) -> list[dict]:
         (("publish", "publish, acks=all, idempotent"), ("read", "read as records and commit every batch"))
     ):
         for peer in peers:
-            ours, theirs = (statistics.median(found[f"{what}_{role}"]) for role in ("ours", peer))
+            ours, theirs = (statistics.median(rates[f"{what}_{role}"]) for role in ("ours", peer))
             out.append(
                 {
                     "work": f"{work}: {count:,} records of 284 bytes, 24 keys, 8 partitions",

@@ -1,7 +1,15 @@
-"""Kafka to SQLite beside its peers: `python tests/bench/bus/kafka_sink.py [--json FILE] [--records N] [--rounds N] [--peers FOLDER]`.
+"""Kafka to SQLite beside its peers: `python tests/bench/bus/kafka_sink.py [--json FILE] [--records N] [--rounds
+N] [--peers FOLDER]`.
 
-100,000 JSON candles of 24 symbols in 8 partitions: read, decode, upsert in one transaction per batch, commit the offsets after it. Ours is the real connector (INDICATORS=none) through `serve`, on the same broker in the same run; each variant has a process of its own, the order alternates, the median of the rounds counts. First from a filled
-topic (from the first row to the last commit), then with a loader publishing beside it (from the first publish to the last commit; each is fed by a process of its own kind: ours by our bus, a peer by its own producer, as its users would). Peers decode with what they bring (FastStream: pydantic models; Quix Streams: its JSON; confluent-kafka and aiokafka: orjson) and write with executemany into a table of the same columns. A peer that cannot
+100,000 JSON candles of 24 symbols in 8 partitions: read, decode, upsert in one transaction per batch, commit
+the offsets after it. Ours is the real connector (INDICATORS=none) through `serve`, on the same broker in the
+same run; each variant has a process of its own, the order alternates, the median of the rounds counts. First
+from a filled
+topic (from the first row to the last commit), then with a loader publishing beside it (from the first publish
+to the last commit; each is fed by a process of its own kind: ours by our bus, a peer by its own producer, as
+its users would). Peers decode with what they bring (FastStream: pydantic models; Quix Streams: its JSON;
+confluent-kafka and aiokafka: orjson) and write with executemany into a table of the same columns. A peer that
+cannot
 be imported is left out, and said so. KAFKA_URL or the servers of `make servers`.
 """
 
@@ -71,7 +79,7 @@ PEERS = {"faststream": "faststream", "quix": "quixstreams", "confluent": "conflu
 
 def values(count: int) -> list[tuple[str, bytes]]:
     "Keys and records."
-    made, start = [], 1_700_000_000_000
+    messages, start = [], 1_700_000_000_000
     for n in range(count):
         opened, price, volume = start + n // 24 * 60_000, round(100 + n % 997 * 0.01, 2), round(1 + n % 89 * 0.25, 2)
         row = (
@@ -89,8 +97,10 @@ def values(count: int) -> list[tuple[str, bytes]]:
             volume / 2,
             round(volume * price / 2, 2),
         )
-        made.append((SYMBOLS[n % 24], json.dumps(dict(zip(FIELDS, row, strict=True)), separators=(",", ":")).encode()))
-    return made
+        messages.append(
+            (SYMBOLS[n % 24], json.dumps(dict(zip(FIELDS, row, strict=True)), separators=(",", ":")).encode())
+        )
+    return messages
 
 
 def database(path: str) -> sqlite3.Connection:
@@ -192,8 +202,8 @@ async def aiokafka(broker: str, topic: str, home: str, clock: Clock) -> None:
         auto_offset_reset="earliest",
     ) as consumer:
         while not clock.done:
-            found = await consumer.getmany(timeout_ms=200, max_records=BATCH)
-            if rows := [row(loads(record.value)) for part in found.values() for record in part]:
+            batches = await consumer.getmany(timeout_ms=200, max_records=BATCH)
+            if rows := [row(loads(record.value)) for part in batches.values() for record in part]:
                 clock.mark(len(rows))
                 upsert(db, rows)
                 await consumer.commit()
@@ -286,9 +296,9 @@ def variant(name: str, broker: str, topic: str, count: int) -> None:
     "One sink, as a process: its times as the last line."
     clock = Clock(count)
     with tempfile.TemporaryDirectory() as home:
-        made = VARIANTS[name](broker, topic, home, clock)
-        if made is not None:
-            asyncio.run(made)
+        running = VARIANTS[name](broker, topic, home, clock)
+        if running is not None:
+            asyncio.run(running)
         stored = sqlite3.connect(f"{home}/store.db").execute("SELECT count(*) FROM candles_1m").fetchone()[0]
     assert stored == count, f"expected {count} rows, found {stored}"
     sys.stdout.write("\n" + json.dumps({"first": clock.first, "end": clock.end}) + "\n")
@@ -411,8 +421,8 @@ def measure(broker: str, names: list[str], count: int, rounds: int, peers: str) 
                 sys.stdout.write(f"after {number} rounds: another one would not end within {MOST} s\n")
                 break
             for name in names if number % 2 == 0 else names[::-1]:
-                found = times(start(name, broker, shared, count, peers), name)
-                rates["alone"][name].append(count / (found["end"] - found["first"]))
+                marks = times(start(name, broker, shared, count, peers), name)
+                rates["alone"][name].append(count / (marks["end"] - marks["first"]))
                 say(number, name, "alone", rates["alone"][name][-1])
             for name in names if number % 2 == 0 else names[::-1]:
                 used.append(f"sink-{uuid.uuid4().hex[:8]}")
@@ -441,8 +451,8 @@ def importable(module: str, peers: str) -> bool:
 def broker_of() -> str:
     "host:port of a plain broker."
     urls = Path(__file__).parents[3] / ".servers" / "urls"
-    found = dict(line.split(" ", 1) for line in urls.read_text().splitlines()) if urls.exists() else {}
-    url = os.environ.get("KAFKA_URL") or found.get("kafka", "")
+    servers = dict(line.split(" ", 1) for line in urls.read_text().splitlines()) if urls.exists() else {}
+    url = os.environ.get("KAFKA_URL") or servers.get("kafka", "")
     if not url:
         raise SystemExit("expected KAFKA_URL or running servers, found neither: run `make servers`")
     return url.removeprefix("kafka://")

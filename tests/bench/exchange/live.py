@@ -1,7 +1,10 @@
 """From the socket to the bus, live: `python tests/bench/exchange/live.py [--json FILE] [--events N] [--bus URL]`.
 
-A process beside this one plays the exchange: it sends prepared events as fast as they are taken, or 200 a second for the latency. Ours is the loader, whole: it checks, orders, publishes, and keeps its ledger. The peer is a bare
-`websockets` client that publishes record by record what it gets. Latencies are from the moment of sending until the bus has acknowledged; a ratio above 1 means that ours is better.
+A process beside this one plays the exchange: it sends prepared events as fast as they are taken, or 200 a
+second for the latency. Ours is the loader, whole: it checks, orders, publishes, and keeps its ledger. The peer
+is a bare
+`websockets` client that publishes record by record what it gets. Latencies are from the moment of sending until
+the bus has acknowledged; a ratio above 1 means that ours is better.
 """
 
 import argparse
@@ -190,7 +193,7 @@ async def main() -> None:
     parser.add_argument("--json", type=Path, help="write the list here")
     parser.add_argument("--events", type=int, default=20_000)
     parser.add_argument("--bus", default="", help="a bus instead of an embedded one in a folder")
-    options, found = parser.parse_args(), []
+    options, results = parser.parse_args(), []
     logging.disable(logging.INFO)
     gc.set_threshold(50_000, 20, 50)  # as `run_worker` does in a worker's process
     setup("bench", level="WARNING")
@@ -201,7 +204,7 @@ async def main() -> None:
         for side in ("ours", "peer") * 3:
             rates[side].append((await one(side, kind, count if side == "ours" else count // 4, 0, options.bus))[0])
         a, b = (statistics.median(rates[name]) for name in ("ours", "peer"))
-        found.append(
+        results.append(
             {
                 "work": f"{kind}: socket to bus",
                 "unit": "events/s",
@@ -211,11 +214,11 @@ async def main() -> None:
                 "ratio": round(a / b, 2),
             }
         )
-        print(found[-1], flush=True)
+        print(results[-1], flush=True)
     late = {side: (await one(side, "ws_trades", 2_000, 200, options.bus))[1][200:] for side in ("ours", "peer")}
     for share in (0.5, 0.99):
         a, b = (1_000 * percentile(late[name], share) for name in ("ours", "peer"))
-        found.append(
+        results.append(
             {
                 "work": f"ws_trades: socket to bus at 200/s, p{share * 100:g}",
                 "unit": "ms",
@@ -225,9 +228,9 @@ async def main() -> None:
                 "ratio": round(b / a, 2),
             }
         )
-        print(found[-1], flush=True)
+        print(results[-1], flush=True)
     if options.json:
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
+        options.json.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

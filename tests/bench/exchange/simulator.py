@@ -1,6 +1,8 @@
-"""What the simulated exchange serves per second from another process: `python tests/bench/exchange/simulator.py [--json FILE]`.
+"""What the simulated exchange serves per second from another process: `python tests/bench/exchange/simulator.py
+[--json FILE]`.
 
-There is no peer to run beside it: the figures say whether the simulator, and not the client under test, is the bottleneck.
+There is no peer to run beside it: the figures say whether the simulator, and not the client under test, is the
+bottleneck.
 """
 
 import argparse

@@ -1,8 +1,12 @@
-"""Speed of the graph package, beside pandas and a PyTorch Geometric loop, in one run: `python tests/bench/research/graph.py [--json FILE] [--rounds N]`.
+"""Speed of the graph package, beside pandas and a PyTorch Geometric loop, in one run: `python
+tests/bench/research/graph.py [--json FILE] [--rounds N]`.
 
-One thread on all sides. Rounds alternate between the two sides and medians are taken; the ratio is ours / theirs, above 1 where we are
-faster. Both sides do the same work on the same eight real markets: the same windows, the same weights, the same optimiser. PyTorch
-Geometric's loop is the usual one, a `Data` object per snapshot; its collated `DataLoader` batches are measured too, since our own training
+One thread on all sides. Rounds alternate between the two sides and medians are taken; the ratio is ours /
+theirs, above 1 where we are
+faster. Both sides do the same work on the same eight real markets: the same windows, the same weights, the same
+optimiser. PyTorch
+Geometric's loop is the usual one, a `Data` object per snapshot; its collated `DataLoader` batches are measured
+too, since our own training
 uses PyTorch Geometric's layer and differs from that only in how batches are cut.
 """
 
@@ -74,8 +78,8 @@ def step(
     label: torch.Tensor,
 ):
     optimiser.zero_grad()
-    known = label >= 0
-    binary_cross_entropy_with_logits(model(x, edge_index, weight)[known], label[known]).backward()
+    labelled = label >= 0
+    binary_cross_entropy_with_logits(model(x, edge_index, weight)[labelled], label[labelled]).backward()
     optimiser.step()
 
 

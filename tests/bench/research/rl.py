@@ -43,7 +43,8 @@ def example(symbol: str) -> MarketHistory:
 
 
 class PlainEnv(gym.Env):
-    "The same game written plainly, as one writes it the first time: numpy slices and Python floats, one market, no compiler."
+    """The same game written plainly, as one writes it the first time: numpy slices and Python floats, one
+    market, no compiler."""
 
     def __init__(self, market: MarketHistory, seed: int = 0):
         first = int(np.isfinite(market.features).all(1).argmax()) + WINDOW
@@ -145,14 +146,14 @@ def ppo_steps(markets: list[MarketHistory]) -> dict:
         "MlpPolicy", plain, n_steps=512, batch_size=1_024, n_epochs=4, policy_kwargs=layers, device="cpu", seed=0
     )
     rollout = config.n_envs * config.n_steps
-    found = [
+    rates = [
         rate(lambda agent=agent, n=n: agent.learn(n, reset_num_timesteps=False), n, k)
         for agent, n, k in ((ours, 4 * rollout, 4), (equal, 4_096, 3), (peer, 16_384, 1))
     ]
     named = "PPO, the same batches and epochs, in DummyVecEnv of 8", "PPO as SB3 starts it, in DummyVecEnv of 8"
     return [
-        {"work": "PPO training", "unit": "steps/s", "ours": found[0], "peer": o, "peer_name": name}
-        for name, o in zip(named, found[1:], strict=True)
+        {"work": "PPO training", "unit": "steps/s", "ours": rates[0], "peer": o, "peer_name": name}
+        for name, o in zip(named, rates[1:], strict=True)
     ]
 
 

@@ -1,6 +1,8 @@
-"""How fast trades become candles and volume by price, beside pandas, in one run: `python tests/bench/research/trades.py [--json FILE] [--trades N]`.
+"""How fast trades become candles and volume by price, beside pandas, in one run: `python
+tests/bench/research/trades.py [--json FILE] [--trades N]`.
 
-The peer is `resample` on an index of times for candles and `groupby` for volume by price, as a person would write them. Pandas adds floats; ours are exact and come with checks. Rounds alternate and medians
+The peer is `resample` on an index of times for candles and `groupby` for volume by price, as a person would
+write them. Pandas adds floats; ours are exact and come with checks. Rounds alternate and medians
 are taken; speeds are trades per second, and the ratio is ours / theirs, above 1 where we are faster.
 """
 
@@ -97,7 +99,7 @@ def main() -> None:
     batches = [
         {name: values[at : at + BATCH] for name, values in columns.items()} for at in range(0, len(trades), BATCH)
     ]
-    found = [
+    results = [
         beside(
             "trades to 1m candles",
             len(trades),
@@ -127,10 +129,10 @@ def main() -> None:
             "pandas groupby, all at once",
         ),
     ]
-    for line in found:
+    for line in results:
         print(json.dumps(line))
     if options.json:
-        options.json.write_text(json.dumps(found, indent=1))
+        options.json.write_text(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

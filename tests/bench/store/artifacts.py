@@ -1,7 +1,12 @@
-"""Artifacts in a bucket beside the bare client: `python tests/bench/store/artifacts.py [--json FILE] [--url minio://...] [--megabytes N]`.
+"""Artifacts in a bucket beside the bare client: `python tests/bench/store/artifacts.py [--json FILE] [--url
+minio://...] [--megabytes N]`.
 
-The peer is the `minio` client as its documentation shows it: `put_object`, and `get_object` with a sha256 over what came, since a store that does not check is none to compare with. Ours writes a manifest too, by a conditional create, and reads in steps so that a slow
-line can be given up. The same bytes on the same server, in turns; the best of several rounds counts. Writes a list of {work, unit, ours, peer, peer_name, ratio}; a ratio above 1 means that ours is better. Without a server nothing is measured.
+The peer is the `minio` client as its documentation shows it: `put_object`, and `get_object` with a sha256 over
+what came, since a store that does not check is none to compare with. Ours writes a manifest too, by a
+conditional create, and reads in steps so that a slow
+line can be given up. The same bytes on the same server, in turns; the best of several rounds counts. Writes a
+list of {work, unit, ours, peer, peer_name, ratio}; a ratio above 1 means that ours is better. Without a server
+nothing is measured.
 """
 
 import argparse
@@ -49,7 +54,7 @@ async def measure(url: str, size: int) -> list[dict[str, object]]:
         read = await asyncio.to_thread(answer.read)
         assert hashlib.sha256(read).digest() == hashlib.sha256(content).digest()
 
-    found: list[dict[str, object]] = []
+    results: list[dict[str, object]] = []
     async with MinioArtifacts(url) as artifacts:
         try:
             manifest = await artifacts.put("datasets", NAME, {"data": content})
@@ -62,7 +67,7 @@ async def measure(url: str, size: int) -> list[dict[str, object]]:
                 ("read one file, checked", lambda number: artifacts.get(manifest, "data"), peer_get),
             ):
                 speed = [size / await best(peer) / 1e6, size / await best(ours) / 1e6]
-                found.append(
+                results.append(
                     {
                         "work": work,
                         "unit": "MB/s",
@@ -76,7 +81,7 @@ async def measure(url: str, size: int) -> list[dict[str, object]]:
             for old, _ in await asyncio.to_thread(raw.listed, f"datasets/{NAME}"):
                 await asyncio.to_thread(raw.remove, old)
             await asyncio.to_thread(raw.remove, NAME)
-    return found
+    return results
 
 
 def main() -> None:
@@ -85,13 +90,13 @@ def main() -> None:
     parser.add_argument("--url", default=url_of("minio"), help="of a bucket; the one of `make servers` unless told")
     parser.add_argument("--megabytes", type=int, default=100)
     options = parser.parse_args()
-    found = asyncio.run(measure(options.url, options.megabytes * 1_000_000)) if options.url else []
+    results = asyncio.run(measure(options.url, options.megabytes * 1_000_000)) if options.url else []
     if not options.url:
         print("no MinIO server: `make servers` starts one", file=sys.stderr)
-    for one in found:
+    for one in results:
         print(json.dumps(one))
     if options.json:
-        Path(options.json).write_text(json.dumps(found, indent=1))
+        Path(options.json).write_text(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

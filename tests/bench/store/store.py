@@ -1,7 +1,11 @@
-"""The SQL store beside what one writes without it: `python tests/bench/store/store.py [--json FILE] [--rows N] [--rounds N]`.
+"""The SQL store beside what one writes without it: `python tests/bench/store/store.py [--json FILE] [--rows N]
+[--rounds N]`.
 
-Rows of 13 columns (candles) are upserted into typed tables, beside the same rows as JSON documents in a SQLite table with a key (what a document store on a laptop does); then read into a DataFrame, beside
-`pandas.read_sql`, from SQLite, from PostgreSQL where `make servers` started one, and from a frozen dataset. Both in one process, in turns; the best of several rounds counts, because a shared machine only ever adds time. Writes a list of {work, unit, ours, peer, peer_name, ratio}; a ratio above 1 means that ours is better.
+Rows of 13 columns (candles) are upserted into typed tables, beside the same rows as JSON documents in a SQLite
+table with a key (what a document store on a laptop does); then read into a DataFrame, beside
+`pandas.read_sql`, from SQLite, from PostgreSQL where `make servers` started one, and from a frozen dataset.
+Both in one process, in turns; the best of several rounds counts, because a shared machine only ever adds time.
+Writes a list of {work, unit, ours, peer, peer_name, ratio}; a ratio above 1 means that ours is better.
 """
 
 import argparse
@@ -86,7 +90,8 @@ def clocked(work: Callable[[], object]) -> float:
 
 
 async def writing(folder: Path, rows: list[Candle], rounds: int) -> list[dict]:
-    "Upsert into empty tables, then the same rows again: from records, and from columns, which is what the connector hands over (it makes them while the batch before is written)."
+    """Upsert into empty tables, then the same rows again: from records, and from columns, which is what the
+    connector hands over (it makes them while the batch before is written)."""
     best: dict[str, float] = {}
 
     def note(name: str, took: float) -> None:
@@ -201,7 +206,8 @@ def as_frame(panel: Panel) -> pd.DataFrame:
 
 
 async def frozen(folder: Path, count: int, rounds: int) -> list[dict]:
-    "Prices and indicators of all markets, from a dataset that was frozen once (its features come with it), beside the same columns by SQL."
+    """Prices and indicators of all markets, from a dataset that was frozen once (its features come with it),
+    beside the same columns by SQL."""
     sql = f"SELECT symbol, open_time, {', '.join([*PRICES, *INDICATORS])} FROM enriched ORDER BY symbol, interval, open_time"
     async with (
         open_store(f"sqlite:///{folder}/read.db") as store,

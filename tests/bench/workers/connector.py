@@ -1,7 +1,11 @@
-"""The connector beside the shortest loop that stores candles: `python tests/bench/workers/connector.py [--json FILE] [--markets N]`.
+"""The connector beside the shortest loop that stores candles: `python tests/bench/workers/connector.py [--json
+FILE] [--markets N]`.
 
-Ours reads a topic of the packaged candles, writes rows, computes 15 indicators, writes enriched rows, publishes enriched records, checkpoints and commits. The peer reads the same topic through the same bus, decodes with `json` and writes
-the candles with `sqlite3`, nothing else: it says what all of the rest costs. One process each in turns; the best of several rounds counts. Writes a list of {work, unit, ours, peer, peer_name, ratio}.
+Ours reads a topic of the packaged candles, writes rows, computes 15 indicators, writes enriched rows, publishes
+enriched records, checkpoints and commits. The peer reads the same topic through the same bus, decodes with
+`json` and writes
+the candles with `sqlite3`, nothing else: it says what all of the rest costs. One process each in turns; the
+best of several rounds counts. Writes a list of {work, unit, ours, peer, peer_name, ratio}.
 """
 
 import argparse
@@ -47,7 +51,7 @@ async def fill(home: str, markets: tuple[str, ...]) -> int:
         for n in range(0, len(rows), 5_000):
             await bus.publish("wf-1-data", [Message(encode(row), row.symbol) for row in rows[n : n + 5_000]])
         ends = {"wf-1-data": await bus.end_offsets("wf-1-data")}
-        said = Event(
+        finished = Event(
             queue_id="wf-1",
             producer="loader-producer__a",
             status="finished",
@@ -57,7 +61,7 @@ async def fill(home: str, markets: tuple[str, ...]) -> int:
             finished=True,
             end_offsets=ends,
         )
-        await bus.publish("queue-events", [Message(encode_control(said), "wf-1")])
+        await bus.publish("queue-events", [Message(encode_control(finished), "wf-1")])
     return len(rows)
 
 

@@ -1,6 +1,9 @@
-"""Memory of one connector over millions of records: `python tests/bench/workers/soak.py [--records N] [--bus URL] [--json FILE] [--plot FILE]`.
+"""Memory of one connector over millions of records: `python tests/bench/workers/soak.py [--records N] [--bus
+URL] [--json FILE] [--plot FILE]`.
 
-Candles of 24 markets are published a little ahead of a real worker process that stores them (INDICATORS as given, `none` by default); its resident memory is looked at every second. Warm-up is the first fifth. Writes the curve and {records, seconds, rate, rss_warm_mib, rss_end_mib, slope_mib_per_million}.
+Candles of 24 markets are published a little ahead of a real worker process that stores them (INDICATORS as
+given, `none` by default); its resident memory is looked at every second. Warm-up is the first fifth. Writes the
+curve and {records, seconds, rate, rss_warm_mib, rss_end_mib, slope_mib_per_million}.
 """
 
 import argparse
@@ -24,7 +27,7 @@ MARKETS, BATCH, AHEAD = 24, 5_000, 200_000
 
 def messages(start: int, count: int) -> list[Message]:
     "The next candles, one per market and minute."
-    encode, made = msgspec.json.Encoder().encode, []
+    encode, values = msgspec.json.Encoder().encode, []
     for n in range(start, start + count):
         opened, price, symbol = 1_500_000_000_000 + n // MARKETS * 60_000, 100 + n % 997 * 0.01, f"M{n % MARKETS}USDT"
         candle = Candle(
@@ -40,8 +43,8 @@ def messages(start: int, count: int) -> list[Message]:
             quote_asset_volume=price * 3,
             number_of_trades=n % 1523,
         )
-        made.append(Message(encode(candle), symbol))
-    return made
+        values.append(Message(encode(candle), symbol))
+    return values
 
 
 def rss(pid: int) -> float:
@@ -91,7 +94,7 @@ async def soak(records: int, bus_url: str, home: str, indicators: str) -> list[t
                 await bus.publish(f"{name}-data", messages(sent, min(BATCH, records - sent)))
                 sent += min(BATCH, records - sent)
                 if sent >= records:
-                    said = Event(
+                    finished = Event(
                         queue_id=name,
                         producer="loader-producer__a",
                         status="finished",
@@ -101,7 +104,7 @@ async def soak(records: int, bus_url: str, home: str, indicators: str) -> list[t
                         finished=True,
                         end_offsets={f"{name}-data": await bus.end_offsets(f"{name}-data")},
                     )
-                    await bus.publish(f"{name}-events", [Message(encode_control(said), name)])
+                    await bus.publish(f"{name}-events", [Message(encode_control(finished), name)])
             else:
                 await asyncio.sleep(0.05)
             if done >= records:
@@ -157,9 +160,9 @@ if __name__ == "__main__":
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
         curve = asyncio.run(soak(asked.records, asked.bus or f"embedded://{home}/bus", home, asked.indicators))
-    said = summary(curve, asked.records)
-    sys.stdout.write(json.dumps(said) + "\n")
+    report = summary(curve, asked.records)
+    sys.stdout.write(json.dumps(report) + "\n")
     if asked.json:
-        asked.json.write_text(json.dumps(said | {"curve": curve}))
+        asked.json.write_text(json.dumps(report | {"curve": curve}))
     if asked.plot:
         picture(curve, asked.plot)

@@ -1,4 +1,5 @@
-"What the embedded bus promises beyond the port: small segments, quick takeover, a full disk, many processes on few files."
+"""What the embedded bus promises beyond the port: small segments, quick takeover, a full disk, many processes
+on few files."""
 
 import asyncio
 import random
@@ -106,7 +107,8 @@ async def main(url, topic, name):
 
 @pytest.mark.slow
 async def test_a_storm_of_killed_writers_on_tiny_segments(tmp_path):
-    "Twelve writers are killed in the middle, over hundreds of segment changes; every acknowledged record is there, in order, unharmed."
+    """Twelve writers are killed in the middle, over hundreds of segment changes; every acknowledged record is
+    there, in order, unharmed."""
     url, rng, acknowledged = f"embedded://{tmp_path}/bus?segment_bytes=5000", random.Random(7), {}
     async with open_bus(url) as bus:
         await bus.create_topic("t")

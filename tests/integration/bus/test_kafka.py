@@ -1,4 +1,5 @@
-"What only a real broker can show: refusals, a rotated password, rebalances in the middle of a batch, slow callers, restarts."
+"""What only a real broker can show: refusals, a rotated password, rebalances in the middle of a batch, slow
+callers, restarts."""
 
 import asyncio
 import gc
@@ -99,8 +100,8 @@ async def test_who_is_refused_is_told_why(tmp_path):
             security="sasl_plaintext",
         ): "check users",
     }
-    for url, told in cases.items():
-        with pytest.raises(Refused, match=told) as caught:
+    for url, reason in cases.items():
+        with pytest.raises(Refused, match=reason) as caught:
             async with open_bus(url):
                 pass
         assert caught.value.exit_code == 78 and "wrong" not in str(caught.value).replace("wrong checksum", "")
@@ -116,7 +117,7 @@ async def test_missing_rights_are_named(fresh):
                 async with reader.subscribe([f"readable-{fresh}"], f"readable-{fresh}") as consumer:
                     records = await drain(consumer, 3)
                     await consumer.commit(ends_of(records))
-                for call, told in (
+                for call, reason in (
                     (reader.publish(f"readable-{fresh}", numbered(1)), "WRITE|IDEMPOTENT_WRITE"),
                     (reader.publish(fresh, numbered(1)), f"topic '{fresh}'"),
                     (reader.create_topic(f"{fresh}-new"), "CREATE"),
@@ -127,7 +128,7 @@ async def test_missing_rights_are_named(fresh):
                     (reader.subscribe([f"readable-{fresh}"], "theirs").__aenter__(), "group 'theirs'"),
                     (reader.subscribe([fresh], f"readable-{fresh}").__aenter__(), fresh),
                 ):
-                    with pytest.raises(Refused, match=told):
+                    with pytest.raises(Refused, match=reason):
                         await call
             async with open_bus(secured("stranger")) as stranger:
                 with pytest.raises(Refused):
@@ -153,7 +154,8 @@ def kafka_sh(home: Path, port: int, *args: str, secure: bool = False) -> subproc
 
 @pytest.mark.slow
 async def test_a_rotated_password_harms_nobody(fresh, tmp_path):
-    "The broker learns the new one, then the file changes; whoever reconnects in between waits, and nobody is sent away."
+    """The broker learns the new one, then the file changes; whoever reconnects in between waits, and nobody is
+    sent away."""
     access = read_access(need("kafka-secure"), {})
     home, port = Path(access.ca).parents[2], int(access.address.hosts[0].rpartition(":")[2])
     file = tmp_path / "password"
@@ -279,7 +281,8 @@ async def test_lag_without_a_question(bus, topic):
 
 
 async def test_a_broken_producer_is_replaced(bus, topic):
-    "After a number out of turn the broker refuses everything of a producer; what was to be published is published by another."
+    """After a number out of turn the broker refuses everything of a producer; what was to be published is
+    published by another."""
     await bus.publish(topic, numbered(100))
     producer = await bus._opened.publisher.producers.current()
     for partition in list(producer._txn_manager._sequence_numbers):
@@ -331,7 +334,8 @@ async def test_a_topic_deleted_by_somebody_else(bus, topic):
 
 
 async def test_a_consumer_that_does_not_know_its_topic_yet_asks_the_broker(bus, topic, monkeypatch):
-    "As after a machine slept between making a topic and reading it: much time has passed, and the consumer has heard of nothing yet."
+    """As after a machine slept between making a topic and reading it: much time has passed, and the consumer
+    has heard of nothing yet."""
 
     async def slept(*args):
         await asyncio.sleep(0)
@@ -340,11 +344,11 @@ async def test_a_consumer_that_does_not_know_its_topic_yet_asks_the_broker(bus, 
     monkeypatch.setattr(kafka, "wait_for_data", slept)
     await bus.publish(topic, numbered(10))
     for _ in range(5):
-        found = []
+        records = []
         async with asyncio.timeout(DEADLINE), aclosing(bus.tail(topic)) as view:
-            while len(found) < 10:
-                found += (await anext(view)).records
-        assert sorted(int(record.value) for record in found) == list(range(10))
+            while len(records) < 10:
+                records += (await anext(view)).records
+        assert sorted(int(record.value) for record in records) == list(range(10))
 
 
 # -- a broker that goes and comes back
@@ -363,7 +367,8 @@ def own_broker(tmp_path):
 
 @pytest.mark.slow
 async def test_a_broker_that_is_killed_and_comes_back(own_broker, fresh, monkeypatch):
-    "Publishing waits it out, polls are empty meanwhile, closing is quick, and the first commit comes within 15 s of its return."
+    """Publishing waits it out, polls are empty meanwhile, closing is quick, and the first commit comes within
+    15 s of its return."""
     home, port = own_broker
     monkeypatch.setattr(
         kafka_producer, "PUBLISH_SECONDS", 180.0
@@ -404,10 +409,11 @@ async def test_a_broker_that_is_killed_and_comes_back(own_broker, fresh, monkeyp
 
 @pytest.mark.slow
 async def test_a_broker_that_hangs_and_goes_on(own_broker, fresh, monkeypatch):
-    "A publish that was not acknowledged in time is an error, its producer is dropped without noise, and the next one goes through a new one."
+    """A publish that was not acknowledged in time is an error, its producer is dropped without noise, and the
+    next one goes through a new one."""
     home, port = own_broker
     pid, noise = int((home / f"plain-{port}" / "pid").read_text()), list[str]()
-    asyncio.get_running_loop().set_exception_handler(lambda _, told: noise.append(str(told)))
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: noise.append(str(context)))
     monkeypatch.setattr(kafka_producer, "PUBLISH_SECONDS", 2.0)
     async with open_bus(f"kafka://127.0.0.1:{port}?timeout=5") as bus:
         await bus.create_topic(fresh, TopicSpec(partitions=4))

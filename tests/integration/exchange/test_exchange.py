@@ -1,4 +1,5 @@
-"""The REST client against the simulator: over real sockets where the wire matters, over a flying clock where time does."""
+"""The REST client against the simulator: over real sockets where the wire matters, over a flying clock where
+time does."""
 
 import asyncio
 import time
@@ -55,15 +56,15 @@ async def load(rest, symbol="BTCUSDT", span=SPRING):
 def holes(symbol, span):
     "The independent script: (start, end, missing) of every hole of a file."
     present = set(pq.read_table(SAMPLES / f"{symbol}.parquet").column("open_time").to_pylist())
-    found, moment = [], span.start
+    missing, moment = [], span.start
     while moment < span.end:
         first = moment
         while moment < span.end and moment not in present:
             moment += HOUR
         if moment > first:
-            found.append((first, moment, (moment - first) // HOUR))
+            missing.append((first, moment, (moment - first) // HOUR))
         moment += HOUR
-    return found
+    return missing
 
 
 def hides_once(faults):

@@ -53,7 +53,7 @@ class Terminal:
         assert process.returncode is not None
         return process.returncode, out.decode(), err.decode()
 
-    async def said(self, queue: str = "") -> list[tuple[str, str]]:
+    async def statuses(self, queue: str = "") -> list[tuple[str, str]]:
         "(producer, status) of a workflow's events."
         async with open_bus(self.bus_url) as bus:
             if self.events not in await bus.topics():
@@ -76,38 +76,42 @@ class Terminal:
 
 @pytest.fixture(params=["embedded", "kafka"])
 async def terminal(request, tmp_path):
-    made = Terminal(tmp_path, need("kafka") if request.param == "kafka" else "")
-    yield made
-    await made.close()
+    terminal = Terminal(tmp_path, need("kafka") if request.param == "kafka" else "")
+    yield terminal
+    await terminal.close()
 
 
 async def test_start_ping_stop(terminal):
     code, out, err = await terminal.run("debug", "start", "--json", "--exit-after", "120")
     assert (code, err) == (0, "")
-    told = json.loads(out)
-    assert told["worker"].startswith("dummy-service__") and 0 < told["ms"] < 60_000 and os.kill(told["pid"], 0) is None
+    started = json.loads(out)
+    assert (
+        started["worker"].startswith("dummy-service__")
+        and 0 < started["ms"] < 60_000
+        and os.kill(started["pid"], 0) is None
+    )
     try:
-        code, out, err = await terminal.run("debug", "ping", told["queue_id"], "--count", "5", "--json")
+        code, out, err = await terminal.run("debug", "ping", started["queue_id"], "--count", "5", "--json")
         pinged = json.loads(out)
         assert (code, err, pinged["all_answered"]) == (0, "", True) and [
             worker["worker"] for worker in pinged["workers"]
-        ] == [told["worker"]]
+        ] == [started["worker"]]
         one = pinged["workers"][0]
         assert (
             len(one["rtt_ms"]) == one["sent"] == 5 and 0 < one["p50_ms"] <= one["p95_ms"] == max(one["rtt_ms"]) < 5_000
         )
-        code, out, _ = await terminal.run("debug", "ping", told["queue_id"], "--count", "2")
-        assert code == 0 and out.count(f"of {told['worker']} after") == 2 and "p95 ms" in out and "2 of 2" in out
-        code, out, err = await terminal.run("debug", "stop", told["queue_id"], "--json")
+        code, out, _ = await terminal.run("debug", "ping", started["queue_id"], "--count", "2")
+        assert code == 0 and out.count(f"of {started['worker']} after") == 2 and "p95 ms" in out and "2 of 2" in out
+        code, out, err = await terminal.run("debug", "stop", started["queue_id"], "--json")
         assert (code, err) == (0, "") and json.loads(out)["workers"][0].items() >= {
-            "worker": told["worker"],
+            "worker": started["worker"],
             "status": "interrupted",
         }.items()
     finally:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(told["pid"], signal.SIGKILL)
+            os.kill(started["pid"], signal.SIGKILL)
     for words in (("ping", "--timeout", "0.3", "--count", "1"), ("stop",)):  # no worker is left
-        code, out, err = await terminal.run("debug", words[0], told["queue_id"], *words[1:])
+        code, out, err = await terminal.run("debug", words[0], started["queue_id"], *words[1:])
         assert code == 75 and "no live worker" in err and out == ""
 
 
@@ -119,7 +123,7 @@ async def test_one_of_two_is_silent(terminal):
         for name in ("aaaaaa", "bbbbbb")
     ]
     deadline = time.monotonic() + 90
-    while len([1 for _, status in await terminal.said() if status == "started"]) < 2:
+    while len([1 for _, status in await terminal.statuses() if status == "started"]) < 2:
         assert time.monotonic() < deadline
         await asyncio.sleep(0.1)
     workers[1].send_signal(signal.SIGSTOP)
@@ -147,7 +151,7 @@ async def test_options_of_a_dummy_are_its_variables(terminal):
     for number, (words, end) in enumerate(endings.items()):
         queue = f"{terminal.queue}-{number}"
         code, _, _ = await terminal.run(*words, QUEUE_ID=queue, TELEMETRY_PRODUCER_ID="dummy-service__a1b2c3")
-        statuses = [status for _, status in await terminal.said(queue)]
+        statuses = [status for _, status in await terminal.statuses(queue)]
         assert (code, statuses[-1]) == end and ("loading" in statuses) == (number in (1, 2)), words
     for words in (
         ("worker", "dummy-service", "--exit-after", "soon"),
@@ -163,12 +167,12 @@ async def test_a_dummy_by_hand_says_how_to_reach_it_and_goes_at_the_first_ping(t
     process = await terminal.begin("dummy-service", "--noop", "--exit-on-ping")
     queue = (await asyncio.wait_for(process.stderr.readline(), 90)).decode().split()[-1]
     deadline = time.monotonic() + 90
-    while not await terminal.said(queue):
+    while not await terminal.statuses(queue):
         assert time.monotonic() < deadline
         await asyncio.sleep(0.1)
     code, _, _ = await terminal.run("debug", "ping", queue, "--count", "1")
     assert code == 0 and await asyncio.wait_for(process.wait(), 90) == 0
-    assert [status for _, status in await terminal.said(queue)] == ["started", "pong", "finished"]
+    assert [status for _, status in await terminal.statuses(queue)] == ["started", "pong", "finished"]
 
 
 async def test_a_bus_that_is_not_there(tmp_path):

@@ -57,15 +57,15 @@ async def small_demo(files, home):
     return json.loads((home / "out.json").read_bytes())
 
 
-def lasting(told):
+def lasting(report):
     "Figures without how long things took."
-    if isinstance(told, dict):
+    if isinstance(report, dict):
         return {
             k: lasting(v)
-            for k, v in told.items()
+            for k, v in report.items()
             if k not in ("seconds", "steps_per_second", "latency_ms_p50", "latency_ms_p99", "source")
         }
-    return [lasting(value) for value in told] if isinstance(told, list) else told
+    return [lasting(value) for value in report] if isinstance(report, list) else report
 
 
 _embedded: list = []  # figures of the run on embedded defaults
@@ -75,18 +75,18 @@ _embedded: list = []  # figures of the run on embedded defaults
 @pytest.mark.timeout(500)
 async def test_the_demo_over_own_files(files, tmp_path):
     home = tmp_path / "home"
-    told = await small_demo(files, home)
-    _embedded.append(told)
+    report = await small_demo(files, home)
+    _embedded.append(report)
     want = {symbol: holes_of(files / f"{symbol}.csv") for symbol in MARKETS}
-    assert told["gaps"] == [
+    assert report["gaps"] == [
         {"symbol": s, "start": a, "end": b, "missing": n} for s in MARKETS for a, b, n in want[s][0]
     ]
     total = sum(len(times) for _, times in want.values())
-    assert told["records"] == {"loaded": total, "stored": total, "enriched": total, "dead": 0}
+    assert report["records"] == {"loaded": total, "stored": total, "enriched": total, "dead": 0}
     async with open_store(f"sqlite:///{home}/store.db") as store:
         for symbol, (_, times) in want.items():
             assert (await store.read("candles_1h", where={"symbol": symbol}))["open_time"].to_pylist() == times
-    agent = told["agent"]
+    agent = report["agent"]
     assert (
         agent["decisions"] == 3 * 528 - 1
         and agent["exact"]
@@ -94,12 +94,12 @@ async def test_the_demo_over_own_files(files, tmp_path):
         and 0 < agent["latency_ms_p50"] <= agent["latency_ms_p99"]
     )
     assert (
-        told["ppo"]["steps"] >= 8_192
-        and 0 < told["gnn"]["auc"] < 1
-        and told["graph"]["nodes"] == 3
-        and told["seed"] == 3
+        report["ppo"]["steps"] >= 8_192
+        and 0 < report["gnn"]["auc"] < 1
+        and report["graph"]["nodes"] == 3
+        and report["seed"] == 3
     )
-    walk = told["walk_forward"]
+    walk = report["walk_forward"]
     assert walk["folds"] == 2 and set(walk) == {
         "folds",
         "agent",
@@ -111,7 +111,7 @@ async def test_the_demo_over_own_files(files, tmp_path):
     assert walk["cash"]["total_return"] == 0 and {"sharpe", "sortino", "max_drawdown", "total_return"} <= set(
         walk["random"]
     )
-    assert [stage["name"] for stage in told["stages"]] == [
+    assert [stage["name"] for stage in report["stages"]] == [
         "load",
         "freeze",
         "graph",
@@ -131,5 +131,5 @@ async def test_the_demo_says_the_same_on_real_servers(files, tmp_path, monkeypat
     with real_places(tmp_path, kafka, postgresql) as places:
         for name, url in {**places, "STREAMFORGE_ARTIFACTS_URL": minio}.items():
             monkeypatch.setenv(name, url)
-        told = await small_demo(files, tmp_path / "home")
-    assert lasting(told) == lasting(expected)
+        report = await small_demo(files, tmp_path / "home")
+    assert lasting(report) == lasting(expected)

@@ -1,4 +1,5 @@
-"""The queue-manager over HTTP with real worker processes: requests, ends, stops, errors, and a manager that goes away."""
+"""The queue-manager over HTTP with real worker processes: requests, ends, stops, errors, and a manager that
+goes away."""
 
 import asyncio
 import json
@@ -38,14 +39,14 @@ async def test_the_short_request_loads_stores_and_enriches(tmp_path):
                 "arango-connector",
             ]
             done = await client.wait(flow["queue_id"], timeout=60)
-            told = []
-            while not told or told[-1]["status"] != "finished":
+            states = []
+            while not states or states[-1]["status"] != "finished":
                 message = json.loads(await asyncio.wait_for(page.recv(), 60))
-                told += [message["workflow"]] if message["kind"] == "workflow" else []
+                states += [message["workflow"]] if message["kind"] == "workflow" else []
         assert done["status"] == "finished" and {"pending", "running", "finished"} <= {
-            state["status"] for state in told
+            state["status"] for state in states
         }
-        assert not any("env" in target for state in told for target in state["targets"])
+        assert not any("env" in target for state in states for target in state["targets"])
         expected = candles("BTCUSDT", SHORT["time_range"])
         stored = await lab.store.read("candles_1h")
         assert (
@@ -134,7 +135,8 @@ async def test_a_refused_request_leaves_nothing(tmp_path):
 
 @pytest.mark.slow
 async def test_a_manager_that_comes_back_goes_on(tmp_path):
-    "The first manager is gone while its workflow waits and runs; the second finishes it, and the rows are those of the file."
+    """The first manager is gone while its workflow waits and runs; the second finishes it, and the rows are
+    those of the file."""
     async with lab_and_client(tmp_path, slots=0.25) as (_, client):
         loaders = [{"target": "loader-producer", "symbol": name} for name in ("BTCUSDT", "ETHUSDT", "BNBUSDT")]
         body = {**SHORT, "symbol": "BTCUSDT,ETHUSDT,BNBUSDT", "targets": [*loaders, {"target": "arango-connector"}]}

@@ -64,21 +64,21 @@ async def live(lab):
 
 def expected(panel, policy):
     "What the backtest decides on the same candles: (symbol, open_time) -> (action, equity)."
-    told = {}
+    decisions = {}
     for market in agent_markets(policy.config, panel):
-        way = replay_policy(policy, market, start=CUT)
-        told |= {
+        replay = replay_policy(policy, market, start=CUT)
+        decisions |= {
             (market.symbol, int(t)): (("sell", "hold", "buy")[a], e)
-            for t, a, d, e in zip(way.open_time, way.actions, way.decided, way.result.equity, strict=True)
+            for t, a, d, e in zip(replay.open_time, replay.actions, replay.decided, replay.result.equity, strict=True)
             if d
         }
-    return told
+    return decisions
 
 
 async def decided(lab, wanted):
     async def enough():
-        found = [decode(Decision, record.value) for record in await lab.records("decisions")]
-        return found if len({(candle.symbol, candle.open_time) for candle in found}) >= wanted else None
+        decisions = [decode(Decision, record.value) for record in await lab.records("decisions")]
+        return decisions if len({(candle.symbol, candle.open_time) for candle in decisions}) >= wanted else None
 
     return await until(enough, timeout=60)
 
@@ -86,14 +86,14 @@ async def decided(lab, wanted):
 async def finish(lab, panel, policy):
     "Wait for all decisions, stop the agent, and compare topic, store and backtest."
     want = expected(panel, policy)
-    said = await decided(lab, len(want))
+    decisions = await decided(lab, len(want))
     await lab.command("stop")
     assert [await process.wait() for process in lab.started][-1] == 0
-    assert len(said) == len(want), "a candle was decided twice"
-    assert {(candle.symbol, candle.open_time): (candle.action, candle.equity) for candle in said} == want
+    assert len(decisions) == len(want), "a candle was decided twice"
+    assert {(candle.symbol, candle.open_time): (candle.action, candle.equity) for candle in decisions} == want
     async with open_store(lab.places.store_url) as store:
         rows = [msgspec.convert(row, Decision) for row in (await store.read("decisions")).to_pylist()]
-    assert sorted(rows, key=str) == sorted(said, key=str)
+    assert sorted(rows, key=str) == sorted(decisions, key=str)
 
 
 async def test_the_live_account_is_the_backtest(live):

@@ -1,4 +1,5 @@
-"""A small walk-forward over real worker processes: two folds, again without running, one that fails, one that is stopped."""
+"""A small walk-forward over real worker processes: two folds, again without running, one that fails, one that
+is stopped."""
 
 import asyncio
 import time

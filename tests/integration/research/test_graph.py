@@ -1,4 +1,5 @@
-"""The graph model from end to end: it finds what is planted, nothing in noise, never looks ahead, and serves what it measured."""
+"""The graph model from end to end: it finds what is planted, nothing in noise, never looks ahead, and serves
+what it measured."""
 
 import hashlib
 import json
@@ -44,7 +45,8 @@ def market(returns: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def planted(seed: int, rows: int = 2500) -> Panel:
-    "Four pairs: TAIL follows LEAD's last move; a part of each hour's move is common to the pair, so that the graph can find it."
+    """Four pairs: TAIL follows LEAD's last move; a part of each hour's move is common to the pair, so that the
+    graph can find it."""
     rng, markets = np.random.default_rng(seed), {}
     for pair in range(PAIRS):
         common, own = rng.normal(0, 0.01, (2, rows))
@@ -99,7 +101,8 @@ def test_nothing_is_found_in_noise():
 
 @pytest.mark.slow
 def test_labels_of_noise_on_real_features_find_nothing(real: Panel):
-    "Real features, real graphs, invented prices from the labels' point of view: a leak from label to feature would show here."
+    """Real features, real graphs, invented prices from the labels' point of view: a leak from label to feature
+    would show here."""
     part, rng = real.rows(0, 4000), np.random.default_rng(5)
     invented = replace(part, close=100 * np.exp(rng.normal(0, 0.01, part.close.shape).cumsum(0)))
     assert abs(trained(invented, GnnConfig(horizon=1, epochs=8)).metrics["auc"] - 0.5) < 0.03
@@ -146,9 +149,9 @@ def test_what_is_served_is_what_was_measured(real: Panel, result: GnnResult):
     part, test = real.rows(0, 3000), split(3000).test
     rows = samples(test, TINY.window, TINY.horizon)
     label, predicted = labels(part, TINY.horizon)[rows], Predictor.load(result.files).history(part)[rows]
-    known = label >= 0
-    served = probability_scores(label[known], predicted[known])
-    assert result.metrics["samples"] == known.sum()
+    labelled = label >= 0
+    served = probability_scores(label[labelled], predicted[labelled])
+    assert result.metrics["samples"] == labelled.sum()
     for name, value in served.items():
         assert abs(value - result.metrics[name]) < 1e-4, name
 

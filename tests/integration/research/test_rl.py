@@ -1,4 +1,5 @@
-"""PPO learns where there is something to learn, earns nothing where there is not, and trades live as it was backtested."""
+"""PPO learns where there is something to learn, earns nothing where there is not, and trades live as it was
+backtested."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,5 @@
-"The ArangoDB store while its server fails. The server is a stand-in; see `tests/standins/arango.py` for the sources that it follows."
+"""The ArangoDB store while its server fails. The server is a stand-in; see `tests/standins/arango.py` for the
+sources that it follows."""
 
 import asyncio
 import json
@@ -241,9 +242,9 @@ async def test_a_server_that_is_too_old(calm):
 def certificate(tmp_path) -> tuple[str, str]:
     "Files with a key and the certificate that it signed for itself."
     key, ca = str(tmp_path / "key"), str(tmp_path / "ca")
-    made = ["-subj", "/CN=lab", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", ca]
+    options = ["-subj", "/CN=lab", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", ca]
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", *made],
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", *options],
         check=True,
         capture_output=True,
     )
@@ -297,8 +298,8 @@ async def test_a_connector_puts_aside_what_is_refused_and_nothing_else(calm, tmp
     lab = WorkerLab(tmp_path, {"STREAMFORGE_STORE_URL": calm.url()})
     await lab.fill(stream_with_nonsense(rows))
     assert await lab.run("arango-connector", **CONNECT) == 0
-    found = await lab.contents()
-    assert set(found["candles_1h"]) == {(row.symbol, "1h", row.open_time) for row in rows} - {
+    contents = await lab.contents()
+    assert set(contents["candles_1h"]) == {(row.symbol, "1h", row.open_time) for row in rows} - {
         ("BTCUSDT", "1h", victim) for victim in victims
     }
     refused = [

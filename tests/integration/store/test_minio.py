@@ -1,4 +1,5 @@
-"""Artifacts in a bucket while things go wrong: the connection is cut, slowed or dead, keys are wrong, bytes are damaged, writers race and die."""
+"""Artifacts in a bucket while things go wrong: the connection is cut, slowed or dead, keys are wrong, bytes are
+damaged, writers race and die."""
 
 import asyncio
 import contextlib
@@ -100,16 +101,16 @@ class Proxy:
 
 @pytest.fixture
 def lab():
-    made = Lab(parse_url(need("minio"), {}))
-    yield made
-    made.close()
+    bucket_lab = Lab(parse_url(need("minio"), {}))
+    yield bucket_lab
+    bucket_lab.close()
 
 
 @pytest.fixture
 def proxy(lab):
-    made = Proxy(need("toxiproxy"), lab.address.hosts[0])
-    yield made
-    made.close()
+    toxiproxy = Proxy(need("toxiproxy"), lab.address.hosts[0])
+    yield toxiproxy
+    toxiproxy.close()
 
 
 @contextlib.asynccontextmanager
@@ -349,7 +350,7 @@ async def test_who_may_only_read_reads(lab, tmp_path):
 @pytest.fixture
 def authority(tmp_path) -> Path:
     "A folder with a certificate for 127.0.0.1 that is its own authority (`ca`), and its `key`."
-    made = subprocess.run(
+    finished = subprocess.run(
         [
             "openssl",
             "req",
@@ -371,7 +372,7 @@ def authority(tmp_path) -> Path:
         cwd=tmp_path,
         capture_output=True,
     )
-    assert made.returncode == 0, made.stderr
+    assert finished.returncode == 0, finished.stderr
     return tmp_path
 
 

@@ -1,4 +1,5 @@
-"The store on a real PostgreSQL when something is wrong: refusals that say so, lost and stalled connections, nothing half written."
+"""The store on a real PostgreSQL when something is wrong: refusals that say so, lost and stalled connections,
+nothing half written."""
 
 import asyncio
 import json
@@ -188,8 +189,8 @@ async def test_two_processes_make_the_same_collections_at_once(url, fresh):
     makers = [maker(url, me, *names) for me in "ab"]
     assert [await asyncio.to_thread(maker.wait, 60) for maker in makers] == [0, 0]
     async with open_store(url) as store:
-        found = await store.collections()
-    assert all(found[name].columns.keys() == EDGES.columns.keys() | {"by_a", "by_b"} for name in names)
+        schemas = await store.collections()
+    assert all(schemas[name].columns.keys() == EDGES.columns.keys() | {"by_a", "by_b"} for name in names)
 
 
 def toxi(api: str, method: str, path: str, body: dict | None = None) -> None:

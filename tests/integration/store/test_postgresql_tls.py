@@ -30,7 +30,7 @@ def run(*words: object, **options: object) -> None:
 
 def authority(folder: Path, name: str) -> Path:
     "A certificate that others are signed with."
-    made = folder / f"{name}.pem"
+    path = folder / f"{name}.pem"
     subprocess.run(
         [
             "openssl",
@@ -47,14 +47,14 @@ def authority(folder: Path, name: str) -> Path:
             "-addext",
             "basicConstraints=critical,CA:TRUE",
             "-keyout",
-            made.with_suffix(".key"),
+            path.with_suffix(".key"),
             "-out",
-            made,
+            path,
         ],
         check=True,
         capture_output=True,
     )
-    return made
+    return path
 
 
 def certificate(folder: Path, ca: Path) -> None:
@@ -108,12 +108,12 @@ def certificate(folder: Path, ca: Path) -> None:
 def secured():
     "(URL without options, the right authority, another one)."
     need("postgresql")
-    found = [
+    folders = [
         Path(folder).parent
         for folder in (shutil.which("initdb"), *sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")))
         if folder
     ]
-    if not found or not shutil.which("openssl"):
+    if not folders or not shutil.which("openssl"):
         pytest.skip("initdb or openssl is not installed: no server of our own can be made")
     folder, port = Path(tempfile.mkdtemp(prefix="sf-tls-")), free_port()
     try:
@@ -124,7 +124,7 @@ def secured():
             for path in (folder, *folder.iterdir()):
                 shutil.chown(path, "postgres")
         run(
-            found[-1] / "initdb",
+            folders[-1] / "initdb",
             "-D",
             folder / "data",
             "-U",
@@ -141,11 +141,11 @@ def secured():
             "hostssl all all 127.0.0.1/32 scram-sha-256\nhostssl all all ::1/128 scram-sha-256\n"
         )
         options = f"-p {port} -c listen_addresses=localhost -c unix_socket_directories={folder} -c ssl=on -c ssl_cert_file={folder}/server.crt -c ssl_key_file={folder}/server.key -c fsync=off"
-        run(found[-1] / "pg_ctl", "-D", folder / "data", "-w", "-l", folder / "log", "-o", options, "start")
+        run(folders[-1] / "pg_ctl", "-D", folder / "data", "-w", "-l", folder / "log", "-o", options, "start")
         try:
             yield f"postgresql://sf@127.0.0.1:{port}/postgres?password_file={folder}/password", ca, other
         finally:
-            run(found[-1] / "pg_ctl", "-D", folder / "data", "-m", "immediate", "-w", "stop")
+            run(folders[-1] / "pg_ctl", "-D", folder / "data", "-m", "immediate", "-w", "stop")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -1,4 +1,5 @@
-"""Loaders that take files where they can: the same records as by REST, through damage, kills and holes; trades from end to end."""
+"""Loaders that take files where they can: the same records as by REST, through damage, kills and holes; trades
+from end to end."""
 
 import asyncio
 import os
@@ -74,12 +75,12 @@ async def test_files_and_rest_give_the_same_records_whatever_dies(lab):
         assert await lab.run("loader-producer", **urls, **LOAD) == 0
         assert await values(lab) == await values(lab, "wf-rest")
         assert asked(sim, MONTH) == 1 and asked(sim, f"{DAY}.CHECKSUM") >= 1 and not asked(sim, DAY)
-    told = (await lab.events("finished"))[-1].extra
+    report = (await lab.events("finished"))[-1].extra
     span = TimeRange.parse(SPAN)
     holes = Ranges.of(
         *((gap.start, gap.end) for gap in find_gaps(candles("BTCUSDT", SPAN).open_time.tolist(), span, "1h"))
     )
-    assert sum(gap["missing"] for gap in told["gaps"]) == holes.size // HOUR and told["archive_reissued"] == []
+    assert sum(gap["missing"] for gap in report["gaps"]) == holes.size // HOUR and report["archive_reissued"] == []
     async with open_store(lab.places.store_url) as store:
         entry = await read_entry(store, LedgerKey("candles_1h", "BTCUSDT", "candles", "1h"))
     assert entry.loaded == WHOLE - holes and entry.asked == WHOLE and entry.missing == holes == entry.settled
@@ -111,7 +112,8 @@ async def test_a_damaged_file_is_fetched_once_more_and_then_named(lab, kind):
 
 @pytest.mark.slow
 async def test_trades_from_files_and_rest_are_stored_complete_and_repaired(lab):
-    "Three days: `auto` takes files, since they pay; of one REST has all but a hole of ids; a kill in between; then rows are lost."
+    """Three days: `auto` takes files, since they pay; of one REST has all but a hole of ids; a kill in between;
+    then rows are lost."""
     hole = TimeRange.parse("2021-05-12T03:00:2021-05-12T05:00")
     async with exchange(per_candle=120) as (sim, urls):
         sim.faults.add(
@@ -136,35 +138,35 @@ async def test_trades_from_files_and_rest_are_stored_complete_and_repaired(lab):
         trades = [decode(Trade, value) for value in await values(lab)]
         ids = [trade.trade_id for trade in trades]
         gaps = [(a + 1, b) for a, b in zip(ids, ids[1:], strict=False) if b != a + 1]
-        (told,) = [event for event in await lab.events("finished") if "from_store" in event.extra]
+        (finished,) = [event for event in await lab.events("finished") if "from_store" in event.extra]
         assert (
-            [(gap["start"], gap["end"]) for gap in told.extra["gaps"]] == gaps
+            [(gap["start"], gap["end"]) for gap in finished.extra["gaps"]] == gaps
             and len(gaps) == 1
-            and gaps[0][1] - gaps[0][0] == 240 == told.extra["missing"]
+            and gaps[0][1] - gaps[0][0] == 240 == finished.extra["missing"]
         )
         assert (
             ids == sorted(set(ids))
             and not any(trade.timestamp in hole for trade in trades)
-            and told.extra["archive_lacked"] > 0
+            and finished.extra["archive_lacked"] > 0
         )
         await _stored(lab, trades)
 
-        code, found = await data(lab, "verify")
-        assert code == 0 and [(row["rows"], row["wanted"], row["missing"]) for row in found] == [(len(ids), 0, 240)]
+        code, verified = await data(lab, "verify")
+        assert code == 0 and [(row["rows"], row["wanted"], row["missing"]) for row in verified] == [(len(ids), 0, 240)]
         lost = [(ids[0], ids[0] + 3), (ids[6_000], ids[6_000] + 50)]
         with sqlite3.connect(lab.places.store_url.removeprefix("sqlite:///")) as db:
             for first, last in lost:
                 db.execute("DELETE FROM trades WHERE trade_id >= ? AND trade_id < ?", (first, last))
-        code, found = await data(lab, "verify")
-        assert code == 65 and found[0]["holes"] == [list(gap) for gap in lost]
+        code, verified = await data(lab, "verify")
+        assert code == 65 and verified[0]["holes"] == [list(gap) for gap in lost]
         sim.log.clear()
         code, repaired = await data(lab, "repair", **urls)
         assert code == 0 and [(row["lacked"], row["stored"], row["still"]) for row in repaired] == [(53, 53, 0)]
         assert 0 < asked(sim, "aggTrades") <= 20 and not asked(sim, ".zip"), list(sim.log)
         await _stored(lab, trades)
-        code, known = await data(lab, "status")
+        code, entries = await data(lab, "status")
         assert code == 0 and [
-            (entry["verified"], entry["missing"]) for entry in known if entry["kind"] == "trade_ids"
+            (entry["verified"], entry["missing"]) for entry in entries if entry["kind"] == "trade_ids"
         ] == [(len(ids), 240)]
 
 

@@ -1,4 +1,5 @@
-"""Candles made of trades are the exchange's own, where both exist; edges that are not whole are left out; a kill changes nothing."""
+"""Candles made of trades are the exchange's own, where both exist; edges that are not whole are left out; a
+kill changes nothing."""
 
 import signal
 
@@ -25,8 +26,8 @@ CONNECT = {
 }
 
 
-def told(candle: Candle) -> tuple:
-    "What trades tell of a candle, to the eight digits that the exchange speaks with."
+def identity(candle: Candle) -> tuple:
+    "The fields of a candle that trades determine, with volume rounded to the eight digits of the exchange."
     return (
         candle.symbol,
         candle.open_time,
@@ -50,21 +51,23 @@ async def stored(lab) -> list[Candle]:
 async def test_candles_of_trades_are_the_exchange_s_own(new_lab):
     calm, rough = new_lab("calm"), new_lab("rough")
     async with serve_app(Simulator.open()) as url, BinanceRest(url) as rest:
-        own = {told(candle) for symbol in MARKETS async for page in rest.klines(symbol, "1h", WHOLE) for candle in page}
+        own = {
+            identity(candle) for symbol in MARKETS async for page in rest.klines(symbol, "1h", WHOLE) for candle in page
+        }
         for lab in (calm, rough):
             assert await lab.run("loader-producer", BINANCE_API_URL=url, SOURCE="rest", **LOAD) == 0
     assert await calm.run("arango-connector", **CONNECT) == 0
     for point in ("after-candles:2", "after-write:3"):
         assert await rough.run("arango-connector", FAILPOINT=point, **CONNECT) == -signal.SIGKILL
     assert await rough.run("arango-connector", **CONNECT) == 0
-    made = await stored(calm)
-    assert {told(candle) for candle in made} == own and len(made) == len(own) == len(MARKETS) * 76
-    assert await stored(rough) == made
+    aggregated = await stored(calm)
+    assert {identity(candle) for candle in aggregated} == own and len(aggregated) == len(own) == len(MARKETS) * 76
+    assert await stored(rough) == aggregated
     published = await read(rough, Candle, "made")
-    assert {told(candle) for candle in published} == own and {candle.open_time for candle in published} == set(
+    assert {identity(candle) for candle in published} == own and {candle.open_time for candle in published} == set(
         range(WHOLE.start, WHOLE.end, 3_600_000)
     )
-    assert {candle.close for candle in made} == {
+    assert {candle.close for candle in aggregated} == {
         candle.close
         for candle in sample_candles(MARKETS, "2021-05-10:2021-05-14")
         if to_ms("2021-05-10T01:00") <= candle.open_time < to_ms("2021-05-13T05:00")

@@ -95,7 +95,7 @@ async def test_the_life_of_a_letter(home):
         (early[1], "BTCUSDT", b"00-ab")
     ]
 
-    again = {**connect, "EVENTS_FROM": f"0:{await home.length(home.told)}"}  # what the loader says from here on
+    again = {**connect, "EVENTS_FROM": f"0:{await home.length(home.events_topic)}"}  # events from here on
     await home.fill([])
     assert await home.run("arango-connector", **again) == 0
     async with open_store(home.places.store_url) as store:

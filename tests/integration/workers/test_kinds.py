@@ -1,4 +1,5 @@
-"""Late candles, trades and order books through a connector that is killed: what is left is what an undisturbed one leaves."""
+"""Late candles, trades and order books through a connector that is killed: what is left is what an undisturbed
+one leaves."""
 
 import signal
 import time
@@ -102,8 +103,8 @@ async def test_trades_and_books_and_kills(new_lab, kind, stream, env):
     for point in ("before-write:2", "after-write", "after-dead-letter", "after-commit"):
         assert await rough.run("arango-connector", TYPE=kind, FAILPOINT=point, **env, **CONNECT) == -signal.SIGKILL
     assert await rough.run("arango-connector", TYPE=kind, **env, **CONNECT) == 0
-    found = await rows_of(calm)
-    assert await rows_of(rough) == found and all(found.values())
+    rows = await rows_of(calm)
+    assert await rows_of(rough) == rows and all(rows.values())
 
 
 @pytest.mark.slow
@@ -139,6 +140,6 @@ async def test_a_repair_by_another_workflow_reaches_a_live_connector(new_lab):
     async with open_store(rough.places.store_url) as store:
         revised = (await store.read("candles_1h_enriched"))["revision"].to_pylist()
     assert set(revised[51:150]) == {1} and set(revised[150:]) == {None}
-    wanted, found = (await calm.contents())["stream"], (await rough.contents())["stream"]
-    later = sorted(found)[-90:]
-    assert all(found[key] == wanted[key] for key in later)
+    wanted, enriched = (await calm.contents())["stream"], (await rough.contents())["stream"]
+    later = sorted(enriched)[-90:]
+    assert all(enriched[key] == wanted[key] for key in later)

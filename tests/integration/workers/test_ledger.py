@@ -1,4 +1,5 @@
-"""Data that proves itself complete: nothing is asked twice, nothing is lost by a kill, a repair asks for exactly what lacks."""
+"""Data that proves itself complete: nothing is asked twice, nothing is lost by a kill, a repair asks for
+exactly what lacks."""
 
 import asyncio
 import os
@@ -91,13 +92,13 @@ async def test_a_second_run_asks_for_nothing_and_a_repair_for_exactly_what_lacks
         assert [(record.value, record.key) for record in await lab.records("wf-2-data")] == first and list(
             exchange.log
         ) == []
-        (told,) = [
+        (finished,) = [
             event for event in await lab.events("finished") if event.queue_id == "wf-2" and "from_store" in event.extra
         ]
         assert (
-            told.extra["from_store"] == len(first)
-            and told.extra["asked"] == 0
-            and sum(gap["missing"] for gap in told.extra["gaps"])
+            finished.extra["from_store"] == len(first)
+            and finished.extra["asked"] == 0
+            and sum(gap["missing"] for gap in finished.extra["gaps"])
             == (holes.size + holes_of_file("ETHUSDT").size) // HOUR
         )
 

@@ -1,4 +1,5 @@
-"""Live loaders as processes, against a market over real sockets that mistreats them: nothing lost, doubled or out of order."""
+"""Live loaders as processes, against a market over real sockets that mistreats them: nothing lost, doubled or
+out of order."""
 
 import asyncio
 
@@ -33,7 +34,7 @@ HOURLY = QUICK | {"TYPE": "ws_candles_1h"}
 TRADES = QUICK | {"TYPE": "ws_trades"}
 
 
-async def told(lab) -> Event:
+async def last_event(lab) -> Event:
     return (await lab.events("finished", "error", "interrupted"))[-1]
 
 
@@ -50,7 +51,7 @@ async def test_candles_and_trades_of_a_range_are_whole_and_in_order(new_lab, mis
         for symbol in MARKETS:
             assert await read(candles, Candle, symbol=symbol) == await true_candles(rest, symbol, wanted)
             assert await read(trades, Trade, symbol=symbol) == await true_trades(rest, symbol, wanted)
-    last = await told(candles)
+    last = await last_event(candles)
     assert (
         codes == [0, 0]
         and last.status == "finished"
@@ -58,7 +59,7 @@ async def test_candles_and_trades_of_a_range_are_whole_and_in_order(new_lab, mis
         and last.extra["missing"] == 0
     )
     cut = mishap not in ("nothing", "skipped, doubled, damaged")
-    assert not cut or (last.extra["reconnects"] and (await told(trades)).extra["reconnects"])
+    assert not cut or (last.extra["reconnects"] and (await last_event(trades)).extra["reconnects"])
     assert last.extra["dropped"] == 0
     async with open_store(candles.places.store_url) as store:
         entry = await read_entry(store, LedgerKey("candles_1h", "BTCUSDT", "candles", "1h"))
@@ -77,7 +78,7 @@ async def test_a_reader_of_the_topic_has_the_exchange_s_book(lab, mishap):
             **QUICK | places | {"TYPE": "ws_depth", "SNAPSHOT_SECONDS": "5", "TIME_RANGE": text_of(span(1, 1 / 60))},
         )
         sim.faults.clear()
-        records, last = await read_books(lab), await told(lab)
+        records, last = await read_books(lab), await last_event(lab)
         for symbol in MARKETS:
             whole, waited = await check_books(sim, rest, records, symbol)
             assert whole > 3 and whole + waited <= 12, (whole, waited)
@@ -103,9 +104,9 @@ async def test_snapshots_alone(lab):
             all(isinstance(record, BookSnapshot) and len(record.bids) == len(record.asks) == 7 for record in records)
             and len(records) > 16
         )
-        assert [await check_books(sim, rest, records, market, 7) for market in MARKETS] and (await told(lab)).extra[
-            "resyncs"
-        ] == 0
+        assert [await check_books(sim, rest, records, market, 7) for market in MARKETS] and (
+            await last_event(lab)
+        ).extra["resyncs"] == 0
 
 
 async def test_a_killed_loader_goes_on_from_its_own_last_record_on_a_shared_topic(lab):
@@ -117,9 +118,9 @@ async def test_a_killed_loader_goes_on_from_its_own_last_record_on_a_shared_topi
         again = await lab.run("loader-ws-candles", **env)
         for symbol in MARKETS:
             assert await read(lab, Candle, "market-candles", symbol) == await true_candles(rest, symbol, wanted)
-        assert (killed, again) == (-9, 0) and sum((await told(lab)).end_offsets["market-candles"].values()) == len(
-            MARKETS
-        ) * 55
+        assert (killed, again) == (-9, 0) and sum(
+            (await last_event(lab)).end_offsets["market-candles"].values()
+        ) == len(MARKETS) * 55
 
 
 async def test_what_the_exchange_does_not_have_is_said_and_noted(new_lab):
@@ -157,7 +158,7 @@ async def test_what_the_exchange_does_not_have_is_said_and_noted(new_lab):
         "missing": 2,
         "unit": "candles",
     }
-    lost = {n for gap in (await told(trades)).extra["gaps"] for n in range(gap["start"], gap["end"])}
+    lost = {n for gap in (await last_event(trades)).extra["gaps"] for n in range(gap["start"], gap["end"])}
     assert (
         lost
         and ids == sorted(set(ids))
@@ -189,7 +190,7 @@ async def test_without_a_range_it_goes_on_until_it_is_stopped(lab):
         )
         await lab.command("stop")
         assert await asyncio.wait_for(worker.wait(), 60) == 0
-        rows, last = await read(lab, Candle, symbol="BTCUSDT"), await told(lab)
+        rows, last = await read(lab, Candle, symbol="BTCUSDT"), await last_event(lab)
         assert (
             rows == await true_candles(rest, "BTCUSDT", span(0, len(rows)))
             and last.status == "interrupted"
@@ -205,7 +206,7 @@ async def test_without_a_range_it_goes_on_until_it_is_stopped(lab):
 async def test_an_unknown_symbol_ends_it_before_a_stream_is_opened(lab):
     async with market() as (sim, rest, places):
         code = await lab.run("loader-ws-trades", **TRADES | places | {"SYMBOL": "BTCUSDT,LUNAUSDT"})
-        last = await told(lab)
+        last = await last_event(lab)
         assert (
             code == 64 and last.extra["error_type"] == "UnknownSymbol" and last.finished and sim.streams.connected == 0
         )

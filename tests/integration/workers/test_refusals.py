@@ -1,4 +1,5 @@
-"""Every wrong address, password, right, file and record: a named error with what to do, its exit code, an event where the bus can be reached, and nothing lost once the cause is mended."""
+"""Every wrong address, password, right, file and record: a named error with what to do, its exit code, an event
+where the bus can be reached, and nothing lost once the cause is mended."""
 
 import asyncio
 import json
@@ -56,7 +57,7 @@ def read(path: str | Path) -> str:
     return Path(path).read_text()
 
 
-class Found(NamedTuple):
+class Ended(NamedTuple):
     code: int
     lines: list[dict]
     text: str
@@ -75,13 +76,13 @@ async def spawn(path: Path, *arguments: str, env: Mapping[str, str], timeout: fl
             process.kill()
 
 
-async def work(lab: WorkerLab, target: str, name: str, **env: str) -> Found:
+async def work(lab: WorkerLab, target: str, name: str, **env: str) -> Ended:
     "A worker of this name: what it logged and how it ended."
     code, text = await spawn(
         lab.home / f"{name}.log", "worker", target, env=lab.env | {"TELEMETRY_PRODUCER_ID": f"{name}__a1b2c3"} | env
     )
-    assert text.strip(), f"{name} said nothing"
-    return Found(code, [json.loads(line) for line in text.splitlines()], text)
+    assert text.strip(), f"{name} logged nothing"
+    return Ended(code, [json.loads(line) for line in text.splitlines()], text)
 
 
 async def two_at_a_time(*jobs):
@@ -95,23 +96,23 @@ async def two_at_a_time(*jobs):
     return await asyncio.gather(*(one(job) for job in jobs))
 
 
-def said_well(case: Case, found: Found) -> None:
+def explains_itself(case: Case, ended: Ended) -> None:
     "One error line: named, expected, found, what to do; few other lines; no secret."
-    told = [line for line in found.lines if line["level"] == "error"]
-    assert found.code == case.code and [line.get("error.type") for line in told] == [case.error], (case.name, found)
-    assert "expected" in told[0]["error"] and "found" in told[0]["error"] and ";" in told[0]["error"], told
-    assert all(word in told[0]["error"] for word in case.words), (case.name, told[0]["error"])
-    assert len(found.lines) <= 3 and "Traceback" not in found.text and SECRET not in found.text, (case.name, found.text)
+    errors = [line for line in ended.lines if line["level"] == "error"]
+    assert ended.code == case.code and [line.get("error.type") for line in errors] == [case.error], (case.name, ended)
+    assert "expected" in errors[0]["error"] and "found" in errors[0]["error"] and ";" in errors[0]["error"], errors
+    assert all(word in errors[0]["error"] for word in case.words), (case.name, errors[0]["error"])
+    assert len(ended.lines) <= 3 and "Traceback" not in ended.text and SECRET not in ended.text, (case.name, ended.text)
 
 
-async def refusals(lab: WorkerLab, target: str, cases: list[Case], told: bool) -> None:
+async def refusals(lab: WorkerLab, target: str, cases: list[Case], on_bus: bool) -> None:
     "Each case's worker says why it ended in its log, and on `queue-events` if the bus is there."
-    found = await two_at_a_time(*(work(lab, target, case.name, **case.env) for case in cases))
-    for case, one in zip(cases, found, strict=True):
-        said_well(case, one)
-    events = {event.producer.partition("__")[0]: event for event in await lab.events("error")} if told else {}
-    assert set(events) == ({case.name for case in cases} if told else set())
-    for case in cases if told else ():
+    results = await two_at_a_time(*(work(lab, target, case.name, **case.env) for case in cases))
+    for case, one in zip(cases, results, strict=True):
+        explains_itself(case, one)
+    events = {event.producer.partition("__")[0]: event for event in await lab.events("error")} if on_bus else {}
+    assert set(events) == ({case.name for case in cases} if on_bus else set())
+    for case in cases if on_bus else ():
         event = events[case.name]
         assert (event.extra["error_type"], event.extra["exit_code"], event.finished) == (
             case.error,
@@ -154,10 +155,10 @@ def candles_to_load(days: str = "2021-05-01:2021-05-06"):
 
 async def exactly(lab: WorkerLab, sent) -> None:
     "All that was sent is stored and enriched once, and nothing is on the dead-letter topic."
-    found = await lab.contents()
+    contents = await lab.contents()
     assert (
-        len(found["candles_1h"]) == len(found["candles_1h_enriched"]) == len(found["stream"]) == len(sent)
-        and not found["dead"]
+        len(contents["candles_1h"]) == len(contents["candles_1h_enriched"]) == len(contents["stream"]) == len(sent)
+        and not contents["dead"]
     )
 
 
@@ -176,7 +177,8 @@ async def untouched(lab: WorkerLab, topic: str = "") -> None:
 
 @pytest.mark.slow
 async def test_a_bus_that_says_no_and_what_is_left_when_it_says_yes(tmp_path):
-    "Wrong passwords, users, authorities and languages; then the password's file is mended, and the same environment loads everything."
+    """Wrong passwords, users, authorities and languages; then the password's file is mended, and the same
+    environment loads everything."""
     secure, plain = need("kafka-secure"), need("kafka")
     wrong, binary = secret_file(tmp_path), tmp_path / "binary"
     binary.write_bytes(b"\xff\xfe" + SECRET.encode())
@@ -268,7 +270,7 @@ async def test_a_bus_that_says_no_and_what_is_left_when_it_says_yes(tmp_path):
     try:
         sent = candles_to_load()
         await lab.fill(sent)
-        await refusals(lab, "arango-connector", [case._replace(env=CONNECT | case.env) for case in cases], told=False)
+        await refusals(lab, "arango-connector", [case._replace(env=CONNECT | case.env) for case in cases], on_bus=False)
         await untouched(lab)
         secret_file(tmp_path, parse_url(secure, {"ca": ""}).password({}, "KAFKA_PASSWORD"))
         assert (await work(lab, "arango-connector", "mended", **CONNECT, STREAMFORGE_BUS_URL=bus)).code == 0
@@ -312,7 +314,7 @@ async def test_a_topic_that_nobody_made_and_one_that_may_not_be_read(tmp_path):
     try:
         sent = candles_to_load()
         await lab.fill(sent)
-        for topic in (lab.told, lab.control):
+        for topic in (lab.events_topic, lab.control):
             await grant(secure, "reader", topic, LITERAL, READ, WRITE, DESCRIBE)
         cases = [
             Case("unmade", {"KAFKA_TOPIC": missing}, "Refused", 78, ("right CREATE", missing, "add the ACL")),
@@ -322,7 +324,7 @@ async def test_a_topic_that_nobody_made_and_one_that_may_not_be_read(tmp_path):
             lab,
             "arango-connector",
             [case._replace(env=CONNECT | {"STREAMFORGE_BUS_URL": reader} | case.env) for case in cases],
-            told=True,
+            on_bus=True,
         )
         await untouched(lab)
         async with lab.bus() as bus:
@@ -417,11 +419,11 @@ async def test_a_database_that_says_no_and_what_is_left_when_it_says_yes(tmp_pat
             sent = candles_to_load()
             await lab.fill(sent)
             await refusals(
-                lab, "arango-connector", [case._replace(env=CONNECT | case.env) for case in cases], told=True
+                lab, "arango-connector", [case._replace(env=CONNECT | case.env) for case in cases], on_bus=True
             )
             await untouched(lab)
             administer(owner, f"GRANT CREATE ON SCHEMA public TO {role}", f"ALTER ROLE {role} CONNECTION LIMIT 0")
-            said_well(full, await work(lab, "arango-connector", "full", **CONNECT | full.env))
+            explains_itself(full, await work(lab, "arango-connector", "full", **CONNECT | full.env))
             assert [
                 (event.finished, event.extra["error_type"])
                 for event in await lab.events("error")
@@ -449,7 +451,8 @@ class Keeper(Worker):
 
 @pytest.mark.slow
 async def test_a_bucket_that_says_no_and_what_is_left_when_it_says_yes(tmp_path, capsys):
-    "Each refusal is told on the bus, nothing is in the bucket; a real trainer says the same as a worker of three lines."
+    """Each refusal is told on the bus, nothing is in the bucket; a real trainer says the same as a worker of
+    three lines."""
     kafka, minio = need("kafka"), need("minio")
     minio = at(minio, path=f"{parse_url(minio, {}).path.partition('/')[0]}/t{secrets.token_hex(5)}")
     wrong, lab = secret_file(tmp_path), WorkerLab(tmp_path, {"STREAMFORGE_BUS_URL": kafka})
@@ -515,7 +518,7 @@ async def test_a_bucket_that_says_no_and_what_is_left_when_it_says_yes(tmp_path,
                 and all(word in event.message for word in case.words)
                 and SECRET not in str(event)
             ), event.message
-        said_well(
+        explains_itself(
             cases[0], await work(lab, "gnn-trainer", "trainer", SYMBOL="BTCUSDT", TYPE="gnn_train", **cases[0].env)
         )
         secret_file(tmp_path, parse_url(minio, {}).password({}, "MINIO_SECRET_KEY"))
@@ -555,7 +558,8 @@ class Publisher(Worker):
 
 
 async def test_a_record_of_more_than_a_megabyte(tmp_path):
-    "Refused before anything of its batch is sent, by whatever broker; where a topic takes less than others, the broker's own refusal has a name."
+    """Refused before anything of its batch is sent, by whatever broker; where a topic takes less than others,
+    the broker's own refusal has a name."""
     from aiokafka.admin import AIOKafkaAdminClient
     from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
@@ -586,7 +590,8 @@ async def test_a_record_of_more_than_a_megabyte(tmp_path):
 
 @pytest.mark.slow
 async def test_nonsense_as_large_as_a_record_may_be_stops_nobody(tmp_path):
-    "A dead letter carries more headers than the record had: the largest nonsense there can be must still find its place, or the connector would die of it at each start."
+    """A dead letter carries more headers than the record had: the largest nonsense there can be must still find
+    its place, or the connector would die of it at each start."""
     lab = WorkerLab(tmp_path, {"STREAMFORGE_BUS_URL": need("kafka")})
     try:
         sent = candles_to_load()
@@ -594,8 +599,10 @@ async def test_nonsense_as_large_as_a_record_may_be_stops_nobody(tmp_path):
         await lab.fill(sent[:50] + nonsense + sent[50:])
         done = await work(lab, "arango-connector", "large", **CONNECT)
         assert done.code == 0, done.text[:3000]
-        found = await lab.contents()
-        assert len(found["candles_1h"]) == len(sent) and [len(value) for value in found["dead"].values()] == [500_000]
+        contents = await lab.contents()
+        assert len(contents["candles_1h"]) == len(sent) and [len(value) for value in contents["dead"].values()] == [
+            500_000
+        ]
         (dead_letter,) = await lab.records(f"{lab.data}-dlq")
         assert dict(dead_letter.headers)["sf.dlq.cut"] == str(len(nonsense[0][1])).encode()
     finally:
@@ -657,7 +664,8 @@ async def test_a_damaged_zip_and_a_wrong_checksum(tmp_path):
 
 @pytest.mark.slow
 async def test_the_manager_speaks_for_a_worker_that_cannot(tmp_path):
-    "A worker that the broker does not let in cannot say so; the manager does, on the bus, in /queues and on the page, and none of them shows the password."
+    """A worker that the broker does not let in cannot say so; the manager does, on the bus, in /queues and on
+    the page, and none of them shows the password."""
     wrong = at(need("kafka-secure"), password_file=None).replace("app@", f"app:{SECRET}@")
     async with (
         open_lab(read_places({"STREAMFORGE_HOME": str(tmp_path)}), env={"STREAMFORGE_BUS_URL": wrong}) as lab,
@@ -699,10 +707,10 @@ async def test_the_command_line_says_it_in_one_line(tmp_path):
         (("debug", "ping", "nobody", *home, "--bus", refused), "Refused", 78),
         (("demo", *home, "--bus", refused), "Refused", 78),
     ]
-    found = await two_at_a_time(
+    results = await two_at_a_time(
         *(spawn(tmp_path / f"{n}.txt", *o[0], env={"QUEUE_ID": ""}) for n, o in enumerate(cases))
     )
-    for (arguments, error, code), (rc, text) in zip(cases, found, strict=True):
+    for (arguments, error, code), (rc, text) in zip(cases, results, strict=True):
         assert rc == code and text.startswith(f"streamforge: {error}: expected") and len(text.splitlines()) == 1, (
             arguments,
             rc,

@@ -1,4 +1,5 @@
-"The table of targets: the manager and a worker started by hand refuse the same with the same words, and every parameter in it is read."
+"""The table of targets: the manager and a worker started by hand refuse the same with the same words, and every
+parameter in it is read."""
 
 import ast
 import asyncio

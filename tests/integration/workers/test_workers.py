@@ -27,7 +27,8 @@ async def statuses(lab, producer):
 
 
 async def test_from_the_exchange_to_the_store(lab):
-    "The data line: every candle of the file is stored and enriched, gaps are those of the file, and both workers end by themselves."
+    """The data line: every candle of the file is stored and enriched, gaps are those of the file, and both
+    workers end by themselves."""
     span = "2021-04-20:2021-05-20"
     async with serve_app(Simulator.open()) as url:
         connector = await lab.start("arango-connector", **CONNECT)
@@ -55,8 +56,13 @@ async def test_from_the_exchange_to_the_store(lab):
     ] == missing
     assert sum(loaded.end_offsets["wf-1-data"].values()) == loaded.records_written == 2 * len(times)
     for producer in (LOADER, CONNECTOR):
-        said = await statuses(lab, producer)
-        assert said[0] == "started" and said[-1] == "finished" and "loading" in said and "error" not in said
+        reported = await statuses(lab, producer)
+        assert (
+            reported[0] == "started"
+            and reported[-1] == "finished"
+            and "loading" in reported
+            and "error" not in reported
+        )
     (done,) = [event for event in await lab.events("finished") if event.producer == CONNECTOR]
     assert (
         sum(done.end_offsets["wf-1-data-enriched"].values()) == 2 * len(times) == await lab.length("wf-1-data-enriched")
@@ -98,13 +104,13 @@ async def test_a_bad_configuration_ends_with_64_and_says_so(lab):
         *(lab.run(target, **env | {"TELEMETRY_PRODUCER_ID": name}) for name, (target, env) in wrong.items())
     )
     assert codes == [64] * len(wrong)
-    said = {event.producer: event for event in await lab.events()}
+    events = {event.producer: event for event in await lab.events()}
     for name in wrong:
         assert (
-            said[name].status,
-            said[name].finished,
-            said[name].extra["error_type"],
-            said[name].extra["exit_code"],
+            events[name].status,
+            events[name].finished,
+            events[name].extra["error_type"],
+            events[name].extra["exit_code"],
         ) == ("error", True, name, 64)
 
 
