@@ -1,5 +1,5 @@
-"""Which real servers there are: `make servers` writes their URLs to .servers/urls; CI names those that must not
-be missing."""
+"""Which real servers there are: `make servers` writes their URLs to .servers/urls; CI names those that must not be
+missing."""
 
 import os
 import random
@@ -19,9 +19,9 @@ def url_of(name: str) -> str:
 
 
 def free_port() -> int:
-    """A port for a server of a test's own, and the next one is free, too (Kafka's controller takes it). Below
-    the ports that the system gives to clients: one of those could take a server's while it is away, even a
-    client that asks for it."""
+    """A port for a server of a test's own, and the next one is free, too (Kafka's controller takes it). Below the
+    ports that the system gives to clients: one of those could take a server's while it is away, even a client that
+    asks for it."""
     while True:
         port = random.randrange(24_000, 32_000)
         try:

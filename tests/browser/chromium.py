@@ -51,9 +51,12 @@ class Witness:
 
 
 async def until(page, expression: str, seconds: float = 60):
-    """Wait until a JavaScript expression is true in the page, frame by frame; its value. (wait_for_function
-    needs eval, which our pages forbid.)"""
-    look = f"const look = () => {{ const found = {expression}; if (found || performance.now() > end) resolve(found); else requestAnimationFrame(look); }};"
+    """Wait until a JavaScript expression is true in the page, frame by frame; its value. (wait_for_function needs
+    eval, which our pages forbid.)"""
+    look = (
+        f"const look = () => {{ const found = {expression}; if (found || performance.now() > end) "
+        f"resolve(found); else requestAnimationFrame(look); }};"
+    )
     value = await page.evaluate(
         f"new Promise((resolve) => {{ const end = performance.now() + {1000 * seconds}; {look} look(); }})"
     )

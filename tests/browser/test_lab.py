@@ -74,7 +74,10 @@ RUN = """async (cells) => {
   shell.currentWidget.content.activeCellIndex = cells;
   await commands.execute('notebook:run-all-above');
 }"""
-PRINTED = f"[...{NOTEBOOK}.content.widgets].flatMap((o) => o.model.type === 'code' ? o.model.outputs.toJSON() : []).map((o) => o.output_type === 'error' ? 'error: ' + o.evalue : [o.text].flat().join('')).join('')"
+PRINTED = (
+    f"[...{NOTEBOOK}.content.widgets].flatMap((o) => o.model.type === 'code' ? o.model.outputs.toJSON() : "
+    "[]).map((o) => o.output_type === 'error' ? 'error: ' + o.evalue : [o.text].flat().join('')).join('')"
+)
 
 
 async def test_the_tour_opens_and_runs(tmp_path):

@@ -224,7 +224,11 @@ async def test_a_workflow_is_seen_live(world):
         card = page.locator(".workflow", has_text="seen-live")
         await card.wait_for()
         await page.locator(".workflow.running", has_text="seen-live").wait_for()
-        written = "Number([...document.querySelectorAll('.workflow')].find((o) => o.textContent.includes('seen-live')).querySelectorAll('.target span')[0].textContent.replace(/[^0-9]/g, ''))"
+        written = (
+            "Number([...document.querySelectorAll('.workflow')].find((o) => "
+            "o.textContent.includes('seen-live')).querySelectorAll('.target "
+            "span')[0].textContent.replace(/[^0-9]/g, ''))"
+        )
         first = await until(page, written)
         await until(page, f"{written} > {first}")  # it grows without a reload
         await client.stop("seen-live")
@@ -270,5 +274,8 @@ async def test_nothing_sticks_out(world, width):
         await page.locator(".workflow.error", has_text=LONG).first.wait_for()
         await page.select_option("#agent", "an-agent")
         await until(page, f"({TRACE})('equity')?.x.length === 100")
-        seen = "[document.documentElement.scrollWidth, ...[...document.querySelectorAll('section, section *, header *')].filter((o) => !o.closest('svg')).map((o) => Math.floor(o.getBoundingClientRect().right))]"
+        seen = (
+            "[document.documentElement.scrollWidth, ...[...document.querySelectorAll('section, section *, header "
+            "*')].filter((o) => !o.closest('svg')).map((o) => Math.floor(o.getBoundingClientRect().right))]"
+        )
         assert max(await page.evaluate(seen)) <= width

@@ -37,8 +37,8 @@ def pytest_addoption(parser):
 
 
 def pytest_generate_tests(metafunc):
-    """A test that takes `bus_url`, `store_url`, ... runs on the embedded adapter, on the servers of `make
-    servers`, and on the one whose URL was given."""
+    """A test that takes `bus_url`, `store_url`, ... runs on the embedded adapter, on the servers of `make servers`,
+    and on the one whose URL was given."""
     for port in PORTS:
         if f"{port}_url" in metafunc.fixturenames:
             given = metafunc.config.getoption(f"--{port}", default="")

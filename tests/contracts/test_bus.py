@@ -80,7 +80,10 @@ async def everything(bus, topic: str, count: int) -> list:
     return records
 
 
-HEAD = "import asyncio, sys\nfrom streamforge.bus.base import *\nfrom streamforge.core.logs import setup\nsetup('test', stream=sys.stderr)"
+HEAD = (
+    "import asyncio, sys\nfrom streamforge.bus.base import *\nfrom streamforge.core.logs import setup\n"
+    "setup('test', stream=sys.stderr)"
+)
 
 
 def program(source: str, *args: str) -> subprocess.Popen:

@@ -473,8 +473,8 @@ db.commit()
 
 
 async def test_a_file_of_an_earlier_version_opens(tmp_path):
-    """Written by Python's own SQLite, in the tables that SQLAlchemy made: in another process, as two libraries
-    must not share a file in one."""
+    """Written by Python's own SQLite, in the tables that SQLAlchemy made: in another process, as two libraries must
+    not share a file in one."""
     await asyncio.to_thread(
         subprocess.run,
         [sys.executable, "-c", OLD, tmp_path / "store.db", msgspec.json.encode(EDGES).decode()],
@@ -491,7 +491,10 @@ async def test_a_file_of_an_earlier_version_opens(tmp_path):
             await store.upsert("edges", [edge(2, 0.25, lag=1)]) == 1
             and await store.put("workflow", "wf-1", {}, version=3) == 4
         )
-    read = "import sqlite3, sys; print(sqlite3.connect(sys.argv[1]).execute('SELECT weight, lag FROM edges ORDER BY open_time').fetchall(), end='')"
+    read = (
+        "import sqlite3, sys; print(sqlite3.connect(sys.argv[1]).execute('SELECT weight, lag FROM edges ORDER BY "
+        "open_time').fetchall(), end='')"
+    )
     finished = await asyncio.to_thread(
         subprocess.run, [sys.executable, "-c", read, tmp_path / "store.db"], check=True, capture_output=True, text=True
     )

@@ -86,8 +86,8 @@ async def bad_files(lab: Lab, runs: int) -> None:
 
 @drill("trades loader killed (-9)", runs=12, short=3)
 async def trades_killed(lab: Lab, runs: int) -> None:
-    """After a publish, with everything published and noted but nothing stored, or at any moment; from files and
-    by REST. The hole that it had passed is still told."""
+    """After a publish, with everything published and noted but nothing stored, or at any moment; from files and by
+    REST. The hole that it had passed is still told."""
     hole = (1_620_788_400_000, 1_620_795_600_000)  # two hours of 2021-05-12
 
     @asynccontextmanager

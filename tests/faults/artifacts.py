@@ -45,8 +45,8 @@ async def cut(lab: Lab, runs: int) -> None:
 
 @drill("artifact with a flipped bit, event before object", on=("embedded",), runs=8, short=2)
 async def damaged(lab: Lab, runs: int) -> None:
-    """A reader refuses bytes that are not those of the manifest, and a version that is announced but not there
-    yet is `NotFound`."""
+    """A reader refuses bytes that are not those of the manifest, and a version that is announced but not there yet
+    is `NotFound`."""
     lab.folder.mkdir(parents=True, exist_ok=True)
     for n in range(runs):
         async with open_artifacts(f"file://{lab.folder}/{n}") as artifacts:

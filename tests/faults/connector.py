@@ -76,7 +76,8 @@ async def terminated(lab: Lab, runs: int) -> None:
             good = code == (0 if n % 2 else 75) and lasted < 30 and statuses == ["interrupted"] and again == 0 and once
             lab.outcome.check(
                 good,
-                f"run {n}: code {code} after {lasted:.1f} s, events {statuses}, then {again}, nothing twice: {once}, {before} before",
+                f"run {n}: code {code} after {lasted:.1f} s, events {statuses}, then {again}, nothing twice: "
+                f"{once}, {before} before",
             )
 
     await side_by_side([lambda n=n: life(n) for n in range(runs)])
@@ -84,8 +85,8 @@ async def terminated(lab: Lab, runs: int) -> None:
 
 @drill("SIGSTOP, then CONT (a zombie)", runs=4, short=0)
 async def frozen(lab: Lab, runs: int) -> None:
-    """Frozen for longer than its group waits, while another works; a late commit is refused. Between two locks,
-    and at random, where the other may have to wait for one."""
+    """Frozen for longer than its group waits, while another works; a late commit is refused. Between two locks, and
+    at random, where the other may have to wait for one."""
     expected = await lab.expected()
     for n in range(runs):
         async with lab.workers() as workers:
@@ -171,8 +172,8 @@ async def shuffled(lab: Lab, runs: int) -> None:
 
 @drill("unreadable records", runs=4, short=1)
 async def nonsense(lab: Lab, runs: int) -> None:
-    """Broken JSON, NaN, invalid UTF-8, nothing, another schema, impossible prices: dead letters are exactly
-    what was put in."""
+    """Broken JSON, NaN, invalid UTF-8, nothing, another schema, impossible prices: dead letters are exactly what
+    was put in."""
     expected, stream = await lab.expected(), await lab.stream()
     for n in range(runs):
         async with lab.workers() as workers:

@@ -102,7 +102,8 @@ async def line_lost(lab: Lab, runs: int) -> None:
             holds = code == 0 and not again and longest < 5 and last.extra.get("reconnects", 0) > 0
             lab.outcome.check(
                 holds,
-                f"run {n} {kind} {fault}: code {code}, {len(again)} again, {longest:.1f} s alone, {last.extra.get('reconnects')} reconnects",
+                f"run {n} {kind} {fault}: code {code}, {len(again)} again, {longest:.1f} s alone, "
+                f"{last.extra.get('reconnects')} reconnects",
             )
 
     await side_by_side([lambda n=n: life(n) for n in range(runs)])
@@ -121,8 +122,8 @@ async def true_book(sim, rest, symbol: str, moment: int) -> bytes:
 
 @drill("depth hole, stale snapshot", runs=6, short=1)
 async def book_lost(lab: Lab, runs: int) -> None:
-    """Every snapshot of the topic is the exchange's own, every reader's book too, none crossed; each start over
-    is counted."""
+    """Every snapshot of the topic is the exchange's own, every reader's book too, none crossed; each start over is
+    counted."""
     for n in range(runs):
         wanted, chance = span(1, 1 / 60), random.Random(n)
         holes = [
@@ -161,7 +162,8 @@ async def book_lost(lab: Lab, runs: int) -> None:
             )
             lab.outcome.check(
                 holds,
-                f"run {n}: code {code}, {len(crossed)} crossed, {last.extra.get('resyncs')} started over, gaps of {sorted(reported)}, readers {readers}",
+                f"run {n}: code {code}, {len(crossed)} crossed, {last.extra.get('resyncs')} started over, "
+                f"gaps of {sorted(reported)}, readers {readers}",
             )
 
 
@@ -178,7 +180,8 @@ async def live_killed(lab: Lab, runs: int) -> None:
                 code = await workers.run(
                     target,
                     **env,
-                    FAILPOINT=f"{('before-publish', 'after-publish', 'after-ledger')[n // 2 % 3]}:{chance.randrange(1, 4)}",
+                    FAILPOINT=f"{('before-publish', 'after-publish', 'after-ledger')[n // 2 % 3]}"
+                    f":{chance.randrange(1, 4)}",
                 )
             else:
                 worker, upto = await workers.start(target, **env), chance.randrange(1, 30)

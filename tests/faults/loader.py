@@ -69,8 +69,8 @@ class Watched:
         await self.simulator(scope, receive, send_and_note)
 
     def too_early(self, retry_after: float) -> int:
-        """Requests that cannot have been under way when a refusal was read: on the refused connection any, on
-        each other one the second, before Retry-After has passed."""
+        """Requests that cannot have been under way when a refusal was read: on the refused connection any, on each
+        other one the second, before Retry-After has passed."""
         early = 0
         for _, refused, port, status in self.seen:
             if status in (418, 429):
@@ -145,8 +145,8 @@ async def holes(lab: Lab, runs: int) -> None:
 
 @drill("loader killed (-9)", runs=21, short=3)
 async def loader_killed(lab: Lab, runs: int) -> None:
-    """After a publish, with everything published and noted but nothing stored, or at any moment; started again,
-    the topic holds every candle."""
+    """After a publish, with everything published and noted but nothing stored, or at any moment; started again, the
+    topic holds every candle."""
     expected = await undisturbed(lab)
 
     async def life(n: int) -> None:

@@ -45,7 +45,9 @@ def main() -> int:
             outcomes.append(outcome)
             verdict = "ok  " if outcome.exact == outcome.runs and outcome.runs else "BAD "
             print(
-                f"{verdict} {outcome.exact:>3} of {outcome.runs:<3} {outcome.fault}, on {on}: lost {outcome.lost}, wrong {outcome.wrong}, doubled {outcome.duplicated} ({outcome.seconds:.0f} s)",
+                f"{verdict} {outcome.exact:>3} of {outcome.runs:<3} {outcome.fault}, on {on}: lost "
+                f"{outcome.lost}, wrong {outcome.wrong}, doubled {outcome.duplicated} ({outcome.seconds:.0f} "
+                "s)",
                 flush=True,
             )
             for note in outcome.notes:

@@ -1,9 +1,8 @@
-"""The layers of the library, lowest first: exported code imports only from lower ones. Packages on one line do
-not import each other.
+"""The layers of the library, lowest first: exported code imports only from lower ones. Packages on one line do not
+import each other.
 
-A line names packages of `streamforge`; a module is named by itself where it stands above the sub-packages of
-its package.
-Inside a package the numbers of the notebooks are the order: a module imports only from lower numbers.
+A line names packages of `streamforge`; a module is named by itself where it stands above the sub-packages of its
+package. Inside a package the numbers of the notebooks are the order: a module imports only from lower numbers.
 """
 
 LAYERS = [

@@ -1,13 +1,11 @@
 """Switch guards of the library off, one at a time, and see whether a test fails.
 
-    make mutants ARGS="--sample 60 --seed 1"
+make mutants ARGS="--sample 60 --seed 1"
 
-The coverage map (which test reaches which line) is recorded by the suite's own run and used while the library
-stays as it is. Per guard, the
-tests that reach its body are run, those of its own notebook first, at most 60 seconds, until one fails; a
-time-out counts as found, and is
-listed. Exit 0: in the sample at most 5 % survive, none in bus, store, trading and manager, and each survivor
-has its reason in survivors.toml.
+The coverage map (which test reaches which line) is recorded by the suite's own run and used while the library stays
+as it is. Per guard, the tests that reach its body are run, those of its own notebook first, at most 60 seconds,
+until one fails; a time-out counts as found, and is listed. Exit 0: in the sample at most 5 % survive, none in bus,
+store, trading and manager, and each survivor has its reason in survivors.toml.
 """
 
 import argparse
@@ -175,11 +173,13 @@ def main() -> int:
     )
     for row in survivors:
         print(
-            f"  {row['result']}: {row['guard']}\n      {row['reason'] or 'NO REASON GIVEN: prove it, or say why not in survivors.toml'}"
+            f"  {row['result']}: {row['guard']}\n      "
+            f"{row['reason'] or 'NO REASON GIVEN: prove it, or say why not in survivors.toml'}"
         )
     good = len(survivors) <= SHARE * len(report) and not forbidden and not silent
     print(
-        f"{len(survivors)} of {len(report)} survive: {'as it should be' if good else 'too many, in bus, store, trading or manager, or without a reason'}"
+        f"{len(survivors)} of {len(report)} survive: "
+        f"{'as it should be' if good else 'too many, in bus, store, trading or manager, or without a reason'}"
     )
     return 0 if good else 1
 

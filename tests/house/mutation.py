@@ -1,11 +1,9 @@
 """Guards of the library, and how one of them is switched off while tests run.
 
-A guard is an `if` whose body ends in `raise`, or is a single early `return` or `continue`: it keeps bad input
-out. A mutant is the library with one
-guard switched off (`if condition` becomes `if (condition) and False`, so that what the condition assigns is
-still there). Nothing is
-written: `install` puts an import hook in front of one module, in a process that the environment variable
-STREAMFORGE_MUTANT names.
+A guard is an `if` whose body ends in `raise`, or is a single early `return` or `continue`: it keeps bad input out.
+A mutant is the library with one guard switched off (`if condition` becomes `if (condition) and False`, so that what
+the condition assigns is still there). Nothing is written: `install` puts an import hook in front of one module, in
+a process that the environment variable STREAMFORGE_MUTANT names.
 """
 
 import ast
@@ -49,8 +47,8 @@ def is_guard(node: ast.AST) -> bool:
 
 
 def guards_of(path: Path) -> list[Guard]:
-    """The guards of one module; those inside functions that numba compiles are left out, because coverage
-    cannot see them."""
+    """The guards of one module; those inside functions that numba compiles are left out, because coverage cannot
+    see them."""
     name, guards = str(path.relative_to(ROOT)), []
 
     def visit(node: ast.AST, function: str) -> None:

@@ -1,5 +1,5 @@
-"""What people with Docker start is what `make servers` starts: same ports, pinned images, nothing secret, bound
-to this machine."""
+"""What people with Docker start is what `make servers` starts: same ports, pinned images, nothing secret, bound to
+this machine."""
 
 import re
 import shutil

@@ -137,7 +137,10 @@ def test_public_names_are_told(path):
 
 def test_import_is_light():
     "`import streamforge` takes under 0.3 s and loads neither torch nor pandas (the best of three: machines are noisy)."
-    code = "import sys, time; t = time.perf_counter(); import streamforge; print(time.perf_counter() - t, 'torch' in sys.modules, 'pandas' in sys.modules)"
+    code = (
+        "import sys, time; t = time.perf_counter(); import streamforge; print(time.perf_counter() - t, 'torch' "
+        "in sys.modules, 'pandas' in sys.modules)"
+    )
     runs = [
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
         for _ in range(3)

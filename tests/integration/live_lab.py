@@ -57,8 +57,8 @@ def mishaps(path: str) -> dict[str, tuple]:
 
 @asynccontextmanager
 async def market(*faults: Fault, speed: float = 36_000.0, connections: int = 1, **rules):
-    """The simulator at noon; its time begins when so many clients have connected. Gives it, its REST client,
-    and the variables of a worker."""
+    """The simulator at noon; its time begins when so many clients have connected. Gives it, its REST client, and
+    the variables of a worker."""
     for symbol in MARKETS:
         _tables.setdefault(symbol, read_file(SAMPLES / f"{symbol}.parquet"))
     sim = Simulator(_tables, now=NOON, pace=Steady())
@@ -142,8 +142,8 @@ def rebuilt(records: list, symbol: str) -> list[tuple[BookSnapshot, OrderBook | 
 async def check_books(
     sim: Simulator, rest: BinanceRest, records: list, symbol: str, levels: int = 20
 ) -> tuple[int, int]:
-    """Every snapshot and every reader's book is the exchange's own, never crossed; how many readers got
-    through, and how many waited."""
+    """Every snapshot and every reader's book is the exchange's own, never crossed; how many readers got through,
+    and how many waited."""
     readers = rebuilt(records, symbol)
     for snapshot, book in readers:
         assert snapshot.bids[0][0] < snapshot.asks[0][0], "crossed"

@@ -1,5 +1,5 @@
-"""Stands in for an ArangoDB server: as much of its HTTP interface as the store uses, with its error numbers,
-and faults on demand.
+"""Stands in for an ArangoDB server: as much of its HTTP interface as the store uses, with its error numbers, and
+faults on demand.
 
 What it follows, and where that is written:
 - collections, documents, indexes, cursors, stream transactions, named graphs:
@@ -10,8 +10,8 @@ What it follows, and where that is written:
 - error numbers and texts: `lib/Basics/errors.dat`, which the driver has as `arango/errno.py`
 
 What it does not do: other AQL than the store's few queries (anything else is a parse error, 1501), JWT, users'
-rights, anything across several shards. It has one thread, so no two requests ever cross, except those that a
-stream transaction keeps out.
+rights, anything across several shards. It has one thread, so no two requests ever cross, except those that a stream
+transaction keeps out.
 """
 
 import asyncio
@@ -319,8 +319,8 @@ class Arango:
         return _identity(stored) | ({"_oldRev": before["_rev"]} if before else {})
 
     def import_(self) -> tuple[int, Any]:
-        """As `performImport` does: insert, then replace those whose key was there; the first error ends it if
-        it has to be complete."""
+        """As `performImport` does: insert, then replace those whose key was there; the first error ends it if it
+        has to be complete."""
         collection, complete, action = (
             self.database[self.query["collection"]],
             self._flag("complete"),
@@ -353,7 +353,9 @@ class Arango:
                         raise
                     figures["errors"] += 1
                     details.append(
-                        f"at position {position}: creating document failed with error '{TEXTS[refusal.number][1]}', offending document: {msgspec.json.encode(document).decode()[:255]}"
+                        f"at position {position}: creating document failed with error "
+                        f"'{TEXTS[refusal.number][1]}', offending document: "
+                        f"{msgspec.json.encode(document).decode()[:255]}"
                     )
         return 201, {"error": False, **figures, "details": details}
 

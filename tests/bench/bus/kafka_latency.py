@@ -1,10 +1,10 @@
-"""From a tick to the decision on it, through a real broker: `python tests/bench/bus/kafka_latency.py [--json
-FILE] [--seconds N] [--rounds N]`.
+"""From a tick to the decision on it, through a real broker: `python tests/bench/bus/kafka_latency.py [--json FILE]
+[--seconds N] [--rounds N]`.
 
-A driver writes 200 ticks a second to a topic of 8 partitions; an echo in another process reads each, decodes it
-and writes a decision to a second topic, which the driver reads. Ours is the bus (`poll`, `publish`),
-the peer a bare aiokafka echo with tuned settings (`getmany`, idempotent `send`, linger 0). In turns; medians of
-the rounds, as {work, unit, ours, peer, peer_name, ratio}: a ratio above 1 means that ours is faster.
+A driver writes 200 ticks a second to a topic of 8 partitions; an echo in another process reads each, decodes it and
+writes a decision to a second topic, which the driver reads. Ours is the bus (`poll`, `publish`), the peer a bare
+aiokafka echo with tuned settings (`getmany`, idempotent `send`, linger 0). In turns; medians of the rounds, as
+{work, unit, ours, peer, peer_name, ratio}: a ratio above 1 means that ours is faster.
 """
 
 import argparse
@@ -141,7 +141,9 @@ async def bench(seconds: float, rounds: int) -> list[dict]:
         ours, peer = statistics.median(values["ours"]), statistics.median(values["aiokafka"])
         out.append(
             {
-                "work": f"tick to decision at {RATE}/s, 8 partitions, {name}, median of {rounds} rounds of {seconds:g} s",
+                "work": (
+                    f"tick to decision at {RATE}/s, 8 partitions, {name}, median of {rounds} rounds of {seconds:g} s"
+                ),
                 "unit": "ms",
                 "ours": round(ours, 2),
                 "peer": round(peer, 2),

@@ -1,16 +1,14 @@
-"""Kafka to SQLite beside its peers: `python tests/bench/bus/kafka_sink.py [--json FILE] [--records N] [--rounds
-N] [--peers FOLDER]`.
+"""Kafka to SQLite beside its peers: `python tests/bench/bus/kafka_sink.py [--json FILE] [--records N] [--rounds N]
+[--peers FOLDER]`.
 
-100,000 JSON candles of 24 symbols in 8 partitions: read, decode, upsert in one transaction per batch, commit
-the offsets after it. Ours is the real connector (INDICATORS=none) through `serve`, on the same broker in the
-same run; each variant has a process of its own, the order alternates, the median of the rounds counts. First
-from a filled
-topic (from the first row to the last commit), then with a loader publishing beside it (from the first publish
-to the last commit; each is fed by a process of its own kind: ours by our bus, a peer by its own producer, as
-its users would). Peers decode with what they bring (FastStream: pydantic models; Quix Streams: its JSON;
-confluent-kafka and aiokafka: orjson) and write with executemany into a table of the same columns. A peer that
-cannot
-be imported is left out, and said so. KAFKA_URL or the servers of `make servers`.
+100,000 JSON candles of 24 symbols in 8 partitions: read, decode, upsert in one transaction per batch, commit the
+offsets after it. Ours is the real connector (INDICATORS=none) through `serve`, on the same broker in the same run;
+each variant has a process of its own, the order alternates, the median of the rounds counts. First from a filled
+topic (from the first row to the last commit), then with a loader publishing beside it (from the first publish to
+the last commit; each is fed by a process of its own kind: ours by our bus, a peer by its own producer, as its users
+would). Peers decode with what they bring (FastStream: pydantic models; Quix Streams: its JSON; confluent-kafka and
+aiokafka: orjson) and write with executemany into a table of the same columns. A peer that cannot be imported is
+left out, and said so. KAFKA_URL or the servers of `make servers`.
 """
 
 import argparse
@@ -110,7 +108,8 @@ def database(path: str) -> sqlite3.Connection:
     db.execute("PRAGMA journal_mode=WAL")
     db.execute("PRAGMA synchronous=NORMAL")
     db.execute(
-        f"CREATE TABLE candles_1m ({', '.join(field + ' ' + kinds.get(field, 'REAL') for field in FIELDS)}, PRIMARY KEY (symbol, interval, open_time)) WITHOUT ROWID"
+        f"CREATE TABLE candles_1m ({', '.join(field + ' ' + kinds.get(field, 'REAL') for field in FIELDS)}, "
+        "PRIMARY KEY (symbol, interval, open_time)) WITHOUT ROWID"
     )
     return db
 

@@ -1,6 +1,6 @@
-"""Records to bytes and back beside pydantic: `python tests/bench/bus/records.py [--json FILE]`. Writes a list
-of {work, unit, ours, peer, peer_name, ratio}; NaN is refused by ours in both directions, which is part of what
-is measured."""
+"""Records to bytes and back beside pydantic: `python tests/bench/bus/records.py [--json FILE]`. Writes a list of
+{work, unit, ours, peer, peer_name, ratio}; NaN is refused by ours in both directions, which is part of what is
+measured."""
 
 import argparse
 import json

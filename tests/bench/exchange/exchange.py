@@ -1,8 +1,8 @@
-"""Candles per second from a simulated exchange in another process: `python tests/bench/exchange/exchange.py
-[--json FILE]`.
+"""Candles per second from a simulated exchange in another process: `python tests/bench/exchange/exchange.py [--json
+FILE]`.
 
-The peer is what everybody writes first: httpx, one page after the other, `json.loads` and floats, without
-limits, checks or holes.
+The peer is what everybody writes first: httpx, one page after the other, `json.loads` and floats, without limits,
+checks or holes.
 """
 
 import argparse

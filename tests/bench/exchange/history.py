@@ -1,12 +1,11 @@
 """A year of one-minute candles of eight markets through the loader, at 100 ms latency: `python
 tests/bench/exchange/history.py [--json FILE] [--days N]`.
 
-The real worker (`loader-producer`: plan, pages by REST, embedded bus, ledger) asks a simulated exchange in
-another process, which delays each answer by 100 ms and obeys its limit of 6,000 weight a minute. Nobody
-may be faster than that limit, so it is the peer: the candles' pages weigh 2 each, the loader uses its share
-(nine tenths) of the limit in any 60 seconds, and what does not fit into the first span has to
-wait for the next. The ratio is the least time that the limit allows, through the time that the load took: 1 is
-a load that the limit alone slows down.
+The real worker (`loader-producer`: plan, pages by REST, embedded bus, ledger) asks a simulated exchange in another
+process, which delays each answer by 100 ms and obeys its limit of 6,000 weight a minute. Nobody may be faster than
+that limit, so it is the peer: the candles' pages weigh 2 each, the loader uses its share (nine tenths) of the limit
+in any 60 seconds, and what does not fit into the first span has to wait for the next. The ratio is the least time
+that the limit allows, through the time that the load took: 1 is a load that the limit alone slows down.
 """
 
 import argparse
@@ -126,7 +125,10 @@ def main(days: int) -> list[dict]:
     if code:
         raise SystemExit(f"expected a loader that ends with 0, found {code}")
     sys.stderr.write(f"{took:.1f} s, bound {bound(count):.1f} s; cpu of the loader {cpu:.1f} s; exchange: {served}\n")
-    work_name = f"history load: {len(SYMBOLS)} markets x {days} days of 1m candles, 100 ms latency, {len(SYMBOLS) * count / took:,.0f} candles/s"
+    work_name = (
+        f"history load: {len(SYMBOLS)} markets x {days} days of 1m candles, 100 ms latency, "
+        f"{len(SYMBOLS) * count / took:,.0f} candles/s"
+    )
     return [
         {
             "work": work_name,

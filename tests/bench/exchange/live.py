@@ -1,10 +1,9 @@
 """From the socket to the bus, live: `python tests/bench/exchange/live.py [--json FILE] [--events N] [--bus URL]`.
 
-A process beside this one plays the exchange: it sends prepared events as fast as they are taken, or 200 a
-second for the latency. Ours is the loader, whole: it checks, orders, publishes, and keeps its ledger. The peer
-is a bare
-`websockets` client that publishes record by record what it gets. Latencies are from the moment of sending until
-the bus has acknowledged; a ratio above 1 means that ours is better.
+A process beside this one plays the exchange: it sends prepared events as fast as they are taken, or 200 a second
+for the latency. Ours is the loader, whole: it checks, orders, publishes, and keeps its ledger. The peer is a bare
+`websockets` client that publishes record by record what it gets. Latencies are from the moment of sending until the
+bus has acknowledged; a ratio above 1 means that ours is better.
 """
 
 import argparse

@@ -1,13 +1,11 @@
 """Speed of the graph package, beside pandas and a PyTorch Geometric loop, in one run: `python
 tests/bench/research/graph.py [--json FILE] [--rounds N]`.
 
-One thread on all sides. Rounds alternate between the two sides and medians are taken; the ratio is ours /
-theirs, above 1 where we are
-faster. Both sides do the same work on the same eight real markets: the same windows, the same weights, the same
-optimiser. PyTorch
-Geometric's loop is the usual one, a `Data` object per snapshot; its collated `DataLoader` batches are measured
-too, since our own training
-uses PyTorch Geometric's layer and differs from that only in how batches are cut.
+One thread on all sides. Rounds alternate between the two sides and medians are taken; the ratio is ours / theirs,
+above 1 where we are faster. Both sides do the same work on the same eight real markets: the same windows, the same
+weights, the same optimiser. PyTorch Geometric's loop is the usual one, a `Data` object per snapshot; its collated
+`DataLoader` batches are measured too, since our own training uses PyTorch Geometric's layer and differs from that
+only in how batches are cut.
 """
 
 import argparse

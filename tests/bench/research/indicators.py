@@ -1,11 +1,10 @@
-"""How fast indicators are, beside TA-Lib and `ta`, in one run: `python tests/bench/research/indicators.py
-[--json FILE] [--candles N]`.
+"""How fast indicators are, beside TA-Lib and `ta`, in one run: `python tests/bench/research/indicators.py [--json
+FILE] [--candles N]`.
 
 Ours are `Enricher.history` and `Enricher.update`, checks included. Rounds alternate between the two sides and
-medians are taken; the
-ratio is ours / theirs, above 1 where we are faster. What a library does not have (VWAP, log return, realised
-volatility in TA-Lib; log
-return and realised volatility in `ta`) is computed with numpy beside it, on its account.
+medians are taken; the ratio is ours / theirs, above 1 where we are faster. What a library does not have (VWAP, log
+return, realised volatility in TA-Lib; log return and realised volatility in `ta`) is computed with numpy beside it,
+on its account.
 """
 
 import argparse

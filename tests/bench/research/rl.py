@@ -43,8 +43,8 @@ def example(symbol: str) -> MarketHistory:
 
 
 class PlainEnv(gym.Env):
-    """The same game written plainly, as one writes it the first time: numpy slices and Python floats, one
-    market, no compiler."""
+    """The same game written plainly, as one writes it the first time: numpy slices and Python floats, one market,
+    no compiler."""
 
     def __init__(self, market: MarketHistory, seed: int = 0):
         first = int(np.isfinite(market.features).all(1).argmax()) + WINDOW

@@ -1,9 +1,9 @@
 """How fast trades become candles and volume by price, beside pandas, in one run: `python
 tests/bench/research/trades.py [--json FILE] [--trades N]`.
 
-The peer is `resample` on an index of times for candles and `groupby` for volume by price, as a person would
-write them. Pandas adds floats; ours are exact and come with checks. Rounds alternate and medians
-are taken; speeds are trades per second, and the ratio is ours / theirs, above 1 where we are faster.
+The peer is `resample` on an index of times for candles and `groupby` for volume by price, as a person would write
+them. Pandas adds floats; ours are exact and come with checks. Rounds alternate and medians are taken; speeds are
+trades per second, and the ratio is ours / theirs, above 1 where we are faster.
 """
 
 import argparse

@@ -1,12 +1,11 @@
 """Artifacts in a bucket beside the bare client: `python tests/bench/store/artifacts.py [--json FILE] [--url
 minio://...] [--megabytes N]`.
 
-The peer is the `minio` client as its documentation shows it: `put_object`, and `get_object` with a sha256 over
-what came, since a store that does not check is none to compare with. Ours writes a manifest too, by a
-conditional create, and reads in steps so that a slow
-line can be given up. The same bytes on the same server, in turns; the best of several rounds counts. Writes a
-list of {work, unit, ours, peer, peer_name, ratio}; a ratio above 1 means that ours is better. Without a server
-nothing is measured.
+The peer is the `minio` client as its documentation shows it: `put_object`, and `get_object` with a sha256 over what
+came, since a store that does not check is none to compare with. Ours writes a manifest too, by a conditional
+create, and reads in steps so that a slow line can be given up. The same bytes on the same server, in turns; the
+best of several rounds counts. Writes a list of {work, unit, ours, peer, peer_name, ratio}; a ratio above 1 means
+that ours is better. Without a server nothing is measured.
 """
 
 import argparse

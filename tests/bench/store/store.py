@@ -2,10 +2,10 @@
 [--rounds N]`.
 
 Rows of 13 columns (candles) are upserted into typed tables, beside the same rows as JSON documents in a SQLite
-table with a key (what a document store on a laptop does); then read into a DataFrame, beside
-`pandas.read_sql`, from SQLite, from PostgreSQL where `make servers` started one, and from a frozen dataset.
-Both in one process, in turns; the best of several rounds counts, because a shared machine only ever adds time.
-Writes a list of {work, unit, ours, peer, peer_name, ratio}; a ratio above 1 means that ours is better.
+table with a key (what a document store on a laptop does); then read into a DataFrame, beside `pandas.read_sql`,
+from SQLite, from PostgreSQL where `make servers` started one, and from a frozen dataset. Both in one process, in
+turns; the best of several rounds counts, because a shared machine only ever adds time. Writes a list of {work,
+unit, ours, peer, peer_name, ratio}; a ratio above 1 means that ours is better.
 """
 
 import argparse
@@ -206,9 +206,12 @@ def as_frame(panel: Panel) -> pd.DataFrame:
 
 
 async def frozen(folder: Path, count: int, rounds: int) -> list[dict]:
-    """Prices and indicators of all markets, from a dataset that was frozen once (its features come with it),
-    beside the same columns by SQL."""
-    sql = f"SELECT symbol, open_time, {', '.join([*PRICES, *INDICATORS])} FROM enriched ORDER BY symbol, interval, open_time"
+    """Prices and indicators of all markets, from a dataset that was frozen once (its features come with it), beside
+    the same columns by SQL."""
+    sql = (
+        f"SELECT symbol, open_time, {', '.join([*PRICES, *INDICATORS])} FROM enriched ORDER BY symbol, interval, "
+        "open_time"
+    )
     async with (
         open_store(f"sqlite:///{folder}/read.db") as store,
         open_artifacts(f"file://{folder}/artifacts") as artifacts,
@@ -226,7 +229,10 @@ async def frozen(folder: Path, count: int, rounds: int) -> list[dict]:
             if number < 2:  # it takes long
                 peer.append(clocked(lambda: pd.read_sql(sql, engine)))
     engine.dispose()
-    work = f"frozen dataset: {count:,} rows into a DataFrame, checked by sha256, {2 + len(PRICES) + len(INDICATORS)} columns"
+    work = (
+        f"frozen dataset: {count:,} rows into a DataFrame, checked by sha256, "
+        f"{2 + len(PRICES) + len(INDICATORS)} columns"
+    )
     return [
         result(work, "rows/s", count / min(ours), count / min(peer), "pandas.read_sql of the same columns from SQLite")
     ]

@@ -1,9 +1,9 @@
-"""Memory of one connector over millions of records: `python tests/bench/workers/soak.py [--records N] [--bus
-URL] [--json FILE] [--plot FILE]`.
+"""Memory of one connector over millions of records: `python tests/bench/workers/soak.py [--records N] [--bus URL]
+[--json FILE] [--plot FILE]`.
 
-Candles of 24 markets are published a little ahead of a real worker process that stores them (INDICATORS as
-given, `none` by default); its resident memory is looked at every second. Warm-up is the first fifth. Writes the
-curve and {records, seconds, rate, rss_warm_mib, rss_end_mib, slope_mib_per_million}.
+Candles of 24 markets are published a little ahead of a real worker process that stores them (INDICATORS as given,
+`none` by default); its resident memory is looked at every second. Warm-up is the first fifth. Writes the curve and
+{records, seconds, rate, rss_warm_mib, rss_end_mib, slope_mib_per_million}.
 """
 
 import argparse

@@ -1,5 +1,5 @@
-"""What the embedded bus promises beyond the port: small segments, quick takeover, a full disk, many processes
-on few files."""
+"""What the embedded bus promises beyond the port: small segments, quick takeover, a full disk, many processes on
+few files."""
 
 import asyncio
 import random
@@ -13,7 +13,10 @@ import pytest
 from streamforge.bus.base import Message, TopicSpec, open_bus
 from streamforge.core.errors import NotOwner
 
-HEAD = "import asyncio, sys\nfrom streamforge.bus.base import *\nfrom streamforge.core.logs import setup\nsetup('test', stream=sys.stderr)\n"
+HEAD = (
+    "import asyncio, sys\nfrom streamforge.bus.base import *\nfrom streamforge.core.logs import setup\n"
+    "setup('test', stream=sys.stderr)\n"
+)
 DEADLINE = 60
 
 

@@ -154,8 +154,8 @@ def kafka_sh(home: Path, port: int, *args: str, secure: bool = False) -> subproc
 
 @pytest.mark.slow
 async def test_a_rotated_password_harms_nobody(fresh, tmp_path):
-    """The broker learns the new one, then the file changes; whoever reconnects in between waits, and nobody is
-    sent away."""
+    """The broker learns the new one, then the file changes; whoever reconnects in between waits, and nobody is sent
+    away."""
     access = read_access(need("kafka-secure"), {})
     home, port = Path(access.ca).parents[2], int(access.address.hosts[0].rpartition(":")[2])
     file = tmp_path / "password"
@@ -281,8 +281,8 @@ async def test_lag_without_a_question(bus, topic):
 
 
 async def test_a_broken_producer_is_replaced(bus, topic):
-    """After a number out of turn the broker refuses everything of a producer; what was to be published is
-    published by another."""
+    """After a number out of turn the broker refuses everything of a producer; what was to be published is published
+    by another."""
     await bus.publish(topic, numbered(100))
     producer = await bus._opened.publisher.producers.current()
     for partition in list(producer._txn_manager._sequence_numbers):
@@ -334,8 +334,8 @@ async def test_a_topic_deleted_by_somebody_else(bus, topic):
 
 
 async def test_a_consumer_that_does_not_know_its_topic_yet_asks_the_broker(bus, topic, monkeypatch):
-    """As after a machine slept between making a topic and reading it: much time has passed, and the consumer
-    has heard of nothing yet."""
+    """As after a machine slept between making a topic and reading it: much time has passed, and the consumer has
+    heard of nothing yet."""
 
     async def slept(*args):
         await asyncio.sleep(0)
@@ -367,8 +367,8 @@ def own_broker(tmp_path):
 
 @pytest.mark.slow
 async def test_a_broker_that_is_killed_and_comes_back(own_broker, fresh, monkeypatch):
-    """Publishing waits it out, polls are empty meanwhile, closing is quick, and the first commit comes within
-    15 s of its return."""
+    """Publishing waits it out, polls are empty meanwhile, closing is quick, and the first commit comes within 15 s
+    of its return."""
     home, port = own_broker
     monkeypatch.setattr(
         kafka_producer, "PUBLISH_SECONDS", 180.0
@@ -409,8 +409,8 @@ async def test_a_broker_that_is_killed_and_comes_back(own_broker, fresh, monkeyp
 
 @pytest.mark.slow
 async def test_a_broker_that_hangs_and_goes_on(own_broker, fresh, monkeypatch):
-    """A publish that was not acknowledged in time is an error, its producer is dropped without noise, and the
-    next one goes through a new one."""
+    """A publish that was not acknowledged in time is an error, its producer is dropped without noise, and the next
+    one goes through a new one."""
     home, port = own_broker
     pid, noise = int((home / f"plain-{port}" / "pid").read_text()), list[str]()
     asyncio.get_running_loop().set_exception_handler(lambda _, context: noise.append(str(context)))

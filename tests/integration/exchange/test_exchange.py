@@ -1,5 +1,5 @@
-"""The REST client against the simulator: over real sockets where the wire matters, over a flying clock where
-time does."""
+"""The REST client against the simulator: over real sockets where the wire matters, over a flying clock where time
+does."""
 
 import asyncio
 import time

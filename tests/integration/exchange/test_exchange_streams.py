@@ -1,5 +1,5 @@
-"""Live sources against the simulator over real sockets: cuts, silence and ends, and nothing lost, doubled or
-out of order."""
+"""Live sources against the simulator over real sockets: cuts, silence and ends, and nothing lost, doubled or out of
+order."""
 
 import asyncio
 import time

@@ -1,5 +1,5 @@
-"""The queue-manager over HTTP with real worker processes: requests, ends, stops, errors, and a manager that
-goes away."""
+"""The queue-manager over HTTP with real worker processes: requests, ends, stops, errors, and a manager that goes
+away."""
 
 import asyncio
 import json
@@ -135,8 +135,8 @@ async def test_a_refused_request_leaves_nothing(tmp_path):
 
 @pytest.mark.slow
 async def test_a_manager_that_comes_back_goes_on(tmp_path):
-    """The first manager is gone while its workflow waits and runs; the second finishes it, and the rows are
-    those of the file."""
+    """The first manager is gone while its workflow waits and runs; the second finishes it, and the rows are those
+    of the file."""
     async with lab_and_client(tmp_path, slots=0.25) as (_, client):
         loaders = [{"target": "loader-producer", "symbol": name} for name in ("BTCUSDT", "ETHUSDT", "BNBUSDT")]
         body = {**SHORT, "symbol": "BTCUSDT,ETHUSDT,BNBUSDT", "targets": [*loaders, {"target": "arango-connector"}]}

@@ -1,5 +1,5 @@
-"""A small walk-forward over real worker processes: two folds, again without running, one that fails, one that
-is stopped."""
+"""A small walk-forward over real worker processes: two folds, again without running, one that fails, one that is
+stopped."""
 
 import asyncio
 import time
@@ -112,7 +112,8 @@ async def test_failing_fold_names_notebook_and_cell(place):
     config = msgspec.structs.replace(TINY, gnn=TINY.gnn | {"horizon": 9})
     with pytest.raises(
         BadSetting,
-        match=r"fold \d: .*walk_forward_fold\.ipynb, cell \d+ \(id \w+\): BadSetting: expected a purge of at least the horizon",
+        match=r"fold \d: .*walk_forward_fold\.ipynb, cell \d+ \(id \w+\): BadSetting: expected a purge of at least "
+        r"the horizon",
     ):
         await place.run(config)
     states = [job.state for job in await place.jobs.list()]

@@ -1,5 +1,5 @@
-"""The graph model from end to end: it finds what is planted, nothing in noise, never looks ahead, and serves
-what it measured."""
+"""The graph model from end to end: it finds what is planted, nothing in noise, never looks ahead, and serves what
+it measured."""
 
 import hashlib
 import json

@@ -434,7 +434,12 @@ class Stuck(Worker):
             await asyncio.sleep(0.05)
 
 
-STUCK = "import os, sys; sys.path.insert(0, sys.argv[1]); from streamforge.workers.targets import TARGETS, Parameters, Target; from streamforge.workers.runtime.worker import run_worker; TARGETS['stuck'] = Target(worker='test_minio:Stuck', help='', parameters=(Parameters,)); sys.exit(run_worker('stuck', os.environ))"
+STUCK = (
+    "import os, sys; sys.path.insert(0, sys.argv[1]); from streamforge.workers.targets import TARGETS, "
+    "Parameters, Target; from streamforge.workers.runtime.worker import run_worker; TARGETS['stuck'] = "
+    "Target(worker='test_minio:Stuck', help='', parameters=(Parameters,)); sys.exit(run_worker('stuck', "
+    "os.environ))"
+)
 
 
 @pytest.mark.slow

@@ -119,7 +119,8 @@ async def test_connections_that_the_server_ended_are_replaced_unnoticed(url, fre
             )
             administer(
                 url,
-                f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid IN ({', '.join(map(str, set(pids)))})",
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid IN "
+                f"({', '.join(map(str, set(pids)))})",
             )
         assert await store.count(fresh) == 8 and set((await store.read(fresh))["weight"].to_pylist()) == {2.0}
 

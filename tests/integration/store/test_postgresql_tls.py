@@ -140,7 +140,10 @@ def secured():
         (folder / "data" / "pg_hba.conf").write_text(
             "hostssl all all 127.0.0.1/32 scram-sha-256\nhostssl all all ::1/128 scram-sha-256\n"
         )
-        options = f"-p {port} -c listen_addresses=localhost -c unix_socket_directories={folder} -c ssl=on -c ssl_cert_file={folder}/server.crt -c ssl_key_file={folder}/server.key -c fsync=off"
+        options = (
+            f"-p {port} -c listen_addresses=localhost -c unix_socket_directories={folder} -c ssl=on -c "
+            f"ssl_cert_file={folder}/server.crt -c ssl_key_file={folder}/server.key -c fsync=off"
+        )
         run(folders[-1] / "pg_ctl", "-D", folder / "data", "-w", "-l", folder / "log", "-o", options, "start")
         try:
             yield f"postgresql://sf@127.0.0.1:{port}/postgres?password_file={folder}/password", ca, other

@@ -1,5 +1,5 @@
-"""Loaders that take files where they can: the same records as by REST, through damage, kills and holes; trades
-from end to end."""
+"""Loaders that take files where they can: the same records as by REST, through damage, kills and holes; trades from
+end to end."""
 
 import asyncio
 import os

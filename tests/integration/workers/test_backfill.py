@@ -1,5 +1,5 @@
-"""Candles made of trades are the exchange's own, where both exist; edges that are not whole are left out; a
-kill changes nothing."""
+"""Candles made of trades are the exchange's own, where both exist; edges that are not whole are left out; a kill
+changes nothing."""
 
 import signal
 

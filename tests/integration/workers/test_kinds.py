@@ -1,5 +1,5 @@
-"""Late candles, trades and order books through a connector that is killed: what is left is what an undisturbed
-one leaves."""
+"""Late candles, trades and order books through a connector that is killed: what is left is what an undisturbed one
+leaves."""
 
 import signal
 import time

@@ -1,5 +1,5 @@
-"""Data that proves itself complete: nothing is asked twice, nothing is lost by a kill, a repair asks for
-exactly what lacks."""
+"""Data that proves itself complete: nothing is asked twice, nothing is lost by a kill, a repair asks for exactly
+what lacks."""
 
 import asyncio
 import os

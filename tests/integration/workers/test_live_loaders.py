@@ -1,5 +1,5 @@
-"""Live loaders as processes, against a market over real sockets that mistreats them: nothing lost, doubled or
-out of order."""
+"""Live loaders as processes, against a market over real sockets that mistreats them: nothing lost, doubled or out
+of order."""
 
 import asyncio
 

@@ -134,7 +134,10 @@ def at(url: str, **changes: str | None) -> str:
     )
     options = {k: v for k, v in (address.options | changes).items() if v is not None}
     query = "&".join(f"{k}={v}" for k, v in options.items())
-    return f"{url.partition('://')[0]}://{user + '@' if user else ''}{host}{'/' + path if path else ''}{'?' + query if query else ''}"
+    return (
+        f"{url.partition('://')[0]}://{user + '@' if user else ''}{host}{'/' + path if path else ''}"
+        f"{'?' + query if query else ''}"
+    )
 
 
 def secret_file(folder: Path, content: str = SECRET, name: str = "wrong") -> str:
@@ -451,8 +454,8 @@ class Keeper(Worker):
 
 @pytest.mark.slow
 async def test_a_bucket_that_says_no_and_what_is_left_when_it_says_yes(tmp_path, capsys):
-    """Each refusal is told on the bus, nothing is in the bucket; a real trainer says the same as a worker of
-    three lines."""
+    """Each refusal is told on the bus, nothing is in the bucket; a real trainer says the same as a worker of three
+    lines."""
     kafka, minio = need("kafka"), need("minio")
     minio = at(minio, path=f"{parse_url(minio, {}).path.partition('/')[0]}/t{secrets.token_hex(5)}")
     wrong, lab = secret_file(tmp_path), WorkerLab(tmp_path, {"STREAMFORGE_BUS_URL": kafka})
@@ -558,8 +561,8 @@ class Publisher(Worker):
 
 
 async def test_a_record_of_more_than_a_megabyte(tmp_path):
-    """Refused before anything of its batch is sent, by whatever broker; where a topic takes less than others,
-    the broker's own refusal has a name."""
+    """Refused before anything of its batch is sent, by whatever broker; where a topic takes less than others, the
+    broker's own refusal has a name."""
     from aiokafka.admin import AIOKafkaAdminClient
     from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
@@ -590,8 +593,8 @@ async def test_a_record_of_more_than_a_megabyte(tmp_path):
 
 @pytest.mark.slow
 async def test_nonsense_as_large_as_a_record_may_be_stops_nobody(tmp_path):
-    """A dead letter carries more headers than the record had: the largest nonsense there can be must still find
-    its place, or the connector would die of it at each start."""
+    """A dead letter carries more headers than the record had: the largest nonsense there can be must still find its
+    place, or the connector would die of it at each start."""
     lab = WorkerLab(tmp_path, {"STREAMFORGE_BUS_URL": need("kafka")})
     try:
         sent = candles_to_load()
@@ -664,8 +667,8 @@ async def test_a_damaged_zip_and_a_wrong_checksum(tmp_path):
 
 @pytest.mark.slow
 async def test_the_manager_speaks_for_a_worker_that_cannot(tmp_path):
-    """A worker that the broker does not let in cannot say so; the manager does, on the bus, in /queues and on
-    the page, and none of them shows the password."""
+    """A worker that the broker does not let in cannot say so; the manager does, on the bus, in /queues and on the
+    page, and none of them shows the password."""
     wrong = at(need("kafka-secure"), password_file=None).replace("app@", f"app:{SECRET}@")
     async with (
         open_lab(read_places({"STREAMFORGE_HOME": str(tmp_path)}), env={"STREAMFORGE_BUS_URL": wrong}) as lab,

@@ -27,8 +27,8 @@ async def statuses(lab, producer):
 
 
 async def test_from_the_exchange_to_the_store(lab):
-    """The data line: every candle of the file is stored and enriched, gaps are those of the file, and both
-    workers end by themselves."""
+    """The data line: every candle of the file is stored and enriched, gaps are those of the file, and both workers
+    end by themselves."""
     span = "2021-04-20:2021-05-20"
     async with serve_app(Simulator.open()) as url:
         connector = await lab.start("arango-connector", **CONNECT)
