@@ -107,7 +107,10 @@ def _chained_random(ordered: Sequence[FoldResult]) -> list[Curve]:
 def _random_baseline(curves: Sequence[Curve], periods_per_year: float) -> StrategyResult:
     "Summarise the random portfolios: medians, percentiles and the band of their equity."
     measured = [measure(curve, periods_per_year) for curve in curves]
-    values = {name: [v for o in measured if (v := getattr(o, name)) is not None] for name in PERFORMANCE_NUMBERS}
+    values = {
+        name: [v for performance in measured if (v := getattr(performance, name)) is not None]
+        for name in PERFORMANCE_NUMBERS
+    }
     spread = {name: (float(np.percentile(v, 5)), float(np.percentile(v, 95))) for name, v in values.items() if v}
     middle = {name: float(np.median(v)) if v else None for name, v in values.items()}
     equity = np.array([curve.equity for curve in curves])  # (seeds, T)

@@ -234,7 +234,11 @@ def _resolve_after(planned: list[PlannedTarget]) -> None:
     for index, one in enumerate(planned):
         resolved: set[str] = set()
         for name in one.after:
-            ids = [o.telemetry_id for o in planned if name in (o.telemetry_id, o.target) and o is not one]
+            ids = [
+                target.telemetry_id
+                for target in planned
+                if name in (target.telemetry_id, target.target) and target is not one
+            ]
             if not ids:
                 raise BadConfig(
                     f"expected `after` to name another target of this request, found '{name}'",

@@ -82,10 +82,15 @@ async def markets(
             table = await store.read(collection, columns=["symbol", "interval"])
             counts = table.group_by(["symbol", "interval"]).aggregate([([], "count_all")])
             found += [
-                {"collection": collection, "symbol": o["symbol"], "interval": o["interval"], "candles": o["count_all"]}
-                for o in counts.to_pylist()
+                {
+                    "collection": collection,
+                    "symbol": row["symbol"],
+                    "interval": row["interval"],
+                    "candles": row["count_all"],
+                }
+                for row in counts.to_pylist()
             ]
-    return sorted(found, key=lambda o: (o["collection"], o["symbol"], o["interval"]))
+    return sorted(found, key=lambda market: (market["collection"], market["symbol"], market["interval"]))
 
 
 async def chart(
@@ -151,7 +156,7 @@ async def graphs(store: Store) -> list[dict[str, str]]:
     for collection, schema in (await store.collections()).items():
         if schema.key[:1] == ("graph",):
             table = await store.read(collection, columns=["graph"])
-            found += [{"collection": collection, "graph": o} for o in sorted(set(table["graph"].to_pylist()))]
+            found += [{"collection": collection, "graph": graph} for graph in sorted(set(table["graph"].to_pylist()))]
     return found
 
 

@@ -575,7 +575,9 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
             with_interval = kind in MARKET_DATA and MARKET_DATA[kind].interval
             if type_ == kind or (with_interval and type_.startswith(f"{kind}_")):
                 return kind
-        shown = [f"{o}_<interval>" if o in MARKET_DATA and MARKET_DATA[o].interval else o for o in self.types]
+        shown = [
+            f"{kind}_<interval>" if kind in MARKET_DATA and MARKET_DATA[kind].interval else kind for kind in self.types
+        ]
         raise BadSetting(
             f"expected TYPE as {', '.join(shown)}, found '{type_}'", "correct the type or the target", field="TYPE"
         )

@@ -177,7 +177,7 @@ async def run_here(
     "Run a repair's workers in this process; raises `TryAgain`, `BadData` if one of them fails."
     from streamforge.workers.runtime.worker import serve
 
-    upstream = ",".join(o["telemetry_id"] for o in targets if o["target"] != "arango-connector")
+    upstream = ",".join(target["telemetry_id"] for target in targets if target["target"] != "arango-connector")
     workers = []
     for target in targets:
         env = {

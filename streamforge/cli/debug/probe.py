@@ -49,7 +49,7 @@ async def living(
 async def _said(bus: Bus, queue_id: str, topic: str) -> AsyncIterator[Event]:
     "The events of a workflow that are in the topic now."
     begin, end = await bus.begin_offsets(topic), await bus.end_offsets(topic)
-    left = {o for o in end if end[o] > begin.get(o, 0)}
+    left = {partition for partition in end if end[partition] > begin.get(partition, 0)}
     if not left:
         return
     async with aclosing(bus.tail(topic, begin)) as batches:
@@ -152,7 +152,7 @@ async def ping(
                         waiting.discard(event.producer)
             if not known:
                 break
-    return sorted(known.values(), key=lambda o: o.worker)
+    return sorted(known.values(), key=lambda pinged: pinged.worker)
 
 
 # %% ../../../nbs/80_cli/debug/01_probe.ipynb #74afc814

@@ -57,8 +57,8 @@ async def run_workflow(
 
     def watch(flow: JsonObject) -> None:
         target = min(
-            (o for o in flow["targets"] if o["status"] not in ("finished",)),
-            key=lambda o: o["records_written"],
+            (running for running in flow["targets"] if running["status"] not in ("finished",)),
+            key=lambda state: state["records_written"],
             default=flow["targets"][-1],
         )
         figures = {
@@ -70,14 +70,18 @@ async def run_workflow(
             f"{k} {v:,.3g}" if isinstance(v, float) and v < 10 else f"{k} {v:,.0f}" for k, v in figures.items()
         )
         report(
-            min(o["records_written"] for o in flow["targets"] if o["target"] == target["target"]) if total else 0,
+            (
+                min(other["records_written"] for other in flow["targets"] if other["target"] == target["target"])
+                if total
+                else 0
+            ),
             total,
             note,
         )
 
     flow = await client.wait(flow["queue_id"], timeout=1_800, progress=watch)
     if flow["status"] != "finished":
-        logs = ", ".join(o["log"] for o in flow["targets"] if o["status"] == "error" and o["log"])
+        logs = ", ".join(state["log"] for state in flow["targets"] if state["status"] == "error" and state["log"])
         raise UpstreamFailed(
             f"expected workflow '{flow['queue_id']}' to finish, found it {flow['status']}: {flow['message']}",
             f"see {logs or 'the logs'}",
@@ -87,7 +91,7 @@ async def run_workflow(
 
 def target_state(flow: JsonObject, name: str) -> JsonObject:
     "Return the state of the first target of a kind in a workflow."
-    return next(o for o in flow["targets"] if o["target"] == name)
+    return next(target for target in flow["targets"] if target["target"] == name)
 
 
 # %% ../../../nbs/80_cli/demo/02_stages.ipynb #186fdb30
@@ -96,7 +100,7 @@ async def load_history(
 ) -> list[JsonObject]:  # last states of the workflows
     "Load, store and enrich the history of every market."
     type_, span = f"api_candles_{source.interval}", str(source.history)
-    loaders = [{"target": "loader-producer", "symbol": o} for o in source.symbols]
+    loaders = [{"target": "loader-producer", "symbol": symbol} for symbol in source.symbols]
     expected = len(source.symbols) * (source.history.end - source.history.start) / interval_ms(source.interval)
     flow = await run_workflow(
         client,
@@ -111,7 +115,7 @@ async def load_history(
     report(
         1,
         1,
-        f"{stored:,} candles of {len(source.symbols)} markets stored and enriched, {sum(o['missing'] for o in gaps_of([flow]))} missing at the exchange",
+        f"{stored:,} candles of {len(source.symbols)} markets stored and enriched, {sum(gap['missing'] for gap in gaps_of([flow]))} missing at the exchange",
     )
     return [flow]
 
@@ -133,8 +137,8 @@ def gaps_of(
     "Merge the holes that loaders reported."
     holes: list[JsonObject] = []
     for gap in sorted(
-        (gap for flow in flows for o in flow["targets"] for gap in o["extra"].get("gaps", [])),
-        key=lambda o: (o["symbol"], o["start"]),
+        (gap for flow in flows for target in flow["targets"] for gap in target["extra"].get("gaps", [])),
+        key=lambda gap: (gap["symbol"], gap["start"]),
     ):
         if holes and (holes[-1]["symbol"], holes[-1]["end"]) == (gap["symbol"], gap["start"]):
             holes[-1] |= {"end": gap["end"], "missing": holes[-1]["missing"] + gap["missing"]}
@@ -146,14 +150,21 @@ def gaps_of(
 async def data_figures(lab: Lab, source: DemoSource, flows: list[JsonObject]) -> JsonObject:  # `records` and `gaps`
     "Count what was loaded and what is stored, history and live together."
     stored, enriched = await count_rows(lab, source, TimeRange(source.history.start, source.live.end))
-    letters = [o for o in await lab.bus.topics() if o in {dlq(name) for flow in flows for name in flow["topics"]}]
-    loaded = sum(o["records_written"] for flow in flows for o in flow["targets"] if o["target"] == "loader-producer")
+    letters = [
+        topic for topic in await lab.bus.topics() if topic in {dlq(name) for flow in flows for name in flow["topics"]}
+    ]
+    loaded = sum(
+        target["records_written"]
+        for flow in flows
+        for target in flow["targets"]
+        if target["target"] == "loader-producer"
+    )
     return {
         "records": {
             "loaded": loaded,
             "stored": stored,
             "enriched": enriched,
-            "dead": sum([await topic_length(lab, o) for o in letters]),
+            "dead": sum([await topic_length(lab, topic) for topic in letters]),
         },
         "gaps": gaps_of(flows),
     }
@@ -276,8 +287,8 @@ async def trade_live(
     )
     queue = listening["queue_id"]
     try:
-        await until_agent(client, queue, lambda o: o["message"] == "listening", timeout=120)
-        loaders = [{"target": "loader-producer", "symbol": o} for o in source.symbols]
+        await until_agent(client, queue, lambda state: state["message"] == "listening", timeout=120)
+        loaders = [{"target": "loader-producer", "symbol": symbol} for symbol in source.symbols]
         sent = await run_workflow(
             client,
             report,
@@ -288,7 +299,7 @@ async def trade_live(
             kafka_topic=topic,
             targets=loaders,
         )
-        expected = sum(o["records_written"] for o in sent["targets"])
+        expected = sum(target["records_written"] for target in sent["targets"])
 
         def all_decided(agent: JsonObject) -> bool:
             report(agent["records_written"], expected)
@@ -314,7 +325,7 @@ async def until_agent(client: Client, queue: str, enough: Callable[[JsonObject],
     flow = await client.wait(
         queue,
         timeout=timeout,
-        until=lambda o: o["status"] in ("error", "stopped", "finished") or enough(target_state(o, "rl-agent")),
+        until=lambda flow: flow["status"] in ("error", "stopped", "finished") or enough(target_state(flow, "rl-agent")),
     )
     if flow["status"] in ("error", "stopped", "finished"):
         raise UpstreamFailed(
@@ -339,7 +350,10 @@ async def judge_agent(lab: Lab, source: DemoSource, agent: str) -> JsonObject:
         "latency_ms_p50": float(np.percentile(latency, 50)),
         "latency_ms_p99": float(np.percentile(latency, 99)),
     }
-    return figures | {"exact": all(o.exact for o in compared), "worst_difference": max(o.worst for o in compared)}
+    return figures | {
+        "exact": all(parity.exact for parity in compared),
+        "worst_difference": max(parity.worst for parity in compared),
+    }
 
 
 # %% ../../../nbs/80_cli/demo/02_stages.ipynb #58dbb565
@@ -368,9 +382,12 @@ def walk_forward_scores(run: WalkForwardRun) -> JsonObject:
     figures: JsonObject = {"folds": len(run.results)}
     for strategy in combine(run.results):
         figures[strategy.name] = {
-            o: getattr(strategy.performance, o) for o in ("sharpe", "sortino", "max_drawdown", "total_return")
+            number: getattr(strategy.performance, number)
+            for number in ("sharpe", "sortino", "max_drawdown", "total_return")
         }
         figures[strategy.name] |= {
-            f"{o}_spread": strategy.spread[o] for o in ("sharpe", "total_return") if o in strategy.spread
+            f"{number}_spread": strategy.spread[number]
+            for number in ("sharpe", "total_return")
+            if number in strategy.spread
         }
     return figures

@@ -76,7 +76,7 @@ async def trades_around(
             if after["timestamp"][-1].as_py() >= end:
                 break
         start, width = start + width, width * 4
-    columns = {name: np.concatenate([o[name].to_numpy(zero_copy_only=False) for o in parts]) for name in _NEEDED}
+    columns = {name: np.concatenate([part[name].to_numpy(zero_copy_only=False) for part in parts]) for name in _NEEDED}
     return columns  # type: ignore[return-value]  # the names are those of StoredTrades
 
 

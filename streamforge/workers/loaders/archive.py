@@ -166,7 +166,7 @@ class ArchivedCandles:
             async with aclosing(merge_sources(tables, (self.span.start, self.span.end), step, self._ask)) as pages:
                 async for page, archived in pages:
                     self.archived += len(page) if archived else 0
-                    self.lacked += sum(o.open_time in part[0] for o in page) if part and not archived else 0
+                    self.lacked += sum(candle.open_time in part[0] for candle in page) if part and not archived else 0
                     yield page
 
     async def _ask(self, start: int, end: int) -> AsyncIterator[list[Candle]]:
@@ -220,7 +220,7 @@ class ArchivedTrades:
             async with aclosing(merge_sources(tables, (ids.start, ids.end), 1, self._ask)) as pages:
                 async for page, archived in pages:
                     self.archived += len(page) if archived else 0
-                    self.lacked += sum(o.timestamp in part[0] for o in page) if part and not archived else 0
+                    self.lacked += sum(trade.timestamp in part[0] for trade in page) if part and not archived else 0
                     yield page
 
     async def _ask(self, start: int, end: int) -> AsyncIterator[list[Trade]]:

@@ -98,7 +98,7 @@ async def stored_candles(
 ) -> AsyncGenerator[list[Candle], None]:  # pages, none of them empty
     "Read a market's stored candles as records."
     async for chunk in chunks_of(store, market, span, _FIELDS, size=_PAGE_RECORDS):
-        columns = [chunk.rows[o].to_pylist() for o in _FIELDS]
+        columns = [chunk.rows[field].to_pylist() for field in _FIELDS]
         if page := [Candle(**dict(zip(_FIELDS, row, strict=True))) for row in zip(*columns, strict=True)]:
             yield page
 
@@ -311,7 +311,11 @@ class CandleHistorySource:
         flat: frozenset[tuple[str, int]] = frozenset()
         stored = 0
         if any(filled.values()):
-            flat = frozenset((o.symbol, o.open_time) for o in records if _inside(filled[o.symbol], o.open_time))
+            flat = frozenset(
+                (record.symbol, record.open_time)
+                for record in records
+                if _inside(filled[record.symbol], record.open_time)
+            )
         if any(in_store.values()):
             stored = sum(_inside(in_store[candle.symbol], candle.open_time) for candle in records)
         self._counts["asked"] += len(records) - stored - len(flat)

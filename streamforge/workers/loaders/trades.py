@@ -171,7 +171,9 @@ class TradeHistorySource:
         self.rest = BinanceRest(self.wanted.binance_api_url or DATA_API, metrics=ctx.metrics)
         self._open, self.always = AsyncExitStack(), self.wanted.source == "archive"
         self.archive = open_archive(ctx.settings)
-        self.streams = {o: TradeStream(ctx.store, self.rest, order, o, seen.get((o, ""))) for o in order.symbols}
+        self.streams = {
+            symbol: TradeStream(ctx.store, self.rest, order, symbol, seen.get((symbol, ""))) for symbol in order.symbols
+        }
 
     async def __aenter__(self) -> "TradeHistorySource":
         await self._open.enter_async_context(self.rest)

@@ -46,7 +46,7 @@ def training_rows(
     horizon: int,  # candles that the graph model's label looks ahead
 ) -> tuple[slice, slice, slice]:
     "Divide rows into graph model training, graph model validation, and agent training; raises `NotEnoughData`."
-    a, b, c = (slice(*o) for o in consecutive((0, n_rows), _SHARES, purge=horizon))
+    a, b, c = (slice(*rows) for rows in consecutive((0, n_rows), _SHARES, purge=horizon))
     return a, b, c
 
 

@@ -200,7 +200,7 @@ async def _work(
     done, _ = await asyncio.wait({work, asked, *around}, return_when=asyncio.FIRST_COMPLETED)
     asked.cancel()
     probes.ready = False
-    broken = next((o for o in around if o in done), None)
+    broken = next((task for task in around if task in done), None)
     _, late = await asyncio.wait({work}, timeout=0 if broken else _GRACE)
     if late:
         work.cancel()
@@ -271,7 +271,7 @@ async def _process(target: str, env: Mapping[str, str]) -> int:
     code = await serve(target, env, begun=begun)
     pool.shutdown(wait=False, cancel_futures=True)
     deadline = time.monotonic() + 1.0
-    while busy := [o.name for o in threading.enumerate() if o.name.startswith("sf-work")]:
+    while busy := [thread.name for thread in threading.enumerate() if thread.name.startswith("sf-work")]:
         if time.monotonic() > deadline:
             _log.warning("exiting without threads that did not end", threads=busy)
             sys.stdout.flush()
