@@ -1,7 +1,8 @@
 """Edit notebooks as text: percent files under .text/ (not in git) with the cell ids in them.
 
 python nbs/_tools/nb.py pull   [nbs/20_bus ...]   notebooks -> .text/*.py
-python nbs/_tools/nb.py push   [.text/... ...]    .text/*.py -> notebooks (ids, and the outputs of unchanged cells, stay)
+python nbs/_tools/nb.py push   [.text/... ...]    .text/*.py -> notebooks (ids, and the outputs of unchanged
+cells, stay)
 python nbs/_tools/nb.py export [nbs/x.ipynb ...]  write and format the modules of these notebooks only
 python nbs/_tools/nb.py strip  [nbs ...]          drop outputs of cells that show nothing worth keeping (see runner.py)
 
@@ -85,14 +86,15 @@ def strip(nb_path: Path):
 
 
 def export(nb_path: Path):
-    "Write the module of one notebook and format it: the quick step while editing (`make export` does all and checks the index)."
+    """Write the module of one notebook and format it: the quick step while editing (`make export` does all and
+    checks the index)."""
     from nbdev.export import nb_export
 
     nb_export(nb_path)
     found = re.search(r"#\| default_exp ([\w.]+)", nb_path.read_text(encoding="utf-8"))
     if found:
         module = ROOT / "streamforge" / f"{found[1].replace('.', '/')}.py"
-        for folder in (o for o in module.parents if o.is_relative_to(ROOT / "streamforge")):
+        for folder in (parent for parent in module.parents if parent.is_relative_to(ROOT / "streamforge")):
             (folder / "__init__.py").touch()
         subprocess.run([sys.executable, "-m", "black", "-q", str(module)], check=True)
 

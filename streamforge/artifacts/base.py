@@ -96,9 +96,9 @@ def open_artifacts(
     "The artifact store behind a URL; raises `BadUrl`."
     scheme, colon, _ = url.partition("://")
     if scheme not in ARTIFACT_ADAPTERS or not colon:
-        known = ", ".join(f"{scheme}://" for scheme in ARTIFACT_ADAPTERS)
+        schemes = ", ".join(f"{scheme}://" for scheme in ARTIFACT_ADAPTERS)
         raise BadUrl(
-            f"expected one of {known} for artifacts, found '{redact(url)}'",
+            f"expected one of {schemes} for artifacts, found '{redact(url)}'",
             "set STREAMFORGE_ARTIFACTS_URL",
         )
     module, name = ARTIFACT_ADAPTERS[scheme].split(":")

@@ -127,9 +127,9 @@ def verify_content(
     size, sha256 = manifest.files[path]
     actual = hashlib.sha256(content).hexdigest()
     if len(content) != size or actual != sha256:
-        found = f"{len(content)} bytes" if len(content) != size else f"sha256 {actual[:12]}"
+        actual_content = f"{len(content)} bytes" if len(content) != size else f"sha256 {actual[:12]}"
         raise DamagedArtifact(
-            f"expected {path} of {manifest.name} with {size} bytes and sha256 {sha256[:12]}, found {found}",
+            f"expected {path} of {manifest.name} with {size} bytes and sha256 {sha256[:12]}, found {actual_content}",
             "publish it again",
         )
     return content

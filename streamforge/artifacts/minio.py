@@ -51,7 +51,7 @@ class _Created(msgspec.Struct):
 class _DatedManifest(msgspec.Struct, frozen=True):
     "A manifest, and by which its place among the others is decided."
 
-    made: float  # seconds UTC, by the server
+    written: float  # seconds UTC, by the server
     created: int  # ns UTC, by the writer
     manifest: Manifest
 
@@ -89,7 +89,7 @@ class _BlockingArtifacts:
     def manifest(self, kind: str, name: str, version: str) -> Manifest:
         return self._dated(kind, name, version).manifest
 
-    def _dated(self, kind: str, name: str, version: str, made: float = 0.0) -> _DatedManifest:
+    def _dated(self, kind: str, name: str, version: str, written: float = 0.0) -> _DatedManifest:
         key = _key(kind, name, version)
         try:
             content = self.bucket.download(f"{key}/manifest.json", lambda size: 0 <= size <= _LARGEST_MANIFEST)
@@ -102,7 +102,7 @@ class _BlockingArtifacts:
         manifest = msgspec.structs.replace(
             decode_manifest(content, kind, name, version), uri=self.bucket.address.uri(key)
         )
-        return _DatedManifest(made, msgspec.json.decode(content, type=_Created).created, manifest)
+        return _DatedManifest(written, msgspec.json.decode(content, type=_Created).created, manifest)
 
     def get(self, manifest: Manifest, path: str) -> bytes:
         key = f"{_key(manifest.kind, manifest.name, manifest.version)}/files/{check_member(manifest, path)}"
@@ -117,10 +117,10 @@ class _BlockingArtifacts:
 
     def _manifests(self, below: str) -> list[tuple[str, str, float]]:
         "Name and version of each manifest, with the second (UTC) in which it was made."
-        listed = ((key.split("/"), made) for key, made in self.bucket.listed(below))
+        listed = ((key.split("/"), written) for key, written in self.bucket.listed(below))
         return [
-            (parts[1], parts[2], made)
-            for parts, made in listed
+            (parts[1], parts[2], written)
+            for parts, written in listed
             if len(parts) == 4 and parts[3] == "manifest.json" and re.fullmatch(r"[0-9a-f]{64}", parts[2])
         ]
 
@@ -128,16 +128,16 @@ class _BlockingArtifacts:
         below = f"{check_name(kind, 'kind')}/{check_name(name, 'name')}"
 
         def read(listed: tuple[str, str, float]) -> _DatedManifest | None:
-            _, version, made = listed
+            _, version, written = listed
             try:
-                return self._dated(kind, name, version, made)
+                return self._dated(kind, name, version, written)
             except (NotFound, DamagedArtifact) as error:
                 log.warning("manifest left out", error=error)
                 return None
 
         with ThreadPoolExecutor(_READERS, thread_name_prefix="sf-work-manifests") as threads:
             dated = [entry for entry in threads.map(read, self._manifests(below)) if entry]
-        dated.sort(key=lambda entry: (entry.made, entry.created, entry.manifest.version))
+        dated.sort(key=lambda entry: (entry.written, entry.created, entry.manifest.version))
         return [entry.manifest for entry in dated]
 
     def names(self, kind: str) -> list[str]:
@@ -145,12 +145,12 @@ class _BlockingArtifacts:
 
     def sweep(self, kind: str, older_than: float) -> int:
         uploads: dict[str, list[tuple[str, float]]] = {}
-        for key, made in self.bucket.listed(check_name(kind, "kind")):
-            uploads.setdefault("/".join(key.split("/")[:3]), []).append((key, made))
+        for key, written in self.bucket.listed(check_name(kind, "kind")):
+            uploads.setdefault("/".join(key.split("/")[:3]), []).append((key, written))
         swept = 0
         for below, objects in uploads.items():
             complete = any(key == f"{below}/manifest.json" for key, _ in objects)
-            if complete or max(made for _, made in objects) > time.time() - older_than:
+            if complete or max(written for _, written in objects) > time.time() - older_than:
                 continue
             for key, _ in objects:
                 self.bucket.remove(key)

@@ -58,7 +58,8 @@ def list_letters(
     for kind in kinds:
         ages = " to ".join(dict.fromkeys((_age(kind["newest_s"]), _age(kind["oldest_s"]))))
         typer.echo(
-            f"{kind['letters']:,} x {kind['error']} ({kind['stage'] or 'no stage'}): {kind['waiting']:,} waiting, {kind['attempts']} attempts at most, {ages} ago"
+            f"{kind['letters']:,} x {kind['error']} ({kind['stage'] or 'no stage'}): {kind['waiting']:,} "
+            f"waiting, {kind['attempts']} attempts at most, {ages} ago"
         )
         typer.echo(f"    from {' '.join(kind['sources'])}{' ...' if kind['letters'] > len(kind['sources']) else ''}")
         typer.echo(f"    such as {kind['example']['source']}: {kind['example']['message']}")
@@ -97,7 +98,8 @@ def replay_letters(
                 await replay_dead_letters(opened, topic, chosen)
         for letter in chosen:
             typer.echo(
-                f"{'would send' if dry_run else 'sent'} {letter.source} to {letter.topic} (attempt {letter.attempts + 1}, {letter.error})"
+                f"{'would send' if dry_run else 'sent'} {letter.source} to {letter.topic} (attempt "
+                f"{letter.attempts + 1}, {letter.error})"
             )
         stay = {
             "replayed": "sent back before",

@@ -122,13 +122,15 @@ def up(
     artifacts: ArtifactsOption = "",
     jobs: JobsOption = "",
 ) -> None:
-    "Serve the queue-manager and the page until Ctrl-C; workers run as processes of this machine unless --jobs says else."
+    """Serve the queue-manager and the page until Ctrl-C; workers run as processes of this machine unless --jobs
+    says else."""
     from streamforge.cli.services import open_lab
 
     async def serve_until_stopped() -> None:
         async with open_lab(places_of(home), host=host, port=port, slots=slots or None) as lab:
             typer.echo(
-                f"StreamForge is up: {lab.url} (API: {lab.url}/docs), everything below {lab.places.home}. Ctrl-C stops it."
+                f"StreamForge is up: {lab.url} (API: {lab.url}/docs), everything below {lab.places.home}. "
+                "Ctrl-C stops it."
             )
             await asyncio.Event().wait()
 
@@ -212,7 +214,8 @@ def list_workflows(url: ManagerOption = "http://127.0.0.1:8600") -> None:
             for flow in await client.list():
                 rows = sum(target["records_written"] for target in flow["targets"])
                 typer.echo(
-                    f"{flow['status']:9} {flow['queue_id']}  {len(flow['targets'])} targets, {rows:,} records  {flow['message']}"
+                    f"{flow['status']:9} {flow['queue_id']}  {len(flow['targets'])} targets, {rows:,} "
+                    f"records  {flow['message']}"
                 )
                 for target in flow["targets"]:
                     if target["status"] != "finished":

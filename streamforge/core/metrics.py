@@ -77,7 +77,8 @@ class Metrics:
         /,
         **labels: str,  # exactly the labels that the catalogue names
     ) -> Any:  # its kind depends on the name: Counter .inc(), Gauge .set(), Histogram .observe()
-        "Return a metric by its name; raises `KeyError` if the catalogue does not have it, `ValueError` for other labels."
+        """Return a metric by its name; raises `KeyError` if the catalogue does not have it, `ValueError` for
+        other labels."""
         if name not in self._metrics:
             kind, text, names = CATALOGUE[name]
             buckets = {"buckets": ROWS if name.endswith("_rows") else SECONDS} if kind is Histogram else {}

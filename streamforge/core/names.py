@@ -119,7 +119,8 @@ def open_topic(topic: str) -> str:
 
 
 def revised_topic(topic: str) -> str:
-    "Return the topic of enriched candles that were computed anew after a repair; they are not mixed into the live stream."
+    """Return the topic of enriched candles that were computed anew after a repair; they are not mixed into the
+    live stream."""
     return f"{topic}-revised"
 
 

@@ -16,11 +16,13 @@ from contextlib import contextmanager
 def refused(
     *errors: type[BaseException],  # any of these, or a class derived from one
     match: str = "",  # regular expression that the message must contain
-) -> Iterator[None]:
+) -> Iterator[list[BaseException]]:  # holds the error after the block
     "Expect the block to raise one of `errors` with `match` in its message, and print it; else raise `AssertionError`."
+    caught: list[BaseException] = []
     try:
-        yield
+        yield caught
     except errors as error:
+        caught.append(error)
         message = str(error)
         if not re.search(match, message):
             raise AssertionError(f"expected a message with '{match}', found '{message}'") from error

@@ -9,6 +9,7 @@ __all__ = ["JsonValue", "JsonObject"]
 from typing import Any, TypeAlias
 
 # %% ../../nbs/00_core/03_types.ipynb #f5669957
-# The shape of a decoded document is known only after it has been converted into a struct; until then any value is possible.
+# The shape of a decoded document is known only after it has been converted into a struct.
+# Until then any value is possible.
 JsonValue: TypeAlias = Any  # None, bool, int, float, str, list or dict
 JsonObject: TypeAlias = dict[str, JsonValue]  # a decoded JSON object

@@ -240,7 +240,8 @@ def _load(path: Path) -> pa.Table:
         return pyarrow.parquet.read_table(path, partitioning=None)
     except (pa.ArrowException, OSError) as error:
         raise BadCandles(
-            f"expected {path.suffix[1:].lower()} in '{path}', found something else ({str(error).splitlines()[0][:200]})",
+            f"expected {path.suffix[1:].lower()} in '{path}', found something else "
+            f"({str(error).splitlines()[0][:200]})",
             "write the file again, or remove it",
         ) from None
 

@@ -70,7 +70,8 @@ def _centred(returns: np.ndarray, whole: np.ndarray) -> np.ndarray:
 def correlations(
     returns: np.ndarray,  # (W, N) log returns, NaN where missing
 ) -> np.ndarray:  # (N, N) in -1..1, symmetric; NaN where unknown
-    "Pearson's correlation of every pair of markets over the rows that both have; NaN with fewer than half of the window."
+    """Pearson's correlation of every pair of markets over the rows that both have; NaN with fewer than half of
+    the window."""
     length, markets = returns.shape
     minimum = max(3, (length + 1) // 2)
     whole = np.empty(markets, np.bool_)

@@ -136,8 +136,8 @@ def labels(
         )
     result = np.full(panel.close.shape, -1, np.int8)
     now, later = panel.close[:-horizon], panel.close[horizon:]
-    known = np.isfinite(now) & np.isfinite(later)
-    result[: len(now)][known] = (later > now)[known]
+    labelled = np.isfinite(now) & np.isfinite(later)
+    result[: len(now)][labelled] = (later > now)[labelled]
     return result
 
 

@@ -142,10 +142,10 @@ def _epoch(model: GATv2Classifier, optimiser: torch.optim.Optimizer, data: Stret
     order, total, seen = torch.randperm(len(data.x)).numpy(), 0.0, 0
     for start in range(0, len(order), batch):
         x, edge_index, weight, label = data.batch(order[start : start + batch])
-        known = label >= 0
-        if n := int(known.sum()):
+        labelled = label >= 0
+        if n := int(labelled.sum()):
             optimiser.zero_grad()
-            loss = binary_cross_entropy_with_logits(model(x, edge_index, weight)[known], label[known])
+            loss = binary_cross_entropy_with_logits(model(x, edge_index, weight)[labelled], label[labelled])
             loss.backward()
             optimiser.step()
             total, seen = total + float(loss.detach()) * n, seen + n
@@ -164,11 +164,14 @@ def fit(
     optimiser = torch.optim.Adam(model.parameters(), config.learning_rate, weight_decay=config.weight_decay)
     curve: list[dict[str, float]] = []
     best, best_epoch, state = -np.inf, 0, {}
-    known = val.label >= 0
+    labelled = val.label >= 0
     for epoch in range(1, config.epochs + 1):
         loss = _epoch(model, optimiser, train, config.batch)
-        p = probabilities(model, val)[known]
-        area, loss_val = auc(val.label[known], p), -np.log(np.where(val.label[known] == 1, p, 1 - p).clip(1e-12)).mean()
+        p = probabilities(model, val)[labelled]
+        area, loss_val = (
+            auc(val.label[labelled], p),
+            -np.log(np.where(val.label[labelled] == 1, p, 1 - p).clip(1e-12)).mean(),
+        )
         curve.append(
             {
                 "epoch": epoch,
@@ -264,8 +267,8 @@ def _stretches(panel: Panel, config: GnnConfig, scaler: Scaler, parts: dict[str,
 
 def _by_symbol(symbols: tuple[str, ...], data: Stretch, p: np.ndarray) -> dict[str, float | None]:
     "AUC of each market."
-    known = data.label >= 0
-    return {symbol: auc(data.label[known[:, n], n], p[known[:, n], n]) for n, symbol in enumerate(symbols)}
+    labelled = data.label >= 0
+    return {symbol: auc(data.label[labelled[:, n], n], p[labelled[:, n], n]) for n, symbol in enumerate(symbols)}
 
 
 # %% ../../nbs/41_graph/05_train.ipynb #fbf49bf9
@@ -293,9 +296,9 @@ def train_gnn(
     predicted = {name: probabilities(model, part) for name, part in judged.items()}
     metrics: dict[str, float | None] = {}
     for name, beside in baselines(data["train"], judged).items():
-        known = judged[name].label >= 0
-        own = probability_scores(judged[name].label[known], predicted[name][known])
-        for metric, value in (own | beside | {"samples": float(known.sum())}).items():
+        labelled = judged[name].label >= 0
+        own = probability_scores(judged[name].label[labelled], predicted[name][labelled])
+        for metric, value in (own | beside | {"samples": float(labelled.sum())}).items():
             metrics[metric if name == "test" else f"{metric}_{name}"] = value
     best = max(curve, key=lambda epoch: epoch["auc_val"] if config.monitor == "auc" else -epoch["loss_val"])
     metrics |= {

@@ -108,7 +108,8 @@ def queue_routes(manager: Manager) -> APIRouter:
 
     @router.get("/targets", tags=["targets"])
     async def list_targets() -> list[JsonObject]:
-        "List the targets: what each reads and writes, its types, and its parameters with type, bounds, default and help."
+        """List the targets: what each reads and writes, its types, and its parameters with type, bounds,
+        default and help."""
         return [describe_target(name) for name in TARGETS]
 
     @router.get("/targets/{target}", tags=["targets"])

@@ -178,7 +178,8 @@ class ModelEvent(msgspec.Struct, kw_only=True, frozen=True):
 def enriched_type(
     names: tuple[str, ...],  # indicator names, in order
 ) -> type[Candle]:  # a struct: Candle plus these fields
-    "Make the record type of a candle with these indicators; raises `BadRecord` if one is named like a field of `Candle`."
+    """Make the record type of a candle with these indicators; raises `BadRecord` if one is named like a field
+    of `Candle`."""
     if clash := set(names) & set(Candle.__struct_fields__):
         raise BadRecord(
             f"expected indicator names apart from a candle's own fields, found {sorted(clash)}", "rename the indicator"

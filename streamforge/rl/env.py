@@ -156,7 +156,8 @@ class TradingEnv(gym.Env):
     def reset(
         self, *, seed: int | None = None, options: dict[str, int] | None = None
     ) -> tuple[np.ndarray, dict[str, str | int | float]]:
-        "Begin an episode at random, or at options' `start` (a row of the pool) for `length` candles; raises `BadSetting`."
+        """Begin an episode at random, or at options' `start` (a row of the pool) for `length` candles; raises
+        `BadSetting`."""
         super().reset(seed=seed)
         options = options or {}
         row = int(options.get("start", self.pool.starts[self.np_random.integers(len(self.pool.starts))]))
@@ -190,7 +191,8 @@ class TradingEnv(gym.Env):
         return self._obs[0].copy(), float(self._rewards[0]), False, bool(self._dones[0]), self._info()
 
     def _info(self) -> dict[str, str | int | float]:
-        "Market, open time [ms UTC] of the candle that has closed, equity (1.0 at the start) and position (a share of it)."
+        """Market, open time [ms UTC] of the candle that has closed, equity (1.0 at the start) and position (a
+        share of it)."""
         market, row = self.pool.where(int(self._rows[0]))
         return {
             "symbol": market.symbol,

@@ -59,7 +59,8 @@ class MarketHistory:
             )
         if (np.diff(self.open_time) <= 0).any():
             raise BadCandles(
-                f"expected increasing open times for {self.symbol}, found a row that does not come after the one before",
+                f"expected increasing open times for {self.symbol}, found a row that does not come after the "
+                "one before",
                 "sort the candles and drop duplicates",
             )
         check_prices(self.open, self.close)

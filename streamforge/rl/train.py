@@ -61,7 +61,8 @@ class PpoResult(msgspec.Struct, frozen=True):
 
     files: dict[str, bytes]  # of the policy, see `rl.policy`
     metrics: dict[str, float]
-    # steps, steps_per_second, mean_reward, entropy, approx_kl, explained_variance, best_step, validation (mean log return)
+    # steps, steps_per_second, mean_reward, entropy, approx_kl, explained_variance, best_step,
+    # validation (mean log return)
 
 
 RolloutProgress = Callable[[int, float, float], object]
@@ -135,7 +136,8 @@ def make_ppo(
     *,
     seed: int = 0,
 ) -> PPO:  # untrained
-    "PPO over all markets; raises `BadData` if the markets do not have the policy's features, and what `pool_of` raises."
+    """PPO over all markets; raises `BadData` if the markets do not have the policy's features, and what
+    `pool_of` raises."""
     if any(market.features.shape[1] != len(policy.features) for market in markets):
         raise BadData(
             f"expected {len(policy.features)} features, found {[(m.symbol, m.features.shape[1]) for m in markets]}",

@@ -147,7 +147,8 @@ async def freeze(
     interval: str,  # `1h`
     filled: Mapping[str, int] | None = None,  # symbol -> filled rows in the panel, as `count_filled` counts them
 ) -> Manifest:  # its version is the data's sha256
-    "Store a panel as an artifact; the same panel has the same version. Raises `NotEnoughData`, `BadName`, `StoreError`."
+    """Store a panel as an artifact; the same panel has the same version. Raises `NotEnoughData`, `BadName`,
+    `StoreError`."""
     if not len(panel):
         raise NotEnoughData(f"expected rows to freeze as '{name}', found none", "give a range that holds candles")
     meta = {

@@ -32,7 +32,8 @@ async def publish(
     data_sha256: str = "",  # of the frozen dataset it was trained on
     meta: Mapping[str, JsonValue] | None = None,  # small JSON: seed, ranges
 ) -> Manifest:
-    "Store a model, then announce it; raises `BadName`, `BadRecord` (a metric that is not finite), `StoreError`, `BusError`."
+    """Store a model, then announce it; raises `BadName`, `BadRecord` (a metric that is not finite),
+    `StoreError`, `BusError`."""
     numbers = dict(metrics or {})
     event = ModelEvent(
         event="published",

@@ -170,7 +170,8 @@ async def walk_forward(
     timeout: float = 3_600.0,  # seconds for each fold's job, waiting included
     progress: Callable[[int, int], None] | None = None,  # called with (folds finished, folds)
 ) -> WalkForwardRun:
-    "Run all folds and write the report; raises the first fold's error (with notebook and cell), `NotFound`, `TimeoutError`."
+    """Run all folds and write the report; raises the first fold's error (with notebook and cell), `NotFound`,
+    `TimeoutError`."""
     notebook, output = pipelines_dir() / FOLD, output.resolve()
     manifest = await artifacts.manifest(DATASET_KIND, dataset, version)
     folds = plan_folds(manifest, config, artifacts_url=places.artifacts_url, output=output)

@@ -70,9 +70,9 @@ def _fits(value: object, kind: str, key: bool) -> bool:
 def _refuse(name: str, kind: str, key: bool, value: object, row: int) -> NoReturn:
     "Report the value and the row that are wrong; raises `BadData`."
     accepted = {"float": "a finite float", "text": "text without lone surrogates and zero bytes"}.get(kind, kind)
-    found = f"found {value!r:.80} ({type(value).__name__}) in row {row}"
+    shown = f"found {value!r:.80} ({type(value).__name__}) in row {row}"
     raise BadData(
-        f"expected {accepted}{'' if key else ' or null'} in column '{name}', {found}", "nothing was written", field=name
+        f"expected {accepted}{'' if key else ' or null'} in column '{name}', {shown}", "nothing was written", field=name
     )
 
 

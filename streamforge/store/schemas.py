@@ -144,7 +144,8 @@ def check_schema(
         check_name(name, "column")
         if kind not in _KINDS or len(name) > 63:
             raise BadName(
-                f"expected a column of {' '.join(_KINDS)} with a name of at most 63 letters, found '{name}' of '{kind}'",
+                f"expected a column of {' '.join(_KINDS)} with a name of at most 63 letters, found '{name}' "
+                f"of '{kind}'",
                 "correct the schema",
                 field=name,
             )

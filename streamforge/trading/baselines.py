@@ -78,7 +78,8 @@ def random_agents(
     n: int = 100,  # agents
     seed: int = 0,  # give each market its own
 ) -> Backtest:  # arrays of (T, n): one column per agent
-    "The random baseline of an agent on one market: same turnover and exposure, random times; raises `BadSetting`, `BadCandles`."
+    """The random baseline of an agent on one market: same turnover and exposure, random times; raises
+    `BadSetting`, `BadCandles`."""
     opens, closes = (np.repeat(np.asarray(prices, np.float64)[:, None], n, axis=1) for prices in (open, close))
     actions = random_actions(len(opens), n, turnover=turnover, exposure=exposure, seed=seed)
     return backtest(opens, closes, actions, costs)

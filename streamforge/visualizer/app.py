@@ -47,7 +47,10 @@ from ..store.schemas import CANDLES
 STATIC = Path(streamforge.__file__).parent / "visualizer" / "static"
 
 HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; connect-src 'self' ws: wss:; frame-ancestors 'none'",
+    "Content-Security-Policy": (
+        "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; connect-src 'self' "
+        "ws: wss:; frame-ancestors 'none'"
+    ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
@@ -76,12 +79,12 @@ async def markets(
     store: Store,
 ) -> list[JsonObject]:  # collection, symbol, interval, candles; sorted
     "List the markets of all collections of candles."
-    found: list[JsonObject] = []
+    listed: list[JsonObject] = []
     for collection, schema in (await store.collections()).items():
         if schema.key == CANDLES.key and set(CANDLES.columns) | {"filled"} == set(schema.columns) | {"filled"}:
             table = await store.read(collection, columns=["symbol", "interval"])
             counts = table.group_by(["symbol", "interval"]).aggregate([([], "count_all")])
-            found += [
+            listed += [
                 {
                     "collection": collection,
                     "symbol": row["symbol"],
@@ -90,7 +93,7 @@ async def markets(
                 }
                 for row in counts.to_pylist()
             ]
-    return sorted(found, key=lambda market: (market["collection"], market["symbol"], market["interval"]))
+    return sorted(listed, key=lambda market: (market["collection"], market["symbol"], market["interval"]))
 
 
 async def chart(
@@ -102,8 +105,8 @@ async def chart(
 ) -> JsonObject:  # columns: lists of equal length; decisions: {open_time, action, equity, agent}; overlays, panels
     "Return the last candles of a market with their indicators and what agents decided on them; raises `NotFound`."
     where = {"symbol": symbol, "interval": interval}
-    known = await store.collections()
-    richest = enriched_collection(collection) if enriched_collection(collection) in known else collection
+    stored = await store.collections()
+    richest = enriched_collection(collection) if enriched_collection(collection) in stored else collection
     table = await store.read(richest, where=where, last=last)
     if not table.num_rows:
         raise NotFound(
@@ -112,7 +115,7 @@ async def chart(
             field="symbol",
         )
     decisions = pa.table({})
-    if "decisions" in known:
+    if "decisions" in stored:
         start = table["open_time"][0].as_py()
         decisions = await store.read(
             "decisions",
@@ -152,12 +155,12 @@ async def relations(
 
 async def graphs(store: Store) -> list[dict[str, str]]:
     "List the relation graphs: collection and name of each."
-    found = []
+    listed = []
     for collection, schema in (await store.collections()).items():
         if schema.key[:1] == ("graph",):
             table = await store.read(collection, columns=["graph"])
-            found += [{"collection": collection, "graph": graph} for graph in sorted(set(table["graph"].to_pylist()))]
-    return found
+            listed += [{"collection": collection, "graph": graph} for graph in sorted(set(table["graph"].to_pylist()))]
+    return listed
 
 
 # %% ../../nbs/71_visualizer/01_app.ipynb #20d7e255
@@ -227,13 +230,13 @@ async def watch(
             if gone.done():
                 return
             for record in batch.records:
-                told = {
+                message = {
                     "partition": record.partition,
                     "offset": record.offset,
                     "key": record.key,
                     "value": record.value.decode("utf-8", "replace"),
                 }
-                await socket.send_text(msgspec.json.encode(told).decode())
+                await socket.send_text(msgspec.json.encode(message).decode())
     except WebSocketDisconnect:
         return
     finally:

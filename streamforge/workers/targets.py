@@ -596,7 +596,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
         self,
         env: Mapping[str, str],  # of a worker
     ) -> None:
-        "Refuse a bad parameter, a type that the target does not take, and a lack of what it needs; raises `BadSetting`."
+        """Refuse a bad parameter, a type that the target does not take, and a lack of what it needs; raises
+        `BadSetting`."""
         for parameters in self.parameters:
             parameters.read(env)
         type_ = env.get("TYPE", "")

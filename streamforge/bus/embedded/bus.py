@@ -202,7 +202,8 @@ class EmbeddedBus:
         return {name: read_topic_info(self.home, name).spec for name in names}
 
     async def publish(self, topic: str, messages: Sequence[Message]) -> list[tuple[int, int]]:
-        "Append messages; returns (partition, offset) of each when they survive this process. Raises `UnknownTopic`, `BadRecord`."
+        """Append messages; returns (partition, offset) of each when they survive this process. Raises
+        `UnknownTopic`, `BadRecord`."""
         return await self._open()[1].publish(topic, messages)
 
     def subscribe(self, topics: Sequence[str], group: str) -> EmbeddedSubscription:

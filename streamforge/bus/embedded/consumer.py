@@ -138,7 +138,7 @@ class Assignment:
 
     def update(self, state: GroupState) -> None:
         "Open partitions that were assigned to us and close those that are no longer."
-        owned = {p: o.generation for p, o in state.owners.items() if o.consumer == self.membership.consumer}
+        owned = {p: owner.generation for p, owner in state.owners.items() if owner.consumer == self.membership.consumer}
         kept = {partition for partition in owned if owned[partition] == self.generations.get(partition)}
         for partition in sorted(self.generations.keys() - kept):
             self._close(_partition(partition))

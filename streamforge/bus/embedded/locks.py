@@ -60,7 +60,8 @@ async def held(
     lock: FileLock,
     timeout: float = _LOCK_SECONDS,  # seconds until a lock that stays taken is an error
 ) -> AsyncIterator[None]:
-    "Hold a lock during a block that must not await; raises `BusError` if another process keeps it for `timeout` seconds."
+    """Hold a lock during a block that must not await; raises `BusError` if another process keeps it for
+    `timeout` seconds."""
     pause, deadline = 0.0001, time.monotonic() + timeout
     while not lock.try_lock():
         if time.monotonic() > deadline:

@@ -200,9 +200,9 @@ async def _until(broker: Broker, topic: str, *, exists: bool) -> None:
         for node in broker.nodes():
             request = MetadataRequest([topic], allow_auto_topic_creation=False)
             ((code, _, _, partitions),) = (await broker.send(request, node)).topics
-            known = kafka_errors.for_code(code) is not kafka_errors.UnknownTopicOrPartitionError
+            exists_there = kafka_errors.for_code(code) is not kafka_errors.UnknownTopicOrPartitionError
             ready = partitions and all(partition[0] == 0 for partition in partitions)
-            if known is not exists or exists and not ready:
+            if exists_there is not exists or exists and not ready:
                 raise kafka_errors.LeaderNotAvailableError("the brokers do not agree yet")
 
     await broker.ask(question, f"see topic {topic} {'appear' if exists else 'disappear'}", name=topic)

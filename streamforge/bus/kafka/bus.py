@@ -63,7 +63,8 @@ async def tail_consumer(
     max_records: int = 5_000,
     max_wait: float = 0.5,  # seconds until an empty batch
 ) -> AsyncGenerator[Batch, None]:
-    "Read partitions for ever, and stop the consumer in the end; raises `UnknownTopic` when the topic is deleted, `BusError` when the bus is closed."
+    """Read partitions for ever, and stop the consumer in the end; raises `UnknownTopic` when the topic is
+    deleted, `BusError` when the bus is closed."""
     try:
         consumer.assign([TopicPartition(topic, partition) for partition in starts])
         for partition, offset in starts.items():
@@ -148,7 +149,8 @@ class KafkaBus:
         return await list_topics(self._open().broker)
 
     async def publish(self, topic: str, messages: Sequence[Message]) -> list[tuple[int, int]]:
-        "Append messages; returns (partition, offset) of each when all replicas have it. Raises `UnknownTopic`, `BadRecord`, `Refused`, `BusError`."
+        """Append messages; returns (partition, offset) of each when all replicas have it. Raises
+        `UnknownTopic`, `BadRecord`, `Refused`, `BusError`."""
         return await self._open().publisher.publish(topic, messages)
 
     def subscribe(self, topics: Sequence[str], group: str) -> KafkaSubscription:

@@ -311,7 +311,8 @@ class KafkaSubscription:
                 yield batch
 
     async def commit(self, offsets: Mapping[Partition, int]) -> None:
-        "Commit exactly these offsets; raises `NotOwner` and commits none if a partition was reassigned, `BusError` after the time-out."
+        """Commit exactly these offsets; raises `NotOwner` and commits none if a partition was reassigned,
+        `BusError` after the time-out."""
         if self._group.consumer and offsets:
             await commit_offsets(self._group.listener, self._group.access, self._group.group, offsets)
 

@@ -103,7 +103,8 @@ def sender_runs(producer: AIOKafkaProducer) -> bool:
 def drop_batches(producer: AIOKafkaProducer) -> None:
     "Fail all batches that a producer holds with `ProducerClosed`."
     accumulator = producer._message_accumulator
-    # When the connection closes, aiokafka removes a batch that fail_all has removed already; its sender would die of the KeyError.
+    # When the connection closes, aiokafka removes a batch that fail_all has removed already.
+    # Its sender would end with the KeyError.
     accumulator._pending_batches = _DiscardingSet(accumulator._pending_batches)
     accumulator.fail_all(kafka_errors.ProducerClosed())
     # Nothing awaits the second future of a batch that was not sent yet; asyncio would log its exception.

@@ -241,7 +241,8 @@ async def send_rows(
         except TimeoutError as error:
             producers.retire(producer, 0.0)
             raise BusError(
-                f"expected {access.address} to acknowledge records of {topic} in {PUBLISH_SECONDS:g} s, found no answer",
+                f"expected {access.address} to acknowledge records of {topic} in {PUBLISH_SECONDS:g} s, "
+                "found no answer",
                 "is the broker up? some may be there; publish again",
             ) from error
         for partition, (acknowledged, _) in zip(left, results, strict=True):
@@ -269,7 +270,8 @@ class Publisher:
         self._partitioners, self._in_flight, self._freed = dict[str, Partitioner](), 0, asyncio.Condition()
 
     async def publish(self, topic: str, messages: Sequence[Message]) -> list[tuple[int, int]]:
-        "Append messages; returns (partition, offset) of each. Raises `UnknownTopic`, `BadRecord`, `Refused`, `BusError`."
+        """Append messages; returns (partition, offset) of each. Raises `UnknownTopic`, `BadRecord`, `Refused`,
+        `BusError`."""
         partitioner = self._partitioners.get(topic)
         if partitioner is None or partitioner.partitions < self.producers.partitions(topic):
             partitioner = self._partitioners[topic] = Partitioner(await self._count(topic))
@@ -299,7 +301,8 @@ class Publisher:
         self.producers.forget(topic)
 
     async def _check_topic(self, topic: str) -> None:
-        "Raise `UnknownTopic` if the topic was deleted; any other error means that the broker is down, and waiting goes on."
+        """Raise `UnknownTopic` if the topic was deleted; any other error means that the broker is down, and
+        waiting goes on."""
         try:
             await self._count(topic)
         except UnknownTopic:

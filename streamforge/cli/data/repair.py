@@ -152,11 +152,11 @@ def targets_of(
         | {
             "target": "loader-producer",
             "telemetry_id": telemetry_id("loader-producer"),
-            "symbol": o.symbol,
+            "symbol": entry.symbol,
             "time_range": str(TimeRange(*span.hull.parts[0])),
             "parameters": {"ONLY_MISSING": "1", "SOURCE": "rest", **wishes},
         }
-        for o, span in lacking
+        for entry, span in lacking
     ]
     return [
         *loaders,
@@ -164,7 +164,7 @@ def targets_of(
         | {
             "target": "arango-connector",
             "telemetry_id": telemetry_id("arango-connector"),
-            "symbol": ",".join(o.symbol for o, _ in lacking),
+            "symbol": ",".join(entry.symbol for entry, _ in lacking),
         },
     ]
 
@@ -223,7 +223,11 @@ async def _lacking(store: Store, wanted: Filter, again: bool, fill: bool) -> lis
         if todo:
             lacking.append((market, findings, todo))
             if market.interval:
-                await update_entry(store, market, lambda entry, todo=todo: entry.note("asked", todo))  # type: ignore[misc]
+                await update_entry(
+                    store,
+                    market,
+                    lambda entry, todo=todo: entry.note("asked", todo),  # type: ignore[misc]
+                )
     return lacking
 
 

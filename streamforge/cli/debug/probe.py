@@ -131,28 +131,28 @@ async def ping(
     heard: Callable[[str, float, int], None] = lambda worker, ms, number: None,  # called with each pong
 ) -> list[Pinged]:  # one per known worker, and per worker that answered although nobody knew it
     "Ping the workers of a workflow, one ping after the other."
-    known = {
+    workers = {
         name: Pinged(worker=name, instance=instance) for name, instance in (await living(bus, queue_id, topics)).items()
     }
     start = await bus.end_offsets(topics.events)
     async with aclosing(bus.tail(topics.events, start, max_wait=0.1)) as batches:
         for number in range(1, count + 1):
             began = time.perf_counter()
-            sent, waiting = await _send(bus, topics, "ping", queue_id), set(known)
-            for one in known.values():
+            sent, waiting = await _send(bus, topics, "ping", queue_id), set(workers)
+            for one in workers.values():
                 one.sent += 1
             while waiting and time.perf_counter() - began < timeout:
                 for event, _ in _events((await anext(batches)).records, queue_id):
                     if event.status == "pong" and event.extra.get("ping") == sent:
-                        one = known.setdefault(
+                        one = workers.setdefault(
                             event.producer, Pinged(worker=event.producer, instance=event.instance, sent=1)
                         )
                         one.rtt_ms.append(1_000 * (time.perf_counter() - began))
                         heard(event.producer, one.rtt_ms[-1], number)
                         waiting.discard(event.producer)
-            if not known:
+            if not workers:
                 break
-    return sorted(known.values(), key=lambda pinged: pinged.worker)
+    return sorted(workers.values(), key=lambda pinged: pinged.worker)
 
 
 # %% ../../../nbs/80_cli/debug/01_probe.ipynb #74afc814
@@ -186,7 +186,8 @@ async def start_here(
     timeout: float = 30.0,  # seconds
     topics: Topics = Topics(),
 ) -> tuple[str, int, float]:  # telemetry id, pid, ms from the command to `started`
-    "Start a dummy as a process of its own, which outlives this one; raises `TryAgain` if it does not say that it started."
+    """Start a dummy as a process of its own, which outlives this one; raises `TryAgain` if it does not say that
+    it started."""
     from streamforge.core.names import telemetry_id
     from streamforge.workers.runtime.topics import ensure_topic
 
@@ -217,9 +218,9 @@ async def start_here(
             for event, _ in _events((await anext(batches)).records, queue_id):
                 if event.producer == name and event.status == "started":
                     return name, process.pid, 1_000 * (time.perf_counter() - began)
-    found = "nothing" if process.poll() is None else f"exit code {process.returncode}"
+    state = "nothing" if process.poll() is None else f"exit code {process.returncode}"
     process.kill()
-    raise TryAgain(f"expected {name} to say `started` within {timeout:g} s, found {found}", f"see {log}")
+    raise TryAgain(f"expected {name} to say `started` within {timeout:g} s, found {state}", f"see {log}")
 
 
 async def start_through(

@@ -62,12 +62,15 @@ async def run_demo(options: DemoOptions) -> JsonObject:  # what --json writes
             Client(lab.url) as client,
         ):
             show.console.print(
-                f"\n[bold]StreamForge[/] {len(source.symbols)} markets, {source.interval}, {source.history} to learn from, {source.live} live. Page: {lab.url}\n"
+                f"\n[bold]StreamForge[/] {len(source.symbols)} markets, {source.interval}, {source.history} "
+                f"to learn from, {source.live} live. Page: {lab.url}\n"
             )
             figures, run = await all_stages(show, client, lab, source, options)
             show_results(show, run.results)
             show.console.print(
-                f"  report  {run.report}\n  page    {lab.url}{'' if options.keep else ' (with --keep, or later with `streamforge up`)'}\n  data    {places.home}"
+                f"  report  {run.report}\n  page    "
+                f"{lab.url}{'' if options.keep else ' (with --keep, or later with `streamforge up`)'}\n  "
+                f"data    {places.home}"
             )
             if options.json:
                 await asyncio.to_thread(

@@ -46,7 +46,8 @@ def ranges(
     start = end - live * step
     if start - first < _LEAST * step:
         raise NotEnoughData(
-            f"expected at least {_LEAST + live:,} candles of {interval} to learn from and to trade, found {(end - first) // step:,}",
+            f"expected at least {_LEAST + live:,} candles of {interval} to learn from and to trade, found "
+            f"{(end - first) // step:,}",
             "give a longer record",
         )
     return TimeRange(max(first, start - history * step), start), TimeRange(start, end)

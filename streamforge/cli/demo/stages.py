@@ -115,7 +115,8 @@ async def load_history(
     report(
         1,
         1,
-        f"{stored:,} candles of {len(source.symbols)} markets stored and enriched, {sum(gap['missing'] for gap in gaps_of([flow]))} missing at the exchange",
+        f"{stored:,} candles of {len(source.symbols)} markets stored and enriched, "
+        f"{sum(gap['missing'] for gap in gaps_of([flow]))} missing at the exchange",
     )
     return [flow]
 
@@ -225,7 +226,8 @@ async def train_graph_model(
     report(
         1,
         1,
-        f"AUC {figures['auc']:.3f} out of sample, logistic regression {figures['auc_baseline']:.3f}, {figures['epochs']:.0f} epochs",
+        f"AUC {figures['auc']:.3f} out of sample, logistic regression {figures['auc_baseline']:.3f}, "
+        f"{figures['epochs']:.0f} epochs",
     )
     return {"auc": figures["auc"], "auc_baseline": figures["auc_baseline"], "version": figures["model_version"]}
 
@@ -315,7 +317,8 @@ async def trade_live(
     report(
         1,
         1,
-        f"{figures['decisions']:,} decisions, {same}, latency {figures['latency_ms_p50']:.1f} ms at the median, {figures['latency_ms_p99']:.1f} ms at p99",
+        f"{figures['decisions']:,} decisions, {same}, latency {figures['latency_ms_p50']:.1f} ms at the "
+        f"median, {figures['latency_ms_p99']:.1f} ms at p99",
     )
     return figures, sent
 
@@ -336,8 +339,8 @@ async def until_agent(client: Client, queue: str, enough: Callable[[JsonObject],
 
 async def judge_agent(lab: Lab, source: DemoSource, agent: str) -> JsonObject:
     "Measure a live agent: its decisions, its latency, and whether a replay of the stored candles decides the same."
-    made = await lab.store.read("decisions", where={"agent": agent})
-    latency = np.array(made["latency_ms"])
+    decisions = await lab.store.read("decisions", where={"agent": agent})
+    latency = np.array(decisions["latency_ms"])
     compared = await check_agent(
         lab.store,
         lab.artifacts,
@@ -346,7 +349,7 @@ async def judge_agent(lab: Lab, source: DemoSource, agent: str) -> JsonObject:
         interval=source.interval,
     )
     figures = {
-        "decisions": made.num_rows,
+        "decisions": decisions.num_rows,
         "latency_ms_p50": float(np.percentile(latency, 50)),
         "latency_ms_p99": float(np.percentile(latency, 99)),
     }

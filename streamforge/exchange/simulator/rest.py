@@ -62,19 +62,19 @@ SYMBOL_PATTERN = r"[A-Z0-9-_.]{1,20}"
 
 def parameter_error(
     query: Mapping[str, str],
-    known: tuple[str, ...],  # names; `symbol` and `interval` are mandatory where they are listed, others are numbers
+    parameters: tuple[str, ...],  # names; `symbol` and `interval` are mandatory where listed, others are numbers
 ) -> HttpAnswer | None:  # None: all parameters can be read
     "Refuse parameters that cannot be read (Binance, Error codes, 11xx)."
-    for name in known:
+    for name in parameters:
         pattern = {"symbol": SYMBOL_PATTERN, "interval": r".+"}.get(name, r"[0-9]{1,20}")
         if name in ("symbol", "interval") and not query.get(name):
             return error_answer(-1102, f"Mandatory parameter '{name}' was not sent, was empty/null, or malformed.")
         if name in query and not re.fullmatch(pattern, query[name]):
             return _illegal(name, f"^{pattern}$")
-    if unread := [name for name in query if name not in known]:
+    if unread := [name for name in query if name not in parameters]:
         counts = f"read '{len(query) - len(unread)}' parameter(s) but was sent '{len(query)}'"
         return error_answer(-1104, f"Not all sent parameters were read; {counts}.")
-    if "interval" in known and query["interval"] not in INTERVALS and query["interval"] != "1M":
+    if "interval" in parameters and query["interval"] not in INTERVALS and query["interval"] != "1M":
         return error_answer(-1120, "Invalid interval.")
     if query.get("limit") and int(query["limit"]) < 1:
         return error_answer(-1130, "Data sent for parameter 'limit' is not valid.")

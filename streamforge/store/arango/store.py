@@ -65,10 +65,10 @@ def _put(database: ArangoDatabase, kind: str, id: str, body: str, version: int |
                 raise _conflict(kind, id, version, "that another writer just wrote it") from None
 
 
-def _conflict(kind: str, id: str, version: int, found: str) -> Conflict:
+def _conflict(kind: str, id: str, version: int, actual: str) -> Conflict:
     "The error for a writer that was not the first."
     return Conflict(
-        f"expected {kind} '{id}' in version {version}, found {found}", "read it again and decide anew", field="version"
+        f"expected {kind} '{id}' in version {version}, found {actual}", "read it again and decide anew", field="version"
     )
 
 

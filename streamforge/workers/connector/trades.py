@@ -146,8 +146,8 @@ async def changed_candles(
     "Compute the complete candles around these trades, and select those that are not stored like this."
     step = interval_ms(interval)
     columns = await trades_around(store, trades, symbol, ids, step)
-    made = await asyncio.to_thread(lambda: candles_of_trades(**columns, interval_ms=step))
-    if not (complete := complete_candles(made, symbol, interval)):
+    aggregated = await asyncio.to_thread(lambda: candles_of_trades(**columns, interval_ms=step))
+    if not (complete := complete_candles(aggregated, symbol, interval)):
         return []
     where, names = {"symbol": symbol, "interval": interval}, list(Candle.__struct_fields__)
     start, end = complete[0].open_time, complete[-1].open_time + 1

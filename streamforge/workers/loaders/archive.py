@@ -89,8 +89,8 @@ def _month(moment: int, up: int) -> int:
     "The first of a month at or before a moment, or at or after it."
     day = datetime.fromtimestamp(moment / 1000, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     first = day.replace(day=1)
-    found = (first + timedelta(days=32)).replace(day=1) if up and day > first else first
-    return int(found.timestamp()) * 1000
+    boundary = (first + timedelta(days=32)).replace(day=1) if up and day > first else first
+    return int(boundary.timestamp()) * 1000
 
 
 # %% ../../../nbs/60_workers/loaders/03_archive.ipynb #7cfa9c70

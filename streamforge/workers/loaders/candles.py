@@ -79,14 +79,20 @@ async def plan_market(
     left = span - (done if order.only_missing or not done else Ranges.of((span.parts[0][0], done.parts[-1][1])))
     entry = await read_entry(store, market)
     left = left & entry.asked if order.only_missing else left
-    found = await inspect(store, market, (entry.loaded | entry.verified | entry.filled) & left, entry)
-    here = found.good if order.again else found.good | found.filled
+    inspected = await inspect(store, market, (entry.loaded | entry.verified | entry.filled) & left, entry)
+    here = inspected.good if order.again else inspected.good | inspected.filled
     ask = entry.to_ask(left, here, order.again)
     silent = left - here - ask
     fill = silent if order.fill else Ranges()
     stored = Ranges() if order.only_missing else here
     return MarketPlan(
-        market=market, stored=stored, flat=found.filled & stored, ask=ask, fill=fill, silent=silent - fill, seen=done
+        market=market,
+        stored=stored,
+        flat=inspected.filled & stored,
+        ask=ask,
+        fill=fill,
+        silent=silent - fill,
+        seen=done,
     )
 
 

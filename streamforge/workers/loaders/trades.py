@@ -35,11 +35,11 @@ _PART_RECORDS = 5_000  # records that are published together
 
 # %% ../../../nbs/60_workers/loaders/05_trades.ipynb #ea4b4607
 def nth_id(
-    known: Ranges,  # of ids
+    published: Ranges,  # of ids
     n: int,  # below their number
 ) -> int:
     "Return the n-th of these ids, counted from 0; raises `IndexError`."
-    for start, end in known:
+    for start, end in published:
         if n < end - start:
             return start + n
         n -= end - start
@@ -49,16 +49,16 @@ def nth_id(
 async def ids_between(
     store: Store,
     market: LedgerKey,  # by id
-    known: Ranges,  # ids that were published
+    published: Ranges,  # ids that were published
     span: TimeRange,
 ) -> Ranges | None:  # one range, with all ids between its ends; None if the store lacks a row that decides
     "Find the ids of a time range by bisecting stored trades; raises `StoreError`."
     places = []
     for moment in (span.start, span.end):
-        low, high = 0, known.size
+        low, high = 0, published.size
         while low < high:
             middle = (low + high) // 2
-            at = nth_id(known, middle)
+            at = nth_id(published, middle)
             try:
                 table = await store.read(
                     market.collection, where={"symbol": market.symbol}, start=at, end=at + 1, columns=["timestamp"]
@@ -70,7 +70,7 @@ async def ids_between(
             low, high = (low, middle) if table["timestamp"][0].as_py() >= moment else (middle + 1, high)
         places.append(low)
     first, last = places
-    return Ranges.of((nth_id(known, first), nth_id(known, last - 1) + 1)) if first < last else Ranges()
+    return Ranges.of((nth_id(published, first), nth_id(published, last - 1) + 1)) if first < last else Ranges()
 
 
 # %% ../../../nbs/60_workers/loaders/05_trades.ipynb #b349af1a
