@@ -34,7 +34,7 @@ class Leak(msgspec.Struct, frozen=True):
 
 
 # %% ../../nbs/40_features/06_audit.ipynb #96d9c307
-# Inputs and their columns are Any: dicts, pandas tables and series, arrays and panels share only how they are cut.
+# Any, here and below: dicts, pandas tables and series, arrays and panels share only how they are cut.
 def _places(inputs: Any) -> int:
     "Count the rows of the inputs; raises `BadData` for columns of different lengths."
     lengths = {len(column) for column in inputs.values()} if isinstance(inputs, Mapping) else {len(inputs)}
@@ -103,7 +103,7 @@ def _differences(value: np.ndarray, honest: np.ndarray, first: int, until: int, 
 
 # %% ../../nbs/40_features/06_audit.ipynb #e3ea9d7a
 def audit(
-    function: Callable[[Any], ArrayLike],  # inputs -> (T, ...) numbers, NaN where there is no value yet
+    function: Callable[[Any], ArrayLike],  # inputs (Any, as below) -> (T, ...) numbers, NaN where there is no value yet
     inputs: Any,  # T rows: dict of columns, pandas table, array or Panel (Any: they share no type)
     rows: Iterable[int] | None = None,  # rows to compute from their past alone; None: all of them
     *,

@@ -74,8 +74,9 @@ class _Job:
             message=self.message,
         )
 
+    # Any: a Future is invariant, and futures of every result are awaited here
     async def unless_stopped(self, awaited: asyncio.Future[Any], timeout: float | None = None) -> bool:
-        "Wait for a future (of Any result), a stop, or the time; False if the job is to stop."
+        "Wait for a future, a stop, or the time; False if the job is to stop."
         stop = asyncio.ensure_future(self.stopping.wait())
         try:
             await asyncio.wait({awaited, stop}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)

@@ -63,7 +63,7 @@ class ReloadingClient(AIOKafkaClient):
     def _ssl_context(self) -> ssl.SSLContext | None:
         return self._reloaded("context")
 
-    def _reloaded(self, name: str) -> Any:  # str | None or ssl.SSLContext | None, by name
+    def _reloaded(self, name: str) -> Any:  # Any: str | None or ssl.SSLContext | None, by name
         try:
             self.__dict__[f"last_{name}"] = self.__dict__[f"read_{name}"]()
         except BadSetting as error:

@@ -19,7 +19,8 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     kind: Literal[
         "too_many", "banned", "server_error", "waf", "html", "truncated", "slow", "empty", "gap", "duplicates",
-        "shifted", "reversed", "nan", "stale", "flipped", "checksum", "reissued", "silence", "close", "shutdown", "refuse",
+        "shifted", "reversed", "nan", "stale", "flipped", "checksum", "reissued",
+        "silence", "close", "shutdown", "refuse",
     ]  # fmt: skip
     times: int = 1  # requests or events to inject it into; 0: all
     after: int = 0  # requests or events that pass first

@@ -33,10 +33,10 @@ def candle_rows(decoded: DecodedBatch) -> Shaped:  # a list of mappings where a 
     "Make the rows of candles, with `filled` from the records' headers."
     rows = decoded.columns(CANDLES)
     if not any([record.headers for record in decoded.records]):
-        return cast(Shaped, rows)
+        return cast(Shaped, rows)  # `columns` gives a table or the list of items, which it declares as a sequence
     filled = [FILLED_HEADER in record.headers or None for record in decoded.records]
     if not any(filled):
-        return cast(Shaped, rows)
+        return cast(Shaped, rows)  # as above
     if isinstance(rows, pa.Table):
         return rows.append_column("filled", pa.array(filled, pa.bool_()))
     return [msgspec.to_builtins(candle) | {"filled": flag} for candle, flag in zip(decoded.items, filled, strict=True)]

@@ -35,9 +35,9 @@ from ...store.schemas import CANDLES, TRADES
 
 # %% ../../../nbs/60_workers/connector/01_decoding.ipynb #633027ac
 def columns_of(
-    items: Sequence[Any],  # structs whose fields are the first columns of the schema
+    items: Sequence[Any],  # Any: structs of one kind, whose fields are the first columns of the schema
     schema: Schema,
-) -> pa.Table | Sequence[Any]:  # the items themselves where a number fits no column
+) -> pa.Table | Sequence[Any]:  # Any: the items themselves where a number fits no column
     "Turn structs into Arrow columns."
     if not items:
         return items
@@ -51,7 +51,9 @@ def columns_of(
 # %% ../../../nbs/60_workers/connector/01_decoding.ipynb #83ad913a
 _HUGE = 1e30  # no price or volume is larger, and sums of squares of smaller numbers stay finite
 Refusal = tuple[Record, Exception]  # a record that cannot be stored, and why
-Check = Callable[[Any], np.ndarray]  # a table, or the items of a kind without a schema -> (n,) bool: are they possible?
+Check = Callable[
+    [Any], np.ndarray
+]  # Any: a table, or the items of a kind without a schema -> (n,) bool: are they possible?
 
 
 class DecodedBatch(msgspec.Struct, frozen=True):
@@ -73,7 +75,7 @@ class DecodedBatch(msgspec.Struct, frozen=True):
         kept = [n for n in range(len(self.items)) if n not in positions]
         return DecodedBatch([self.records[n] for n in kept], [self.items[n] for n in kept], self.bad)
 
-    def columns(self, schema: Schema) -> pa.Table | Sequence[Any]:  # the items where a number fits no column
+    def columns(self, schema: Schema) -> pa.Table | Sequence[Any]:  # Any: the items where a number fits no column
         "Return the items as columns."
         return columns_of(self.items, schema) if self.table is None else self.table
 
@@ -82,8 +84,9 @@ class DecodedBatch(msgspec.Struct, frozen=True):
 class Kind(msgspec.Struct, frozen=True):
     "How the records of one kind are read and checked."
 
+    # Any: the kind decides which record
     read: Callable[[bytes], Any]  # fast; raises any error for a record that is not sound
-    read_strictly: Callable[[bytes], Any]  # raises `BadRecord` with the reason
+    read_strictly: Callable[[bytes], Any]  # Any: the same record; raises `BadRecord` with the reason
     possible: Check
     expected: str  # what `possible` asks for, in words, for the dead letter
     schema: Schema | None = None  # of the rows that the records are
@@ -118,6 +121,7 @@ def decode_batch(
 
 
 # %% ../../../nbs/60_workers/connector/01_decoding.ipynb #7f99cef5
+# Any: records of this kind
 def _check(items: Sequence[Any], kind: Kind) -> tuple[np.ndarray, pa.Table | None]:
     "Check items: (n,) bool, and their columns; one by one where a number fits no column."
     if not items:

@@ -111,6 +111,7 @@ async def merge_sources(
                 async for page in ask(position, int(at[low])):
                     yield page, False
             for k in range(low, high, _MADE_AT_ONCE):
+                # the kind of table decides the kind of record, which a type checker cannot follow
                 yield cast(list[_Row], _records(table, k, min(k + _MADE_AT_ONCE, high))), True
             position = int(at[high - 1]) + step if low < high else position
     if position < end:

@@ -177,7 +177,9 @@ async def until_stopped(
 
 
 # %% ../../../nbs/60_workers/loaders/01_base.ipynb #702143d1
-async def side_by_side(calls: Sequence[Coroutine[Any, Any, _T]]) -> list[_T]:
+async def side_by_side(
+    calls: Sequence[Coroutine[Any, Any, _T]],  # Any: what passes between a coroutine and its event loop
+) -> list[_T]:
     "Await calls in parallel and return their results in order; raises the error of one of them, once all have ended."
     if len(calls) == 1:
         return [await calls[0]]

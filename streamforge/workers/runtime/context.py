@@ -146,6 +146,7 @@ class Context:
 
     def __init__(self, target: str, settings: WorkerSettings, bus: Bus, telemetry: Telemetry):
         self.target, self.settings, self.telemetry, self.metrics = target, settings, telemetry, Metrics()
+        # a type checker cannot see the methods that __getattr__ makes
         self.bare_bus, self.bus = bus, cast(Bus, _RetryingBus(self))
         self.parameters = Parameters.read(settings.options)  # those of every target; a worker reads its own class
         self.log, self.failpoint = get_logger(f"workers.{target}"), Failpoints(self.parameters.failpoint)
@@ -160,11 +161,11 @@ class Context:
         self.stop_reason = self.stop_reason or reason
         self.stopping.set()
 
-    def progress(self, records: int = 0, message: str = "", **extra: Any) -> None:  # extra: JSON values
+    def progress(self, records: int = 0, message: str = "", **extra: Any) -> None:  # Any: JSON values
         "Count records and note figures for the next `loading` event; cheap, may be called from any thread."
         self.telemetry.progress(records, message, **extra)
 
-    def result(self, end_offsets: dict[str, dict[int, int]] | None = None, **extra: Any) -> None:  # extra: JSON values
+    def result(self, end_offsets: dict[str, dict[int, int]] | None = None, **extra: Any) -> None:  # Any: JSON values
         "Set what the last event reports: where the topics end that this worker wrote, and figures of the work."
         self.telemetry.end_offsets = end_offsets or self.telemetry.end_offsets
         self.telemetry.extra.update(extra)

@@ -48,8 +48,13 @@ class Telemetry:
         self._loop, self._thread, self._sending = asyncio.get_running_loop(), threading.get_ident(), asyncio.Lock()
 
     async def send(
-        self, status: EventStatus, message: str = "", *, finished: bool = False, extra: Mapping[str, Any] = {}
-    ) -> Event:  # extra: JSON values
+        self,
+        status: EventStatus,
+        message: str = "",
+        *,
+        finished: bool = False,
+        extra: Mapping[str, Any] = {},  # Any: JSON values
+    ) -> Event:
         "Publish one event; the events of a process are numbered in the order of the log. Raises `BusError`."
         settings, ended = self.settings, status in ("finished", "interrupted")
         async with self._sending:
@@ -74,7 +79,7 @@ class Telemetry:
             self.on_sent(status)
         return event
 
-    def progress(self, records: int = 0, message: str = "", **extra: Any) -> None:  # extra: JSON values
+    def progress(self, records: int = 0, message: str = "", **extra: Any) -> None:  # Any: JSON values
         "Count records and note figures for the next `loading` event; cheap, may be called from any thread."
         if threading.get_ident() != self._thread:
             self._loop.call_soon_threadsafe(lambda: self.progress(records, message, **extra))

@@ -192,7 +192,10 @@ async def _follow_commands(ctx: Context, start: Mapping[int, int]) -> None:
 
 # %% ../../../nbs/60_workers/runtime/05_worker.ipynb #47084f02
 async def _work(
-    run: Coroutine[Any, Any, None], ctx: Context, around: list[asyncio.Task], probes: Probes
+    run: Coroutine[Any, Any, None],  # Any: what passes between a coroutine and its event loop
+    ctx: Context,
+    around: list[asyncio.Task],
+    probes: Probes,
 ) -> BaseException | None:
     """Wait for the work to end, or to end within the grace time once a stop is requested; returns the error that it
     raised."""
