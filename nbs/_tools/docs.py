@@ -1,9 +1,8 @@
 """Build the documentation site into _docs/, offline: `make docs`.
 
-Written pages are in nbs/docs/; notebooks are pages as they are, with the outputs that they keep; pages per
-target, per error and the list of
-public names by package are made from the library itself. Then every link of the built site is followed, and a
-page that asks an outside host is refused.
+Written pages are in nbs/docs/; notebooks are pages as they are, with the outputs that they keep; pages per target,
+per error and the list of public names by package are made from the library itself. Then every link of the built
+site is followed, and a page that asks an outside host is refused.
 """
 
 import html.parser
@@ -335,8 +334,8 @@ class Links(html.parser.HTMLParser):
 
 
 def names(page: Links, anchor: str) -> bool:
-    """Does a page have this place? The table of contents numbers headings of one text; their ids in the page
-    are the same."""
+    """Does a page have this place? The table of contents numbers headings of one text; their ids in the page are
+    the same."""
     return anchor in page.ids or anchor.startswith("__") or re.sub(r"_\d+$", "", anchor) in page.ids
 
 

@@ -1,8 +1,7 @@
 """Edit notebooks as text: percent files under .text/ (not in git) with the cell ids in them.
 
 python nbs/_tools/nb.py pull   [nbs/20_bus ...]   notebooks -> .text/*.py
-python nbs/_tools/nb.py push   [.text/... ...]    .text/*.py -> notebooks (ids, and the outputs of unchanged
-cells, stay)
+python nbs/_tools/nb.py push   [.text/... ...]    .text/*.py -> notebooks (ids and outputs of unchanged cells stay)
 python nbs/_tools/nb.py export [nbs/x.ipynb ...]  write and format the modules of these notebooks only
 python nbs/_tools/nb.py strip  [nbs ...]          drop outputs of cells that show nothing worth keeping (see runner.py)
 

@@ -1,16 +1,13 @@
 """Run a notebook section by section inside one process, and keep or compare what its cells show.
 
-Export cells are not run: their names come from the exported module, so that coverage, pickling and the identity
-of classes are those
-of the library that ships. Every other cell runs in a shell of IPython's, inside a running event loop, as in a
-Jupyter kernel.
+Export cells are not run: their names come from the exported module, so that coverage, pickling and the identity of
+classes are those of the library that ships. Every other cell runs in a shell of IPython's, inside a running event
+loop, as in a Jupyter kernel.
 
-What a reader sees is kept in the notebook: stdout and the result of each visible cell, tables, and plotly
-figures as PNG. Text is compared
-with what the cell shows now; a picture is compared by a hash of its figure's rounded data, kept in the cell's
-metadata (`figure`), because
-the bytes of a PNG depend on fonts and browser. Cells tagged `volatile` show something else each time: nothing
-of them is kept.
+What a reader sees is kept in the notebook: stdout and the result of each visible cell, tables, and plotly figures
+as PNG. Text is compared with what the cell shows now; a picture is compared by a hash of its figure's rounded data,
+kept in the cell's metadata (`figure`), because the bytes of a PNG depend on fonts and browser. Cells tagged
+`volatile` show something else each time: nothing of them is kept.
 """
 
 import base64
@@ -132,8 +129,8 @@ class NotebookRun:
         self.failed = False
 
     def upto(self, section: int) -> None:
-        """Run sections to the end of `section`; raises `CellError` if that one fails (earlier ones have their
-        own report)."""
+        """Run sections to the end of `section`; raises `CellError` if that one fails (earlier ones have their own
+        report)."""
         while self.done <= section:
             here, self.done = self.done, self.done + 1
             try:

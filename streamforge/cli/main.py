@@ -122,8 +122,7 @@ def up(
     artifacts: ArtifactsOption = "",
     jobs: JobsOption = "",
 ) -> None:
-    """Serve the queue-manager and the page until Ctrl-C; workers run as processes of this machine unless --jobs
-    says else."""
+    "Serve the queue-manager and the page until Ctrl-C; workers run as processes here unless --jobs says else."
     from streamforge.cli.services import open_lab
 
     async def serve_until_stopped() -> None:
