@@ -1,4 +1,4 @@
-"""A worker for the contract of jobs: does what its variable DO says, one word after the other.
+"""A worker for the contract of jobs: does what its variable DO names, one word after the other.
 
 `exit:N` ends with this code, `say:X` prints, `env` prints its environment as JSON, `sleep` waits for ever, `deaf`
 ignores SIGTERM, `polite:N` answers SIGTERM with this code, `child` starts a process that waits for ever and prints

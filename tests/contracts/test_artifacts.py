@@ -131,7 +131,8 @@ from streamforge.artifacts.base import open_artifacts
 async def main(url, name):
     async with open_artifacts(url) as artifacts:
         for k in range(1000):
-            await artifacts.put("models", name, {f"part-{j}": bytes([k % 256]) * 300_000 for j in range(4)}, {"number": k})
+            parts = {f"part-{j}": bytes([k % 256]) * 300_000 for j in range(4)}
+            await artifacts.put("models", name, parts, {"number": k})
             print(k, flush=True)
 asyncio.run(main(*sys.argv[1:]))
 """

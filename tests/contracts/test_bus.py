@@ -157,7 +157,7 @@ async def test_keys_choose_partitions_as_kafka_does(bus, topic):
     assert [partition for partition, _ in where] == [(value & 0x7FFFFFFF) % 4 for value in java.values()]
 
 
-async def test_publish_says_where(bus, topic):
+async def test_publish_returns_where(bus, topic):
     "To many partitions, in pieces, and all of it comes back in the order of each key."
     messages, where = numbered(20_000, keys=50), []
     for start in range(0, 20_000, 7_000):
@@ -208,7 +208,7 @@ async def test_big_values(bus, topic):
     assert sum((await bus.end_offsets(topic)).values()) == 12
 
 
-async def test_new_group_reads_from_earliest_and_nothing_is_committed_unless_told(bus, topic):
+async def test_new_group_reads_from_earliest_and_commits_only_on_request(bus, topic):
     await bus.publish(topic, numbered(200))
     for _ in range(2):
         async with bus.subscribe([topic], topic) as consumer:
@@ -293,7 +293,7 @@ async def test_batches(bus, topic):
     }
 
 
-async def test_members_share_partitions(bus, bus_url, topic):
+async def test_consumers_share_partitions(bus, bus_url, topic):
     "Nothing is read twice while consumers come and go that commit what they read."
     await bus.publish(topic, numbered(2_000))
     async with bus.subscribe([topic], topic) as first, open_bus(bus_url) as other_bus:
@@ -320,7 +320,7 @@ async def test_members_share_partitions(bus, bus_url, topic):
         assert len(await drain(first, 100)) == 100
 
 
-async def test_more_members_than_partitions(bus, topic):
+async def test_more_consumers_than_partitions(bus, topic):
     consumers = [bus.subscribe([topic], topic) for _ in range(5)]
     for consumer in consumers:
         await consumer.__aenter__()
@@ -522,14 +522,18 @@ import zlib
 async def main(url, topic, name, count):
     async with open_bus(url) as bus:
         for start in range(0, int(count), 50):
-            texts = [b"%s %d " % (name.encode(), i) + bytes([i % 251]) * (i * 37 % 2000) for i in range(start, start + 50)]
-            await bus.publish(topic, [Message(o + b"%08x" % zlib.crc32(o), key=f"{name}-{i % 3}") for i, o in enumerate(texts)])
+            numbers = range(start, start + 50)
+            texts = [b"%s %d " % (name.encode(), i) + bytes([i % 251]) * (i * 37 % 2000) for i in numbers]
+            await bus.publish(
+                topic,
+                [Message(text + b"%08x" % zlib.crc32(text), key=f"{name}-{i % 3}") for i, text in enumerate(texts)],
+            )
             print(start + 50, flush=True)
 """
 
 
 @pytest.mark.slow
-async def test_producers_that_are_killed_harm_nobody(bus, bus_url, fresh):
+async def test_killed_producers_harm_no_other_record(bus, bus_url, fresh):
     "What was acknowledged is there once, in order and unharmed, whichever process was killed in the middle of writing."
     import zlib
 

@@ -46,7 +46,7 @@ async def until(condition, timeout: float = 60.0):
     return value
 
 
-async def says(jobs, name: str) -> list[str]:
+async def first_output(jobs, name: str) -> list[str]:
     "What a job printed, once it printed something."
     return await until(lambda: _lines(jobs, name))
 
@@ -125,7 +125,7 @@ async def _enough(jobs, name: str, count: int) -> list[str]:
 async def test_a_name_stands_for_one_specification(jobs, fresh):
     spec = job(fresh, "pid sleep")
     await jobs.start(spec)
-    pid = await says(jobs, fresh)
+    pid = await first_output(jobs, fresh)
     assert (await jobs.start(spec)).pid == int(pid[0]) and len(await jobs.list()) == 1
     for other in (job(fresh, "sleep"), job(fresh, "pid sleep", slots=2), job(fresh, "pid sleep", env={"SEED": "7"})):
         with pytest.raises(Conflict):
@@ -158,7 +158,7 @@ async def test_waiting_has_an_end(jobs, fresh):
 
 async def test_stop_is_polite_first(jobs, fresh):
     await jobs.start(job(fresh, "polite:75 say:up sleep", backoff_limit=5))
-    await says(jobs, fresh)
+    await first_output(jobs, fresh)
     began = time.monotonic()
     await jobs.stop(fresh, grace=120)
     ended = await jobs.status(fresh)
@@ -205,13 +205,13 @@ async def test_slots(jobs, fresh, jobs_url):
         await jobs.start(job(name, "say:up sleep"))
     await jobs.start(job(names[4], "say:up exit:0", slots=64))
     for name in names[:2]:
-        await says(jobs, name)
+        await first_output(jobs, name)
     assert [job.state for job in await jobs.list()] == ["running", "running", "waiting", "waiting", "waiting"]
     await jobs.stop(names[2])
     stopped = await jobs.status(names[2])
     assert (stopped.state, stopped.tries) == ("stopped", 0)
     await jobs.stop(names[0])
-    assert await says(jobs, names[3])
+    assert await first_output(jobs, names[3])
     assert (await jobs.status(names[4])).state == "waiting"
     await jobs.stop(names[1])
     await jobs.stop(names[3])

@@ -323,7 +323,8 @@ async def main(url, collection, me, batches, rows):
         generation = 0
         while batches < 0 or generation < batches:
             base = generation * rows if batches > 0 else 0
-            batch = [{"graph": me, "source": "a", "target": "b", "open_time": base + k, "weight": float(generation), f"by_{me}": generation} for k in range(rows)]
+            edge = {"graph": me, "source": "a", "target": "b", "weight": float(generation), f"by_{me}": generation}
+            batch = [edge | {"open_time": base + k} for k in range(rows)]
             await store.upsert(collection, batch)
             await store.put("counter", f"{collection}-{me}", {"generation": generation})
             generation += 1
@@ -461,8 +462,10 @@ OLD = """
 import sqlite3, sys
 db = sqlite3.connect(sys.argv[1])
 db.execute("PRAGMA journal_mode=WAL")
-db.execute("CREATE TABLE sf_collections (name TEXT NOT NULL, physical TEXT NOT NULL, schema TEXT NOT NULL, PRIMARY KEY (name), UNIQUE (physical))")
-db.execute("CREATE TABLE sf_documents (kind TEXT NOT NULL, id TEXT NOT NULL, version BIGINT NOT NULL, body TEXT NOT NULL, PRIMARY KEY (kind, id)) WITHOUT ROWID")
+db.execute("CREATE TABLE sf_collections (name TEXT NOT NULL, physical TEXT NOT NULL, schema TEXT NOT NULL, "
+    "PRIMARY KEY (name), UNIQUE (physical))")
+db.execute("CREATE TABLE sf_documents (kind TEXT NOT NULL, id TEXT NOT NULL, version BIGINT NOT NULL, "
+    "body TEXT NOT NULL, PRIMARY KEY (kind, id)) WITHOUT ROWID")
 keys = "graph TEXT NOT NULL, source TEXT NOT NULL, target TEXT NOT NULL, open_time BIGINT NOT NULL"
 db.execute(f"CREATE TABLE edges ({keys}, weight DOUBLE, PRIMARY KEY (graph, source, target, open_time)) WITHOUT ROWID")
 db.execute("INSERT INTO sf_collections VALUES ('edges', 'edges', ?)", (sys.argv[2],))

@@ -80,14 +80,14 @@ async def bad_files(lab: Lab, runs: int) -> None:
                 list(truth.items())[: len(partly)]
             )
             lab.outcome.check(
-                right, f"run {n} {name}: code {code}, said {errors}, then {again}, {len(partly)} candles before"
+                right, f"run {n} {name}: code {code}, errors {errors}, then {again}, {len(partly)} candles before"
             )
 
 
 @drill("trades loader killed (-9)", runs=12, short=3)
 async def trades_killed(lab: Lab, runs: int) -> None:
     """After a publish, with everything published and noted but nothing stored, or at any moment; from files and by
-    REST. The hole that it had passed is still told."""
+    REST. The hole that it had passed is still reported."""
     hole = (1_620_788_400_000, 1_620_795_600_000)  # two hours of 2021-05-12
 
     @asynccontextmanager
@@ -112,7 +112,7 @@ async def trades_killed(lab: Lab, runs: int) -> None:
         (gap,) = (await workers.events("finished"))[0].extra["gaps"]
     ids = {o for _, o in truth}
     assert ids == set(range(min(ids), max(ids) + 1)) - set(range(gap["start"], gap["end"])), (
-        "ids with holes that were not told"
+        "ids with holes that were not reported"
     )
     for n in range(runs):
         chance = random.Random(n)

@@ -186,7 +186,7 @@ async def nonsense(lab: Lab, runs: int) -> None:
             ]
             lab.outcome.check(
                 code == 0 and done.extra["dead"] == len(contents["dead"]) > 0,
-                f"run {n}: code {code}, said {done.extra.get('dead')} dead",
+                f"run {n}: code {code}, reported {done.extra.get('dead')} dead",
             )
 
 
@@ -271,7 +271,9 @@ async def one_bad_row(lab: Lab, runs: int) -> None:
             else json.loads(stream[701][1])["open_time"]
         )
         forbid(workers, f"open_time <> {victim}")
-        await workers.fill(stream[5:], producer="loader-producer__rest")  # the first loader has said its end already
+        await workers.fill(
+            stream[5:], producer="loader-producer__rest"
+        )  # the first loader has reported its end already
         code = await workers.run("arango-connector", **CONNECT | {"UPSTREAM": "loader-producer__rest"})
         contents = await workers.contents()
         lab.outcome.runs = 1

@@ -55,7 +55,7 @@ async def published(workers: WorkerLab, kind: str) -> tuple[dict[str, dict[tuple
     last: dict[str, int] = {}
     for record in await workers.records(workers.data):
         symbol, place = key = identity(decode(KINDS[kind][3], record.value))
-        assert once.setdefault(key, record.value) == record.value, f"two truths about {key}"
+        assert once.setdefault(key, record.value) == record.value, f"two different records of {key}"
         if place <= last.get(symbol, -1):
             again.append(key)
         last[symbol] = max(place, last.get(symbol, -1))

@@ -78,7 +78,7 @@ def test_no_secret_stands_in_the_file():
     assert all(o["file"] == f"../.servers/compose/passwords/{name}" for name, o in COMPOSE["secrets"].items())
 
 
-def test_kafka_is_told_everything_and_the_same_as_here():
+def test_kafka_settings_of_compose_are_those_of_make_servers():
     "One KAFKA_ variable drops all defaults of the image."
     settings = {
         name.removeprefix("KAFKA_").replace("_", ".").lower(): str(value)

@@ -131,7 +131,7 @@ def untold(tree: ast.Module) -> list[str]:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_public_names_are_told(path):
+def test_public_names_are_documented_and_typed(path):
     assert not (wrong := untold(ast.parse(path.read_text()))), "\n".join(wrong)
 
 

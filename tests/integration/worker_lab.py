@@ -96,7 +96,7 @@ class WorkerLab:
             return sum((await bus.end_offsets(topic)).values()) if topic in await bus.topics() else 0
 
     async def events(self, *statuses: str) -> list[Event]:
-        "What was said, of these kinds or all."
+        "Decode the events of the workflow, of these statuses or all."
         return [
             event
             for event in map(decode_event, [record.value for record in await self.records(self.events_topic)])
@@ -137,7 +137,7 @@ class WorkerLab:
 
     async def contents(self, collection: str = "candles_1h", topic: str = "") -> dict[str, dict[tuple, bytes]]:
         """Stored rows, enriched rows, the enriched stream with each candle once, and dead letters, each by its
-        identity. A stream that says two things of one candle is wrong."""
+        identity. A stream with two different records of one candle is wrong."""
         topic, parts = topic or self.data, dict[str, dict[tuple, bytes]]()
         async with open_store(self.places.store_url) as store:
             schemas = await store.collections()
@@ -153,7 +153,7 @@ class WorkerLab:
         for record in await self.records(f"{topic}-enriched"):
             row = msgspec.json.decode(record.value)
             key = (row["symbol"], row["interval"], row["open_time"])
-            assert once.setdefault(key, record.value) == record.value, f"two truths about {key}"
+            assert once.setdefault(key, record.value) == record.value, f"two different records of {key}"
         parts["stream"] = once
         parts["dead"] = {
             (record.partition, dict(record.headers)["sf.dlq.offset"]): record.value

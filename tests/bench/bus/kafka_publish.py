@@ -3,7 +3,7 @@ FILE] [--records N] [--peers DIR]`.
 
 Every variant runs in a process of its own, on a topic of its own, in turns; the medians are written as {work, unit,
 ours, peer, peer_name, ratio}, a ratio above 1 means that ours is better. The broker is the one of `make servers`,
-or KAFKA_BOOTSTRAP_SERVERS. Peers that cannot be imported are left out, with a word; --peers (or PEERS) names a
+or KAFKA_BOOTSTRAP_SERVERS. Peers that cannot be imported are left out with a note; --peers (or PEERS) names a
 folder to find them in.
 """
 

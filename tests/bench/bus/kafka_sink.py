@@ -8,7 +8,7 @@ topic (from the first row to the last commit), then with a loader publishing bes
 the last commit; each is fed by a process of its own kind: ours by our bus, a peer by its own producer, as its users
 would). Peers decode with what they bring (FastStream: pydantic models; Quix Streams: its JSON; confluent-kafka and
 aiokafka: orjson) and write with executemany into a table of the same columns. A peer that cannot be imported is
-left out, and said so. KAFKA_URL or the servers of `make servers`.
+left out with a note. KAFKA_URL or the servers of `make servers`.
 """
 
 import argparse

@@ -25,7 +25,7 @@ ROUNDS = 5
 
 
 def server(pipe):
-    "Serve the sample until told to stop."
+    "Serve the sample until asked to stop."
 
     async def run():
         async with serve_app(Simulator.open()) as url:

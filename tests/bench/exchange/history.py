@@ -60,7 +60,7 @@ def table(count: int) -> CandleTable:
 
 
 def exchange(pipe, count: int) -> None:
-    "Serve the walks until told to stop; then say what it cost and how many were refused."
+    "Serve the walks until asked to stop; then report what it cost and how many were refused."
 
     async def run():
         walk = table(count)

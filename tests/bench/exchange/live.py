@@ -46,8 +46,8 @@ def event(kind: str, n: int) -> tuple[str, bytes]:
     if kind == "ws_trades":
         return (
             "btcusdt@aggTrade",
-            b'{"e":"aggTrade","E":%d,"s":"BTCUSDT","a":%d,"p":"%s","q":"0.00100","f":%d,"l":%d,"T":%d,"m":true,"M":true}'
-            % (START + n, n, price, n, n, START + n),
+            b'{"e":"aggTrade","E":%d,"s":"BTCUSDT","a":%d,"p":"%s","q":"0.00100","f":%d,"l":%d,"T":%d,'
+            b'"m":true,"M":true}' % (START + n, n, price, n, n, START + n),
         )
     levels = b",".join(b'["%d.%02d","%d.5"]' % (63_900 - k, n % 7, 1 + (n + k) % 9) for k in range(10))
     above = b",".join(b'["%d.%02d","%d.5"]' % (64_100 + k, n % 7, 1 + (n + k) % 9) for k in range(10))
@@ -61,7 +61,7 @@ def event(kind: str, n: int) -> tuple[str, bytes]:
 
 
 def answer(path: str) -> str:
-    "What the bench's exchange says by REST."
+    "What the bench's exchange answers by REST."
     if "depth" in path:
         return json.dumps(
             {
@@ -76,7 +76,7 @@ def answer(path: str) -> str:
 
 
 def play(kind: str, count: int, pace: float, pipe) -> None:
-    "A process of its own: tells its port, then when each event was sent."
+    "A process of its own: sends its port, then when each event was sent."
     frames = [
         b'{"stream":"%s","data":%s}' % (name.encode(), data) for name, data in (event(kind, n) for n in range(count))
     ]

@@ -24,7 +24,7 @@ START, HOUR = to_ms("2021-06-01"), 3_600_000
 
 
 def server(pipe):
-    "Serve the sample until told to stop."
+    "Serve the sample until asked to stop."
 
     async def run():
         async with serve_app(Simulator.open(now=START)) as url:

@@ -86,7 +86,7 @@ async def measure(url: str, size: int) -> list[dict[str, object]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", help="write the list to this file")
-    parser.add_argument("--url", default=url_of("minio"), help="of a bucket; the one of `make servers` unless told")
+    parser.add_argument("--url", default=url_of("minio"), help="of a bucket; the one of `make servers` by default")
     parser.add_argument("--megabytes", type=int, default=100)
     options = parser.parse_args()
     results = asyncio.run(measure(options.url, options.megabytes * 1_000_000)) if options.url else []

@@ -3,7 +3,7 @@ FILE] [--markets N]`.
 
 Ours reads a topic of the packaged candles, writes rows, computes 15 indicators, writes enriched rows, publishes
 enriched records, checkpoints and commits. The peer reads the same topic through the same bus, decodes with `json`
-and writes the candles with `sqlite3`, nothing else: it says what all of the rest costs. One process each in turns;
+and writes the candles with `sqlite3`, nothing else: it shows what all of the rest costs. One process each in turns;
 the best of several rounds counts. Writes a list of {work, unit, ours, peer, peer_name, ratio}.
 """
 

@@ -116,7 +116,7 @@ async def soak(records: int, bus_url: str, home: str, indicators: str) -> list[t
 
 
 def summary(curve: list[tuple[float, int, float]], records: int) -> dict:
-    "What the curve says after the first fifth."
+    "Summarise the curve after its first fifth."
     import numpy as np
 
     warm = [(done, mib) for _, done, mib in curve if done >= records / 5]

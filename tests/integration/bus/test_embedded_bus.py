@@ -49,7 +49,7 @@ async def main(url, topic):
 """
 
 
-async def test_a_killed_member_is_noticed_at_once(tmp_path):
+async def test_a_killed_consumer_is_noticed_at_once(tmp_path):
     "Long before its session of a minute is over: the kernel says so."
     url = f"embedded://{tmp_path}/bus?session_timeout=60"
     async with open_bus(url) as bus:
@@ -70,7 +70,7 @@ async def test_a_killed_member_is_noticed_at_once(tmp_path):
                 end(other)
 
 
-async def test_a_busy_member_hands_over_late_but_commits_first(tmp_path):
+async def test_a_busy_consumer_hands_over_late_but_commits_first(tmp_path):
     "A newcomer waits for the owner's batch; an owner that never comes back loses it after its session."
     async with open_bus(f"embedded://{tmp_path}/bus?session_timeout=0.6") as bus:
         await bus.create_topic("t", TopicSpec(partitions=2))
@@ -101,7 +101,8 @@ async def main(url, topic, name):
     async with open_bus(url) as bus:
         i = 0
         while True:
-            await bus.publish(topic, [Message(f"{name} {i + o} ".encode() + b"x" * (i * 7 % 900), key=name) for o in range(3)])
+            padding = b"x" * (i * 7 % 900)
+            await bus.publish(topic, [Message(f"{name} {i + k} ".encode() + padding, key=name) for k in range(3)])
             i += 3
             print(i, flush=True)
             await asyncio.sleep(0.002)

@@ -79,7 +79,7 @@ def secured(user: str, **changes: str) -> str:
     return with_options(f"kafka://{user}@{access.address.hosts[0]}", **options)
 
 
-async def test_who_is_refused_is_told_why(tmp_path):
+async def test_each_refusal_names_its_reason(tmp_path):
     wrong = tmp_path / "password"
     wrong.write_text("wrong")
     place = read_access(need("kafka-secure"), {}).address.hosts[0]
@@ -153,7 +153,7 @@ def kafka_sh(home: Path, port: int, *args: str, secure: bool = False) -> subproc
 
 
 @pytest.mark.slow
-async def test_a_rotated_password_harms_nobody(fresh, tmp_path):
+async def test_a_rotated_password_interrupts_no_client(fresh, tmp_path):
     """The broker learns the new one, then the file changes; whoever reconnects in between waits, and nobody is sent
     away."""
     access = read_access(need("kafka-secure"), {})
@@ -234,7 +234,7 @@ async def test_a_rebalance_waits_for_the_batch_in_hand(bus, topic):
         await second.__aexit__(None, None, None)
 
 
-async def test_a_batch_that_takes_too_long_is_somebody_elses(topic):
+async def test_a_batch_that_takes_too_long_goes_to_another_consumer(topic):
     async with open_bus(with_options(need("kafka"), handover=0.5)) as bus:
         await bus.publish(topic, numbered(400))
         async with bus.subscribe([topic], topic) as first:
@@ -318,7 +318,7 @@ async def test_many_publishers_at_once_keep_their_order(bus, topic):
         assert [int(record.value) for record in records if record.key == f"agent{i}"] == list(range(50))
 
 
-async def test_a_topic_deleted_by_somebody_else(bus, topic):
+async def test_a_topic_deleted_by_another_client(bus, topic):
     "A publisher and a tail that know it already hear of it."
     await bus.publish(topic, numbered(10))
     view = bus.tail(topic, max_wait=0.2)

@@ -109,7 +109,7 @@ async def test_a_book_kept_by_the_rules_is_the_simulators_after_faults_too(table
         sim.now = NOON + 60_000
         events += await take(socket, 298)
         stale = (await http.get("/api/v3/depth", params={"symbol": "BTCUSDT", "limit": 5_000})).json()
-        assert stale["lastUpdateId"] < events[0]["U"]  # told by its id
+        assert stale["lastUpdateId"] < events[0]["U"]  # recognised by its id
         for event in events:
             if book is None or event["U"] > book["id"] + 1:
                 holes, tries = holes + (book is not None), tries + 1
@@ -157,7 +157,7 @@ async def test_silence_has_no_pings_and_ends_with_what_was_held_back(tables):
 
 
 @pytest.mark.parametrize("kind", ["close", "shutdown"])
-async def test_ends_that_are_said(tables, kind):
+async def test_connections_that_are_closed_with_a_reason(tables, kind):
     async with lab(tables) as (sim, http, url), plain(f"{url}/stream?streams=btcusdt@aggTrade") as socket:
         await until(lambda: sim.streams.connected == 1)
         sim.faults.add(Fault(kind=kind, after=2, seconds=0.05))

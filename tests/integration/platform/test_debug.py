@@ -163,7 +163,7 @@ async def test_options_of_a_dummy_are_its_variables(terminal):
     assert code == 64 and err.startswith("streamforge: BadConfig: ")
 
 
-async def test_a_dummy_by_hand_says_how_to_reach_it_and_goes_at_the_first_ping(terminal):
+async def test_a_dummy_started_by_hand_prints_how_to_reach_it_and_ends_at_the_first_ping(terminal):
     process = await terminal.begin("dummy-service", "--noop", "--exit-on-ping")
     queue = (await asyncio.wait_for(process.stderr.readline(), 90)).decode().split()[-1]
     deadline = time.monotonic() + 90

@@ -124,7 +124,7 @@ async def test_the_demo_over_own_files(files, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-async def test_the_demo_says_the_same_on_real_servers(files, tmp_path, monkeypatch):
+async def test_the_demo_reports_the_same_on_real_servers(files, tmp_path, monkeypatch):
     "Kafka, PostgreSQL and MinIO change no figure: not a candle, not an edge, not a model's bytes, not a decision."
     kafka, postgresql, minio = need("kafka"), need("postgresql"), need("minio")
     expected = _embedded[0] if _embedded else await small_demo(files, tmp_path / "embedded")

@@ -202,7 +202,8 @@ import sys, numpy as np
 from pathlib import Path
 from streamforge.graph.predict import Predictor
 predictor = Predictor.load({path.name: path.read_bytes() for path in Path(sys.argv[1]).iterdir()})
-predicted = predictor.predict_row(np.zeros((8, len(predictor.card.features))), np.random.default_rng(0).normal(size=(predictor.window, 8)))
+returns = np.random.default_rng(0).normal(size=(predictor.window, 8))
+predicted = predictor.predict_row(np.zeros((8, len(predictor.card.features))), returns)
 assert np.isfinite(predicted).all()
 assert not {"torch", "sklearn", "pandas"} & set(sys.modules), "serving must not load them"
 """
@@ -215,7 +216,8 @@ from streamforge.features.frame import panel_of
 from streamforge.graph.card import GnnConfig
 from streamforge.graph.train import train_gnn
 panel = panel_of({symbol: candles(symbol, "2021-05-01:2021-06-15") for symbol in ("BTCUSDT", "ETHUSDT", "SOLUSDT")})
-result = train_gnn(panel, GnnConfig(window=48, stride=8, hidden=2, heads=2, epochs=2), train=slice(0, 700), val=slice(700, 1000), seed=5)
+config = GnnConfig(window=48, stride=8, hidden=2, heads=2, epochs=2)
+result = train_gnn(panel, config, train=slice(0, 700), val=slice(700, 1000), seed=5)
 print(json.dumps([{k: hashlib.sha256(v).hexdigest() for k, v in result.files.items()}, result.metrics]))
 """
 

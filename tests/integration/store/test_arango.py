@@ -224,7 +224,7 @@ async def test_a_changed_password_is_read_again(calm, tmp_path):
     [("wrong-pass", "lab", Refused), ("secret", "nowhere", BadUrl), ("secret", "lab?tls=1", BadUrl)],
     ids=["password", "database", "no TLS there"],
 )
-async def test_who_is_told_what(calm, password, rest, kind):
+async def test_wrong_credentials_raise_named_errors(calm, password, rest, kind):
     with pytest.raises(kind) as caught:
         async with open_store(f"arangodb://lab:{password}@127.0.0.1:{calm.port}/{rest}"):
             pass
@@ -310,7 +310,7 @@ async def test_a_connector_puts_aside_what_is_refused_and_nothing_else(calm, tmp
 
 
 @pytest.mark.parametrize(("password", "database", "code"), [("wrong", "lab", 78), ("secret", "nowhere", 64)])
-async def test_a_connector_that_may_not_says_so(calm, tmp_path, password, database, code):
+async def test_a_connector_without_access_reports_it(calm, tmp_path, password, database, code):
     lab = WorkerLab(tmp_path, {"STREAMFORGE_STORE_URL": f"arangodb://lab:{password}@127.0.0.1:{calm.port}/{database}"})
     await lab.fill([])
     assert await lab.run("arango-connector", **CONNECT) == code

@@ -397,7 +397,7 @@ class Keeper(Worker):
         await ctx.artifacts.put("models", "gatv2", {"config.json": b"{}"})
 
 
-async def test_a_worker_says_what_is_wrong_with_its_bucket(lab, tmp_path):
+async def test_a_worker_reports_what_is_wrong_with_its_bucket(lab, tmp_path):
     (tmp_path / "wrong").write_text("not-the-password")
     ends = {}
     for name, url in (

@@ -56,7 +56,7 @@ async def refused(url: str, kind: type[Exception]) -> str:
     return str(error.value)
 
 
-async def test_a_connection_that_is_refused_says_why(url, tmp_path):
+async def test_a_refused_connection_names_the_reason(url, tmp_path):
     wrong = tmp_path / "password"
     wrong.write_text("not-the-password")
     host = parse_url(url, OPTIONS).hosts[0]

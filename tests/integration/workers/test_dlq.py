@@ -66,7 +66,7 @@ async def set_aside(lab, values, first=0):
         )
 
 
-async def test_the_life_of_a_letter(home):
+async def test_the_life_of_a_dead_letter(home):
     "Nonsense dies again under its first name; what had only come too early is stored, once."
     rows = sample_candles(("BTCUSDT",), "2021-05-01:2021-05-05")
     bad, early = list(bad_values(encode(rows[0])).values()), [encode(row) for row in rows[-3:]]

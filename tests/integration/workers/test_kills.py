@@ -80,7 +80,7 @@ async def test_killed_at_random_moments(new_lab, undisturbed):
 
 
 @pytest.mark.slow
-async def test_two_members_one_of_them_killed(new_lab, undisturbed):
+async def test_two_connectors_one_of_them_killed(new_lab, undisturbed):
     lab = new_lab("two")
     await lab.fill(stream())
     small = CONNECT | {"BATCH_ROWS": "20"}
@@ -95,7 +95,7 @@ async def test_two_members_one_of_them_killed(new_lab, undisturbed):
 
 
 @pytest.mark.slow
-async def test_a_frozen_member_comes_back_to_find_its_work_done(new_lab, undisturbed):
+async def test_a_frozen_connector_resumes_after_its_work_was_done(new_lab, undisturbed):
     lab = new_lab("frozen")
     await lab.fill(stream())
     lab.env["STREAMFORGE_BUS_URL"] = (

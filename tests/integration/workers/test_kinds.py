@@ -88,7 +88,7 @@ async def test_late_candles_and_a_kill(new_lab, point):
     assert await rough.run("arango-connector", TYPE="api_candles_1h", FAILPOINT=point, **CONNECT) == -signal.SIGKILL
     assert await rough.run("arango-connector", TYPE="api_candles_1h", **CONNECT) == 0
     assert await rows_of(rough) == await rows_of(calm)
-    await rough.contents()  # and the live stream says one thing of each candle
+    await rough.contents()  # and the live stream has one record of each candle
 
 
 @pytest.mark.slow

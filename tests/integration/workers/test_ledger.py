@@ -248,7 +248,7 @@ async def test_writers_of_one_ledger_lose_nothing(tmp_path, server):
 
 
 async def test_a_target_with_one_source_refuses_another_type(lab):
-    "loader-api-trades loads trades, whatever it is told."
+    "loader-api-trades loads trades, whatever its TYPE."
     assert await lab.run("loader-api-trades", SYMBOL="BTCUSDT", TYPE="api_candles_1h", TIME_RANGE=SPAN) == 64
     (error,) = await until(lambda: lab.events("error"))
     assert error.extra["error_type"] == "BadSetting" and error.extra["field"] == "TYPE"

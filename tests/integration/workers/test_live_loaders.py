@@ -123,7 +123,7 @@ async def test_a_killed_loader_goes_on_from_its_own_last_record_on_a_shared_topi
         ) == len(MARKETS) * 55
 
 
-async def test_what_the_exchange_does_not_have_is_said_and_noted(new_lab):
+async def test_what_the_exchange_does_not_have_is_reported_and_noted(new_lab):
     hole, wanted, candles, trades = (
         range(NOON + 3 * HOUR, NOON + 5 * HOUR, HOUR),
         span(0, 20),

@@ -44,7 +44,7 @@ FINAL = (64, 65, 78)
 
 
 class Case(NamedTuple):
-    "What is wrong, and what is to be said of it."
+    "A wrong setting, and what the error must contain."
 
     name: str
     env: dict[str, str]
@@ -106,7 +106,7 @@ def explains_itself(case: Case, ended: Ended) -> None:
 
 
 async def refusals(lab: WorkerLab, target: str, cases: list[Case], on_bus: bool) -> None:
-    "Each case's worker says why it ended in its log, and on `queue-events` if the bus is there."
+    "Each case's worker logs why it ended, and publishes it on `queue-events` if the bus is there."
     results = await two_at_a_time(*(work(lab, target, case.name, **case.env) for case in cases))
     for case, one in zip(cases, results, strict=True):
         explains_itself(case, one)
@@ -179,7 +179,7 @@ async def untouched(lab: WorkerLab, topic: str = "") -> None:
 
 
 @pytest.mark.slow
-async def test_a_bus_that_says_no_and_what_is_left_when_it_says_yes(tmp_path):
+async def test_a_bus_that_refuses_and_what_is_left_once_it_accepts(tmp_path):
     """Wrong passwords, users, authorities and languages; then the password's file is mended, and the same
     environment loads everything."""
     secure, plain = need("kafka-secure"), need("kafka")
@@ -309,8 +309,8 @@ async def grant(secure: str, user: str, name: str, pattern: int, *operations: in
 
 
 @pytest.mark.slow
-async def test_a_topic_that_nobody_made_and_one_that_may_not_be_read(tmp_path):
-    "The worker may speak but not read: it says so on the bus. With the right it does the same work whole."
+async def test_a_missing_topic_and_one_that_may_not_be_read(tmp_path):
+    "The worker may publish but not read: it reports that on the bus. With the right it does the same work whole."
     secure = need("kafka-secure")
     lab = WorkerLab(tmp_path, {"STREAMFORGE_BUS_URL": secure})
     reader, missing = _as(secure, "reader"), f"{lab.queue}-nobody-made-it"
@@ -354,8 +354,8 @@ def administer(url: str, *statements: str) -> None:
 
 
 @pytest.mark.slow
-async def test_a_database_that_says_no_and_what_is_left_when_it_says_yes(tmp_path):
-    "Each refusal is told on the bus; then the grants are given, and the same role and group do the whole work."
+async def test_a_database_that_refuses_and_what_is_left_once_it_accepts(tmp_path):
+    "Each refusal is reported on the bus; then the grants are given, and the same role and group do the whole work."
     kafka, postgresql = need("kafka"), need("postgresql")
     with real_places(tmp_path, kafka, postgresql) as places:
         lab, owner, role = WorkerLab(tmp_path, places), places["STREAMFORGE_STORE_URL"], f"r{secrets.token_hex(5)}"
@@ -453,8 +453,9 @@ class Keeper(Worker):
 
 
 @pytest.mark.slow
-async def test_a_bucket_that_says_no_and_what_is_left_when_it_says_yes(tmp_path, capsys):
-    """Each refusal is told on the bus, nothing is in the bucket; a real trainer says the same as a worker of three
+async def test_a_bucket_that_refuses_and_what_is_left_once_it_accepts(tmp_path, capsys):
+    """Each refusal is reported on the bus, nothing is in the bucket; a real trainer reports the same as a
+    worker of three
     lines."""
     kafka, minio = need("kafka"), need("minio")
     minio = at(minio, path=f"{parse_url(minio, {}).path.partition('/')[0]}/t{secrets.token_hex(5)}")
@@ -592,7 +593,7 @@ async def test_a_record_of_more_than_a_megabyte(tmp_path):
 
 
 @pytest.mark.slow
-async def test_nonsense_as_large_as_a_record_may_be_stops_nobody(tmp_path):
+async def test_nonsense_as_large_as_a_record_may_be_stops_no_worker(tmp_path):
     """A dead letter carries more headers than the record had: the largest nonsense there can be must still find its
     place, or the connector would die of it at each start."""
     lab = WorkerLab(tmp_path, {"STREAMFORGE_BUS_URL": need("kafka")})
@@ -692,7 +693,7 @@ async def test_the_manager_speaks_for_a_worker_that_cannot(tmp_path):
 
 
 @pytest.mark.slow
-async def test_the_command_line_says_it_in_one_line(tmp_path):
+async def test_the_command_line_reports_errors_in_one_line(tmp_path):
     "No traceback, no lines of other people's libraries, no wait."
     secure, plain, store, minio = (need(name) for name in ("kafka-secure", "kafka", "postgresql", "minio"))
     wrong, home = secret_file(tmp_path), ("--home", str(tmp_path))

@@ -89,7 +89,7 @@ async def test_bad_records_go_aside_as_they_were(lab):
     ]
 
 
-async def test_a_bad_configuration_ends_with_64_and_says_so(lab):
+async def test_a_bad_configuration_ends_with_64_and_is_reported(lab):
     wrong = {
         "BadTimeRange": ("loader-producer", CANDLES | {"SYMBOL": "BTCUSDT", "TIME_RANGE": "2021-05-02:2021-05-01"}),
         "BadInterval": (
