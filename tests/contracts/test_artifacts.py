@@ -33,7 +33,7 @@ async def test_what_is_put_is_what_one_gets(artifacts, fresh):
     read = await artifacts.manifest("models", fresh, put.version)
     assert read == put and read.uri and read.meta == meta and (read.kind, read.name) == ("models", fresh)
     assert read.version == version_of("models", fresh, FILES, meta).version
-    assert read.files == {path: (len(o), hashlib.sha256(o).hexdigest()) for path, o in FILES.items()}
+    assert read.files == {path: (len(content), hashlib.sha256(content).hexdigest()) for path, content in FILES.items()}
     for path, content in FILES.items():
         assert await artifacts.get(read, path) == content
 

@@ -163,13 +163,15 @@ async def test_publish_returns_where(bus, topic):
     for start in range(0, 20_000, 7_000):
         where += await bus.publish(topic, messages[start : start + 7_000])
     records = {(record.partition, record.offset): record for record in await everything(bus, topic, 20_000)}
-    assert len(set(where)) == 20_000 == len(records) and {o for o, _ in where} == {0, 1, 2, 3}
-    assert all((records[o].value, records[o].key) == (m.value, m.key) for o, m in zip(where, messages, strict=True))
+    assert len(set(where)) == 20_000 == len(records) and {partition for partition, _ in where} == {0, 1, 2, 3}
+    assert all(
+        (records[place].value, records[place].key) == (m.value, m.key) for place, m in zip(where, messages, strict=True)
+    )
     offsets = defaultdict(list)
     for partition, offset in where:
         offsets[partition].append(offset)
     assert all(offset == sorted(offset) for offset in offsets.values())
-    assert await bus.end_offsets(topic) == {p: len(o) for p, o in offsets.items()}
+    assert await bus.end_offsets(topic) == {p: len(numbers) for p, numbers in offsets.items()}
     assert await bus.begin_offsets(topic) == dict.fromkeys(range(4), 0)
 
 
@@ -289,7 +291,7 @@ async def test_batches(bus, topic):
             if len(seen) == 30:
                 break
     assert sorted(seen) == list(range(30)) and await bus.committed(topic, topic) == {
-        p: o for p, o in (await bus.end_offsets(topic)).items() if o
+        p: end for p, end in (await bus.end_offsets(topic)).items() if end
     }
 
 

@@ -306,7 +306,7 @@ async def test_of_many_writers_of_one_version_one_wins(store, store_url, fresh):
         for version in range(5):
             tries = [(store, other)[k % 2].put(fresh, "one", {"writer": k}, version=version) for k in range(12)]
             results = await asyncio.gather(*tries, return_exceptions=True)
-            won = [k for k, o in enumerate(results) if o == version + 1]
+            won = [k for k, result in enumerate(results) if result == version + 1]
             assert len(won) == 1 and sum(isinstance(result, Conflict) for result in results) == 11
             assert await store.get(fresh, "one") == Document(fresh, "one", version + 1, {"writer": won[0]})
 

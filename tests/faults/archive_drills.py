@@ -61,7 +61,7 @@ async def bad_files(lab: Lab, runs: int) -> None:
     async with lab.workers() as workers, exchange() as (_, urls):
         assert await workers.run("loader-producer", **urls, **CANDLES | {"SOURCE": "rest"}) == 0
         truth = await published(workers, Candle, "open_time")
-    assert [o for _, o in truth] == candles("BTCUSDT", SPAN).open_time.tolist(), (
+    assert [place for _, place in truth] == candles("BTCUSDT", SPAN).open_time.tolist(), (
         "the undisturbed loader lost or invented candles"
     )
     for n in range(runs):
@@ -110,7 +110,7 @@ async def trades_killed(lab: Lab, runs: int) -> None:
         assert await workers.run("loader-producer", **env) == 0
         truth = await published(workers, Trade, "trade_id")
         (gap,) = (await workers.events("finished"))[0].extra["gaps"]
-    ids = {o for _, o in truth}
+    ids = {place for _, place in truth}
     assert ids == set(range(min(ids), max(ids) + 1)) - set(range(gap["start"], gap["end"])), (
         "ids with holes that were not reported"
     )

@@ -112,10 +112,14 @@ async def line_lost(lab: Lab, runs: int) -> None:
 async def true_book(sim, rest, symbol: str, moment: int) -> bytes:
     "The exchange's book at a moment."
     sim.clock.set(moment, 0.0)
-    o = await rest.depth(symbol, 1_000)
+    snapshot = await rest.depth(symbol, 1_000)
     return encode(
         BookSnapshot(
-            symbol=symbol, timestamp=moment, bids=floats(o.bids), asks=floats(o.asks), last_update_id=o.last_update_id
+            symbol=symbol,
+            timestamp=moment,
+            bids=floats(snapshot.bids),
+            asks=floats(snapshot.asks),
+            last_update_id=snapshot.last_update_id,
         )
     )
 

@@ -75,7 +75,7 @@ def test_no_secret_stands_in_the_file():
                 variable.endswith("_FILE") and value == f"/run/secrets/{name}"
             ), variable
         assert all(secret in COMPOSE["secrets"] for secret in service.get("secrets", []))
-    assert all(o["file"] == f"../.servers/compose/passwords/{name}" for name, o in COMPOSE["secrets"].items())
+    assert all(secret["file"] == f"../.servers/compose/passwords/{name}" for name, secret in COMPOSE["secrets"].items())
 
 
 def test_kafka_settings_of_compose_are_those_of_make_servers():

@@ -544,7 +544,7 @@ _QUERIES = {
 
 def _answers(database: Database, text: str, variables: Json) -> list[Any]:
     "The result of a query."
-    name = next((o for o, pattern in _QUERIES.items() if pattern.fullmatch(text)), None)
+    name = next((kind for kind, pattern in _QUERIES.items() if pattern.fullmatch(text)), None)
     if name is None:
         raise Refusal(1501, text[:80])
     declared = set(re.findall(r"@(@?\w+)", text))

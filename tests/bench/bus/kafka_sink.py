@@ -480,7 +480,7 @@ if __name__ == "__main__":
         sys.stdout.write(f"left out: {name} cannot be imported (--peers FOLDER)\n")
     rates, lines = measure(broker, names, asked.records, asked.rounds, asked.peers), []
     for how, work in (("alone", "Kafka to SQLite, consumer alone"), ("beside", "Kafka to SQLite, loader beside it")):
-        mid = {name: statistics.median(o) for name, o in rates[how].items()}
+        mid = {name: statistics.median(seconds) for name, seconds in rates[how].items()}
         lines += [
             {
                 "work": f"{work}, {asked.records:,} candles",

@@ -152,8 +152,8 @@ def ppo_steps(markets: list[MarketHistory]) -> dict:
     ]
     named = "PPO, the same batches and epochs, in DummyVecEnv of 8", "PPO as SB3 starts it, in DummyVecEnv of 8"
     return [
-        {"work": "PPO training", "unit": "steps/s", "ours": rates[0], "peer": o, "peer_name": name}
-        for name, o in zip(named, rates[1:], strict=True)
+        {"work": "PPO training", "unit": "steps/s", "ours": rates[0], "peer": peer_rate, "peer_name": name}
+        for name, peer_rate in zip(named, rates[1:], strict=True)
     ]
 
 

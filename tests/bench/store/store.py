@@ -56,8 +56,8 @@ def candles(count: int) -> list[Candle]:
             open_time=(k // 8) * HOUR,
             close_time=(k // 8 + 1) * HOUR - 1,
             number_of_trades=k,
-            **{o: v + k for o, v in numbers.items()},
-            **{o: v + k for o, v in more.items()},
+            **{name: v + k for name, v in numbers.items()},
+            **{name: v + k for name, v in more.items()},
         )
         for k in range(count)
     ]
@@ -182,7 +182,7 @@ async def indicators_stored(folder: Path, panel: Panel) -> None:
             columns = {price: getattr(panel, price)[:, n] for price in PRICES} | dict(
                 zip(INDICATORS, panel.indicators[:, n].T, strict=True)
             )
-            numbers = {o: pa.array(v, from_pandas=True) for o, v in columns.items()}
+            numbers = {name: pa.array(v, from_pandas=True) for name, v in columns.items()}
             names = {
                 "symbol": pa.repeat(symbol, len(panel)),
                 "interval": pa.repeat("1h", len(panel)),

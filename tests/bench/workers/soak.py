@@ -121,7 +121,9 @@ def summary(curve: list[tuple[float, int, float]], records: int) -> dict:
 
     warm = [(done, mib) for _, done, mib in curve if done >= records / 5]
     slope = (
-        float(np.polyfit([o / 1e6 for o, _ in warm], [mib for _, mib in warm], 1)[0]) if len(warm) > 2 else float("nan")
+        float(np.polyfit([count / 1e6 for count, _ in warm], [mib for _, mib in warm], 1)[0])
+        if len(warm) > 2
+        else float("nan")
     )
     return {
         "records": records,

@@ -274,7 +274,7 @@ async def test_lag_without_a_question(bus, topic):
     await bus.publish(topic, numbered(100))
     async with bus.subscribe([topic], topic) as consumer:
         await drain(consumer, 100)
-        assert {p: o for (_, p), o in consumer.ends().items()} == await bus.end_offsets(topic)
+        assert {p: end for (_, p), end in consumer.ends().items()} == await bus.end_offsets(topic)
 
 
 # -- publishing

@@ -164,7 +164,9 @@ async def test_bans_in_virtual_time(btc):
     candles, gaps = await load(rest, span=WHOLE)
     assert len(candles) == len(btc.open_time[btc.open_time >= WHOLE.start]) and len(gaps) == 5
     orders = [(when, 30 if code == 429 else 200) for when, *_, code in sim.log if code != 200]
-    assert len(orders) > 6 and not [(o, when) for o, wait in orders for when, *_ in sim.log if o < when < o + wait]
+    assert len(orders) > 6 and not [
+        (start, when) for start, wait in orders for when, *_ in sim.log if start < when < start + wait
+    ]
 
 
 async def test_a_small_budget_is_kept(btc):

@@ -160,7 +160,9 @@ async def test_the_book_is_the_exchange_s_own(tables, mishap):
         resyncs, events = [], Watched(url, [f"{market.lower()}@depth@100ms" for market in MARKETS], QUICK, mishap)
         options = BookOptions(levels=10, every_ms=1_000, pause=0.1)
         feed, updates, books = (
-            BookFeed(aiter(events), rest.depth, options=options, on_resync=lambda *o: resyncs.append(o)),
+            BookFeed(
+                aiter(events), rest.depth, options=options, on_resync=lambda *arguments: resyncs.append(arguments)
+            ),
             [],
             [],
         )

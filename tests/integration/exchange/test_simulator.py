@@ -90,7 +90,9 @@ async def test_several_connections_get_the_same_and_a_slow_one_holds_up_no_other
                 event["data"]["E"] for event in first
             )
             assert sim.streams.sent < 36_000 + 2 * len(first)  # one is still behind, waiting for its reader
-            wanted = [json.loads(o) for _, o in stream_events(sim.market, "btcusdt@depth@100ms", NOON, NOON + 200_000)]
+            wanted = [
+                json.loads(event) for _, event in stream_events(sim.market, "btcusdt@depth@100ms", NOON, NOON + 200_000)
+            ]
             assert await take(slow, 2_000) == wanted
 
 

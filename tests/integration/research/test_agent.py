@@ -37,8 +37,8 @@ def some_policy(panel):
     rng = np.random.default_rng(3)
     shapes = [
         (name, shape)
-        for n, (i, o) in enumerate(zip(config.sizes, config.sizes[1:], strict=False))
-        for name, shape in ((f"pi.{n}.weight", (o, i)), (f"pi.{n}.bias", (o,)))
+        for n, (i, outputs) in enumerate(zip(config.sizes, config.sizes[1:], strict=False))
+        for name, shape in ((f"pi.{n}.weight", (outputs, i)), (f"pi.{n}.bias", (outputs,)))
     ]
     return Policy(config, {name: (rng.normal(size=shape) / 3).astype(np.float32) for name, shape in shapes})
 

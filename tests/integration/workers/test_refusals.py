@@ -454,9 +454,8 @@ class Keeper(Worker):
 
 @pytest.mark.slow
 async def test_a_bucket_that_refuses_and_what_is_left_once_it_accepts(tmp_path, capsys):
-    """Each refusal is reported on the bus, nothing is in the bucket; a real trainer reports the same as a
-    worker of three
-    lines."""
+    """Each refusal is reported on the bus, nothing is in the bucket; a real trainer reports the same
+    as a worker of three lines."""
     kafka, minio = need("kafka"), need("minio")
     minio = at(minio, path=f"{parse_url(minio, {}).path.partition('/')[0]}/t{secrets.token_hex(5)}")
     wrong, lab = secret_file(tmp_path), WorkerLab(tmp_path, {"STREAMFORGE_BUS_URL": kafka})
@@ -712,7 +711,7 @@ async def test_the_command_line_reports_errors_in_one_line(tmp_path):
         (("demo", *home, "--bus", refused), "Refused", 78),
     ]
     results = await two_at_a_time(
-        *(spawn(tmp_path / f"{n}.txt", *o[0], env={"QUEUE_ID": ""}) for n, o in enumerate(cases))
+        *(spawn(tmp_path / f"{n}.txt", *case[0], env={"QUEUE_ID": ""}) for n, case in enumerate(cases))
     )
     for (arguments, error, code), (rc, text) in zip(cases, results, strict=True):
         assert rc == code and text.startswith(f"streamforge: {error}: expected") and len(text.splitlines()) == 1, (
