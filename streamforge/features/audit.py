@@ -8,7 +8,7 @@ __all__ = ["Leak", "audit"]
 # %% ../../nbs/40_features/06_audit.ipynb #39508b08
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -34,8 +34,11 @@ class Leak(msgspec.Struct, frozen=True):
 
 
 # %% ../../nbs/40_features/06_audit.ipynb #96d9c307
-# Any, here and below: dicts, pandas tables and series, arrays and panels share only how they are cut.
-def _places(inputs: Any) -> int:
+# dicts, pandas tables and series, arrays and panels share no type, only how they are cut
+_Inputs: TypeAlias = Any
+
+
+def _places(inputs: _Inputs) -> int:
     "Count the rows of the inputs; raises `BadData` for columns of different lengths."
     lengths = {len(column) for column in inputs.values()} if isinstance(inputs, Mapping) else {len(inputs)}
     if len(lengths) != 1:
@@ -45,7 +48,7 @@ def _places(inputs: Any) -> int:
     return lengths.pop()
 
 
-def _prefix(inputs: Any, end: int) -> Any:
+def _prefix(inputs: _Inputs, end: int) -> _Inputs:
     "Take the rows before `end`."
     if isinstance(inputs, Mapping):
         return {name: column[:end] for name, column in inputs.items()}
@@ -54,14 +57,14 @@ def _prefix(inputs: Any, end: int) -> Any:
     return inputs.iloc[:end] if hasattr(inputs, "iloc") else inputs[:end]
 
 
-def _reordered(column: Any, order: np.ndarray) -> Any:
+def _reordered(column: _Inputs, order: np.ndarray) -> _Inputs:
     "Put a column in another order of rows; one that counts time (whole numbers that always grow) stays."
     values = np.asarray(column)
     clock = values.ndim == 1 and values.dtype.kind in "iu" and bool((np.diff(values) > 0).all())
     return values if clock else values[order]
 
 
-def _other_future(inputs: Any, until: int, places: int) -> Any:
+def _other_future(inputs: _Inputs, until: int, places: int) -> _Inputs:
     "Replace the rows after `until` by the first ones."
     order = np.concatenate([np.arange(until + 1), np.arange(places - until - 1) % (until + 1)])
     if isinstance(inputs, Mapping):
@@ -75,7 +78,7 @@ def _other_future(inputs: Any, until: int, places: int) -> Any:
     return type(inputs)(other, index=inputs.index) if hasattr(inputs, "index") and hasattr(inputs, "iloc") else other
 
 
-def _rows(function: Callable, inputs: Any, places: int) -> np.ndarray:
+def _rows(function: Callable, inputs: _Inputs, places: int) -> np.ndarray:
     "Run the function; raises `BadData` if it does not give one row for each row of the inputs."
     values = np.asarray(function(inputs), np.float64)
     if values.ndim == 0 or len(values) != places:
@@ -103,8 +106,8 @@ def _differences(value: np.ndarray, honest: np.ndarray, first: int, until: int, 
 
 # %% ../../nbs/40_features/06_audit.ipynb #e3ea9d7a
 def audit(
-    function: Callable[[Any], ArrayLike],  # inputs (Any, as below) -> (T, ...) numbers, NaN where there is no value yet
-    inputs: Any,  # T rows: dict of columns, pandas table, array or Panel (Any: they share no type)
+    function: Callable[[_Inputs], ArrayLike],  # inputs -> (T, ...) numbers, NaN where there is no value yet
+    inputs: _Inputs,  # T rows: dict of columns, pandas table, array or Panel
     rows: Iterable[int] | None = None,  # rows to compute from their past alone; None: all of them
     *,
     blocks: int = 32,  # places where the future is replaced

@@ -129,7 +129,7 @@ async def ping(
     timeout: float = 5.0,  # seconds for each ping
     topics: Topics = Topics(),
     heard: Callable[[str, float, int], None] = lambda worker, ms, number: None,  # called with each pong
-) -> list[Pinged]:  # one per known worker, and per worker that answered although nobody knew it
+) -> list[Pinged]:  # one per known worker, and per unknown worker that answered
     "Ping the workers of a workflow, one ping after the other."
     workers = {
         name: Pinged(worker=name, instance=instance) for name, instance in (await living(bus, queue_id, topics)).items()

@@ -51,9 +51,8 @@ def columns_of(
 # %% ../../../nbs/60_workers/connector/01_decoding.ipynb #83ad913a
 _HUGE = 1e30  # no price or volume is larger, and sums of squares of smaller numbers stay finite
 Refusal = tuple[Record, Exception]  # a record that cannot be stored, and why
-Check = Callable[
-    [Any], np.ndarray
-]  # Any: a table, or the items of a kind without a schema -> (n,) bool: are they possible?
+# a table, or the items of a kind without a schema (Any: they share no type) -> (n,) bool: are they possible?
+Check = Callable[[Any], np.ndarray]
 
 
 class DecodedBatch(msgspec.Struct, frozen=True):
