@@ -2226,14 +2226,6 @@ d = {
                 "00_core/settings.html#workersettings",
                 "streamforge/core/settings.py",
             ),
-            "streamforge.core.settings.WorkerSettings.number": (
-                "00_core/settings.html#workersettings.number",
-                "streamforge/core/settings.py",
-            ),
-            "streamforge.core.settings.WorkerSettings.option": (
-                "00_core/settings.html#workersettings.option",
-                "streamforge/core/settings.py",
-            ),
             "streamforge.core.settings._url": ("00_core/settings.html#_url", "streamforge/core/settings.py"),
             "streamforge.core.settings.read_places": (
                 "00_core/settings.html#read_places",

@@ -123,20 +123,6 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     debug: bool = False
     options: dict[str, str] = {}  # the whole environment, for parameters of one target
 
-    def option(self, name: str, default: str = "") -> str:
-        "Read a parameter of this target; an empty variable counts as unset."
-        return self.options.get(name) or default
-
-    def number(self, name: str, default: float) -> float:
-        "Read a parameter of this target as a number; raises `BadSetting`."
-        text = self.option(name, str(default))
-        try:
-            return float(text)
-        except ValueError:
-            raise BadSetting(
-                f"expected a number in {name}, found '{text}'", "correct the variable", field=name
-            ) from None
-
 
 # %% ../../nbs/00_core/06_settings.ipynb #454ef82c
 def read_settings(

@@ -55,7 +55,7 @@ def document_key(
 # %% ../../../nbs/21_store/arango/01_names.ipynb #124c1fac
 def _column_parts(values: list[str | int]) -> list[str]:
     "The values of a column as parts of keys."
-    parts = {value: escaped(value) for value in set(values) if isinstance(value, str)}
+    parts: dict[str | int, str] = {value: escaped(value) for value in set(values) if isinstance(value, str)}
     return [parts[value] for value in values] if parts else list(map(str, values))
 
 

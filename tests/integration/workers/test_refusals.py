@@ -620,7 +620,7 @@ class Archived(Worker):
 
         async with Archive(
             Path(ctx.settings.places.home, "archive"),
-            ctx.settings.option("BINANCE_ARCHIVE_URL"),
+            ctx.settings.options.get("BINANCE_ARCHIVE_URL", ""),
             retry=Retry(first=0.02),
         ) as archive:
             await ctx.bus.create_topic(ctx.settings.kafka_topic)
