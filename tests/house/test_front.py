@@ -1,6 +1,7 @@
 """What a newcomer reads first is true: the README's example runs as a script, its links lead somewhere, the map
 names every package."""
 
+import importlib
 import re
 import subprocess
 import sys
@@ -36,6 +37,28 @@ def test_links_lead_somewhere(page):
         if "://" not in link and not path.exists() and path not in generated:
             wrong.append(link)
     assert not wrong, wrong
+
+
+def test_the_path_of_a_candle_is_there_and_never_returns():
+    steps = re.findall(r"^\d+\. `([\w.]+)`: (.+)$", README, re.M)
+    packages = [package for package, _ in steps]
+    assert len(packages) > 5 and len(set(packages)) == len(packages)
+    for package, text in steps:
+        for name in re.findall(r"`(\w[\w.]*)`", text):
+            module, _, path = f"streamforge.{package}.{name}".rpartition(".")
+            modules = [module, module.rpartition(".")[0], f"streamforge.{package}.base"]
+            assert any(found_in(place, name.split(".")) for place in modules), f"{package} has no {name}"
+
+
+def found_in(module: str, names: list[str]) -> bool:
+    "Does a module have this name, or this class this method?"
+    try:
+        thing = importlib.import_module(module)
+    except ImportError:
+        return False
+    for name in names if module.endswith(".base") else names[1:] if module.endswith(f".{names[0]}") else names:
+        thing = getattr(thing, name, None)
+    return thing is not None
 
 
 def test_the_map_names_every_package():
