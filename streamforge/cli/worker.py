@@ -99,5 +99,5 @@ def worker_environment_of(
     words: Sequence[str],
     env: Mapping[str, str] = os.environ,
 ) -> dict[str, str]:
-    "Return the environment of a worker that is started by hand: this process's, and its options over it."
-    return {**env, **option_env(target, words)}
+    "Return the environment of a worker: this process's, and the options over it."
+    return {**env, **option_env(target, words)} if words else dict(env)  # without: the worker itself refuses a target

@@ -125,7 +125,7 @@ def unpack_model(
     if expected != actual:
         wrong = min(name for name in {*expected, *actual} if expected.get(name) != actual.get(name))
         raise DamagedArtifact(f"expected {expected.get(wrong)} for {wrong}, found {actual.get(wrong)}", advice)
-    for name, array in weights.items():
+    for name, array in sorted(weights.items()):
         if array.dtype != np.float32 or not np.isfinite(array).all():
             raise DamagedArtifact(f"expected finite float32 weights, found others in {name}", advice)
     return card, weights

@@ -236,12 +236,17 @@ async def test_a_workflow_is_seen_live(world):
         assert await page.evaluate("window.sameDocument")
 
 
+def refused_later(queue_id: str, text: str) -> dict:
+    "A request whose worker ends with an error that shows `text`: the name of a collection is checked when it is read."
+    parameters = {"COLLECTION_INPUTS": [text], "GRAPH_COLLECTION_NAME": "relations"}
+    target = {"target": "graph-builder", "interval": "1h", "parameters": parameters}
+    return {"queue_id": queue_id, "symbol": "BTCUSDT", "time_range": "2023-01-01:2023-01-02", "targets": [target]}
+
+
 async def test_hostile_text_stays_text(world):
     lab, browser, _ = world
     async with visit(lab, browser) as page, Client(lab.url) as client:
-        await client.start(
-            queue_id="hostile", targets=[{"target": "dummy-service", "parameters": {"DUMMY_STEPS": HOSTILE}}]
-        )
+        await client.start(**refused_later("hostile", HOSTILE))
         await page.locator(".workflow.error", has_text="hostile").wait_for()
         assert HOSTILE in await page.locator(".workflow.error", has_text="hostile").inner_text()
         await page.select_option("#agent", HOSTILE)
@@ -266,9 +271,7 @@ async def test_dark_and_light(world):
 async def test_nothing_sticks_out(world, width):
     lab, browser, _ = world
     async with Client(lab.url) as client:
-        await client.start(
-            queue_id=f"long-{width}", targets=[{"target": "dummy-service", "parameters": {"DUMMY_STEPS": LONG}}]
-        )
+        await client.start(**refused_later(f"long-{width}", LONG))
         await client.wait(f"long-{width}", timeout=60)
     async with visit(lab, browser, viewport={"width": width, "height": 800}) as page:
         await page.locator(".workflow.error", has_text=LONG).first.wait_for()
