@@ -1,4 +1,4 @@
-"""The shape of the house: imports go down, research knows nothing of platform, public names are documented and typed."""
+"""The shape of the package: imports go down, research knows nothing of platform, public names are documented."""
 
 import ast
 import re
