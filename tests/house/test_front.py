@@ -28,6 +28,15 @@ def test_the_example_runs_as_a_script(tmp_path):
     assert "total_return" in done.stdout and "sharpe" in done.stdout
 
 
+def test_examples_of_the_guides_can_be_run():
+    "The first one is run; one that needs a running platform is compiled, and its imports are made."
+    page = ROOT / "nbs" / "docs" / "how_to" / "2_import.md"
+    first, second = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
+    exec(compile(first, str(page), "exec"), {})
+    compile(second, str(page), "exec")
+    exec("\n".join(line for line in second.splitlines() if line.startswith(("import ", "from "))), {})
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
     generated = {ROOT / "nbs/docs/manual/errors.md", ROOT / "nbs/targets/index.md"}  # by `make docs`
