@@ -9,6 +9,7 @@ a process that the environment variable STREAMFORGE_MUTANT names.
 import ast
 import importlib.abc
 import importlib.machinery
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,7 @@ def guards_of(path: Path) -> list[Guard]:
     def visit(node: ast.AST, function: str) -> None:
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-                if not any("jit" in ast.unparse(decorator) for decorator in child.decorator_list):
+                if not any(re.search(r"\bn?jit\b|\bkernel\b", ast.unparse(name)) for name in child.decorator_list):
                     visit(child, f"{function}.{child.name}".strip("."))
                 continue
             if function and is_guard(child):

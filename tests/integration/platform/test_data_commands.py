@@ -1,0 +1,50 @@
+"""`streamforge data` in this process: exit codes, and what is said when the queue-manager's workflow does not finish."""
+
+import asyncio
+
+import pytest
+from typer.testing import CliRunner
+
+from streamforge.cli.data import repair
+from streamforge.cli.data.commands import data_app
+from streamforge.core.errors import TryAgain
+from streamforge.ledger.entries import LedgerKey, update_entry
+from streamforge.ledger.ranges import Ranges
+from streamforge.store.base import open_store
+from streamforge.store.schemas import CANDLES
+
+HOUR = 3_600_000
+
+
+async def test_verify_ends_with_65_where_the_exchange_may_have_more(tmp_path):
+    async with open_store(f"sqlite:///{tmp_path}/store.db") as store:
+        await store.ensure("candles_1h", CANDLES)
+        key = LedgerKey("candles_1h", "BTCUSDT", "candles", "1h")
+        await update_entry(store, key, lambda entry: entry.note("asked", Ranges.of((0, 3 * HOUR))))
+    result = await asyncio.to_thread(CliRunner().invoke, data_app, ["verify", "--home", str(tmp_path), "--json"])
+    assert result.exit_code == 65, result.output
+
+
+class StoppedWorkflow:
+    "A client of a queue-manager whose workflows are stopped before they finish."
+
+    def __init__(self, url: str):
+        self.url = url
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *exc):
+        pass
+
+    async def start(self, **request):
+        return {"queue_id": request["queue_id"]}
+
+    async def wait(self, queue_id, timeout):
+        return {"status": "stopped", "message": "by hand"}
+
+
+async def test_a_repair_that_did_not_finish_is_no_success(monkeypatch):
+    monkeypatch.setattr(repair, "Client", StoppedWorkflow)
+    with pytest.raises(TryAgain, match="expected 'repair-1' to finish, found it stopped: by hand"):
+        await repair._ask_manager("http://127.0.0.1:1", "repair-1", [])
