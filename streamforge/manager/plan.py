@@ -17,6 +17,7 @@ from streamforge.core.names import (
     check_name,
     collection_of,
     data_topic,
+    dlq,
     enriched_topic,
     interval_of,
     open_topic,
@@ -178,7 +179,7 @@ def _target(entry: JsonObject, prefix: str, shared: Mapping[str, str]) -> Planne
     usual = collection_of(env["TYPE"]) if env["TYPE"] else "candles_1h"
     env["COLLECTION_NAME"] = _name(entry, "collection_name", f"{prefix}collection_name") or usual
     env["TELEMETRY_PRODUCER_ID"] = _name(entry, "telemetry_id", f"{prefix}telemetry_id") or telemetry_id(name)
-    env["GROUP_ID"] = _text(entry, "group_id", f"{prefix}group_id")
+    env["GROUP_ID"] = _name(entry, "group_id", f"{prefix}group_id")
     parameters, keys = _parameters(entry.get("parameters"), target, f"{prefix}parameters")
     fields |= keys
     env = {key: value for key, value in (env | parameters).items() if value}
@@ -295,4 +296,4 @@ def _topics(planned: list[PlannedTarget]) -> list[str]:
         live = target.loads and target.kind_of(one.env.get("TYPE", "")) == "ws_candles"
         if live and LiveCandleParameters.read(one.env).open:
             forming.add(open_topic(topic))
-    return sorted(data | forming | {enriched_topic(topic) for topic in data} | {f"{topic}-dlq" for topic in data})
+    return sorted(data | forming | {enriched_topic(topic) for topic in data} | {dlq(topic) for topic in data})
