@@ -8325,6 +8325,10 @@ d = {
                 "60_workers/targets.html#trainerparameters",
                 "streamforge/workers/targets.py",
             ),
+            "streamforge.workers.targets._check_version": (
+                "60_workers/targets.html#_check_version",
+                "streamforge/workers/targets.py",
+            ),
             "streamforge.workers.targets._flag": ("60_workers/targets.html#_flag", "streamforge/workers/targets.py"),
             "streamforge.workers.targets._fold": ("60_workers/targets.html#_fold", "streamforge/workers/targets.py"),
             "streamforge.workers.targets._integer": (
@@ -8343,6 +8347,10 @@ d = {
             ),
             "streamforge.workers.targets._row": ("60_workers/targets.html#_row", "streamforge/workers/targets.py"),
             "streamforge.workers.targets._rows": ("60_workers/targets.html#_rows", "streamforge/workers/targets.py"),
+            "streamforge.workers.targets._version": (
+                "60_workers/targets.html#_version",
+                "streamforge/workers/targets.py",
+            ),
             "streamforge.workers.targets.describe_target": (
                 "60_workers/targets.html#describe_target",
                 "streamforge/workers/targets.py",

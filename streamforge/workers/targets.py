@@ -42,9 +42,10 @@ from typing import Annotated, Literal, Self
 
 import msgspec
 
+from ..artifacts.content import check_version
 from ..core import errors
-from ..core.errors import BadSetting, StreamForgeError, UnknownTarget
-from ..core.names import interval_of
+from ..core.errors import BadSetting, NotFound, StreamForgeError, UnknownTarget
+from ..core.names import check_name, interval_of
 from ..core.settings import WorkerSettings
 from ..core.times import INTERVALS
 
@@ -66,6 +67,7 @@ class Parameter(msgspec.Struct, frozen=True, kw_only=True):
     above: float | None = None  # an exclusive lower bound
     choices: tuple[str, ...] = ()
     requestable: bool = True  # False: only the environment may set it, never a request
+    names: bool = False  # a topic, collection, group, artifact or agent, or a list of them: `check_name` must accept it
     check: Callable[[str], object] | None = None  # raises an error for text that only another library can judge
 
     @property
@@ -104,7 +106,7 @@ class Parameter(msgspec.Struct, frozen=True, kw_only=True):
         self,
         text: str,  # as it stands in the environment; not empty
     ) -> Value:
-        "Convert a text to the parameter's type; raises `BadSetting` with its name."
+        "Convert a text to the parameter's type; raises `BadSetting` or `BadName` with its name."
         try:
             value = _PARSERS[self.type](text)
         except ValueError:
@@ -113,6 +115,9 @@ class Parameter(msgspec.Struct, frozen=True, kw_only=True):
             raise self._refusal(text)
         if self.choices and value not in self.choices:
             raise self._refusal(text)
+        if self.names:
+            for name in value if isinstance(value, tuple) else (text,):
+                check_name(name, self.name)
         if self.check:
             try:
                 self.check(text)
@@ -206,6 +211,19 @@ def _row(help: str, **bounds: object) -> msgspec.Meta:
     return msgspec.Meta(description=help, extra=bounds)
 
 
+def _version(help: str) -> msgspec.Meta:
+    "The help of a field that holds the version of an artifact."
+    return _row(help, check=_check_version)
+
+
+def _check_version(text: str) -> None:
+    "Accept what may be a version of an artifact; raises `BadSetting`."
+    try:
+        check_version(text)
+    except NotFound as error:
+        raise BadSetting(str(error)) from None
+
+
 _TYPES: dict[object, ParameterType] = {
     bool: "flag",
     int: "integer",
@@ -244,7 +262,9 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True):
         "telemetry_interval"
     ]
     debug: Annotated[bool, _row("log at level DEBUG")] = _USUAL["debug"]
-    group_id: Annotated[str, _row("consumer group (default: by target, workflow or agent)")] = _USUAL["group_id"]
+    group_id: Annotated[str, _row("consumer group (default: by target, workflow or agent)", names=True)] = _USUAL[
+        "group_id"
+    ]
     metrics_port: Annotated[
         int, _row("port of /metrics and the health checks; 0: any free one", least=0, most=65_535)
     ] = _USUAL["metrics_port"]
@@ -269,7 +289,7 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True):
         cls,
         env: Mapping[str, str],  # the environment; what is unset or empty has its default
     ) -> Self:
-        "Read the parameters; raises `BadSetting` with the variable's name."
+        "Read the parameters; raises `BadSetting` or `BadName` with the variable's name."
         given = {field: row.parse(env[row.name]) for field, row in _rows(cls).items() if env.get(row.name)}
         return cls(**given)  # type: ignore[arg-type]  # each row has parsed the type of its field
 
@@ -379,8 +399,8 @@ class ConnectorParameters(Parameters, frozen=True, kw_only=True):
         float, _row("seconds after which a late candle is worked in while records keep coming", least=0, most=86_400)
     ] = 5.0
     aggregate: Annotated[str, _row("make candles of this interval from trades", choices=_INTERVAL_OR_NONE)] = "none"
-    aggregate_collection: Annotated[str, _row("where these candles go (default: candles_<interval>)")] = ""
-    aggregate_topic: Annotated[str, _row("topic of these candles (default: <topic>-<interval>)")] = ""
+    aggregate_collection: Annotated[str, _row("where these candles go (default: candles_<interval>)", names=True)] = ""
+    aggregate_topic: Annotated[str, _row("topic of these candles (default: <topic>-<interval>)", names=True)] = ""
     volume_interval: Annotated[
         str, _row("add up traded volume by price over this interval", choices=_INTERVAL_OR_NONE)
     ] = "1m"
@@ -394,10 +414,10 @@ class ConnectorParameters(Parameters, frozen=True, kw_only=True):
 class GraphParameters(Parameters, frozen=True, kw_only=True):
     "Parameters of the graph builder."
 
-    graph_collection_name: Annotated[str, _row("collection of the edges")] = "edges"
+    graph_collection_name: Annotated[str, _row("collection of the edges", names=True)] = "edges"
     graph_name: Annotated[str, _row("name of the graph in its rows (default: correlation_<interval>)")] = ""
     collection_inputs: Annotated[
-        tuple[str, ...], _row("collections of candles, searched in this order (default: COLLECTION_NAME)")
+        tuple[str, ...], _row("collections of candles, searched in this order (default: COLLECTION_NAME)", names=True)
     ] = ()
     window: Annotated[int, _row("candles that a correlation is computed from", least=3, most=100_000)] = 168
     stride: Annotated[int, _row("candles from one graph to the next", least=1, most=100_000)] = 24
@@ -408,14 +428,14 @@ class GraphParameters(Parameters, frozen=True, kw_only=True):
 class TrainerParameters(Parameters, frozen=True, kw_only=True):
     "Parameters of every trainer."
 
-    dataset_name: Annotated[str, _row("frozen dataset to train on (default: COLLECTION_NAME)")] = ""
-    dataset_version: Annotated[str, _row("its version (default: freeze the stored candles now)")] = ""
+    dataset_name: Annotated[str, _row("frozen dataset to train on (default: COLLECTION_NAME)", names=True)] = ""
+    dataset_version: Annotated[str, _version("its version (default: freeze the stored candles now)")] = ""
 
 
 class GnnParameters(TrainerParameters, frozen=True, kw_only=True):
     "Parameters of the trainer of graph models."
 
-    model_name: Annotated[str, _row("name to publish the model under")] = "gatv2"
+    model_name: Annotated[str, _row("name to publish the model under", names=True)] = "gatv2"
     epochs: Annotated[int, _row("epochs, at most", least=1, most=100_000)] = 30
     patience: Annotated[int, _row("epochs without improvement before it stops", least=1, most=100_000)] = 5
     monitor: Annotated[str, _row("validation figure that must improve", choices=("auc", "loss"))] = "auc"
@@ -436,12 +456,12 @@ class GnnParameters(TrainerParameters, frozen=True, kw_only=True):
 class PpoParameters(TrainerParameters, frozen=True, kw_only=True):
     "Parameters of the trainer of agents."
 
-    model_name: Annotated[str, _row("name to publish the policy under")] = "ppo"
+    model_name: Annotated[str, _row("name to publish the policy under", names=True)] = "ppo"
     steps: Annotated[int, _row("environment steps, rounded up to whole rollouts", least=1, most=10**10)] = 131_072
     epochs: Annotated[int, _row("passes over each rollout", least=1, most=1_000)] = 2
-    learning_rate: Annotated[float, _row("learning rate at the start; it falls to zero", least=0, most=1)] = 1e-3
-    gnn_model: Annotated[str, _row("graph model whose prediction the agent observes (default: none)")] = ""
-    gnn_version: Annotated[str, _row("version of that model (default: the newest)")] = ""
+    learning_rate: Annotated[float, _row("learning rate at the start; it falls to zero", above=0, most=1)] = 1e-3
+    gnn_model: Annotated[str, _row("graph model whose prediction the agent observes (default: none)", names=True)] = ""
+    gnn_version: Annotated[str, _version("version of that model (default: the newest)")] = ""
     horizon: Annotated[
         int, _row("candles left out before the agent's part of the data, without a graph model", least=1, most=100_000)
     ] = 4
@@ -452,11 +472,13 @@ class PpoParameters(TrainerParameters, frozen=True, kw_only=True):
 class AgentParameters(Parameters, frozen=True, kw_only=True):
     "Parameters of the trading agent."
 
-    model_name: Annotated[str, _row("policy to trade with")] = "ppo"
-    model_version: Annotated[str, _row("version of the policy (default: the newest)")] = ""
-    gnn_model: Annotated[str, _row("graph model, for a policy that observes one")] = "gatv2"
-    gnn_version: Annotated[str, _row("version of that model (default: the one of the policy's training)")] = ""
-    agent_id: Annotated[str, _row("name of the agent in decisions and states (default: the telemetry id)")] = ""
+    model_name: Annotated[str, _row("policy to trade with", names=True)] = "ppo"
+    model_version: Annotated[str, _version("version of the policy (default: the newest)")] = ""
+    gnn_model: Annotated[str, _row("graph model, for a policy that observes one", names=True)] = "gatv2"
+    gnn_version: Annotated[str, _version("version of that model (default: the one of the policy's training)")] = ""
+    agent_id: Annotated[
+        str, _row("name of the agent in decisions and states (default: the telemetry id)", names=True)
+    ] = ""
     barrier_seconds: Annotated[
         float,
         _row("seconds without a record after which it decides without the markets that are late", least=0, most=86_400),
@@ -597,7 +619,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
         env: Mapping[str, str],  # of a worker
     ) -> None:
         """Refuse a bad parameter, a type that the target does not take, and a lack of what it needs; raises
-        `BadSetting`."""
+        `BadSetting` or `BadName`."""
         for parameters in self.parameters:
             parameters.read(env)
         type_ = env.get("TYPE", "")
@@ -647,8 +669,8 @@ TARGETS: dict[str, Target] = {
         parameters=(ConnectorParameters,),
         reads=Ports(topics=("<data>",)),
         writes=Ports(
-            topics=("<data>-enriched", "<data>-revised", "<data>-dlq"),
-            collections=("<collection>", "<collection>_enriched", "ledger"),
+            topics=("<data>-enriched", "<data>-revised", "<data>-dlq", "AGGREGATE_TOPIC"),
+            collections=("<collection>", "<collection>_enriched", "AGGREGATE_COLLECTION", "ledger"),
         ),
         types=(*_HISTORY, *_LIVE),
         slots=0.75,

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
@@ -9,6 +10,7 @@ import pytest
 import pytest_asyncio
 from chromium import CHROMIUM, FLAGS, MISSING, Witness, needs_browser, until
 
+from streamforge.bus.base import Message
 from streamforge.cli.services import open_lab
 from streamforge.client.client import Client
 from streamforge.core.names import enriched_collection
@@ -16,6 +18,7 @@ from streamforge.core.samples import candles
 from streamforge.core.settings import read_places
 from streamforge.features.enricher import Enricher
 from streamforge.features.indicators import INDICATORS
+from streamforge.messages.control import Event, encode_control
 from streamforge.messages.records import Decision, candles_of, enriched_type
 from streamforge.store.schemas import CANDLES, DECISIONS, EDGES, enriched_schema
 
@@ -236,17 +239,27 @@ async def test_a_workflow_is_seen_live(world):
         assert await page.evaluate("window.sameDocument")
 
 
-def refused_later(queue_id: str, text: str) -> dict:
-    "A request whose worker ends with an error that shows `text`: the name of a collection is checked when it is read."
-    parameters = {"COLLECTION_INPUTS": [text], "GRAPH_COLLECTION_NAME": "relations"}
-    target = {"target": "graph-builder", "interval": "1h", "parameters": parameters}
-    return {"queue_id": queue_id, "symbol": "BTCUSDT", "time_range": "2023-01-01:2023-01-02", "targets": [target]}
+async def fail_with(lab, client: Client, queue_id: str, text: str) -> None:
+    "End a workflow with an error that shows `text`: the error is published for a target that has not started yet."
+    first, second = f"{queue_id}-1", f"{queue_id}-2"
+    targets = [
+        {"target": "dummy-service", "telemetry_id": first, "parameters": {"NOOP": True}},
+        {"target": "dummy-service", "telemetry_id": second, "after": [first]},
+    ]
+    await client.start(queue_id=queue_id, targets=targets)
+    event = Event(
+        queue_id=queue_id, producer=second, status="error", instance="1", seq=1, timestamp=time.time(), message=text
+    )
+    await lab.bus.publish("queue-events", [Message(encode_control(event), key=queue_id)])
+    await client.wait(queue_id, timeout=60, until=lambda flow: flow["targets"][1]["status"] == "error")
+    await client.stop(queue_id)
+    await client.wait(queue_id, timeout=60)
 
 
 async def test_hostile_text_stays_text(world):
     lab, browser, _ = world
     async with visit(lab, browser) as page, Client(lab.url) as client:
-        await client.start(**refused_later("hostile", HOSTILE))
+        await fail_with(lab, client, "hostile", HOSTILE)
         await page.locator(".workflow.error", has_text="hostile").wait_for()
         assert HOSTILE in await page.locator(".workflow.error", has_text="hostile").inner_text()
         await page.select_option("#agent", HOSTILE)
@@ -271,8 +284,7 @@ async def test_dark_and_light(world):
 async def test_nothing_sticks_out(world, width):
     lab, browser, _ = world
     async with Client(lab.url) as client:
-        await client.start(**refused_later(f"long-{width}", LONG))
-        await client.wait(f"long-{width}", timeout=60)
+        await fail_with(lab, client, f"long-{width}", LONG)
     async with visit(lab, browser, viewport={"width": width, "height": 800}) as page:
         await page.locator(".workflow.error", has_text=LONG).first.wait_for()
         await page.select_option("#agent", "an-agent")

@@ -12,7 +12,7 @@ import re
 import pyarrow as pa
 
 from ...core.errors import BadSetting
-from ...core.names import check_name, interval_of
+from ...core.names import interval_of
 from ...core.settings import WorkerSettings
 from ...features.frame import Panel, panel_of
 from ...graph.snapshots import build, edge_rows
@@ -71,7 +71,7 @@ class GraphBuilder(Worker):
         settings = ctx.settings
         symbols, interval = required_markets(settings)
         parameters = GraphParameters.read(settings.options)
-        target = check_name(parameters.graph_collection_name, "GRAPH_COLLECTION_NAME")
+        target = parameters.graph_collection_name
         name = parameters.graph_name or f"correlation_{interval}"
         panel = await load_candle_panel(ctx, symbols, interval)
         snapshots = await asyncio.to_thread(

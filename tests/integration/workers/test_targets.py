@@ -29,8 +29,20 @@ REFUSED = {  # parameter -> target, value
     "SOURCE": ("loader-producer", "tape"),
     "WS_LIFETIME_SECONDS": ("loader-producer", "0"),
     "COLLECTION_INPUTS": ("graph-builder", "candles_1h"),
+    "GROUP_ID": ("dummy-service", "a/b c"),
+    "AGGREGATE_COLLECTION": ("arango-connector", "x/y z"),
+    "AGGREGATE_TOPIC": ("arango-connector", "x y/"),
+    "GRAPH_COLLECTION_NAME": ("graph-builder", "a b;"),
     "EPOCHS": ("gnn-trainer", "2.5"),
+    "MODEL_NAME": ("gnn-trainer", "../../x"),
+    "DATASET_NAME": ("gnn-trainer", "../x"),
+    "DATASET_VERSION": ("gnn-trainer", "zz"),
     "STEPS": ("ppo-trainer", "0"),
+    "LEARNING_RATE": ("ppo-trainer", "0"),
+    "GNN_MODEL": ("ppo-trainer", "a/b"),
+    "GNN_VERSION": ("ppo-trainer", "newest"),
+    "MODEL_VERSION": ("rl-agent", "../zz"),
+    "AGENT_ID": ("rl-agent", "a b/"),
     "BARRIER_SECONDS": ("rl-agent", "nan"),
     "SEED": ("dummy-service", "lucky"),
     "FAIL_WITH": ("dummy-service", "print"),
@@ -39,9 +51,12 @@ REFUSED = {  # parameter -> target, value
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
-async def test_manager_and_worker_refuse_with_the_same_words(tmp_path, name):
-    target, value = REFUSED[name]
+# a list is checked as a whole, and then each of its items
+CASES = [(name, *case) for name, case in REFUSED.items()] + [("COLLECTION_INPUTS", "graph-builder", '["x y"]')]
+
+
+@pytest.mark.parametrize(("name", "target", "value"), CASES)
+async def test_manager_and_worker_refuse_with_the_same_words(tmp_path, name, target, value):
     body = {"symbol": "BTCUSDT", "type": "api_candles_1h", "time_range": "2024-06-01:2024-06-02"}
     with pytest.raises(BadConfig) as by_manager:
         plan_workflow(body | {"targets": [{"target": target, "parameters": {name: value}}]})
