@@ -111,7 +111,7 @@ class UnknownSymbol(BadConfig):
 
 
 class UnknownTarget(BadConfig):
-    "No worker has this name."
+    "The library has no such worker target."
 
 
 class UnknownTopic(BadConfig):

@@ -543,7 +543,7 @@ class IndicatorColumn(msgspec.Struct, frozen=True):
 
     @property
     def indicator(self) -> Indicator:
-        "The row of the table."
+        "The row of `INDICATOR_TABLE` that computes this column."
         return INDICATOR_TABLE[self.operation]
 
 

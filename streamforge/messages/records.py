@@ -36,7 +36,7 @@ class DataRecord(Protocol):
     "What all records of this page have in common."
 
     def numbers(self) -> tuple[float, ...]:
-        "Numbers that must be finite."
+        "All prices, quantities and measures of the record, which must be finite before it is encoded."
         ...
 
 
@@ -58,7 +58,7 @@ class Candle(msgspec.Struct, kw_only=True, frozen=True, gc=False):
     taker_buy_quote_asset_volume: float | None = None
 
     def numbers(self) -> tuple[float, ...]:
-        "Numbers that must be finite."
+        "Prices and volumes of the candle, which must be finite; a volume that is not given counts as 0."
         return (
             self.open,
             self.high,
@@ -82,7 +82,7 @@ class Trade(msgspec.Struct, kw_only=True, frozen=True, gc=False):
     is_buyer_maker: bool
 
     def numbers(self) -> tuple[float, ...]:
-        "Numbers that must be finite."
+        "Price and quantity of the trade, which must be finite."
         return (self.price, self.quantity)
 
 
@@ -99,7 +99,7 @@ class DepthUpdate(msgspec.Struct, kw_only=True, frozen=True):
     a: list[tuple[str, str]]  # asks
 
     def numbers(self) -> tuple[float, ...]:
-        "Numbers that must be finite."
+        "Prices and quantities of the changed levels as numbers, which must be finite."
         return tuple(float(text) for level in (*self.b, *self.a) for text in level)
 
 
@@ -113,7 +113,7 @@ class BookSnapshot(msgspec.Struct, kw_only=True, frozen=True):
     last_update_id: int | None = None
 
     def numbers(self) -> tuple[float, ...]:
-        "Numbers that must be finite."
+        "Prices and quantities of all levels of the snapshot, which must be finite."
         return tuple(number for level in (*self.bids, *self.asks) for number in level)
 
 
@@ -135,7 +135,7 @@ class Decision(msgspec.Struct, kw_only=True, frozen=True):
     queue_id: str
 
     def numbers(self) -> tuple[float, ...]:
-        "Numbers that must be finite."
+        "Position, price, equity and latency of the decision, which must be finite."
         return (self.position, self.price, self.equity, self.latency_ms)
 
 
@@ -152,7 +152,7 @@ class Prediction(msgspec.Struct, kw_only=True, frozen=True):
     model_version: str
 
     def numbers(self) -> tuple[float, ...]:
-        "Numbers that must be finite."
+        "Probability and expected return of the prediction, which must be finite; a missing return counts as 0."
         return (self.probability_up, self.expected_return or 0.0)
 
 
@@ -169,7 +169,7 @@ class ModelEvent(msgspec.Struct, kw_only=True, frozen=True):
     timestamp: float  # seconds UTC
 
     def numbers(self) -> tuple[float, ...]:
-        "Numbers that must be finite."
+        "Time of the event and the metrics of the model that are given, which must be finite."
         return (self.timestamp, *(number for number in self.metrics.values() if number is not None))
 
 

@@ -149,7 +149,7 @@ class GroupOffsets:
         offsets: Mapping[tuple[str, int], int],  # next offset by (topic, partition)
         ids: Mapping[str, str],  # topic -> its id
     ) -> None:
-        "Store all of these offsets."
+        "Store the next offsets of a consumer group in one atomic write; those of a recreated topic replace the old ones."
         stored = self._read()
         for (topic, partition), offset in offsets.items():
             if stored.get(topic, ("",))[0] != ids[topic]:

@@ -93,7 +93,7 @@ class PartitionReader:
         return offset, SegmentCursor(self.folder, max(base for base in kept if base <= offset), offset)
 
     def seek(self, offset: int) -> None:
-        "Continue at this offset."
+        "Move the reader to an offset: the next read begins there, or at the first offset that is still kept."
         self._enter(*self._find(offset))
 
     def _enter(self, offset: int, cursor: SegmentCursor) -> None:

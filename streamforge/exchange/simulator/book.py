@@ -114,7 +114,7 @@ class SimulatedBook:
         tick: int,
         most: int = 5_000,  # levels of each side
     ) -> tuple[_Levels, _Levels]:  # level -> quantity; bids and asks, best first
-        "The book after a tick."
+        "Bids and asks of the simulated order book as they stand after a tick."
         middle = self.middles(tick, tick)[0]
         sides = range(middle, middle - self.levels, -1), range(middle + 1, middle + self.levels + 1)
         bids, asks = ({k: quantity for k in side if (quantity := self.quantity(k, tick))} for side in sides)

@@ -57,7 +57,7 @@ class TradeBatch(msgspec.Struct, frozen=True):
         first: int,  # index
         last: int,  # exclusive
     ) -> "TradeBatch":
-        "A run of these trades."
+        "Consecutive trades of the batch, from index `first` up to `last` (exclusive), without copying the columns."
         return TradeBatch(*(getattr(self, name)[first:last] for name in self.__struct_fields__))
 
 
