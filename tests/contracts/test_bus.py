@@ -333,7 +333,7 @@ async def test_more_consumers_than_partitions(bus, topic):
             await consumer.__aexit__(None, None, None)
 
 
-MEMBER = """
+CONSUMER = """
 async def main(url, topic, count):
     async with open_bus(url) as bus, bus.subscribe([topic], topic) as consumer:
         batch, seen = await consumer.poll(), 0
@@ -359,7 +359,7 @@ async def main(url, topic, count):
 @pytest.mark.slow
 async def test_takeover_from_a_killed_process(bus, short_session, topic):
     await bus.publish(topic, numbered(1_000))
-    killed = program(MEMBER, short_session[0], topic, "1000")
+    killed = program(CONSUMER, short_session[0], topic, "1000")
     try:
         assert await line(killed) == "4"
         done = await bus.committed(topic, topic)
@@ -379,7 +379,7 @@ async def test_a_zombie_is_fenced(short_session, topic):
     "Stopped beyond its session, taken over, woken up: its commit is refused, and it comes back as a consumer."
     async with open_bus(short_session[0]) as bus:
         await bus.publish(topic, numbered(400))
-        zombie = program(MEMBER, short_session[0], topic, "400")
+        zombie = program(CONSUMER, short_session[0], topic, "400")
         try:
             assert await line(zombie) == "4"
             zombie.send_signal(signal.SIGSTOP)

@@ -118,7 +118,7 @@ async def holes(lab: Lab, runs: int) -> None:
 
     async def life(n: int) -> None:
         chance = random.Random(n)
-        times = sorted(o for symbol, o in expected if symbol == "ETHUSDT")
+        times = sorted(open_time for symbol, open_time in expected if symbol == "ETHUSDT")
         first = times[chance.randrange(100, len(times) - 300)]
         hole = range(first, first + chance.randrange(1, 200) * hour, hour)
         async with lab.workers() as workers, exchange() as (simulator, url):

@@ -44,17 +44,17 @@ def name_of(path: Path) -> str:
 
 def imports_of(path: Path) -> set[str]:
     "Modules of the library that `path` imports, relative ones resolved, as `package.module`."
-    found, package = set(), ["streamforge", *path.relative_to(LIB).parent.parts]
+    modules, package = set(), ["streamforge", *path.relative_to(LIB).parent.parts]
     for node in ast.walk(ast.parse(path.read_text())):
         names = []
         if isinstance(node, ast.Import):
-            names = [o.name for o in node.names]
+            names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             stem = ".".join([*base, *(node.module or "").split(".")]).strip(".")
-            names = [stem, *(f"{stem}.{o.name}" for o in node.names)]
-        found |= {o.removeprefix("streamforge.") for o in names if o.startswith("streamforge.")}
-    return found & set(PLACES)
+            names = [stem, *(f"{stem}.{alias.name}" for alias in node.names)]
+        modules |= {name.removeprefix("streamforge.") for name in names if name.startswith("streamforge.")}
+    return modules & set(PLACES)
 
 
 def test_every_module_has_its_notebook():
@@ -75,7 +75,7 @@ def test_imports_go_down(path):
 
 def test_every_package_has_its_layer():
     modules = {name_of(path) for path in MODULES}
-    without = {o for o in modules if o not in RANKS and o.rpartition(".")[0] not in RANKS}
+    without = {name for name in modules if name not in RANKS and name.rpartition(".")[0] not in RANKS}
     assert not without, f"add their package to layers.py: {without}"
 
 
@@ -86,29 +86,29 @@ def test_numbers_are_the_order_of_reading():
     }
     numbers = {folder: sorted(int(path.name[:2]) for path in folder.glob("[0-9][0-9]_*.ipynb")) for folder in folders}
     wrong = {
-        str(folder.relative_to(ROOT)): found
-        for folder, found in numbers.items()
-        if found != list(range(1, len(found) + 1))
+        str(folder.relative_to(ROOT)): in_folder
+        for folder, in_folder in numbers.items()
+        if in_folder != list(range(1, len(in_folder) + 1))
     }
     assert not wrong, wrong
 
 
 @pytest.mark.parametrize("path", [p for p in MODULES if name_of(p).partition(".")[0] in RESEARCH], ids=name_of)
 def test_research_is_pure(path):
-    rooms = {o.partition(".")[0] for o in imports_of(path)}
-    assert rooms <= RESEARCH | BOTH_HALVES, f"research imports platform: {rooms - RESEARCH - BOTH_HALVES}"
-    source = path.read_text()
-    reached = {ast.unparse(o) for o in ast.walk(ast.parse(source)) if isinstance(o, (ast.Attribute, ast.Name))}
-    imported = {a.name for o in ast.walk(ast.parse(source)) if isinstance(o, ast.Import) for a in o.names}
+    packages = {module.partition(".")[0] for module in imports_of(path)}
+    assert packages <= RESEARCH | BOTH_HALVES, f"research imports platform: {packages - RESEARCH - BOTH_HALVES}"
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    reached = {ast.unparse(node) for node in nodes if isinstance(node, (ast.Attribute, ast.Name))}
+    imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     assert not CLOCKS & (reached | imported), (
         f"research uses clock, environment or network: {CLOCKS & (reached | imported)}"
     )
 
 
-def untold(tree: ast.Module) -> list[str]:
+def undocumented(tree: ast.Module) -> list[str]:
     "Public functions, classes and methods without a docstring, or with a parameter or result that has no type."
     wrong = []
-    for owner in [tree, *(o for o in tree.body if isinstance(o, ast.ClassDef) and o.name[0] != "_")]:
+    for owner in [tree, *(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name[0] != "_")]:
         for node in owner.body:
             if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) or node.name[0] == "_":
                 continue
@@ -116,20 +116,22 @@ def untold(tree: ast.Module) -> list[str]:
                 wrong.append(f"line {node.lineno}: {node.name} has no docstring")
             if not isinstance(node, ast.ClassDef):
                 arguments = [
-                    o
-                    for o in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
-                    if o.arg not in ("self", "cls")
+                    argument
+                    for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+                    if argument.arg not in ("self", "cls")
                 ]
                 wrong += [
-                    f"line {node.lineno}: {node.name}({o.arg}) has no type" for o in arguments if o.annotation is None
+                    f"line {node.lineno}: {node.name}({argument.arg}) has no type"
+                    for argument in arguments
+                    if argument.annotation is None
                 ]
                 wrong += [f"line {node.lineno}: {node.name} has no result type"] if node.returns is None else []
     return wrong
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_public_names_are_told(path):
-    assert not (wrong := untold(ast.parse(path.read_text()))), "\n".join(wrong)
+def test_public_names_are_documented(path):
+    assert not (wrong := undocumented(ast.parse(path.read_text()))), "\n".join(wrong)
 
 
 def test_import_is_light():

@@ -36,7 +36,7 @@ async function drawCandles() {
   const query = new URLSearchParams({ collection, symbol, interval, last: $("last").value });
   const asked = (latest.candles = query.toString());
   const { columns, decisions, overlays, panels } = await get(`/api/candles?${query}`);
-  if (latest.candles !== asked) return; // somebody has chosen something else in the meantime
+  if (latest.candles !== asked) return; // another choice was made while this answer was on its way
   options($("lower"), panels.map((name) => [name, name]), $("lower").value);
   const agents = [...new Set(decisions.map((d) => d.agent))].sort();
   options($("agent"), agents.map((name) => [name, name]));

@@ -2,8 +2,8 @@
 tests/bench/exchange/history.py [--json FILE] [--days N]`.
 
 The real worker (`loader-producer`: plan, pages by REST, embedded bus, ledger) asks a simulated exchange in another
-process, which delays each answer by 100 ms and obeys its limit of 6,000 weight a minute. Nobody may be faster than
-that limit, so it is the peer: the candles' pages weigh 2 each, the loader uses its share (nine tenths) of the limit
+process, which delays each answer by 100 ms and obeys its limit of 6,000 weight a minute. No client may be faster
+than that limit, so it is the peer: the candles' pages weigh 2 each, the loader uses its share (nine tenths) of the limit
 in any 60 seconds, and what does not fit into the first span has to wait for the next. The ratio is the least time
 that the limit allows, through the time that the load took: 1 is a load that the limit alone slows down.
 """

@@ -154,8 +154,8 @@ def kafka_sh(home: Path, port: int, *args: str, secure: bool = False) -> subproc
 
 @pytest.mark.slow
 async def test_a_rotated_password_interrupts_no_client(fresh, tmp_path):
-    """The broker learns the new one, then the file changes; whoever reconnects in between waits, and nobody is sent
-    away."""
+    """The broker learns the new password, then the file changes; a client that reconnects in between waits, and no
+    client is refused."""
     access = read_access(need("kafka-secure"), {})
     home, port = Path(access.ca).parents[2], int(access.address.hosts[0].rpartition(":")[2])
     file = tmp_path / "password"
