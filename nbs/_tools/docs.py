@@ -23,6 +23,9 @@ from runner import directives
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE, SITE = ROOT / ".site_src", ROOT / "_docs"
 HIDDEN = {"hide", "default_exp", "exporti"}
+LONGEST_VALUE = 90  # characters of a constant that an API page shows
+SCRIPT = re.compile(r"<script\b[^>]*>.*?</script>", re.S)
+OUTSIDE_IMPORT = re.compile(r"\bimport\(\s*['\"]https?:")
 NAVIGATION = [  # title, page or folder of written pages
     ("Getting started", "docs/getting_started.md"),
     ("How-to guides", "docs/how_to"),
@@ -42,8 +45,14 @@ theme:
   font: false
   features: [navigation.tabs, navigation.indexes, navigation.top, content.code.copy]
   palette:
-    - {media: "(prefers-color-scheme: light)", scheme: default, primary: indigo, toggle: {icon: material/weather-night, name: Dark}}
-    - {media: "(prefers-color-scheme: dark)", scheme: slate, primary: indigo, toggle: {icon: material/weather-sunny, name: Light}}
+    - media: "(prefers-color-scheme: light)"
+      scheme: default
+      primary: indigo
+      toggle: {icon: material/weather-night, name: Dark}
+    - media: "(prefers-color-scheme: dark)"
+      scheme: slate
+      primary: indigo
+      toggle: {icon: material/weather-sunny, name: Light}
 plugins:
   - search
   - mkdocs-jupyter: {include_requirejs: false, ignore_h1_titles: true, execute: false, show_input: true}
@@ -104,17 +113,47 @@ def first_paragraph(thing: object) -> str:
     return " ".join(text.split("\n\n")[0].split())
 
 
-def own_names(module_name: str) -> list[tuple[str, object]]:
-    "Public functions and classes that a module defines, in its own order."
+def own_names(module_name: str) -> tuple[list[tuple[str, object]], list[tuple[str, object]]]:
+    "What a module defines, in its own order: public functions and classes; public constants and aliases of types."
     module = import_module(module_name)
-    named = [(name, getattr(module, name, None)) for name in getattr(module, "__all__", [])]
-    return [
-        (name, thing) for name, thing in named if getattr(thing, "__module__", "") == module_name and callable(thing)
+    named = [(name, getattr(module, name)) for name in getattr(module, "__all__", [])]
+    callables = [
+        (name, thing) for name, thing in named if callable(thing) and getattr(thing, "__module__", "") == module_name
     ]
+    return callables, [pair for pair in named if pair not in callables]
+
+
+def value_of(thing: object) -> str:
+    "The value of a constant as one would type it; empty if that is long or differs from machine to machine."
+    if isinstance(thing, Path):
+        return ""
+    if inspect.isclass(thing):
+        return f"{thing.__module__}.{thing.__qualname__}"
+    in_order = "{" + ", ".join(sorted(map(repr, thing))) + "}" if isinstance(thing, (set, frozenset)) else ""
+    text = in_order or repr(thing)
+    return "" if len(text) > LONGEST_VALUE or "\n" in text or " at 0x" in text else text
+
+
+def members_of(cls: type) -> list[str]:
+    "One list item for each public method (also static or of the class) and property that a class defines."
+    items = []
+    for name, raw in vars(cls).items():
+        if name[0] == "_":
+            continue
+        part = next((part for part in ("__func__", "fget", "func") if hasattr(raw, part)), None)
+        function = getattr(raw, part) if part else raw
+        if not inspect.isroutine(function):
+            continue
+        if part in ("fget", "func"):
+            items.append(f"- `.{name}` (property): {first_paragraph(function)}")
+        else:
+            kind = {classmethod: " (of the class)", staticmethod: " (static)"}.get(type(raw), "")
+            items.append(f"- `.{signature_of(name, getattr(cls, name))}`{kind}: {first_paragraph(function)}")
+    return items
 
 
 def api_page(package: str, members: list[Path]) -> str:
-    "Every public function and class of one package, with signature and summary."
+    "Every public name of one package: functions and classes with signature and summary, constants with their value."
     lines = [f"# {package}", ""]
     for notebook in members:
         module = module_of(notebook)
@@ -125,7 +164,8 @@ def api_page(package: str, members: list[Path]) -> str:
             f"{sentence_of(notebook)} [Read the notebook]({page}).",
             "",
         ]
-        for name, thing in own_names(module):
+        callables, constants = own_names(module)
+        for name, thing in callables:
             kind = "class" if inspect.isclass(thing) else "def"
             lines += [
                 f"### {name}",
@@ -138,10 +178,12 @@ def api_page(package: str, members: list[Path]) -> str:
                 "",
             ]
             if inspect.isclass(thing) and not issubclass(thing, BaseException):
-                for method, function in vars(thing).items():
-                    if method[0] != "_" and inspect.isfunction(function):
-                        lines += [f"- `.{signature_of(method, function)}`: {first_paragraph(function)}"]
-                lines.append("")
+                lines += [*members_of(thing), ""]
+        if constants:
+            values = [(name, value_of(thing)) for name, thing in constants]
+            lines += ["Constants and aliases:", ""]
+            lines += [f"- `{name} = {value}`" if value else f"- `{name}`" for name, value in values]
+            lines.append("")
     return "\n".join(lines)
 
 
@@ -210,7 +252,7 @@ def errors_page() -> str:
     "The tree of errors with exit codes and HTTP statuses."
     from streamforge.core import errors
 
-    return "\n".join(["# Errors", "", inspect.getdoc(errors.StreamForgeError).replace("\n    ", "\n    "), ""])
+    return "\n".join(["# Errors", "", inspect.getdoc(errors.StreamForgeError) or "", ""])
 
 
 def write(page: str, text: str) -> None:
@@ -246,6 +288,20 @@ def rewritten(text: str, old: Path, new: Path) -> str:
     return re.sub(r"\[([^\]]*)\]\(([^)\s]+)\)", turned, text)
 
 
+def linked(text: str, notebook: Path) -> str:
+    "Markdown of a notebook of the site with its links to notebooks turned to their pages, whose ids are lower-case."
+
+    def page_link(match: re.Match) -> str:
+        words, target, anchor = match[1], match[2], (match[3] or "").lower()
+        if target and not Path(os.path.normpath(notebook.parent / target)).is_relative_to(SOURCE):
+            return words  # a notebook that is no page of the site, such as those of pipelines/
+        folder, _, name = target.rpartition("/")
+        name = "tour.html" if name == "index.ipynb" else name.replace(".ipynb", ".html")
+        return f"[{words}]({folder + '/' if folder else ''}{name}{anchor})"
+
+    return re.sub(r"\[([^\]]*)\]\((?=#|[^):#\s]+\.ipynb)([^):#\s]*)(#[^)\s]*)?\)", page_link, text)
+
+
 def prepare() -> str:
     "Write the source of the site; its configuration."
     import yaml
@@ -266,18 +322,11 @@ def prepare() -> str:
     for path, page in pages.items():
         write(page, rewritten(path.read_text(encoding="utf-8"), path, SOURCE / page))
 
-    def turned(link: re.Match) -> str:  # headings have lower-case ids there
-        return f"]({link[1].replace('index', 'tour')}.html{(link[2] or '').lower()})"
-
     for path in SOURCE.rglob("*.ipynb"):  # mkdocs turns links of Markdown pages, and leaves those of notebooks alone
         notebook = read_nb(path)
         for cell in notebook.cells:
             if cell.cell_type == "markdown":
-                cell.source = re.sub(
-                    r"(\]\([^):#]*?)(index)?(?<!/tour)\.ipynb",
-                    lambda m: f"{m[1]}{'tour' if m[2] else ''}.html",
-                    cell.source,
-                )
+                cell.source = linked(cell.source, path)
         write_nb(notebook, path)
 
     navigation: list = [{"StreamForge": "index.md"}, {"Tour": "tour.ipynb"}]
@@ -294,7 +343,8 @@ def prepare() -> str:
     index = [
         "# Targets",
         "",
-        "What a worker can be. One table in the library (`workers/targets`) makes these pages, the manager's checks, `GET /targets` and the help of the command line.",
+        "What a worker can be. One table in the library (`workers/targets`) makes these pages, the manager's checks, "
+        "`GET /targets` and the help of the command line.",
         "",
     ]
     index += table(
@@ -339,13 +389,24 @@ def names(page: Links, anchor: str) -> bool:
     return anchor in page.ids or anchor.startswith("__") or re.sub(r"_\d+$", "", anchor) in page.ids
 
 
+def remove_outside_scripts() -> None:
+    "Take the script that imports mermaid from an outside host out of the notebooks' pages: no page needs it."
+    for path in SITE.rglob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        kept = SCRIPT.sub(lambda script: "" if OUTSIDE_IMPORT.search(script[0]) else script[0], text)
+        if kept != text:
+            path.write_text(kept, encoding="utf-8")
+
+
 def broken() -> list[str]:
     "Links of the built site that lead nowhere, and resources that an outside host would have to send."
-    pages = {}
+    pages, wrong = {}, []
     for path in SITE.rglob("*.html"):
+        text = path.read_text(encoding="utf-8")
         pages[path] = Links()
-        pages[path].feed(path.read_text(encoding="utf-8"))
-    wrong = []
+        pages[path].feed(text)
+        if OUTSIDE_IMPORT.search(text):
+            wrong.append(f"{path.relative_to(SITE)} imports a script from outside")
     for path, page in pages.items():
         here = path.relative_to(SITE)
         wrong += [f"{here} loads {link} from outside" for link in page.loaded if urlsplit(link).netloc]
@@ -379,6 +440,7 @@ def main() -> int:
         configuration.unlink()
     if built.returncode:
         return built.returncode
+    remove_outside_scripts()
     wrong = sorted(set(broken()))
     print("\n".join(wrong[:50]))
     print(f"{len(list(SITE.rglob('*.html')))} pages in {SITE.relative_to(ROOT)}/, {len(wrong)} broken links")

@@ -212,7 +212,10 @@ class NotebookRun:
             elif hashes != _list(cell.metadata.get("figure")):
                 problems.append(f"{self._where(number)} draws another figure than the one that is kept")
         if problems:
-            hint = "If the new output is right: make notebooks, look at it, commit it. If it differs from run to run: round or tag `volatile`."
+            hint = (
+                "If the new output is right: make notebooks, look at it, commit it. "
+                "If it differs from run to run: round or tag `volatile`."
+            )
             raise CellError("\n".join([*problems, hint]))
 
     def write(self) -> bool:
