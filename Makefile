@@ -17,8 +17,12 @@ lab: env  ## JupyterLab on the executed tour
 
 test: env  ## every test: notebooks, contracts, integration, house (some 20 minutes on two cores with all servers up)
 	@mkdir -p .cache/coverage
-	COVERAGE_FILE=.cache/coverage/map $(BIN)/pytest -n 2 --dist loadfile --cov=streamforge --cov-context=test --cov-report= nbs pipelines tests $(ARGS)
-	@[ -n "$(ARGS)" ] || $(BIN)/python tests/house/mutants.py --stamp  # the coverage map is that of the whole suite
+ifeq ($(strip $(ARGS)),)
+	COVERAGE_FILE=.cache/coverage/map $(BIN)/pytest -n 2 --dist loadfile --cov=streamforge --cov-context=test --cov-report= nbs pipelines tests
+	@$(BIN)/python tests/house/mutants.py --stamp  # `make mutants` uses the coverage map while the library stays as it is
+else
+	$(BIN)/pytest -n 2 --dist loadfile nbs pipelines tests $(ARGS)
+endif
 
 fast: env  ## what to run while editing (under a minute)
 	$(BIN)/pytest -n 2 -m "not slow" nbs/00_core nbs/10_messages nbs/40_features nbs/42_trading nbs/45_evaluation tests/house $(ARGS)

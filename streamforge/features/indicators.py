@@ -8,7 +8,11 @@ __all__ = [
     "MOMENTS_STATE",
     "EMA_STATE",
     "RSI_STATE",
+    "MACD_FAST",
+    "MACD_SLOW",
+    "MACD_SIGNAL",
     "MACD_STATE",
+    "BOLLINGER_WIDTH",
     "ATR_STATE",
     "SESSION_STATE",
     "OBV_STATE",
@@ -185,6 +189,7 @@ def rsi_update(
 
 
 # %% ../../nbs/40_features/02_indicators.ipynb #e96a7f0b
+MACD_FAST, MACD_SLOW, MACD_SIGNAL = 12, 26, 9  # candles, as its inventor and TA-Lib have it
 MACD_STATE = 1 + 3 * EMA_STATE  # candles seen; fast, slow and signal average
 
 
@@ -211,12 +216,15 @@ def macd_update(
 
 
 # %% ../../nbs/40_features/02_indicators.ipynb #8ee3b61e
+BOLLINGER_WIDTH = 2.0  # standard deviations, the usual ones
+
+
 @kernel
 def bollinger_update(
     state: np.ndarray,  # (MOMENTS_STATE + 2 n,) float64
     close: float,  # price in the quote currency
     n: int = 20,  # window, candles
-    width: float = 2.0,  # standard deviations
+    width: float = BOLLINGER_WIDTH,  # standard deviations
 ) -> tuple[float, float, float]:  # upper, middle, lower price; NaN for the first n - 1 candles
     "Advance Bollinger bands by one candle (Bollinger 2001)."
     mean, variance = moments_update(state, close, n)
@@ -411,8 +419,8 @@ INDICATOR_TABLE = (
     Indicator(
         columns=("macd", "macd_signal", "macd_hist"),
         state=lambda n: MACD_STATE,
-        warmup=lambda n: n + 9 - 2,  # slow + signal - 2
-        window=26,
+        warmup=lambda n: n + MACD_SIGNAL - 2,  # n is the slow one
+        window=MACD_SLOW,
         defaults=("macd", "macd_signal", "macd_hist"),
     ),
     Indicator(
@@ -491,9 +499,9 @@ def advance(
         elif operation == RSI:
             first = rsi_update(own, close, n)
         elif operation == MACD:
-            first, second, third = macd_update(own, close, 12, 26, 9)
+            first, second, third = macd_update(own, close, MACD_FAST, MACD_SLOW, MACD_SIGNAL)
         elif operation == BOLLINGER:
-            first, second, third = bollinger_update(own, close, n, 2.0)
+            first, second, third = bollinger_update(own, close, n, BOLLINGER_WIDTH)
         elif operation == ATR:
             first = atr_update(own, high, low, close, n)
         elif operation == VWAP:
