@@ -678,8 +678,8 @@ async def test_the_manager_speaks_for_a_worker_that_cannot(tmp_path):
         done = await client.wait(flow["queue_id"], timeout=30)
         assert done["status"] == "error" and done["targets"][0]["job"] == "failed" and "78" in done["message"], done
         assert "Refused" in done["message"] and "user 'app'" in done["message"], done["message"]
-        lab = WorkerLab(tmp_path)
-        events = await until(lambda: lab.events("error"))
+        workers = WorkerLab(tmp_path)
+        events = await until(lambda: workers.events("error"))
         assert [(event.queue_id, event.instance, event.finished) for event in events] == [
             (flow["queue_id"], "queue-manager", True)
         ]
