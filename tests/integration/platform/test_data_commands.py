@@ -16,12 +16,15 @@ from streamforge.store.schemas import CANDLES
 HOUR = 3_600_000
 
 
-async def test_verify_ends_with_65_where_the_exchange_may_have_more(tmp_path):
-    async with open_store(f"sqlite:///{tmp_path}/store.db") as store:
-        await store.ensure("candles_1h", CANDLES)
-        key = LedgerKey("candles_1h", "BTCUSDT", "candles", "1h")
-        await update_entry(store, key, lambda entry: entry.note("asked", Ranges.of((0, 3 * HOUR))))
-    result = await asyncio.to_thread(CliRunner().invoke, data_app, ["verify", "--home", str(tmp_path), "--json"])
+def test_verify_ends_with_65_where_the_exchange_may_have_more(tmp_path):
+    async def ask_for_three_hours() -> None:
+        async with open_store(f"sqlite:///{tmp_path}/store.db") as store:
+            await store.ensure("candles_1h", CANDLES)
+            key = LedgerKey("candles_1h", "BTCUSDT", "candles", "1h")
+            await update_entry(store, key, lambda entry: entry.note("asked", Ranges.of((0, 3 * HOUR))))
+
+    asyncio.run(ask_for_three_hours())
+    result = CliRunner().invoke(data_app, ["verify", "--home", str(tmp_path), "--json"])
     assert result.exit_code == 65, result.output
 
 
