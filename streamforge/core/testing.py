@@ -16,6 +16,7 @@ from contextlib import contextmanager
 def refused(
     *errors: type[BaseException],  # any of these, or a class derived from one
     match: str = "",  # regular expression that the message must contain
+    hide: str = "",  # text that differs from run to run, such as a temporary folder; printed as `...`
 ) -> Iterator[list[BaseException]]:  # holds the error after the block
     "Expect the block to raise one of `errors` with `match` in its message, and print it; else raise `AssertionError`."
     caught: list[BaseException] = []
@@ -26,6 +27,6 @@ def refused(
         message = str(error)
         if not re.search(match, message):
             raise AssertionError(f"expected a message with '{match}', found '{message}'") from error
-        print(f"{type(error).__name__}: {message}")
+        print(f"{type(error).__name__}: {message.replace(hide, '...') if hide else message}")
     else:
         raise AssertionError(f"expected {' or '.join(error.__name__ for error in errors)}, and nothing was raised")
