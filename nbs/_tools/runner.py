@@ -154,8 +154,11 @@ class NotebookRun:
         try:
             if self.shell is None:
                 self.shell = CaptureShell(self.path)
-                if not structlog.is_configured():  # log lines carry times, so they go where nothing is kept
-                    structlog.configure(logger_factory=lambda *args: structlog.PrintLogger(sys.stderr))
+                # the same state for each notebook, whatever ran before it in this process; log lines carry times,
+                # so they go where nothing is kept
+                structlog.reset_defaults()
+                structlog.contextvars.clear_contextvars()
+                structlog.configure(logger_factory=lambda *args: structlog.PrintLogger(sys.stderr))
             for number in self.sections[section][1]:
                 self._run_cell(number)
         finally:

@@ -91,7 +91,8 @@ def logging_to(
     service: str,  # as in `setup`
 ) -> Iterator[None]:
     "Send this process's log lines to a file while the block runs, then restore the configuration of before."
-    before, bound = structlog.get_config(), structlog.contextvars.get_contextvars()
+    before = structlog.get_config() if structlog.is_configured() else None
+    bound = structlog.contextvars.get_contextvars()
     handlers, level = logging.root.handlers[:], logging.root.level
     with path.open("a", encoding="utf-8", buffering=1) as file:
         logging.root.handlers = []  # `setup` would close the ones that it replaces
@@ -99,7 +100,7 @@ def logging_to(
         try:
             yield
         finally:
-            structlog.configure(**before)
+            structlog.configure(**before) if before else structlog.reset_defaults()
             structlog.contextvars.clear_contextvars()
             structlog.contextvars.bind_contextvars(**bound)
             logging.root.handlers[:] = handlers

@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+import structlog
 from execnb.nbio import read_nb
+from runner import NotebookRun
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted(
@@ -77,3 +79,15 @@ def test_one_notebook_one_module():
     }
     wrong = {str(p.relative_to(ROOT)): name for p, name in exports.items() if name != places[p]}
     assert not wrong, wrong
+
+
+def test_what_ran_before_in_the_process_changes_no_output():
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory())  # as a test leaves it behind: lines to stdout
+    run = NotebookRun(ROOT / "nbs/20_bus/embedded/03_log.ipynb")
+    section = next(number for number, (title, _) in enumerate(run.sections) if title == "Killed writers")
+    try:
+        run.upto(section)
+        run.compare(section)  # its writers are killed, and the log reports each record that was cut off
+    finally:
+        run.close()
+        structlog.reset_defaults()
