@@ -7,6 +7,7 @@ __all__ = [
     "StreamForgeError",
     "BadConfig",
     "BadSetting",
+    "BadTime",
     "BadTimeRange",
     "BadInterval",
     "BadName",
@@ -40,6 +41,7 @@ class StreamForgeError(Exception):
     StreamForgeError                 exit 75, HTTP 500
     ├── BadConfig                    exit 64, HTTP 422: what was asked for cannot be done
     │   ├── BadSetting               an environment variable or option
+    │   ├── BadTime                  no instant, or a number of another unit than milliseconds
     │   ├── BadTimeRange             reversed or malformed range
     │   ├── BadInterval              an interval that the exchange does not have
     │   ├── BadName                  a queue id, collection or topic that Kafka, SQL or Kubernetes would refuse
@@ -88,6 +90,10 @@ class BadConfig(StreamForgeError):
 
 class BadSetting(BadConfig):
     "An environment variable or option has a value that cannot be used."
+
+
+class BadTime(BadConfig):
+    "A value is no instant, or a number that cannot be milliseconds."
 
 
 class BadTimeRange(BadConfig):

@@ -4,8 +4,15 @@
 
 # %% auto #0
 __all__ = [
+    "DEFAULT_EXCHANGE",
     "check_name",
     "six",
+    "check_exchange",
+    "check_symbol",
+    "check_symbols",
+    "market_key",
+    "split_market",
+    "slug",
     "queue_id",
     "telemetry_id",
     "job_name",
@@ -23,6 +30,7 @@ __all__ = [
 import hashlib
 import re
 import secrets
+import unicodedata
 
 from .errors import BadName
 from .times import TimeRange
@@ -50,6 +58,74 @@ def six() -> str:  # six hex digits
     return secrets.token_hex(3)
 
 
+# %% ../../nbs/00_core/05_names.ipynb #a5c7abf0
+DEFAULT_EXCHANGE = "binance"  # of records and requests that name none
+_EXCHANGE = re.compile(r"[a-z][a-z0-9_-]{0,39}")
+_SYMBOL = re.compile(r"([^\W_]+)[/_-]?([^\W_]*)")
+
+
+def check_exchange(
+    text: str,  # as a client wrote it; empty: the default
+) -> str:  # `binance`
+    "Return the name of an exchange in small letters; raises `BadName`."
+    name = (text or DEFAULT_EXCHANGE).strip().lower()
+    if not _EXCHANGE.fullmatch(name):
+        raise BadName(
+            f"expected the name of an exchange such as binance or kraken, found '{text}'",
+            "write letters, digits, dash and underscore",
+            field="exchange",
+        )
+    return name
+
+
+def check_symbol(
+    text: str,  # `BTCUSDT`, `BTC/USDT`, `btc-usdt`, as a client or file wrote it
+) -> str:  # `BTCUSDT`
+    "Return the canonical spelling of a symbol; raises `BadName` for what cannot be one."
+    parts = _SYMBOL.fullmatch(unicodedata.normalize("NFKC", text or "").strip())
+    symbol = (parts[1] + parts[2]).upper() if parts else ""
+    if not 2 <= len(symbol) <= 30:
+        raise BadName(
+            f"expected a symbol such as BTCUSDT or BTC/USDT, found '{(text or '')[:60]}'",
+            "write letters and digits, with one '/', '-' or '_' at most",
+            field="symbol",
+        )
+    return symbol
+
+
+def check_symbols(
+    text: str,  # `BTCUSDT,eth/usdt`: with commas or spaces between them
+) -> tuple[str, ...]:  # (`BTCUSDT`, `ETHUSDT`), each once, in order
+    "Return the canonical symbols of a list; empty for an empty text; raises `BadName`."
+    return tuple(dict.fromkeys(check_symbol(part) for part in re.split(r"[,\s]+", text.strip()) if part))
+
+
+def market_key(
+    exchange: str,  # `kraken`
+    symbol: str,  # `BTCUSD`
+) -> str:  # `kraken:BTCUSD`; of the default exchange the symbol alone
+    "Return the name of a market: the key of its records, and part of ids."
+    return symbol if exchange == DEFAULT_EXCHANGE else f"{exchange}:{symbol}"
+
+
+def split_market(
+    key: str,  # as `market_key` writes it
+) -> tuple[str, str]:  # exchange, symbol
+    "Return the exchange and the symbol of a market's name."
+    exchange, colon, symbol = key.partition(":")
+    return (exchange, symbol) if colon else (DEFAULT_EXCHANGE, key)
+
+
+def slug(
+    text: str,  # a symbol, or a market's name
+) -> str:  # of ASCII letters, digits and dashes, in small letters
+    "Return a name for topics, jobs and files; what it cannot express is told apart by a hash."
+    plain = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    if plain == text.lower():
+        return plain
+    return f"{plain}-{hashlib.sha256(text.encode()).hexdigest()[:8]}".strip("-")
+
+
 # %% ../../nbs/00_core/05_names.ipynb #df69e158
 def queue_id(
     symbol: str,  # `BTCUSDT`
@@ -58,7 +134,7 @@ def queue_id(
 ) -> str:  # `wf-btcusdt-api_candles_5m-20240801-a1b2c3`
     "Make the id of a new workflow; raises `BadName`."
     day = str(span).partition(":")[0][:10].replace("-", "") if span else "live"
-    return check_name(f"wf-{symbol}-{type}-{day}-{six()}".lower(), "queue_id")
+    return check_name(f"wf-{slug(symbol)}-{type}-{day}-{six()}".lower(), "queue_id")
 
 
 def telemetry_id(
