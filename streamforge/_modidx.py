@@ -3207,12 +3207,20 @@ d = {
                 "30_exchange/binance/trades.html#aggtrades._read",
                 "streamforge/exchange/binance/trades.py",
             ),
+            "streamforge.exchange.binance.trades._bisect_ids": (
+                "30_exchange/binance/trades.html#_bisect_ids",
+                "streamforge/exchange/binance/trades.py",
+            ),
             "streamforge.exchange.binance.trades._first_id": (
                 "30_exchange/binance/trades.html#_first_id",
                 "streamforge/exchange/binance/trades.py",
             ),
-            "streamforge.exchange.binance.trades._next_id": (
-                "30_exchange/binance/trades.html#_next_id",
+            "streamforge.exchange.binance.trades._newest": (
+                "30_exchange/binance/trades.html#_newest",
+                "streamforge/exchange/binance/trades.py",
+            ),
+            "streamforge.exchange.binance.trades._page_from": (
+                "30_exchange/binance/trades.html#_page_from",
                 "streamforge/exchange/binance/trades.py",
             ),
             "streamforge.exchange.binance.trades._request": (

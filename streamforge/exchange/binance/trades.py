@@ -9,6 +9,7 @@ __all__ = ["trade_ids", "AggTrades", "agg_trades", "fill_trades"]
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from operator import attrgetter
 
 from ...core.errors import ExchangeError, OutOfSequence, UnknownSymbol
 from ...core.times import TimeRange
@@ -26,17 +27,49 @@ async def _request(rest: BinanceRest, symbol: str, **query: int) -> list[Trade]:
     )
 
 
-async def _first_id(rest: BinanceRest, symbol: str, moment: int) -> int | None:
-    "Id of the first trade at or after a moment; an empty answer is accepted only when seen twice."
-    query = {"startTime": moment, "limit": 1}
-    trades = await _request(rest, symbol, **query) or await _request(rest, symbol, **query)
-    return min(trade.trade_id for trade in trades) if trades else None
-
-
-async def _next_id(rest: BinanceRest, symbol: str) -> int:
-    "The id that the next trade will have."
+async def _newest(rest: BinanceRest, symbol: str) -> Trade | None:
+    "The last trade of a market; an empty answer is accepted only when seen twice."
     trades = await _request(rest, symbol, limit=1) or await _request(rest, symbol, limit=1)
-    return max((trade.trade_id for trade in trades), default=-1) + 1
+    return max(trades, key=attrgetter("trade_id"), default=None)
+
+
+async def _first_id(rest: BinanceRest, symbol: str, moment: int, newest: Trade) -> int:
+    "Id of the first trade at or after a moment; the id after the newest trade if there is none."
+    if newest.timestamp < moment:
+        return newest.trade_id + 1
+    trades = await _request(rest, symbol, startTime=moment, limit=1)
+    ids = [trade.trade_id for trade in trades if trade.timestamp >= moment]
+    return min(ids) if ids else await _bisect_ids(rest, symbol, moment, newest)
+
+
+async def _bisect_ids(rest: BinanceRest, symbol: str, moment: int, newest: Trade) -> int:
+    "Search the first trade at or after a moment by id, where `newest` is not before that moment."
+    low, high, first = (
+        0,
+        newest.trade_id,
+        newest.trade_id,
+    )  # trades below `low` are too early; `first`: next one from `high`
+    middle = 0  # a market that is younger than the moment is done after one request
+    while low < high:
+        page = await _page_from(rest, symbol, middle, newest)
+        later = [trade.trade_id for trade in page if trade.timestamp >= moment]
+        if later and later[0] > page[0].trade_id:
+            return later[0]
+        low, high, first = (low, middle, later[0]) if later else (page[-1].trade_id + 1, high, first)
+        middle = (low + high) // 2
+    return first
+
+
+async def _page_from(rest: BinanceRest, symbol: str, start: int, newest: Trade) -> list[Trade]:
+    "Trades from an id on that is not above the newest, sorted, at least one; raises `ExchangeError`."
+    for _ in range(2):
+        trades = await _request(rest, symbol, fromId=start, limit=PAGE_ROWS)
+        if page := sorted((trade for trade in trades if trade.trade_id >= start), key=attrgetter("trade_id")):
+            return page
+    raise ExchangeError(
+        f"expected trades of {symbol} from id {start} to {newest.trade_id}, found none",
+        "the exchange contradicts itself: try again later",
+    )
 
 
 # %% ../../../nbs/30_exchange/binance/06_trades.ipynb #7e070b16
@@ -44,13 +77,13 @@ async def trade_ids(
     rest: BinanceRest,
     symbol: str,
     span: TimeRange,
-) -> IdRange:  # empty if there is no trade from its start on
+) -> IdRange:  # empty if there is no trade in it
     "Ask for the ids of the trades of a time range, up to now; raises `UnknownSymbol`, `ExchangeError`."
-    start = await _first_id(rest, symbol, span.start)
-    if start is None:
+    newest = await _newest(rest, symbol)
+    if newest is None or newest.timestamp < span.start:
         return IdRange(0, 0)
-    end = await _first_id(rest, symbol, span.end)
-    return IdRange(start, await _next_id(rest, symbol) if end is None else end)
+    start = await _first_id(rest, symbol, span.start, newest)
+    return IdRange(start, max(start, await _first_id(rest, symbol, span.end, newest)))
 
 
 # %% ../../../nbs/30_exchange/binance/06_trades.ipynb #e21b8764
@@ -79,11 +112,11 @@ class AggTrades:
                     yield page
 
     async def _fetch(self, part: IdRange) -> list[Trade]:
-        "Read a range of ids; read it a second time if the first answer has holes."
+        "Read a range of ids; read from the first missing one on a second time."
         by_id: dict[int, Trade] = {}
         await self._read(part, by_id)
-        if len(by_id) < len(part):
-            await self._read(part, by_id)
+        if missing := missing_ids(sorted(by_id), part):
+            await self._read(IdRange(missing[0].start, part.end), by_id)
         return [by_id[trade_id] for trade_id in sorted(by_id)]
 
     async def _read(self, part: IdRange, by_id: dict[int, Trade]) -> None:
@@ -93,7 +126,7 @@ class AggTrades:
             page = await _request(self.rest, self.symbol, fromId=start, limit=PAGE_ROWS)
             by_id.update((trade.trade_id, trade) for trade in reversed(page) if part.start <= trade.trade_id < part.end)
             last = max((trade.trade_id for trade in page), default=part.end)
-            if len(page) < PAGE_ROWS or last + 1 >= part.end:
+            if last + 1 >= part.end:
                 return
             if last < start:
                 raise ExchangeError(
