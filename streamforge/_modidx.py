@@ -2414,6 +2414,102 @@ d = {
                 "streamforge/evaluation/splits.py",
             ),
         },
+        "streamforge.exchange.base": {
+            "streamforge.exchange.base.CandleReader": (
+                "30_exchange/base.html#candlereader",
+                "streamforge/exchange/base.py",
+            ),
+            "streamforge.exchange.base.CandleReader.__aiter__": (
+                "30_exchange/base.html#candlereader.__aiter__",
+                "streamforge/exchange/base.py",
+            ),
+            "streamforge.exchange.base.Exchange": ("30_exchange/base.html#exchange", "streamforge/exchange/base.py"),
+            "streamforge.exchange.base.Exchange.__aenter__": (
+                "30_exchange/base.html#exchange.__aenter__",
+                "streamforge/exchange/base.py",
+            ),
+            "streamforge.exchange.base.Exchange.__aexit__": (
+                "30_exchange/base.html#exchange.__aexit__",
+                "streamforge/exchange/base.py",
+            ),
+            "streamforge.exchange.base.Exchange.candles": (
+                "30_exchange/base.html#exchange.candles",
+                "streamforge/exchange/base.py",
+            ),
+            "streamforge.exchange.base.Exchange.market": (
+                "30_exchange/base.html#exchange.market",
+                "streamforge/exchange/base.py",
+            ),
+            "streamforge.exchange.base.Exchange.markets": (
+                "30_exchange/base.html#exchange.markets",
+                "streamforge/exchange/base.py",
+            ),
+            "streamforge.exchange.base.Exchange.order_book": (
+                "30_exchange/base.html#exchange.order_book",
+                "streamforge/exchange/base.py",
+            ),
+            "streamforge.exchange.base.Exchange.server_time": (
+                "30_exchange/base.html#exchange.server_time",
+                "streamforge/exchange/base.py",
+            ),
+            "streamforge.exchange.base.Exchange.trades": (
+                "30_exchange/base.html#exchange.trades",
+                "streamforge/exchange/base.py",
+            ),
+            "streamforge.exchange.base.ExchangeAdapter": (
+                "30_exchange/base.html#exchangeadapter",
+                "streamforge/exchange/base.py",
+            ),
+            "streamforge.exchange.base.IdRange": ("30_exchange/base.html#idrange", "streamforge/exchange/base.py"),
+            "streamforge.exchange.base.IdRange.__bool__": (
+                "30_exchange/base.html#idrange.__bool__",
+                "streamforge/exchange/base.py",
+            ),
+            "streamforge.exchange.base.IdRange.__len__": (
+                "30_exchange/base.html#idrange.__len__",
+                "streamforge/exchange/base.py",
+            ),
+            "streamforge.exchange.base.IdRange.__str__": (
+                "30_exchange/base.html#idrange.__str__",
+                "streamforge/exchange/base.py",
+            ),
+            "streamforge.exchange.base.MarketRules": (
+                "30_exchange/base.html#marketrules",
+                "streamforge/exchange/base.py",
+            ),
+            "streamforge.exchange.base.TradeReader": (
+                "30_exchange/base.html#tradereader",
+                "streamforge/exchange/base.py",
+            ),
+            "streamforge.exchange.base.TradeReader.__aiter__": (
+                "30_exchange/base.html#tradereader.__aiter__",
+                "streamforge/exchange/base.py",
+            ),
+            "streamforge.exchange.base.check_interval": (
+                "30_exchange/base.html#check_interval",
+                "streamforge/exchange/base.py",
+            ),
+            "streamforge.exchange.base.check_streams": (
+                "30_exchange/base.html#check_streams",
+                "streamforge/exchange/base.py",
+            ),
+            "streamforge.exchange.base.exchange_adapter": (
+                "30_exchange/base.html#exchange_adapter",
+                "streamforge/exchange/base.py",
+            ),
+            "streamforge.exchange.base.exchange_url": (
+                "30_exchange/base.html#exchange_url",
+                "streamforge/exchange/base.py",
+            ),
+            "streamforge.exchange.base.open_exchange": (
+                "30_exchange/base.html#open_exchange",
+                "streamforge/exchange/base.py",
+            ),
+            "streamforge.exchange.base.read_exchanges": (
+                "30_exchange/base.html#read_exchanges",
+                "streamforge/exchange/base.py",
+            ),
+        },
         "streamforge.exchange.binance.archive": {
             "streamforge.exchange.binance.archive.Archive": (
                 "30_exchange/binance/archive.html#archive",
@@ -2865,22 +2961,6 @@ d = {
             ),
         },
         "streamforge.exchange.binance.pages": {
-            "streamforge.exchange.binance.pages.IdRange": (
-                "30_exchange/binance/pages.html#idrange",
-                "streamforge/exchange/binance/pages.py",
-            ),
-            "streamforge.exchange.binance.pages.IdRange.__bool__": (
-                "30_exchange/binance/pages.html#idrange.__bool__",
-                "streamforge/exchange/binance/pages.py",
-            ),
-            "streamforge.exchange.binance.pages.IdRange.__len__": (
-                "30_exchange/binance/pages.html#idrange.__len__",
-                "streamforge/exchange/binance/pages.py",
-            ),
-            "streamforge.exchange.binance.pages.IdRange.__str__": (
-                "30_exchange/binance/pages.html#idrange.__str__",
-                "streamforge/exchange/binance/pages.py",
-            ),
             "streamforge.exchange.binance.pages.clean_page": (
                 "30_exchange/binance/pages.html#clean_page",
                 "streamforge/exchange/binance/pages.py",
