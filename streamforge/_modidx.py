@@ -2510,6 +2510,60 @@ d = {
                 "streamforge/exchange/base.py",
             ),
         },
+        "streamforge.exchange.binance.adapter": {
+            "streamforge.exchange.binance.adapter.BinanceExchange": (
+                "30_exchange/binance/adapter.html#binanceexchange",
+                "streamforge/exchange/binance/adapter.py",
+            ),
+            "streamforge.exchange.binance.adapter.BinanceExchange.__aenter__": (
+                "30_exchange/binance/adapter.html#binanceexchange.__aenter__",
+                "streamforge/exchange/binance/adapter.py",
+            ),
+            "streamforge.exchange.binance.adapter.BinanceExchange.__aexit__": (
+                "30_exchange/binance/adapter.html#binanceexchange.__aexit__",
+                "streamforge/exchange/binance/adapter.py",
+            ),
+            "streamforge.exchange.binance.adapter.BinanceExchange.__init__": (
+                "30_exchange/binance/adapter.html#binanceexchange.__init__",
+                "streamforge/exchange/binance/adapter.py",
+            ),
+            "streamforge.exchange.binance.adapter.BinanceExchange.candles": (
+                "30_exchange/binance/adapter.html#binanceexchange.candles",
+                "streamforge/exchange/binance/adapter.py",
+            ),
+            "streamforge.exchange.binance.adapter.BinanceExchange.market": (
+                "30_exchange/binance/adapter.html#binanceexchange.market",
+                "streamforge/exchange/binance/adapter.py",
+            ),
+            "streamforge.exchange.binance.adapter.BinanceExchange.markets": (
+                "30_exchange/binance/adapter.html#binanceexchange.markets",
+                "streamforge/exchange/binance/adapter.py",
+            ),
+            "streamforge.exchange.binance.adapter.BinanceExchange.order_book": (
+                "30_exchange/binance/adapter.html#binanceexchange.order_book",
+                "streamforge/exchange/binance/adapter.py",
+            ),
+            "streamforge.exchange.binance.adapter.BinanceExchange.server_time": (
+                "30_exchange/binance/adapter.html#binanceexchange.server_time",
+                "streamforge/exchange/binance/adapter.py",
+            ),
+            "streamforge.exchange.binance.adapter.BinanceExchange.trades": (
+                "30_exchange/binance/adapter.html#binanceexchange.trades",
+                "streamforge/exchange/binance/adapter.py",
+            ),
+            "streamforge.exchange.binance.adapter.binance_addresses": (
+                "30_exchange/binance/adapter.html#binance_addresses",
+                "streamforge/exchange/binance/adapter.py",
+            ),
+            "streamforge.exchange.binance.adapter.binance_url": (
+                "30_exchange/binance/adapter.html#binance_url",
+                "streamforge/exchange/binance/adapter.py",
+            ),
+            "streamforge.exchange.binance.adapter.market_rules": (
+                "30_exchange/binance/adapter.html#market_rules",
+                "streamforge/exchange/binance/adapter.py",
+            ),
+        },
         "streamforge.exchange.binance.archive": {
             "streamforge.exchange.binance.archive.Archive": (
                 "30_exchange/binance/archive.html#archive",

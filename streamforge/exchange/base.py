@@ -28,6 +28,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from ..core.errors import BadInterval, BadSetting, BadUrl
+from ..core.metrics import Metrics
 from ..core.names import DEFAULT_EXCHANGE, check_exchange
 from ..core.times import Gap, TimeRange
 from ..core.urls import redact
@@ -146,7 +147,7 @@ def check_interval(
 class ExchangeAdapter(msgspec.Struct, frozen=True):
     "Where an adapter is, and what it has beside candles, trades and books."
 
-    place: str  # `module:Class`; made with the URL and keyword options
+    place: str  # `module:Class`; made with the URL and `metrics`
     has: frozenset[str] = frozenset()  # of `streams`, `archive`
 
 
@@ -175,10 +176,12 @@ def exchange_adapter(
 
 def open_exchange(
     url: str,  # `binance://`, `binance://127.0.0.1:8101`, `ccxt://kraken?url=http://127.0.0.1:8102`
+    *,
+    metrics: Metrics | None = None,  # where retries are counted
 ) -> Exchange:  # enter it with `async with`
     "Open the exchange behind a URL; raises `BadUrl`, `BadSetting` where the adapter's library is not installed."
     module, name = exchange_adapter(url).place.split(":")
-    return getattr(importlib.import_module(module), name)(url)
+    return getattr(importlib.import_module(module), name)(url, metrics=metrics)
 
 
 # %% ../../nbs/30_exchange/01_base.ipynb #e80e1c48

@@ -63,6 +63,7 @@ class SymbolInfo(msgspec.Struct, frozen=True, rename="camel"):
     status: str  # TRADING, BREAK, ...
     base_asset: str = ""
     quote_asset: str = ""
+    filters: list[JsonObject] = []  # steps and least sizes of orders
 
 
 class ExchangeInfo(msgspec.Struct, frozen=True, rename="camel"):
