@@ -3378,6 +3378,240 @@ d = {
                 "streamforge/exchange/binance/trades.py",
             ),
         },
+        "streamforge.exchange.ccxt.adapter": {
+            "streamforge.exchange.ccxt.adapter.CcxtCandles": (
+                "30_exchange/ccxt/adapter.html#ccxtcandles",
+                "streamforge/exchange/ccxt/adapter.py",
+            ),
+            "streamforge.exchange.ccxt.adapter.CcxtCandles.__aiter__": (
+                "30_exchange/ccxt/adapter.html#ccxtcandles.__aiter__",
+                "streamforge/exchange/ccxt/adapter.py",
+            ),
+            "streamforge.exchange.ccxt.adapter.CcxtCandles.__init__": (
+                "30_exchange/ccxt/adapter.html#ccxtcandles.__init__",
+                "streamforge/exchange/ccxt/adapter.py",
+            ),
+            "streamforge.exchange.ccxt.adapter.CcxtExchange": (
+                "30_exchange/ccxt/adapter.html#ccxtexchange",
+                "streamforge/exchange/ccxt/adapter.py",
+            ),
+            "streamforge.exchange.ccxt.adapter.CcxtExchange.__aenter__": (
+                "30_exchange/ccxt/adapter.html#ccxtexchange.__aenter__",
+                "streamforge/exchange/ccxt/adapter.py",
+            ),
+            "streamforge.exchange.ccxt.adapter.CcxtExchange.__aexit__": (
+                "30_exchange/ccxt/adapter.html#ccxtexchange.__aexit__",
+                "streamforge/exchange/ccxt/adapter.py",
+            ),
+            "streamforge.exchange.ccxt.adapter.CcxtExchange.__init__": (
+                "30_exchange/ccxt/adapter.html#ccxtexchange.__init__",
+                "streamforge/exchange/ccxt/adapter.py",
+            ),
+            "streamforge.exchange.ccxt.adapter.CcxtExchange.candles": (
+                "30_exchange/ccxt/adapter.html#ccxtexchange.candles",
+                "streamforge/exchange/ccxt/adapter.py",
+            ),
+            "streamforge.exchange.ccxt.adapter.CcxtExchange.listed": (
+                "30_exchange/ccxt/adapter.html#ccxtexchange.listed",
+                "streamforge/exchange/ccxt/adapter.py",
+            ),
+            "streamforge.exchange.ccxt.adapter.CcxtExchange.market": (
+                "30_exchange/ccxt/adapter.html#ccxtexchange.market",
+                "streamforge/exchange/ccxt/adapter.py",
+            ),
+            "streamforge.exchange.ccxt.adapter.CcxtExchange.markets": (
+                "30_exchange/ccxt/adapter.html#ccxtexchange.markets",
+                "streamforge/exchange/ccxt/adapter.py",
+            ),
+            "streamforge.exchange.ccxt.adapter.CcxtExchange.order_book": (
+                "30_exchange/ccxt/adapter.html#ccxtexchange.order_book",
+                "streamforge/exchange/ccxt/adapter.py",
+            ),
+            "streamforge.exchange.ccxt.adapter.CcxtExchange.page_rules": (
+                "30_exchange/ccxt/adapter.html#ccxtexchange.page_rules",
+                "streamforge/exchange/ccxt/adapter.py",
+            ),
+            "streamforge.exchange.ccxt.adapter.CcxtExchange.server_time": (
+                "30_exchange/ccxt/adapter.html#ccxtexchange.server_time",
+                "streamforge/exchange/ccxt/adapter.py",
+            ),
+            "streamforge.exchange.ccxt.adapter.CcxtExchange.trades": (
+                "30_exchange/ccxt/adapter.html#ccxtexchange.trades",
+                "streamforge/exchange/ccxt/adapter.py",
+            ),
+            "streamforge.exchange.ccxt.adapter.CcxtTrades": (
+                "30_exchange/ccxt/adapter.html#ccxttrades",
+                "streamforge/exchange/ccxt/adapter.py",
+            ),
+            "streamforge.exchange.ccxt.adapter.CcxtTrades.__aiter__": (
+                "30_exchange/ccxt/adapter.html#ccxttrades.__aiter__",
+                "streamforge/exchange/ccxt/adapter.py",
+            ),
+            "streamforge.exchange.ccxt.adapter.CcxtTrades.__init__": (
+                "30_exchange/ccxt/adapter.html#ccxttrades.__init__",
+                "streamforge/exchange/ccxt/adapter.py",
+            ),
+            "streamforge.exchange.ccxt.adapter._canonical": (
+                "30_exchange/ccxt/adapter.html#_canonical",
+                "streamforge/exchange/ccxt/adapter.py",
+            ),
+            "streamforge.exchange.ccxt.adapter._step": (
+                "30_exchange/ccxt/adapter.html#_step",
+                "streamforge/exchange/ccxt/adapter.py",
+            ),
+            "streamforge.exchange.ccxt.adapter.ccxt_rules": (
+                "30_exchange/ccxt/adapter.html#ccxt_rules",
+                "streamforge/exchange/ccxt/adapter.py",
+            ),
+            "streamforge.exchange.ccxt.adapter.find_market": (
+                "30_exchange/ccxt/adapter.html#find_market",
+                "streamforge/exchange/ccxt/adapter.py",
+            ),
+        },
+        "streamforge.exchange.ccxt.client": {
+            "streamforge.exchange.ccxt.client.CcxtClient": (
+                "30_exchange/ccxt/client.html#ccxtclient",
+                "streamforge/exchange/ccxt/client.py",
+            ),
+            "streamforge.exchange.ccxt.client.CcxtClient.__aenter__": (
+                "30_exchange/ccxt/client.html#ccxtclient.__aenter__",
+                "streamforge/exchange/ccxt/client.py",
+            ),
+            "streamforge.exchange.ccxt.client.CcxtClient.__aexit__": (
+                "30_exchange/ccxt/client.html#ccxtclient.__aexit__",
+                "streamforge/exchange/ccxt/client.py",
+            ),
+            "streamforge.exchange.ccxt.client.CcxtClient.__init__": (
+                "30_exchange/ccxt/client.html#ccxtclient.__init__",
+                "streamforge/exchange/ccxt/client.py",
+            ),
+            "streamforge.exchange.ccxt.client.CcxtClient._asked_to_wait": (
+                "30_exchange/ccxt/client.html#ccxtclient._asked_to_wait",
+                "streamforge/exchange/ccxt/client.py",
+            ),
+            "streamforge.exchange.ccxt.client.CcxtClient._wait_until_open": (
+                "30_exchange/ccxt/client.html#ccxtclient._wait_until_open",
+                "streamforge/exchange/ccxt/client.py",
+            ),
+            "streamforge.exchange.ccxt.client.CcxtClient.call": (
+                "30_exchange/ccxt/client.html#ccxtclient.call",
+                "streamforge/exchange/ccxt/client.py",
+            ),
+            "streamforge.exchange.ccxt.client.CcxtRetry": (
+                "30_exchange/ccxt/client.html#ccxtretry",
+                "streamforge/exchange/ccxt/client.py",
+            ),
+            "streamforge.exchange.ccxt.client.exchange_class": (
+                "30_exchange/ccxt/client.html#exchange_class",
+                "streamforge/exchange/ccxt/client.py",
+            ),
+            "streamforge.exchange.ccxt.client.make_client": (
+                "30_exchange/ccxt/client.html#make_client",
+                "streamforge/exchange/ccxt/client.py",
+            ),
+            "streamforge.exchange.ccxt.client.moved": (
+                "30_exchange/ccxt/client.html#moved",
+                "streamforge/exchange/ccxt/client.py",
+            ),
+            "streamforge.exchange.ccxt.client.translate_error": (
+                "30_exchange/ccxt/client.html#translate_error",
+                "streamforge/exchange/ccxt/client.py",
+            ),
+        },
+        "streamforge.exchange.ccxt.pages": {
+            "streamforge.exchange.ccxt.pages.CandleSeries": (
+                "30_exchange/ccxt/pages.html#candleseries",
+                "streamforge/exchange/ccxt/pages.py",
+            ),
+            "streamforge.exchange.ccxt.pages.CandleSeries.__aiter__": (
+                "30_exchange/ccxt/pages.html#candleseries.__aiter__",
+                "streamforge/exchange/ccxt/pages.py",
+            ),
+            "streamforge.exchange.ccxt.pages.CandleSeries.__init__": (
+                "30_exchange/ccxt/pages.html#candleseries.__init__",
+                "streamforge/exchange/ccxt/pages.py",
+            ),
+            "streamforge.exchange.ccxt.pages.CandleSeries._add_gaps": (
+                "30_exchange/ccxt/pages.html#candleseries._add_gaps",
+                "streamforge/exchange/ccxt/pages.py",
+            ),
+            "streamforge.exchange.ccxt.pages.CandleSeries._lacks": (
+                "30_exchange/ccxt/pages.html#candleseries._lacks",
+                "streamforge/exchange/ccxt/pages.py",
+            ),
+            "streamforge.exchange.ccxt.pages.CandleSeries._listed": (
+                "30_exchange/ccxt/pages.html#candleseries._listed",
+                "streamforge/exchange/ccxt/pages.py",
+            ),
+            "streamforge.exchange.ccxt.pages.CandleSeries._page": (
+                "30_exchange/ccxt/pages.html#candleseries._page",
+                "streamforge/exchange/ccxt/pages.py",
+            ),
+            "streamforge.exchange.ccxt.pages.PageRules": (
+                "30_exchange/ccxt/pages.html#pagerules",
+                "streamforge/exchange/ccxt/pages.py",
+            ),
+            "streamforge.exchange.ccxt.pages.PageRules.__post_init__": (
+                "30_exchange/ccxt/pages.html#pagerules.__post_init__",
+                "streamforge/exchange/ccxt/pages.py",
+            ),
+            "streamforge.exchange.ccxt.pages.TradeSeries": (
+                "30_exchange/ccxt/pages.html#tradeseries",
+                "streamforge/exchange/ccxt/pages.py",
+            ),
+            "streamforge.exchange.ccxt.pages.TradeSeries.__aiter__": (
+                "30_exchange/ccxt/pages.html#tradeseries.__aiter__",
+                "streamforge/exchange/ccxt/pages.py",
+            ),
+            "streamforge.exchange.ccxt.pages.TradeSeries.__init__": (
+                "30_exchange/ccxt/pages.html#tradeseries.__init__",
+                "streamforge/exchange/ccxt/pages.py",
+            ),
+            "streamforge.exchange.ccxt.pages.TradeSeries._follows": (
+                "30_exchange/ccxt/pages.html#tradeseries._follows",
+                "streamforge/exchange/ccxt/pages.py",
+            ),
+            "streamforge.exchange.ccxt.pages.TradeSeries._holes": (
+                "30_exchange/ccxt/pages.html#tradeseries._holes",
+                "streamforge/exchange/ccxt/pages.py",
+            ),
+            "streamforge.exchange.ccxt.pages.TradeSeries._next": (
+                "30_exchange/ccxt/pages.html#tradeseries._next",
+                "streamforge/exchange/ccxt/pages.py",
+            ),
+            "streamforge.exchange.ccxt.pages.TradeSeries._note": (
+                "30_exchange/ccxt/pages.html#tradeseries._note",
+                "streamforge/exchange/ccxt/pages.py",
+            ),
+            "streamforge.exchange.ccxt.pages.TradeSeries._refuse_newest_only": (
+                "30_exchange/ccxt/pages.html#tradeseries._refuse_newest_only",
+                "streamforge/exchange/ccxt/pages.py",
+            ),
+            "streamforge.exchange.ccxt.pages.TradeSeries._rows": (
+                "30_exchange/ccxt/pages.html#tradeseries._rows",
+                "streamforge/exchange/ccxt/pages.py",
+            ),
+            "streamforge.exchange.ccxt.pages._each_once": (
+                "30_exchange/ccxt/pages.html#_each_once",
+                "streamforge/exchange/ccxt/pages.py",
+            ),
+            "streamforge.exchange.ccxt.pages._merged": (
+                "30_exchange/ccxt/pages.html#_merged",
+                "streamforge/exchange/ccxt/pages.py",
+            ),
+            "streamforge.exchange.ccxt.pages._slot": (
+                "30_exchange/ccxt/pages.html#_slot",
+                "streamforge/exchange/ccxt/pages.py",
+            ),
+            "streamforge.exchange.ccxt.pages.parse_candles": (
+                "30_exchange/ccxt/pages.html#parse_candles",
+                "streamforge/exchange/ccxt/pages.py",
+            ),
+            "streamforge.exchange.ccxt.pages.parse_trades": (
+                "30_exchange/ccxt/pages.html#parse_trades",
+                "streamforge/exchange/ccxt/pages.py",
+            ),
+        },
         "streamforge.exchange.files": {
             "streamforge.exchange.files.CandleTable": (
                 "30_exchange/files.html#candletable",

@@ -16,7 +16,7 @@ LAYERS = [
     ["jobs"],
     ["ledger"],
     ["exchange"],
-    ["exchange.binance"],
+    ["exchange.binance", "exchange.ccxt"],
     ["exchange.simulator"],
     ["features"],
     ["graph"],

@@ -78,7 +78,9 @@ def market_rules(
         quote=info.quote_asset,
         status=status,
         market_id=info.symbol,
-        **values,
+        tick_size=values.get("tick_size"),
+        lot_size=values.get("lot_size"),
+        min_notional=values.get("min_notional"),
     )
 
 
