@@ -5063,8 +5063,16 @@ d = {
                 "25_ledger/entries.html#ledgerkey.id",
                 "streamforge/ledger/entries.py",
             ),
+            "streamforge.ledger.entries.LedgerKey.market": (
+                "25_ledger/entries.html#ledgerkey.market",
+                "streamforge/ledger/entries.py",
+            ),
             "streamforge.ledger.entries.LedgerKey.step": (
                 "25_ledger/entries.html#ledgerkey.step",
+                "streamforge/ledger/entries.py",
+            ),
+            "streamforge.ledger.entries.LedgerKey.where": (
+                "25_ledger/entries.html#ledgerkey.where",
                 "streamforge/ledger/entries.py",
             ),
             "streamforge.ledger.entries.NoData": ("25_ledger/entries.html#nodata", "streamforge/ledger/entries.py"),
@@ -5847,12 +5855,20 @@ d = {
                 "21_store/arango/client.html#arangocollection.delete",
                 "streamforge/store/arango/client.py",
             ),
+            "streamforge.store.arango.client.ArangoCollection.delete_index": (
+                "21_store/arango/client.html#arangocollection.delete_index",
+                "streamforge/store/arango/client.py",
+            ),
             "streamforge.store.arango.client.ArangoCollection.get": (
                 "21_store/arango/client.html#arangocollection.get",
                 "streamforge/store/arango/client.py",
             ),
             "streamforge.store.arango.client.ArangoCollection.import_bulk": (
                 "21_store/arango/client.html#arangocollection.import_bulk",
+                "streamforge/store/arango/client.py",
+            ),
+            "streamforge.store.arango.client.ArangoCollection.indexes": (
+                "21_store/arango/client.html#arangocollection.indexes",
                 "streamforge/store/arango/client.py",
             ),
             "streamforge.store.arango.client.ArangoCollection.insert": (
@@ -6023,6 +6039,14 @@ d = {
             ),
             "streamforge.store.arango.collections.make_own_collections": (
                 "21_store/arango/collections.html#make_own_collections",
+                "streamforge/store/arango/collections.py",
+            ),
+            "streamforge.store.arango.collections.migrate_collection": (
+                "21_store/arango/collections.html#migrate_collection",
+                "streamforge/store/arango/collections.py",
+            ),
+            "streamforge.store.arango.collections.migrate_collections": (
+                "21_store/arango/collections.html#migrate_collections",
                 "streamforge/store/arango/collections.py",
             ),
             "streamforge.store.arango.collections.parse_collection": (
@@ -6326,8 +6350,16 @@ d = {
                 "21_store/schemas.html#enriched_schema",
                 "streamforge/store/schemas.py",
             ),
+            "streamforge.store.schemas.market_where": (
+                "21_store/schemas.html#market_where",
+                "streamforge/store/schemas.py",
+            ),
             "streamforge.store.schemas.missing_columns": (
                 "21_store/schemas.html#missing_columns",
+                "streamforge/store/schemas.py",
+            ),
+            "streamforge.store.schemas.with_exchange": (
+                "21_store/schemas.html#with_exchange",
                 "streamforge/store/schemas.py",
             ),
         },
@@ -6557,12 +6589,20 @@ d = {
                 "21_store/sql/statements.html#dialect",
                 "streamforge/store/sql/statements.py",
             ),
+            "streamforge.store.sql.statements._column_text": (
+                "21_store/sql/statements.html#_column_text",
+                "streamforge/store/sql/statements.py",
+            ),
             "streamforge.store.sql.statements.conditions": (
                 "21_store/sql/statements.html#conditions",
                 "streamforge/store/sql/statements.py",
             ),
             "streamforge.store.sql.statements.create_text": (
                 "21_store/sql/statements.html#create_text",
+                "streamforge/store/sql/statements.py",
+            ),
+            "streamforge.store.sql.statements.exchange_text": (
+                "21_store/sql/statements.html#exchange_text",
                 "streamforge/store/sql/statements.py",
             ),
             "streamforge.store.sql.statements.literal": (
@@ -6658,6 +6698,10 @@ d = {
             ),
             "streamforge.store.sql.store._get": ("21_store/sql/store.html#_get", "streamforge/store/sql/store.py"),
             "streamforge.store.sql.store._list": ("21_store/sql/store.html#_list", "streamforge/store/sql/store.py"),
+            "streamforge.store.sql.store._migrate": (
+                "21_store/sql/store.html#_migrate",
+                "streamforge/store/sql/store.py",
+            ),
             "streamforge.store.sql.store._put": ("21_store/sql/store.html#_put", "streamforge/store/sql/store.py"),
             "streamforge.store.sql.store._read": ("21_store/sql/store.html#_read", "streamforge/store/sql/store.py"),
             "streamforge.store.sql.store._write": ("21_store/sql/store.html#_write", "streamforge/store/sql/store.py"),
@@ -6665,6 +6709,10 @@ d = {
         "streamforge.store.sql.tables": {
             "streamforge.store.sql.tables.CollectionTable": (
                 "21_store/sql/tables.html#collectiontable",
+                "streamforge/store/sql/tables.py",
+            ),
+            "streamforge.store.sql.tables.add_exchange": (
+                "21_store/sql/tables.html#add_exchange",
                 "streamforge/store/sql/tables.py",
             ),
             "streamforge.store.sql.tables.ensure_table": (
@@ -6685,6 +6733,10 @@ d = {
             ),
             "streamforge.store.sql.tables.require_table": (
                 "21_store/sql/tables.html#require_table",
+                "streamforge/store/sql/tables.py",
+            ),
+            "streamforge.store.sql.tables.tables_without_exchange": (
+                "21_store/sql/tables.html#tables_without_exchange",
                 "streamforge/store/sql/tables.py",
             ),
         },

@@ -28,10 +28,12 @@ from typing import Literal
 import msgspec
 
 from ..core.errors import Conflict
+from ..core.names import DEFAULT_EXCHANGE, market_key, split_market
 from ..core.times import interval_ms
 from ..core.types import JsonObject
 from .ranges import Ranges
-from ..store.base import Store
+from ..store.base import Store, Where
+from ..store.schemas import market_where
 
 
 # %% ../../nbs/25_ledger/02_entries.ipynb #19e2f08c
@@ -42,11 +44,22 @@ class LedgerKey(msgspec.Struct, frozen=True, order=True):
     symbol: str  # `BTCUSDT`
     kind: str  # `candles`, `trades` (by time) or `trade_ids`
     interval: str = ""  # of candles
+    exchange: str = DEFAULT_EXCHANGE
 
     @property
     def id(self) -> str:
         "The id of the entry's document in the store."
-        return f"{self.collection}:{self.symbol}:{self.kind}:{self.interval}"
+        return f"{self.collection}:{self.market}:{self.kind}:{self.interval}"
+
+    @property
+    def market(self) -> str:
+        "The market's name: `BTCUSDT`, `kraken:BTCUSD`."
+        return market_key(self.exchange, self.symbol)
+
+    @property
+    def where(self) -> Where:
+        "The filter that selects the market's rows."
+        return market_where(self.market, self.interval)
 
     @classmethod
     def from_id(
@@ -54,7 +67,10 @@ class LedgerKey(msgspec.Struct, frozen=True, order=True):
         id: str,  # `candles_1h:BTCUSDT:candles:1h`
     ) -> "LedgerKey":
         "Read the id of a document."
-        return cls(*id.split(":"))
+        collection, _, rest = id.partition(":")
+        market, kind, interval = rest.rsplit(":", 2)
+        exchange, symbol = split_market(market)
+        return cls(collection, symbol, kind, interval, exchange)
 
     @property
     def step(self) -> int:
@@ -194,6 +210,7 @@ async def read_ledger(
     collection: str = "",  # empty: all
     symbols: Sequence[str] = (),  # empty: all
     interval: str = "",  # empty: all
+    exchange: str = "",  # empty: all
 ) -> dict[LedgerKey, Entry]:  # sorted by key
     "Read the entries of many markets; raises `StoreError`."
     documents = await store.list(_KIND, prefix=f"{collection}:" if collection else "")
@@ -201,7 +218,7 @@ async def read_ledger(
     return {
         key: entries[key]
         for key in sorted(entries)
-        if (not symbols or key.symbol in symbols) and interval in ("", key.interval)
+        if (not symbols or key.symbol in symbols) and interval in ("", key.interval) and exchange in ("", key.exchange)
     }
 
 

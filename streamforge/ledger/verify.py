@@ -28,6 +28,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..core.errors import NotFound
+from ..core.names import DEFAULT_EXCHANGE
 from ..core.times import TimeRange, now_ms, open_times
 from .entries import Entry, LedgerKey, read_entry, read_ledger, update_entry
 from .ranges import Ranges, covered
@@ -98,7 +99,6 @@ async def chunks_of(
     size: int = _CHUNK_STEPS,  # steps of the grid at most
 ) -> AsyncIterator[Chunk]:
     "Yield a market's stored rows in order, chunk by chunk; nothing if the collection does not exist."
-    where = {"symbol": market.symbol} | ({"interval": market.interval} if market.interval else {})
     schema = (await store.collections()).get(market.collection)
     if not schema:
         return
@@ -106,7 +106,7 @@ async def chunks_of(
     for first, last in span:
         for start in range(first, last, size * market.step):
             end = min(start + size * market.step, last)
-            rows = await store.read(market.collection, where=where, start=start, end=end, columns=present)
+            rows = await store.read(market.collection, where=market.where, start=start, end=end, columns=present)
             yield Chunk(start, end, rows)
 
 
@@ -186,9 +186,12 @@ async def stored_markets(
     for name, schema in (await store.collections()).items():
         is_candles = schema.key == CANDLES.key and schema.columns.keys() <= CANDLES.columns.keys()
         if collection in ("", name) and is_candles:
-            table = await store.read(name, columns=["symbol", "interval"])
-            pairs = table.group_by(["symbol", "interval"]).aggregate([]).to_pylist()
-            keys |= {LedgerKey(name, pair["symbol"], "candles", pair["interval"]) for pair in pairs}
+            names = ["exchange", "symbol", "interval"]
+            markets = (await store.read(name, columns=names)).group_by(names).aggregate([]).to_pylist()
+            keys |= {
+                LedgerKey(name, market["symbol"], "candles", market["interval"], market["exchange"])
+                for market in markets
+            }
     return keys
 
 
@@ -198,12 +201,11 @@ async def whole_span(
     entry: Entry,
 ) -> Ranges:
     "Return what was asked for or published of a market; without a ledger, the range from its first to its last row."
-    where = {"symbol": market.symbol} | ({"interval": market.interval} if market.interval else {})
     noted = entry.asked | entry.loaded | entry.verified | entry.missing
     if noted or market.collection not in await store.collections():
         return noted
     name = "open_time" if market.interval else "trade_id"
-    moments = (await store.read(market.collection, where=where, columns=[name]))[name].to_numpy()
+    moments = (await store.read(market.collection, where=market.where, columns=[name]))[name].to_numpy()
     return covered(moments, market.step).hull
 
 
@@ -239,9 +241,10 @@ async def verify_loaded(
     store: Store,
     collection: str,  # `candles_1h`
     symbols: Sequence[str],
+    exchange: str = "",  # empty: all
 ) -> None:
     "Verify the candles that were loaded since the last verification; raises `StoreError`."
-    for market, entry in (await read_ledger(store, collection=collection, symbols=symbols)).items():
+    for market, entry in (await read_ledger(store, collection=collection, symbols=symbols, exchange=exchange)).items():
         todo = entry.loaded - entry.verified
         if market.kind != "candles" or not todo:
             continue
@@ -265,9 +268,10 @@ async def verify_trades(
     store: Store,
     collection: str,  # `trades`
     symbol: str,
+    exchange: str = DEFAULT_EXCHANGE,
 ) -> TradeFindings:
     "Read a market's trades, judge them, and update both of its ledgers; raises `StoreError`."
-    ids, times = LedgerKey(collection, symbol, "trade_ids"), LedgerKey(collection, symbol, "trades")
+    ids, times = (LedgerKey(collection, symbol, kind, exchange=exchange) for kind in ("trade_ids", "trades"))
     findings, by_id = await verify(store, ids)
     noted = (await whole_span(store, times, await read_entry(store, times))).hull
     low, high = noted.parts[0] if noted else (0, 1)
@@ -285,9 +289,8 @@ async def verify_trades(
 # %% ../../nbs/25_ledger/03_verify.ipynb #61086588
 async def _time_of(store: Store, ids: LedgerKey, id: int) -> int | None:
     "When a stored trade happened, in ms UTC; None if it is not stored."
-    where = {"symbol": ids.symbol}
     try:
-        table = await store.read(ids.collection, where=where, start=id, end=id + 1, columns=["timestamp"])
+        table = await store.read(ids.collection, where=ids.where, start=id, end=id + 1, columns=["timestamp"])
     except NotFound:
         return None
     return table["timestamp"][0].as_py() if table.num_rows else None

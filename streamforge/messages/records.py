@@ -29,6 +29,7 @@ import msgspec
 import numpy as np
 
 from ..core.errors import BadRecord
+from ..core.names import DEFAULT_EXCHANGE
 
 
 # %% ../../nbs/10_messages/01_records.ipynb #445d9cce
@@ -43,6 +44,7 @@ class DataRecord(Protocol):
 class Candle(msgspec.Struct, kw_only=True, frozen=True, gc=False):
     "A closed candle: times in ms UTC, prices in quote currency, volume in base asset."
 
+    exchange: str = DEFAULT_EXCHANGE  # also of old records, which do not name one
     symbol: str
     interval: str
     open_time: int
@@ -74,6 +76,7 @@ class Candle(msgspec.Struct, kw_only=True, frozen=True, gc=False):
 class Trade(msgspec.Struct, kw_only=True, frozen=True, gc=False):
     "A trade between a buyer and a seller: price in quote currency, quantity in base asset."
 
+    exchange: str = DEFAULT_EXCHANGE
     symbol: str
     trade_id: int
     price: float
@@ -97,6 +100,7 @@ class DepthUpdate(msgspec.Struct, kw_only=True, frozen=True):
     u: int  # last update id
     b: list[tuple[str, str]]  # bids: price, new quantity; 0 removes the level
     a: list[tuple[str, str]]  # asks
+    exchange: str = DEFAULT_EXCHANGE  # ours: the exchange does not send it
 
     def numbers(self) -> tuple[float, ...]:
         "Prices and quantities of the changed levels as numbers, which must be finite."
@@ -106,6 +110,7 @@ class DepthUpdate(msgspec.Struct, kw_only=True, frozen=True):
 class BookSnapshot(msgspec.Struct, kw_only=True, frozen=True):
     "The best levels of an order book at one moment, best first."
 
+    exchange: str = DEFAULT_EXCHANGE
     symbol: str
     timestamp: int  # ms UTC of the last update in it
     bids: list[tuple[float, float]]  # price, quantity; descending
@@ -122,6 +127,7 @@ class Decision(msgspec.Struct, kw_only=True, frozen=True):
     "The position that an agent wants to hold after a candle has closed."
 
     agent: str
+    exchange: str = DEFAULT_EXCHANGE
     symbol: str
     interval: str
     open_time: int  # of the candle that was decided on
@@ -142,6 +148,7 @@ class Decision(msgspec.Struct, kw_only=True, frozen=True):
 class Prediction(msgspec.Struct, kw_only=True, frozen=True):
     "A model's probability that the price rises over the next candles."
 
+    exchange: str = DEFAULT_EXCHANGE
     symbol: str
     interval: str
     open_time: int
@@ -267,20 +274,25 @@ def candles_of(
     symbol: str,
     interval: str,
     interval_ms: int,  # length of the interval in ms
+    exchange: str = DEFAULT_EXCHANGE,
 ) -> list[Candle]:  # n
     "Make candles from columns of equal length; other columns than a candle's fields are ignored."
     names = [name for name in Candle.__struct_fields__ if name in columns and name not in _NOT_COLUMNS]
     rows = zip(*(_plain(columns[name]) for name in names), strict=True)
     return [
         Candle(
-            symbol=symbol, interval=interval, close_time=row[0] + interval_ms - 1, **dict(zip(names, row, strict=True))
+            exchange=exchange,
+            symbol=symbol,
+            interval=interval,
+            close_time=row[0] + interval_ms - 1,
+            **dict(zip(names, row, strict=True)),
         )
         for row in rows
     ]
 
 
 # %% ../../nbs/10_messages/01_records.ipynb #25ab0314
-_NOT_COLUMNS = ("symbol", "interval", "close_time")  # given or computed
+_NOT_COLUMNS = ("exchange", "symbol", "interval", "close_time")  # given or computed
 
 
 def _plain(column: "Sequence[float] | np.ndarray") -> list[float]:

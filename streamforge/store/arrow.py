@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..core.errors import BadData
+from ..core.names import DEFAULT_EXCHANGE
 from .base import RowBatch, Schema
 
 # %% ../../nbs/21_store/03_arrow.ipynb #006c6de4
@@ -124,6 +125,7 @@ def field_getter(
 
 # %% ../../nbs/21_store/03_arrow.ipynb #035231a0
 _Rows = Sequence[Any]  # Any: structs or mappings; `_pick` finds out which
+_ABSENT = {"exchange": DEFAULT_EXCHANGE}  # what a row stands for that lacks a column; else null
 _Pick = Callable[[_Rows], list[list[object]]]  # rows -> their columns
 
 
@@ -142,7 +144,7 @@ def _pick(rows: _Rows, names: Sequence[str]) -> tuple[list[str], _Pick]:
         )
     seen = set().union(*rows)
     present = [name for name in names if name in seen] + sorted(seen.difference(names))
-    return present, lambda part: [[row.get(name) for row in part] for name in present]
+    return present, lambda part: [[row.get(name, _ABSENT.get(name)) for row in part] for name in present]
 
 
 # %% ../../nbs/21_store/03_arrow.ipynb #b46c288d
@@ -196,7 +198,7 @@ def _check_columns(present: Sequence[str], schema: Schema) -> None:
                 field=str(name),
             )
     for name in schema.key:
-        if name not in present:
+        if name not in present and name != "exchange":
             raise BadData(
                 f"expected the key's column '{name}' in every row, found {' '.join(present)}",
                 "a row is identified by its key",
@@ -209,12 +211,18 @@ def as_arrow(
     rows: RowBatch,  # not empty
     schema: Schema,
 ) -> pa.Table:  # the columns that occur, in the schema's order and types
-    "Check a batch and convert it to Arrow columns; raises `BadData` with the column as `field`."
+    """Check a batch and convert it to Arrow columns; rows that name no `exchange` are the default one's; raises
+    `BadData` with the column as `field`."""
     if isinstance(rows, pa.Table | pa.RecordBatch):
         _check_columns(rows.schema.names, schema)
         table = pa.table(rows)
         present = [name for name in schema.columns if name in table.column_names]
-        return pa.table({name: _cast(table[name], name, schema.columns[name], name in schema.key) for name in present})
-    present, pick = _pick(rows, list(schema.columns))
-    _check_columns(present, schema)
-    return pa.Table.from_batches(_batches(rows, present, pick, schema))
+        table = pa.table({name: _cast(table[name], name, schema.columns[name], name in schema.key) for name in present})
+    else:
+        present, pick = _pick(rows, list(schema.columns))
+        _check_columns(present, schema)
+        table = pa.Table.from_batches(_batches(rows, present, pick, schema))
+    if "exchange" not in schema.key or "exchange" in present:
+        return table
+    place = [name for name in schema.columns if name in (*present, "exchange")].index("exchange")
+    return table.add_column(place, "exchange", pa.repeat(pa.scalar(DEFAULT_EXCHANGE, ARROW_TYPES["text"]), len(table)))

@@ -13,21 +13,25 @@ __all__ = [
     "IMBALANCE",
     "LIQUIDITY",
     "VOLUME_BY_PRICE",
+    "MARKET_KEYS",
     "enriched_schema",
     "check_schema",
     "missing_columns",
+    "with_exchange",
+    "market_where",
 ]
 
 # %% ../../nbs/21_store/02_schemas.ipynb #a8f010db
 from collections.abc import Sequence
 
 from ..core.errors import BadName, Conflict
-from ..core.names import check_name
+from ..core.names import check_name, split_market
 from .base import Schema
 
 # %% ../../nbs/21_store/02_schemas.ipynb #c084783f
 CANDLES = Schema(
     columns={
+        "exchange": "text",
         "symbol": "text",
         "interval": "text",
         "open_time": "int",
@@ -43,11 +47,12 @@ CANDLES = Schema(
         "taker_buy_quote_asset_volume": "float",
         "filled": "bool",
     },
-    key=("symbol", "interval", "open_time"),
+    key=("exchange", "symbol", "interval", "open_time"),
 )
 DECISIONS = Schema(
     columns={
         "agent": "text",
+        "exchange": "text",
         "symbol": "text",
         "interval": "text",
         "open_time": "int",
@@ -60,9 +65,9 @@ DECISIONS = Schema(
         "latency_ms": "float",
         "queue_id": "text",
     },
-    key=("agent", "symbol", "interval", "open_time"),
+    key=("agent", "exchange", "symbol", "interval", "open_time"),
 )
-EDGES = Schema(
+EDGES = Schema(  # source and target are markets, as `core.names.market_key` writes them
     columns={"graph": "text", "source": "text", "target": "text", "open_time": "int", "weight": "float"},
     key=("graph", "source", "target", "open_time"),
 )
@@ -78,6 +83,7 @@ def enriched_schema(
 # %% ../../nbs/21_store/02_schemas.ipynb #7b539237
 TRADES = Schema(
     columns={
+        "exchange": "text",
         "symbol": "text",
         "trade_id": "int",
         "price": "float",
@@ -85,14 +91,22 @@ TRADES = Schema(
         "timestamp": "int",
         "is_buyer_maker": "bool",
     },
-    key=("symbol", "trade_id"),
+    key=("exchange", "symbol", "trade_id"),
 )
 BOOKS = Schema(  # levels as JSON, best first
-    columns={"symbol": "text", "timestamp": "int", "bids": "text", "asks": "text", "last_update_id": "int"},
-    key=("symbol", "timestamp"),
+    columns={
+        "exchange": "text",
+        "symbol": "text",
+        "timestamp": "int",
+        "bids": "text",
+        "asks": "text",
+        "last_update_id": "int",
+    },
+    key=("exchange", "symbol", "timestamp"),
 )
 DEPTH_UPDATES = Schema(
     columns={
+        "exchange": "text",
         "symbol": "text",
         "last_update_id": "int",
         "first_update_id": "int",
@@ -100,10 +114,11 @@ DEPTH_UPDATES = Schema(
         "bids": "text",
         "asks": "text",
     },
-    key=("symbol", "last_update_id"),
+    key=("exchange", "symbol", "last_update_id"),
 )
 IMBALANCE = Schema(
     columns={
+        "exchange": "text",
         "symbol": "text",
         "timestamp": "int",
         "mid": "float",
@@ -112,14 +127,22 @@ IMBALANCE = Schema(
         "bid_depth": "float",
         "ask_depth": "float",
     },
-    key=("symbol", "timestamp"),
+    key=("exchange", "symbol", "timestamp"),
 )
 LIQUIDITY = Schema(
-    columns={"symbol": "text", "side": "text", "price": "text", "timestamp": "int", "quantity": "float"},
-    key=("symbol", "side", "price", "timestamp"),
+    columns={
+        "exchange": "text",
+        "symbol": "text",
+        "side": "text",
+        "price": "text",
+        "timestamp": "int",
+        "quantity": "float",
+    },
+    key=("exchange", "symbol", "side", "price", "timestamp"),
 )
 VOLUME_BY_PRICE = Schema(
     columns={
+        "exchange": "text",
         "symbol": "text",
         "interval": "text",
         "price": "text",
@@ -128,7 +151,7 @@ VOLUME_BY_PRICE = Schema(
         "sell_volume": "float",
         "trades": "int",
     },
-    key=("symbol", "interval", "price", "open_time"),
+    key=("exchange", "symbol", "interval", "price", "open_time"),
 )
 
 # %% ../../nbs/21_store/02_schemas.ipynb #a54beea2
@@ -177,3 +200,30 @@ def missing_columns(
                 field=name,
             )
     return {name: kind for name, kind in new.columns.items() if name not in old.columns}
+
+
+# %% ../../nbs/21_store/02_schemas.ipynb #5b1e0c42
+_OF_MARKETS = (CANDLES, DECISIONS, TRADES, BOOKS, DEPTH_UPDATES, IMBALANCE, LIQUIDITY, VOLUME_BY_PRICE)
+MARKET_KEYS = frozenset(schema.key for schema in _OF_MARKETS)  # that name a market by exchange and symbol
+
+
+def with_exchange(
+    schema: Schema,  # of a collection as it is
+) -> Schema | None:  # as it has to become; None: it may stay
+    "Return the schema of one of our collections with `exchange` in its key, if it was made without."
+    if "exchange" in schema.columns:
+        return None
+    for ours in _OF_MARKETS:
+        key = tuple(name for name in ours.key if name != "exchange")
+        if schema.key == key and schema.columns.keys() & ours.columns.keys() > set(key):
+            return Schema(columns={"exchange": "text"} | schema.columns, key=ours.key)
+    return None
+
+
+def market_where(
+    market: str,  # its name: `BTCUSDT`, `kraken:BTCUSD`
+    interval: str = "",  # of candles
+) -> dict[str, str]:
+    "Return the filter that selects the rows of a market."
+    exchange, symbol = split_market(market)
+    return {"exchange": exchange, "symbol": symbol} | ({"interval": interval} if interval else {})

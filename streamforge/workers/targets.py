@@ -370,8 +370,8 @@ def indicator_names(
 
 
 def steps_by_symbol(
-    text: str,  # `0.5`, or `BTCUSDT=0.5,ETHUSDT=0.1`
-) -> dict[str, str]:  # symbol -> step as decimal text; the empty symbol stands for every other market
+    text: str,  # `0.5`, or `BTCUSDT=0.5,kraken:ETHUSD=0.1`
+) -> dict[str, str]:  # market's name -> step as decimal text; the empty symbol stands for every other market
     "Split and check the price steps of markets; raises `BadSetting`."
     from streamforge.features.decimals import step_edges
 

@@ -277,7 +277,7 @@ async def one_bad_row(lab: Lab, runs: int) -> None:
         code = await workers.run("arango-connector", **CONNECT | {"UPSTREAM": "loader-producer__rest"})
         contents = await workers.contents()
         lab.outcome.runs = 1
-        stored = {key for key in expected["candles_1h"] if key[2] != victim}
+        stored = {key for key in expected["candles_1h"] if key[-1] != victim}
         lab.outcome.lost = len(stored - contents["candles_1h"].keys())
         lab.outcome.duplicated = len(contents["candles_1h"].keys() - stored)
         lab.outcome.exact = int(lab.outcome.lost + lab.outcome.duplicated == 0)

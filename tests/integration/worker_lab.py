@@ -152,7 +152,7 @@ class WorkerLab:
         once: dict[tuple, bytes] = {}
         for record in await self.records(f"{topic}-enriched"):
             row = msgspec.json.decode(record.value)
-            key = (row["symbol"], row["interval"], row["open_time"])
+            key = (row["exchange"], row["symbol"], row["interval"], row["open_time"])
             assert once.setdefault(key, record.value) == record.value, f"two different records of {key}"
         parts["stream"] = once
         parts["dead"] = {

@@ -44,6 +44,7 @@ TEXTS = {
     1207: (409, "duplicate name"),
     1208: (400, "illegal name"),
     1210: (409, "unique constraint violated"),
+    1212: (404, "index not found"),
     1216: (400, "document too large"),
     1221: (400, "illegal document key"),
     1222: (400, "unexpected document key"),
@@ -279,6 +280,22 @@ class Arango:
             **more,
         }
 
+    def indexes(self) -> tuple[int, Any]:
+        name = self.query["collection"]
+        primary = {"id": f"{name}/0", "type": "primary", "name": "primary", "fields": ["_key"], "unique": True}
+        listed = [
+            {"id": f"{name}/{number}", "type": "persistent", "name": f"idx_{number}", "fields": fields, "unique": True}
+            for number, fields in enumerate(self.database[name].indexes, start=1)
+        ]
+        return 200, {"error": False, "code": 200, "indexes": [primary, *listed], "identifiers": {}}
+
+    def delete_index(self, name: str, number: str) -> tuple[int, Any]:
+        collection = self.database[name]
+        if not 0 < int(number) <= len(collection.indexes):
+            raise Refusal(1212)
+        del collection.taken[collection.indexes.pop(int(number) - 1)]
+        return 200, {"error": False, "code": 200, "id": f"{name}/{number}"}
+
     # documents
 
     def _write(self, collection: Collection, document: Json, mode: str, undo: list, transaction: str = "") -> Json:
@@ -484,6 +501,8 @@ _ROUTES: list[tuple[str, Callable]] = [
     (r"GET /_api/collection", Arango.collections),
     (r"POST /_api/collection", Arango.make_collection),
     (r"POST /_api/index", Arango.make_index),
+    (r"GET /_api/index", Arango.indexes),
+    (r"DELETE /_api/index/([^/]+)/(\d+)", Arango.delete_index),
     (r"POST /_api/import", Arango.import_),
     (r"POST /_api/document/([^/]+)", Arango.insert),
     (r"GET /_api/document/([^/]+)/([^/]+)", Arango.get),
@@ -539,6 +558,10 @@ _QUERIES = {
     "documents": re.compile(
         r"FOR d IN @@collection FILTER d\.kind == @kind AND STARTS_WITH\(d\.id, @prefix\) RETURN d"
     ),
+    "add exchange": re.compile(
+        r"FOR d IN @@collection FILTER d\.exchange == null LIMIT @rows "
+        r"UPDATE d WITH {exchange: @exchange} IN @@collection OPTIONS {waitForSync: true} RETURN 1"
+    ),
 }
 
 
@@ -551,6 +574,12 @@ def _answers(database: Database, text: str, variables: Json) -> list[Any]:
     if declared != variables.keys():
         raise Refusal(1551 if declared - variables.keys() else 1552, " ".join(declared ^ variables.keys()))
     documents = list(database[variables["@collection"]].documents.values())
+    if name == "add exchange":
+        lacking = [document for document in documents if document.get("exchange") is None][: variables["rows"]]
+        for document in lacking:
+            named = document | {"exchange": variables["exchange"]}
+            database[variables["@collection"]].place(document["_key"], named)
+        return [1] * len(lacking)
     if "range_column" in variables:
         moment, start, last = variables["range_column"], variables["start"], variables["last"]
         documents = [document for document in documents if start <= document[moment] <= last]

@@ -73,6 +73,12 @@ class ArangoCollection(Protocol):
     def add_index(self, data: JsonObject) -> object:
         "Make an index if it is missing."
 
+    def indexes(self) -> list[JsonObject]:
+        "All indexes, with their fields."
+
+    def delete_index(self, index_id: str, ignore_missing: bool = False) -> object:
+        "Delete an index."
+
     def import_bulk(
         self, documents: Sequence[JsonObject], *, halt_on_error: bool, details: bool, on_duplicate: str, sync: bool
     ) -> JsonObject:

@@ -10,6 +10,8 @@ __all__ = [
     "require_collection",
     "list_collections",
     "make_own_collections",
+    "migrate_collection",
+    "migrate_collections",
     "ensure_collection",
 ]
 
@@ -20,6 +22,7 @@ from collections.abc import Callable
 import msgspec
 
 from ...core.errors import BadConfig, NotFound
+from ...core.names import DEFAULT_EXCHANGE
 from ...core.types import JsonObject
 from .client import ArangoDatabase
 from .errors import error_codes
@@ -34,7 +37,7 @@ from streamforge.store.arango.names import (
 )
 from .queries import aql_text, run_query
 from ..base import Schema
-from ..schemas import check_schema, missing_columns
+from ..schemas import check_schema, missing_columns, with_exchange
 
 
 # %% ../../../nbs/21_store/arango/06_collections.ipynb #bb413052
@@ -127,6 +130,51 @@ def _make_collection(database: ArangoDatabase, name: str, schema: Schema) -> Non
         _unless_exists(lambda: database.create_graph(f"{name}-graph", edge_definitions=[relation]))
 
 
+# %% ../../../nbs/21_store/arango/06_collections.ipynb #0b7c5d21
+_ROWS = 50_000  # that one request changes
+
+
+def migrate_collection(
+    database: ArangoDatabase,
+    collection: str,
+) -> None:
+    "Add `exchange` to the rows and the index of a collection that was made without; raises the driver's errors."
+    stored = require_collection(database, collection)
+    if not (schema := with_exchange(stored.schema)):
+        return
+    rows, old = database.collection(stored.name), [attribute(column) for column in stored.schema.key]
+    variables: JsonObject = {"@collection": stored.name, "exchange": DEFAULT_EXCHANGE, "rows": _ROWS}
+    while sum(map(len, run_query(database, aql_text("add exchange"), variables))):
+        pass
+    fields = [attribute(column) for column in schema.key]
+    rows.add_index({"type": "persistent", "fields": fields, "unique": True})
+    for index in rows.indexes():
+        if list(index["fields"]) == old:
+            rows.delete_index(index["id"], ignore_missing=True)
+    entry = {
+        "_key": document_key([collection]),
+        "_rev": stored.rev,
+        "name": collection,
+        "physical": stored.name,
+        "schema": msgspec.json.encode(schema).decode(),
+    }
+    try:
+        database.collection(COLLECTIONS).replace(entry, check_rev=True, sync=True)
+    except Exception as error:
+        if error_codes(error)[1] != 1200:
+            raise
+        migrate_collection(database, collection)  # another process was faster, or has added a column
+
+
+def migrate_collections(
+    database: ArangoDatabase,
+) -> None:
+    "Migrate every collection of ours that was made without an exchange; raises the driver's errors."
+    for collection, schema in list_collections(database).items():
+        if with_exchange(schema):
+            migrate_collection(database, collection)
+
+
 # %% ../../../nbs/21_store/arango/06_collections.ipynb #8ae02acc
 def ensure_collection(
     database: ArangoDatabase,
@@ -137,6 +185,9 @@ def ensure_collection(
     entries, name = database.collection(COLLECTIONS), collection_name(collection)
     while True:
         stored = find_collection(database, collection)
+        if stored and with_exchange(stored.schema):  # made by an earlier release since the store was opened
+            migrate_collection(database, collection)
+            stored = find_collection(database, collection)
         if stored and not (extra := missing_columns(stored.schema, schema, collection)):
             return stored.schema
         whole = Schema(columns=stored.schema.columns | extra, key=schema.key) if stored else schema

@@ -22,8 +22,9 @@ from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 
-from ...core.names import check_name
+from ...core.names import DEFAULT_EXCHANGE, check_name
 from ..base import Schema
+from ..schemas import MARKET_KEYS
 
 # %% ../../../nbs/21_store/arango/01_names.ipynb #bea7c68d
 _OUTSIDE = re.compile(rb"[^A-Za-z0-9_.-]")
@@ -66,7 +67,16 @@ def document_keys(
 ) -> list[str]:  # one per row
     "The `_key` of each row of a batch."
     columns = [_column_parts(batch[name].to_pylist()) for name in key]
-    return [_shortened(":".join(parts)) for parts in zip(*columns, strict=True)]
+    if tuple(key) not in MARKET_KEYS:
+        return [_shortened(":".join(parts)) for parts in zip(*columns, strict=True)]
+    exchanges = columns.pop(key.index("exchange"))
+    keys = [":".join(parts) for parts in zip(*columns, strict=True)]
+    if set(exchanges) != {DEFAULT_EXCHANGE}:
+        keys = [
+            key if exchange == DEFAULT_EXCHANGE else f"{exchange}:{key}"
+            for key, exchange in zip(keys, exchanges, strict=True)
+        ]
+    return [_shortened(key) for key in keys]
 
 
 # %% ../../../nbs/21_store/arango/01_names.ipynb #4c7f74a2

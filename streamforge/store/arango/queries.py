@@ -19,12 +19,14 @@ _AQL = {
     "count": "FOR d IN @@collection{where} COLLECT WITH COUNT INTO n RETURN n",
     "all": "FOR d IN @@collection RETURN d",
     "documents": "FOR d IN @@collection FILTER d.kind == @kind AND STARTS_WITH(d.id, @prefix) RETURN d",
+    "add exchange": "FOR d IN @@collection FILTER d.exchange == null LIMIT @rows "
+    "UPDATE d WITH {{exchange: @exchange}} IN @@collection OPTIONS {{waitForSync: true}} RETURN 1",
 }
 
 
 # %% ../../../nbs/21_store/arango/05_queries.ipynb #592a993f
 def aql_text(
-    name: str,  # `range`, `nth last`, `count`, `all`, `documents`
+    name: str,  # `range`, `nth last`, `count`, `all`, `documents`, `add exchange`
     columns: int = 0,  # how many columns `where` has
 ) -> str:
     "The AQL of one of the store's queries."

@@ -23,6 +23,7 @@ from streamforge.store.arango.collections import (
     find_collection,
     list_collections,
     make_own_collections,
+    migrate_collections,
     require_collection,
 )
 from .errors import error_codes
@@ -111,6 +112,7 @@ class ArangoStore:
     async def __aenter__(self) -> Self:
         try:
             await self._connection.run(make_own_collections)
+            await self._connection.run(migrate_collections)
         except BaseException:
             await asyncio.to_thread(self._connection.close)
             raise

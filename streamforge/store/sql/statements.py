@@ -15,6 +15,7 @@ __all__ = [
     "literal",
     "conditions",
     "select_text",
+    "exchange_text",
 ]
 
 # %% ../../../nbs/21_store/sql/01_statements.ipynb #161cd2a7
@@ -23,7 +24,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from ...core.names import check_name
+from ...core.names import DEFAULT_EXCHANGE, check_name
 from ..base import Schema
 from ..query import RowQuery, accepted_values
 
@@ -36,12 +37,14 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     ending: str = ""  # of CREATE TABLE
     arrays: bool = False  # a batch is one execution with an array per column, instead of one execution per row
     skip_equal: bool = False  # a row that is there already, equal in every column, is not written again
+    copies: bool = False  # the key of a table cannot be changed: its rows are copied into a new one
 
 
 SQLITE = Dialect(
     types={"int": "BIGINT", "float": "DOUBLE", "text": "TEXT", "bool": "BOOLEAN"},
     ending=" WITHOUT ROWID",
     skip_equal=True,
+    copies=True,
 )
 POSTGRESQL = Dialect(
     types={"int": "BIGINT", "float": "DOUBLE PRECISION", "text": 'TEXT COLLATE "C"', "bool": "BOOLEAN"}, arrays=True
@@ -78,12 +81,16 @@ def create_text(
     condition: str = "",  # `IF NOT EXISTS`
 ) -> str:
     "CREATE TABLE for a collection."
-    columns = [
-        f"{quoted(name)} {dialect.types[kind]}{' NOT NULL' if name in schema.key else ''}"
-        for name, kind in schema.columns.items()
-    ]
+    columns = [_column_text(dialect, name, schema) for name in schema.columns]
     key = f"PRIMARY KEY ({', '.join(map(quoted, schema.key))})"
     return f"CREATE TABLE {condition} {quoted(table)} ({', '.join([*columns, key])}){dialect.ending}"
+
+
+def _column_text(dialect: Dialect, name: str, schema: Schema) -> str:
+    "A column of CREATE TABLE or ADD COLUMN."
+    text = f"{quoted(name)} {dialect.types[schema.columns[name]]}{' NOT NULL' if name in schema.key else ''}"
+    # so that a writer of an earlier release, which knows of one exchange only, goes on until it is replaced
+    return f"{text} DEFAULT {literal(DEFAULT_EXCHANGE)}" if name == "exchange" and name in schema.key else text
 
 
 def widen_text(
@@ -156,3 +163,30 @@ def select_text(
     needed = ", ".join(map(quoted, dict.fromkeys([*fetched, *schema.key])))
     tail = f"SELECT {needed} FROM {source} ORDER BY {latest} LIMIT {max(0, int(query.last))}"
     return f"SELECT {columns} FROM ({tail}) AS tail ORDER BY {order}"
+
+
+# %% ../../../nbs/21_store/sql/01_statements.ipynb #8d3a6f11
+def exchange_text(
+    dialect: Dialect,
+    table: str,
+    schema: Schema,  # as it becomes, with `exchange`
+) -> list[str]:  # statements of one transaction
+    "The statements that add `exchange` to the key of a table and to its rows."
+    name, key = quoted(table), ", ".join(map(quoted, schema.key))
+    if dialect.copies:
+        copy, columns = f"{table}~exchange", ", ".join(quoted(name) for name in schema.columns if name != "exchange")
+        order = ", ".join(quoted(name) for name in schema.key if name != "exchange")
+        return [
+            create_text(dialect, copy, schema),
+            f"INSERT INTO {quoted(copy)} ({columns}) SELECT {columns} FROM {name} ORDER BY {order}",
+            f"DROP TABLE {name}",
+            f"ALTER TABLE {quoted(copy)} RENAME TO {name}",
+        ]
+    named = f"SELECT conname FROM pg_constraint WHERE conrelid = {literal(name)}::regclass AND contype = 'p'"
+    return [
+        "SET LOCAL statement_timeout = 0",  # the index of a large table takes longer than any other statement
+        f"ALTER TABLE {name} ADD COLUMN {_column_text(dialect, 'exchange', schema)}",
+        f"DO $do$ BEGIN EXECUTE 'ALTER TABLE ' || {literal(name)} || ' DROP CONSTRAINT ' || quote_ident(({named}));"
+        " END $do$",
+        f"ALTER TABLE {name} ADD PRIMARY KEY ({key})",
+    ]

@@ -9,22 +9,32 @@ __all__ = ["SqlStore"]
 import asyncio
 import importlib
 import json
+import time
 from collections.abc import Mapping, Sequence
 from typing import Self
 
 import pyarrow as pa
 
-from ...core.errors import BadData, BadUrl, Conflict
+from ...core.errors import BadData, BadUrl, Conflict, StoreError
+from ...core.logs import get_logger
 from ...core.types import JsonValue
 from ...core.urls import redact
 from ..arrow import ARROW_TYPES, as_arrow
 from ..base import Document, RowBatch, Schema, Where, encode_body
 from ..query import RowQuery, requested_columns
-from ..schemas import check_schema, missing_columns
+from ..schemas import check_schema, missing_columns, with_exchange
 from .connections import Connection, Database, parameters
-from .pool import ConnectionPool
+from .pool import ConnectionPool, PooledConnection
 from .statements import conditions, quoted, select_text
-from .tables import ensure_table, find_table, list_tables, own_tables, require_table
+from streamforge.store.sql.tables import (
+    add_exchange,
+    ensure_table,
+    find_table,
+    list_tables,
+    own_tables,
+    require_table,
+    tables_without_exchange,
+)
 
 # %% ../../../nbs/21_store/sql/07_store.ipynb #f81c56fc
 _DATABASES = {
@@ -118,6 +128,27 @@ def _count(connection: Connection, collection: str, query: RowQuery) -> int:
     return counted["n"][0].as_py()
 
 
+# %% ../../../nbs/21_store/sql/07_store.ipynb #1d90c3e1
+_log = get_logger("store.sql")
+_MIGRATION_S = 3_600.0  # that a process waits for another one that migrates
+
+
+def _migrate(database: Database, collection: str) -> None:
+    "Add `exchange` to the key of a collection. Blocks; raises `StoreError`."
+    pooled, deadline = PooledConnection(database), time.monotonic() + _MIGRATION_S
+    try:
+        while True:
+            try:
+                if pooled.attempt(lambda connection: add_exchange(connection, database.dialect, collection), "schema"):
+                    _log.info("added the exchange to the key of a collection", collection=collection)
+                return
+            except StoreError as error:
+                if not error.__cause__ or not database.busy(error.__cause__) or time.monotonic() > deadline:
+                    raise
+    finally:
+        pooled.drop()
+
+
 # %% ../../../nbs/21_store/sql/07_store.ipynb #b0aa21ea
 class SqlStore:
     "Rows and documents in SQL: `sqlite:///path?timeout=30`, `postgresql://user@host/database`. Raises `BadUrl`."
@@ -131,6 +162,8 @@ class SqlStore:
     async def __aenter__(self) -> Self:
         try:
             await self._writing.run(self._make_own_tables, "schema")
+            for collection in await self._writing.run(tables_without_exchange):
+                await asyncio.to_thread(_migrate, self._database, collection)
         except BaseException:
             await asyncio.to_thread(self._writing.close)
             raise
@@ -148,6 +181,9 @@ class SqlStore:
         "Make a collection, or add the columns that it lacks; raises `Conflict`, `BadName`."
         check_schema(schema)
         table = await self._reading.run(lambda connection: find_table(connection, collection))
+        if table and with_exchange(table.schema):  # made by an earlier release since the store was opened
+            await asyncio.to_thread(_migrate, self._database, collection)
+            table = await self._reading.run(lambda connection: find_table(connection, collection))
         if not table or missing_columns(table.schema, schema, collection):
             dialect = self._database.dialect
             table = await self._writing.run(

@@ -13,6 +13,7 @@ from functools import partial
 import msgspec
 
 from ...core.errors import Conflict
+from ...core.names import market_key
 from ...core.settings import WorkerSettings
 from ...features.books import imbalance, liquidity
 from ...messages.records import BookSnapshot, DepthUpdate
@@ -38,6 +39,7 @@ def book_rows(
         if isinstance(book, BookSnapshot):
             snapshots.append(
                 {
+                    "exchange": book.exchange,
                     "symbol": book.symbol,
                     "timestamp": book.timestamp,
                     "bids": text(book.bids),
@@ -48,6 +50,7 @@ def book_rows(
         else:
             updates.append(
                 {
+                    "exchange": book.exchange,
                     "symbol": book.s,
                     "last_update_id": book.u,
                     "first_update_id": book.U,
@@ -65,7 +68,7 @@ def derived_rows(
     step: str,  # of price, decimal text
 ) -> tuple[_Row, list[_Row]]:  # a row of IMBALANCE, rows of LIQUIDITY
     "Compute the imbalance of a snapshot and its liquidity by price step; null where a side is empty."
-    when: _Row = {"symbol": book.symbol, "timestamp": book.timestamp}
+    when: _Row = {"exchange": book.exchange, "symbol": book.symbol, "timestamp": book.timestamp}
     numbers = msgspec.structs.asdict(imbalance(book.bids, book.asks, levels=levels))
     waiting = [
         when | {"side": side, "price": price, "quantity": quantity}
@@ -79,14 +82,14 @@ async def price_step(
     store: Store,
     settings: WorkerSettings,  # PRICE_STEP
     collection: str,
-    symbol: str,
+    market: str,  # its name: `BTCUSDT`, `kraken:BTCUSD`
     price: float,  # of the market; decides the step if none is given or saved
 ) -> str:  # decimal text
     "Return a market's price step, from PRICE_STEP or the store, or choose and save one; raises `BadSetting`."
     given = steps_by_symbol(ConnectorParameters.read(settings.options).price_step)
-    if step := given.get(symbol, given.get("")):
+    if step := given.get(market, given.get("")):
         return step
-    id = f"{collection}:{symbol}"
+    id = f"{collection}:{market}"
     if saved := await store.get("price-step", id):
         return saved.body["step"]
     places = math.floor(math.log10(price)) - 3
@@ -143,11 +146,12 @@ class BookHandler(Handler):
         for book in books:
             if not book.bids and not book.asks:
                 continue
-            if book.symbol not in self.steps:
+            market = market_key(book.exchange, book.symbol)
+            if market not in self.steps:
                 price = (book.bids or book.asks)[0][0]
-                ask = partial(price_step, self.ctx.store, self.ctx.settings, self.wiring.collection, book.symbol, price)
-                self.steps[book.symbol] = await self.ctx.retry("store", ask)
-            balance, levels = derived_rows(book, self.levels, self.steps[book.symbol])
+                ask = partial(price_step, self.ctx.store, self.ctx.settings, self.wiring.collection, market, price)
+                self.steps[market] = await self.ctx.retry("store", ask)
+            balance, levels = derived_rows(book, self.levels, self.steps[market])
             balances.append(balance)
             waiting += levels
         for name, rows in (("imbalance", balances), ("liquidity", waiting)):

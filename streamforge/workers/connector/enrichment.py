@@ -14,12 +14,12 @@ import numpy as np
 import pyarrow as pa
 
 from ...bus.base import Record
-from ...core.names import enriched_collection
+from ...core.names import enriched_collection, market_key
 from ...features.indicators import INDICATORS
 from ...features.enricher import Enricher
 from ...messages.records import Candle
 from ...store.base import Store
-from ...store.schemas import CANDLES
+from ...store.schemas import CANDLES, market_where
 from .decoding import DecodedBatch, columns_of
 from .rows import CANDLE_FIELDS, changed_rows, enriched_table, rows_of
 from ...features.enricher import CANDLE_COLUMNS
@@ -80,9 +80,8 @@ class MarketStates:
             enrichers[market] = await warm_enricher(self.store, self.collection, market, first, self.names)
             self._heads.pop(market, None)
         if market not in self._heads:
-            where = {"symbol": market[0], "interval": market[1]}
             collection = enriched_collection(self.collection)
-            rows = await self.store.read(collection, where=where, columns=["open_time"], last=1)
+            rows = await self.store.read(collection, where=market_where(*market), columns=["open_time"], last=1)
             self._heads[market] = rows["open_time"][0].as_py() if len(rows) else -1
         return enrichers[market]
 
@@ -113,7 +112,7 @@ class MarketStates:
         times = [decoded.items[n].open_time for n in doubtful]
         rows = await self.store.read(
             enriched_collection(self.collection),
-            where={"symbol": market[0], "interval": market[1]},
+            where=market_where(*market),
             start=min(times),
             end=max(times) + 1,
             columns=CANDLE_FIELDS,
@@ -178,7 +177,7 @@ class MarketStates:
     ) -> tuple[np.ndarray, pa.Table, bool]:
         """Compute a stretch that has rows already: indicators of the candles at `times`, rows that differ, and
         whether none is stored beyond."""
-        where = {"symbol": market[0], "interval": market[1]}
+        where = market_where(*market)
         span = {"start": enricher.last_open_time + 1, "end": times[-1] + 1}
         candles = await self.store.read(self.collection, where=where, columns=CANDLE_FIELDS, **span)
         values = enricher.history(*(candles[name].to_numpy() for name in CANDLE_COLUMNS))
@@ -192,10 +191,13 @@ class MarketStates:
 # %% ../../../nbs/60_workers/connector/05_enrichment.ipynb #0f66356d
 def _by_market(decoded: DecodedBatch) -> dict[tuple[int, MarketKey], list[int]]:
     "Group the positions of candles by partition and market, in order."
-    markets: dict[tuple[int, MarketKey], list[int]] = {}
+    markets: dict[tuple[int, str, str, str], list[int]] = {}
     for n, (record, candle) in enumerate(zip(decoded.records, decoded.items, strict=True)):
-        markets.setdefault((record.partition, (candle.symbol, candle.interval)), []).append(n)
-    return markets
+        markets.setdefault((record.partition, candle.exchange, candle.symbol, candle.interval), []).append(n)
+    return {
+        (partition, (market_key(exchange, symbol), interval)): positions
+        for (partition, exchange, symbol, interval), positions in markets.items()
+    }
 
 
 def _new(candles: Sequence[Candle], positions: Iterable[int], after: int) -> list[int]:

@@ -15,11 +15,12 @@ import msgspec
 import pyarrow as pa
 
 from ...bus.base import Message, TopicSpec
-from ...core.names import enriched_collection, revised_topic
+from ...core.names import enriched_collection, market_key, revised_topic
 from ...core.times import interval_ms
 from ...features.indicators import INDICATORS
 from ...features.enricher import Enricher
 from ...store.base import Store
+from ...store.schemas import market_where
 from .decoding import DecodedBatch
 from .enrichment import MarketStates
 from .pipeline import Wiring, retrying_store
@@ -53,7 +54,7 @@ class Revision(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def where(self) -> dict[str, str]:
         "The filter that selects the market's rows."
-        return {"symbol": self.market[0], "interval": self.market[1]}
+        return market_where(*self.market)
 
 
 class RevisedStretch(msgspec.Struct):
@@ -119,7 +120,8 @@ class Revisions:
     def mark_due(self, decoded: DecodedBatch) -> None:
         "Note that these candles came late."
         for record, candle in zip(decoded.records, decoded.items, strict=True):
-            due, market = self.states.partitions[record.partition].due, (candle.symbol, candle.interval)
+            due = self.states.partitions[record.partition].due
+            market = market_key(candle.exchange, candle.symbol), candle.interval
             due[market] = min(due.get(market, candle.open_time), candle.open_time)
 
     async def publish(self, rows: list[dict[str, Any]]) -> None:  # Any: a column's value
@@ -127,12 +129,15 @@ class Revisions:
         topic = revised_topic(self.wiring.topic)
         partitions = (await self.ctx.bus.topics())[self.wiring.topic].partitions
         await ensure_topic(self.ctx.bus, topic, TopicSpec(partitions=partitions))
-        messages = [Message(msgspec.json.encode(row), row["symbol"], self.ctx.headers) for row in rows]
+        messages = [
+            Message(msgspec.json.encode(row), market_key(row["exchange"], row["symbol"]), self.ctx.headers)
+            for row in rows
+        ]
         await self.ctx.publish(topic, messages)
         self.figures["revised"] += len(rows)
         first: dict[MarketKey, int] = {}
         for row in rows:
-            market = row["symbol"], row["interval"]
+            market = market_key(row["exchange"], row["symbol"]), row["interval"]
             first[market] = min(first.get(market, row["open_time"]), row["open_time"])
         for market, open_time in first.items():
             store, collection = retrying_store(self.ctx), self.wiring.collection

@@ -17,7 +17,7 @@ import pyarrow as pa
 from ...features.indicators import INDICATORS
 from ...messages.records import Candle, enriched_type
 from ...store.base import Schema
-from ...store.schemas import enriched_schema
+from ...store.schemas import CANDLES, enriched_schema
 
 
 # %% ../../../nbs/60_workers/connector/04_rows.ipynb #bebf61bb
@@ -85,7 +85,9 @@ def changed_rows(
     at = np.minimum(np.searchsorted(stored_times, times), len(stored_times) - 1)
     exists = stored_times[at] == times
     changed = ~exists
-    for name in fresh.column_names[3:]:
+    for name in fresh.column_names:
+        if name in CANDLES.key:
+            continue
         new, old = _floats(fresh[name]), _floats(stored[name])[at]
         changed |= (new != old) & ~(np.isnan(new) & np.isnan(old))
     before = np.nan_to_num(_floats(stored["revision"])[at]).astype(np.int64)

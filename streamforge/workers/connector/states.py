@@ -25,20 +25,21 @@ from ...core.logs import get_logger
 from ...features.indicators import INDICATORS
 from ...features.enricher import CANDLE_COLUMNS, Enricher
 from ...store.base import Document, Store
+from ...store.schemas import market_where
 
 # %% ../../../nbs/60_workers/connector/03_states.ipynb #eb15d765
 _log = get_logger("workers.states")
 
 # %% ../../../nbs/60_workers/connector/03_states.ipynb #f70d7811
-MarketKey = tuple[str, str]  # symbol, interval
+MarketKey = tuple[str, str]  # market as `core.names.market_key` names it, interval
 
 
 def market_of(
-    name: str,  # `BTCUSDT 1h`, as a checkpoint names a market
+    name: str,  # `BTCUSDT 1h` or `kraken:BTCUSD 1h`, as a checkpoint names a market
 ) -> MarketKey:
-    "Split a market's name in a checkpoint into symbol and interval."
-    symbol, _, interval = name.rpartition(" ")
-    return symbol, interval
+    "Split a name in a checkpoint into market and interval."
+    market, _, interval = name.rpartition(" ")
+    return market, interval
 
 
 # %% ../../../nbs/60_workers/connector/03_states.ipynb #c7eb4cfc
@@ -62,12 +63,12 @@ async def warm_enricher(
         try:
             enricher = Enricher.restore(kept.body["state"].encode())
         except BadData as error:
-            _log.warning("kept indicator state is unusable; computing it again", symbol=market[0], error=error)
+            _log.warning("kept indicator state is unusable; computing it again", market=market[0], error=error)
         if enricher.names != names:
             enricher = Enricher(names)
     rows = await store.read(
         collection,
-        where={"symbol": market[0], "interval": market[1]},
+        where=market_where(*market),
         start=enricher.last_open_time + 1,
         end=first,
         columns=CANDLE_COLUMNS,
@@ -122,7 +123,8 @@ async def missed_revisions(
     "List the markets that another workflow has revised since."
     missed = {}
     for document in await store.list("revised", prefix=f"{collection}:"):
-        market = market_of(document.id.removeprefix(f"{collection}:").replace(":", " "))
+        name, _, interval = document.id.removeprefix(f"{collection}:").rpartition(":")
+        market = name, interval
         if document.version > seen.get(market, document.version):
             start = "since" if document.version == seen[market] + 1 else "floor"
             missed[market] = document.body[start], document.version
@@ -140,7 +142,7 @@ class _Entry(TypedDict, total=False):
 
 
 def _by_name(numbers: dict[MarketKey, int]) -> dict[str, int]:
-    return {f"{symbol} {interval}": number for (symbol, interval), number in numbers.items()}
+    return {f"{market} {interval}": number for (market, interval), number in numbers.items()}
 
 
 # %% ../../../nbs/60_workers/connector/03_states.ipynb #0ccc0edb

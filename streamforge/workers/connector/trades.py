@@ -15,14 +15,14 @@ import numpy as np
 import pyarrow as pa
 
 from ...bus.base import Message, TopicSpec
-from ...core.names import collection_of
+from ...core.names import collection_of, market_key, split_market
 from ...core.settings import WorkerSettings
 from ...core.times import interval_ms
 from ...features.trades import candles_of_trades
 from ...features.volume_by_price import volume_by_price
 from ...messages.records import Candle, encode_all
 from ...store.base import Store
-from ...store.schemas import CANDLES, TRADES, VOLUME_BY_PRICE
+from ...store.schemas import CANDLES, TRADES, VOLUME_BY_PRICE, market_where
 from .books import price_step
 from .decoding import TRADE_KIND, DecodedBatch, Refusal
 from .pipeline import Handler, Shaped, Wiring, store_rows
@@ -48,13 +48,13 @@ _NEEDED = list(StoredTrades.__annotations__)
 async def trades_around(
     store: Store,
     collection: str,
-    symbol: str,
+    market: str,  # its name: `BTCUSDT`, `kraken:BTCUSD`
     ids: tuple[int, int],  # first and last of a batch that is stored
     span_ms: int,  # length of an interval
 ) -> StoredTrades:
     """Read the stored trades of all intervals that these ids touch or border on, and one trade beyond on each side if
     there is one."""
-    where, (low, high), floor = {"symbol": symbol}, ids, lambda moment: moment // span_ms * span_ms
+    where, (low, high), floor = market_where(market), ids, lambda moment: moment // span_ms * span_ms
     middle = await store.read(collection, where=where, start=low, end=high + 1, columns=_NEEDED)
     parts, size = [middle], 512
     before = await store.read(collection, where=where, end=low, last=1, columns=_NEEDED)
@@ -86,21 +86,21 @@ async def volume_rows(
     settings: WorkerSettings,  # PRICE_STEP
     collection: str,  # of trades
     interval: str,
-    symbol: str,
+    market: str,  # its name
     ids: tuple[int, int],  # first and last of a batch that is stored
 ) -> pa.Table | None:  # rows of VOLUME_BY_PRICE; None if nothing was traded
     "Compute the volume by price of the intervals that these trades touch."
     step = interval_ms(interval)
-    trades = await trades_around(store, collection, symbol, ids, step)
+    trades = await trades_around(store, collection, market, ids, step)
     opened = trades["timestamp"] // step * step
     here = (trades["trade_id"] >= ids[0]) & (trades["trade_id"] <= ids[1])
     touched = np.isin(opened, np.unique(opened[here])) & (trades["quantity"] > 0)
     if not touched.any():
         return None
     columns = {name: column[touched] for name, column in trades.items()}  # type: ignore[attr-defined, index]
-    price = await price_step(store, settings, collection, symbol, float(columns["price"][0]))
+    price = await price_step(store, settings, collection, market, float(columns["price"][0]))
     volumes = await asyncio.to_thread(lambda: volume_by_price(**columns, interval_ms=step, step=price))
-    return _table(volumes, VOLUME_BY_PRICE.columns, symbol=symbol, interval=interval)
+    return _table(volumes, VOLUME_BY_PRICE.columns, **market_where(market, interval))
 
 
 # %% ../../../nbs/60_workers/connector/09_trades.ipynb #11390efe
@@ -118,15 +118,17 @@ def _table(columns: Mapping[str, np.ndarray | list[str]], names: Mapping[str, st
 # %% ../../../nbs/60_workers/connector/09_trades.ipynb #c5aa38a3
 def complete_candles(
     candles: Mapping[str, np.ndarray],  # from `features.trades.candles_of_trades`
-    symbol: str,
+    market: str,  # its name
     interval: str,
 ) -> list[Candle]:
     "Select the complete candles among those of trades, as records."
     names, kept = [name for name in Candle.__struct_fields__ if name in candles], np.flatnonzero(candles["complete"])
     count = names.index("number_of_trades")
     rows = zip(*(candles[name][kept].tolist() for name in names), strict=True)
+    exchange, symbol = split_market(market)
     return [
         Candle(
+            exchange=exchange,
             symbol=symbol,
             interval=interval,
             **dict(zip(names, row, strict=True)) | {"number_of_trades": None if row[count] else 0},
@@ -140,16 +142,16 @@ async def changed_candles(
     trades: str,  # collection
     candles: str,  # collection
     interval: str,
-    symbol: str,
+    market: str,  # its name
     ids: tuple[int, int],  # first and last of a batch of trades that is stored
 ) -> list[Candle]:
     "Compute the complete candles around these trades, and select those that are not stored like this."
     step = interval_ms(interval)
-    columns = await trades_around(store, trades, symbol, ids, step)
+    columns = await trades_around(store, trades, market, ids, step)
     aggregated = await asyncio.to_thread(lambda: candles_of_trades(**columns, interval_ms=step))
-    if not (complete := complete_candles(aggregated, symbol, interval)):
+    if not (complete := complete_candles(aggregated, market, interval)):
         return []
-    where, names = {"symbol": symbol, "interval": interval}, list(Candle.__struct_fields__)
+    where, names = market_where(market, interval), list(Candle.__struct_fields__)
     start, end = complete[0].open_time, complete[-1].open_time + 1
     table = await store.read(candles, where=where, columns=names, start=start, end=end)
     stored = {row["open_time"]: Candle(**row) for row in table.to_pylist()}
@@ -169,7 +171,7 @@ class TradeHandler(Handler):
         self.volumes = f"{wiring.collection}_volume"
         self.candles = parameters.aggregate_collection or collection_of(f"api_candles_{self.aggregate}")
         self.candle_topic = parameters.aggregate_topic or f"{wiring.topic}-{self.aggregate}"
-        self._touched: dict[str, tuple[int, int]] = {}  # of the last part: symbol -> first and last id
+        self._touched: dict[str, tuple[int, int]] = {}  # of the last part: market -> first and last id
 
     async def prepare(self) -> None:
         "Create the collections, and the topic of candles with as many partitions as that of the trades."
@@ -191,34 +193,34 @@ class TradeHandler(Handler):
     async def write(self, decoded: DecodedBatch, rows: Shaped) -> list[Refusal]:
         "Write trades, then what is derived from them."
         decoded, refused = await store_rows(self.ctx, self.wiring.collection, decoded, rows, self.shape)
-        ids: dict[str, list[int]] = {}
+        ids: dict[tuple[str, str], list[int]] = {}
         for trade in decoded.items:
-            ids.setdefault(trade.symbol, []).append(trade.trade_id)
-        self._touched = {symbol: (min(numbers), max(numbers)) for symbol, numbers in ids.items()}
-        for symbol, span in self._touched.items():
-            await self._write_volume(symbol, span)
-            await self._write_candles(symbol, span)
+            ids.setdefault((trade.exchange, trade.symbol), []).append(trade.trade_id)
+        self._touched = {market_key(*market): (min(numbers), max(numbers)) for market, numbers in ids.items()}
+        for market, span in self._touched.items():
+            await self._write_volume(market, span)
+            await self._write_candles(market, span)
         self.ctx.failpoint("after-write")
         return refused
 
-    async def _write_volume(self, symbol: str, span: tuple[int, int]) -> None:
+    async def _write_volume(self, market: str, span: tuple[int, int]) -> None:
         "Compute and write the volume by price around these trade ids."
         ctx, trades = self.ctx, self.wiring.collection
         if self.volume == "none":
             return
-        compute = partial(volume_rows, ctx.store, ctx.settings, trades, self.volume, symbol, span)
+        compute = partial(volume_rows, ctx.store, ctx.settings, trades, self.volume, market, span)
         rows = await ctx.retry("store", compute)
         if rows is not None:
             await ctx.retry("store", lambda: ctx.store.upsert(self.volumes, rows))
 
-    async def _write_candles(self, symbol: str, span: tuple[int, int]) -> None:
+    async def _write_candles(self, market: str, span: tuple[int, int]) -> None:
         "Compute the candles around these trade ids; publish those that changed, then write them."
         ctx, trades = self.ctx, self.wiring.collection
         if self.aggregate == "none":
             return
-        compute = partial(changed_candles, ctx.store, trades, self.candles, self.aggregate, symbol, span)
+        compute = partial(changed_candles, ctx.store, trades, self.candles, self.aggregate, market, span)
         if changed := await ctx.retry("store", compute):
-            await ctx.publish(self.candle_topic, [Message(value, symbol, ctx.headers) for value in encode_all(changed)])
+            await ctx.publish(self.candle_topic, [Message(value, market, ctx.headers) for value in encode_all(changed)])
             ctx.failpoint("after-candles")
             await ctx.retry("store", lambda: ctx.store.upsert(self.candles, changed))
             self.figures["candles"] += len(changed)
@@ -226,8 +228,8 @@ class TradeHandler(Handler):
     async def refused(self) -> None:
         """Compute the volume of the last part again: another consumer has gone on, and ours was computed from fewer
         trades."""
-        for symbol, span in self._touched.items():
-            await self._write_volume(symbol, span)
+        for market, span in self._touched.items():
+            await self._write_volume(market, span)
         self._touched = {}
 
     async def end(self) -> dict[str, dict[int, int]]:  # topic -> partition -> next offset

@@ -72,7 +72,7 @@ async def test_one_document_that_is_refused_takes_its_batch_with_it(store, calm,
     assert f"number {number}" in str(refused.value) and refused.value.field
     assert form == "rows" or "BTCUSDT:1h:70" in str(refused.value)  # the row is named where the server tells
     assert (await store.read(name))["close"].to_pylist() == [0.5]
-    with pytest.raises(BadData, match="the row BTCUSDT:1h:70"):
+    with pytest.raises(BadData, match="the row binance:BTCUSDT:1h:70"):
         await store.upsert(name, [candle(70, **revision)])
 
 
@@ -164,7 +164,7 @@ async def test_edges_are_a_named_graph(store, calm):
 
 async def test_an_index_on_the_natural_key(store, calm):
     await store.ensure("indexed", CANDLES)
-    assert calm.arango.databases["lab"].collections["indexed"].indexes == [("symbol", "interval", "open_time")]
+    assert calm.arango.databases["lab"].collections["indexed"].indexes == [CANDLES.key]
 
 
 async def test_a_long_history_comes_in_bounded_batches(store, calm):
@@ -299,8 +299,8 @@ async def test_a_connector_puts_aside_what_is_refused_and_nothing_else(calm, tmp
     await lab.fill(stream_with_nonsense(rows))
     assert await lab.run("arango-connector", **CONNECT) == 0
     contents = await lab.contents()
-    assert set(contents["candles_1h"]) == {(row.symbol, "1h", row.open_time) for row in rows} - {
-        ("BTCUSDT", "1h", victim) for victim in victims
+    assert set(contents["candles_1h"]) == {("binance", row.symbol, "1h", row.open_time) for row in rows} - {
+        ("binance", "BTCUSDT", "1h", victim) for victim in victims
     }
     refused = [
         record for record in await lab.records(f"{lab.data}-dlq") if dict(record.headers)["sf.dlq.stage"] == b"write"
