@@ -14,6 +14,7 @@ __all__ = [
     "as_ms_column",
     "TimeRange",
     "interval_ms",
+    "grid_origin",
     "open_times",
     "Gap",
     "find_gaps",
@@ -22,6 +23,7 @@ __all__ = [
 # %% ../../nbs/00_core/04_times.ipynb #c9c8e870
 import re
 import time
+from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
@@ -225,13 +227,19 @@ def interval_ms(
     return INTERVALS[interval]
 
 
+def grid_origin(
+    interval: str,  # `1h`
+) -> int:  # ms UTC; 0 for all but weeks
+    "Return an open time of the grid of an interval, from which the others are counted in steps."
+    return _MONDAY if interval == "1w" else 0
+
+
 def open_times(
     span: TimeRange,
     interval: str,  # `1h`
 ) -> range:  # ms UTC, on the grid of the interval; weeks begin on Mondays
     "Return the open times of all candles that begin inside a range."
-    step = interval_ms(interval)
-    origin = _MONDAY if interval == "1w" else 0
+    step, origin = interval_ms(interval), grid_origin(interval)
     first = origin - (origin - span.start) // step * step
     return range(first, span.end, step)
 
@@ -246,19 +254,22 @@ class Gap(msgspec.Struct, frozen=True):
 
 
 def find_gaps(
-    present: list[int],  # open times that are there, ms UTC
-    span: TimeRange,  # range to check
+    present: "Sequence[int] | np.ndarray",  # open times of candles, on the grid or not, in any order, ms UTC
+    span: TimeRange,  # range to check; candles outside count for the slots that they reach into
     interval: str,  # `1h`
+    close_times: "Sequence[int] | np.ndarray | None" = None,  # last ms of each candle; None: each lasts an interval
 ) -> list[Gap]:  # in time order; empty if nothing is missing
-    "Find the open times inside a range that a list of open times lacks."
-    step, have, gaps, run = interval_ms(interval), set(present), [], 0
-    expected = open_times(span, interval)
-    for moment in expected:
-        if moment not in have:
-            run += 1
-        elif run:
-            gaps.append(Gap(moment - run * step, moment, run))
-            run = 0
-    if run:
-        gaps.append(Gap(expected[-1] + step - run * step, expected[-1] + step, run))
-    return gaps
+    "Find the slots of the grid inside a range that no candle overlaps."
+    import numpy as np
+
+    step, expected = interval_ms(interval), open_times(span, interval)
+    count, opened = len(expected), np.asarray(present, dtype=np.int64)
+    last = opened + step - 1
+    if close_times is not None:
+        last = np.maximum(opened, np.minimum(last, np.asarray(close_times, dtype=np.int64)))
+    first = expected.start
+    changes = np.bincount(np.clip((opened - first) // step, 0, count), minlength=count + 1)
+    changes -= np.bincount(np.clip((last - first) // step + 1, 0, count), minlength=count + 1)
+    lacking = np.concatenate(([False], np.cumsum(changes[:count]) == 0, [False]))
+    edges = np.flatnonzero(lacking[1:] != lacking[:-1]).tolist()
+    return [Gap(first + a * step, first + b * step, b - a) for a, b in zip(edges[::2], edges[1::2], strict=True)]

@@ -27,6 +27,7 @@ import pyarrow.compute as pc
 from ...bus.base import Record
 from ...core.errors import BadRecord
 from ...core.times import INTERVALS
+from ...messages.admission import HUGE, candle_possible, exact_in_float, trade_possible
 from ...messages.records import BookSnapshot, Candle, DepthUpdate, Trade, decode
 from ...store.arrow import ARROW_TYPES, field_getter
 from ...store.base import Schema
@@ -49,7 +50,6 @@ def columns_of(
 
 
 # %% ../../../nbs/60_workers/connector/01_decoding.ipynb #83ad913a
-_HUGE = 1e30  # no price or volume is larger, and sums of squares of smaller numbers stay finite
 Refusal = tuple[Record, Exception]  # a record that cannot be stored, and why
 # a table, or the items of a kind without a schema (Any: they share no type) -> (n,) bool: are they possible?
 Check = Callable[[Any], np.ndarray]
@@ -135,25 +135,18 @@ def _check(items: Sequence[Any], kind: Kind) -> tuple[np.ndarray, pa.Table | Non
 
 
 # %% ../../../nbs/60_workers/connector/01_decoding.ipynb #cd90bd1d
-def _exact(column: np.ndarray) -> np.ndarray:
-    "Check that times or ids are not negative and small enough for a float to hold them exactly."
-    return (column >= 0) & (column < 1 << 53)
-
-
 def _not_empty(column: pa.ChunkedArray) -> np.ndarray:
     "Check that texts are not empty."
     return np.asarray(pc.binary_length(column)) > 0
 
 
 def _candles_possible(table: pa.Table) -> np.ndarray:
-    names = ("open_time", "open", "high", "low", "close", "volume")
-    open_time, opened, high, low, close, volume = (table[name].to_numpy() for name in names)
-    good = (low > 0) & (low <= opened) & (opened <= high) & (high < _HUGE)
-    good &= (low <= close) & (close <= high) & (volume >= 0) & (volume < _HUGE)
-    good &= _exact(open_time) & _not_empty(table["symbol"])
-    if not set(pc.unique(table["interval"]).to_pylist()) <= INTERVALS.keys():
-        good &= np.array([interval in INTERVALS for interval in table["interval"].to_pylist()])
-    return good
+    names = ("open_time", "close_time", "open", "high", "low", "close", "volume")
+    intervals = pc.unique(table["interval"]).to_pylist()
+    steps: np.ndarray | int = INTERVALS.get(intervals[0], 0)  # no candle is shorter than an interval that is none
+    if len(intervals) > 1:
+        steps = np.array([INTERVALS.get(interval, 0) for interval in table["interval"].to_pylist()])
+    return candle_possible({name: table[name].to_numpy() for name in names}, steps) & _not_empty(table["symbol"])
 
 
 # %% ../../../nbs/60_workers/connector/01_decoding.ipynb #6e877241
@@ -161,7 +154,7 @@ CANDLE_KIND = Kind(
     msgspec.json.Decoder(Candle).decode,
     lambda value: decode(Candle, value),
     _candles_possible,
-    "positive prices within low and high, a symbol, an interval of the exchange, a time in ms "
+    "positive prices within low and high, a symbol, an interval of the exchange, times in ms at most an interval apart "
     "and whole numbers within 64 bits",
     CANDLES,
 )
@@ -169,10 +162,10 @@ CANDLE_KIND = Kind(
 
 # %% ../../../nbs/60_workers/connector/01_decoding.ipynb #f8c8a318
 def _trades_possible(table: pa.Table) -> np.ndarray:
-    names = ("price", "quantity", "timestamp", "trade_id")
-    price, quantity, timestamp, trade_id = (table[name].to_numpy() for name in names)
-    good = (price >= 0) & (price < _HUGE) & (quantity >= 0) & (quantity < _HUGE) & ((price > 0) | (quantity == 0))
-    return good & _exact(timestamp) & _exact(trade_id) & _not_empty(table["symbol"])
+    good = trade_possible({name: table[name].to_numpy() for name in ("price", "quantity")})
+    for name in ("timestamp", "trade_id"):
+        good &= exact_in_float(table[name].to_numpy())
+    return good & _not_empty(table["symbol"])
 
 
 # %% ../../../nbs/60_workers/connector/01_decoding.ipynb #c58c1d9a
@@ -195,7 +188,7 @@ def _read_book(value: bytes) -> DepthUpdate | BookSnapshot:
 def _levels_possible(levels: Sequence[tuple[float, float]], rising: bool) -> bool:
     prices = [price for price, _ in levels]
     ordered = all(a < b if rising else a > b for a, b in zip(prices, prices[1:], strict=False))
-    return ordered and all(0 < price < _HUGE and 0 < quantity < _HUGE for price, quantity in levels)
+    return ordered and all(0 < price < HUGE and 0 < quantity < HUGE for price, quantity in levels)
 
 
 def _book_possible(book: DepthUpdate | BookSnapshot) -> bool:
@@ -205,7 +198,7 @@ def _book_possible(book: DepthUpdate | BookSnapshot) -> bool:
         except ValueError:
             return False
         ordered = 0 <= book.U <= book.u < 1 << 63 and 0 <= book.E < 1 << 53
-        return bool(book.s) and ordered and all(0 <= number < _HUGE for number in numbers)
+        return bool(book.s) and ordered and all(0 <= number < HUGE for number in numbers)
     crossed = book.bids and book.asks and book.bids[0][0] >= book.asks[0][0]
     sound = _levels_possible(book.bids, False) and _levels_possible(book.asks, True)
     return bool(book.symbol) and not crossed and sound and 0 <= book.timestamp < 1 << 53
