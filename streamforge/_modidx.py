@@ -2275,6 +2275,7 @@ d = {
             "streamforge.core.times.as_ms": ("00_core/times.html#as_ms", "streamforge/core/times.py"),
             "streamforge.core.times.as_ms_column": ("00_core/times.html#as_ms_column", "streamforge/core/times.py"),
             "streamforge.core.times.find_gaps": ("00_core/times.html#find_gaps", "streamforge/core/times.py"),
+            "streamforge.core.times.grid_origin": ("00_core/times.html#grid_origin", "streamforge/core/times.py"),
             "streamforge.core.times.interval_ms": ("00_core/times.html#interval_ms", "streamforge/core/times.py"),
             "streamforge.core.times.iso": ("00_core/times.html#iso", "streamforge/core/times.py"),
             "streamforge.core.times.now_ms": ("00_core/times.html#now_ms", "streamforge/core/times.py"),
@@ -5031,6 +5032,10 @@ d = {
         },
         "streamforge.ledger.entries": {
             "streamforge.ledger.entries.Entry": ("25_ledger/entries.html#entry", "streamforge/ledger/entries.py"),
+            "streamforge.ledger.entries.Entry.due": (
+                "25_ledger/entries.html#entry.due",
+                "streamforge/ledger/entries.py",
+            ),
             "streamforge.ledger.entries.Entry.missing": (
                 "25_ledger/entries.html#entry.missing",
                 "streamforge/ledger/entries.py",
@@ -5076,6 +5081,10 @@ d = {
                 "streamforge/ledger/entries.py",
             ),
             "streamforge.ledger.entries.NoData": ("25_ledger/entries.html#nodata", "streamforge/ledger/entries.py"),
+            "streamforge.ledger.entries.NoData.due": (
+                "25_ledger/entries.html#nodata.due",
+                "streamforge/ledger/entries.py",
+            ),
             "streamforge.ledger.entries.Notes": ("25_ledger/entries.html#notes", "streamforge/ledger/entries.py"),
             "streamforge.ledger.entries.Notes.__init__": (
                 "25_ledger/entries.html#notes.__init__",
@@ -5094,8 +5103,10 @@ d = {
                 "streamforge/ledger/entries.py",
             ),
             "streamforge.ledger.entries._Note": ("25_ledger/entries.html#_note", "streamforge/ledger/entries.py"),
+            "streamforge.ledger.entries._denied": ("25_ledger/entries.html#_denied", "streamforge/ledger/entries.py"),
             "streamforge.ledger.entries._joined": ("25_ledger/entries.html#_joined", "streamforge/ledger/entries.py"),
             "streamforge.ledger.entries._noted": ("25_ledger/entries.html#_noted", "streamforge/ledger/entries.py"),
+            "streamforge.ledger.entries._runs_of": ("25_ledger/entries.html#_runs_of", "streamforge/ledger/entries.py"),
             "streamforge.ledger.entries._without": ("25_ledger/entries.html#_without", "streamforge/ledger/entries.py"),
             "streamforge.ledger.entries.body_of": ("25_ledger/entries.html#body_of", "streamforge/ledger/entries.py"),
             "streamforge.ledger.entries.entry_of": ("25_ledger/entries.html#entry_of", "streamforge/ledger/entries.py"),
@@ -5144,6 +5155,8 @@ d = {
                 "streamforge/ledger/ranges.py",
             ),
             "streamforge.ledger.ranges.covered": ("25_ledger/ranges.html#covered", "streamforge/ledger/ranges.py"),
+            "streamforge.ledger.ranges.inside": ("25_ledger/ranges.html#inside", "streamforge/ledger/ranges.py"),
+            "streamforge.ledger.ranges.slots_of": ("25_ledger/ranges.html#slots_of", "streamforge/ledger/ranges.py"),
             "streamforge.ledger.ranges.steps_of": ("25_ledger/ranges.html#steps_of", "streamforge/ledger/ranges.py"),
         },
         "streamforge.ledger.verify": {
@@ -5151,6 +5164,10 @@ d = {
             "streamforge.ledger.verify.Findings": ("25_ledger/verify.html#findings", "streamforge/ledger/verify.py"),
             "streamforge.ledger.verify.Findings.gaps": (
                 "25_ledger/verify.html#findings.gaps",
+                "streamforge/ledger/verify.py",
+            ),
+            "streamforge.ledger.verify.JudgedCandles": (
+                "25_ledger/verify.html#judgedcandles",
                 "streamforge/ledger/verify.py",
             ),
             "streamforge.ledger.verify.TradeFindings": (
@@ -5167,6 +5184,10 @@ d = {
             "streamforge.ledger.verify.inspect": ("25_ledger/verify.html#inspect", "streamforge/ledger/verify.py"),
             "streamforge.ledger.verify.judge_candles": (
                 "25_ledger/verify.html#judge_candles",
+                "streamforge/ledger/verify.py",
+            ),
+            "streamforge.ledger.verify.lost_off_grid": (
+                "25_ledger/verify.html#lost_off_grid",
                 "streamforge/ledger/verify.py",
             ),
             "streamforge.ledger.verify.stored_markets": (
@@ -5397,6 +5418,20 @@ d = {
             "streamforge.manager.state.new_workflow": (
                 "70_manager/state.html#new_workflow",
                 "streamforge/manager/state.py",
+            ),
+        },
+        "streamforge.messages.admission": {
+            "streamforge.messages.admission.candle_possible": (
+                "10_messages/admission.html#candle_possible",
+                "streamforge/messages/admission.py",
+            ),
+            "streamforge.messages.admission.exact_in_float": (
+                "10_messages/admission.html#exact_in_float",
+                "streamforge/messages/admission.py",
+            ),
+            "streamforge.messages.admission.trade_possible": (
+                "10_messages/admission.html#trade_possible",
+                "streamforge/messages/admission.py",
             ),
         },
         "streamforge.messages.control": {
@@ -7049,10 +7084,6 @@ d = {
             ),
             "streamforge.workers.connector.decoding._check": (
                 "60_workers/connector/decoding.html#_check",
-                "streamforge/workers/connector/decoding.py",
-            ),
-            "streamforge.workers.connector.decoding._exact": (
-                "60_workers/connector/decoding.html#_exact",
                 "streamforge/workers/connector/decoding.py",
             ),
             "streamforge.workers.connector.decoding._levels_possible": (

@@ -6,6 +6,7 @@
 __all__ = [
     "NotedState",
     "SETTLED_MS",
+    "DUE_AFTER_MS",
     "LedgerKey",
     "NoData",
     "Entry",
@@ -79,8 +80,12 @@ class LedgerKey(msgspec.Struct, frozen=True, order=True):
 
 
 # %% ../../nbs/25_ledger/02_entries.ipynb #f990e7f0
-NotedState = Literal["asked", "loaded", "verified", "missing", "filled", "absent"]  # absent: not found in the store
-SETTLED_MS = 600_000  # an answer "nothing there" is final for what ended at least so long before it
+NotedState = Literal[
+    "asked", "loaded", "off_grid", "verified", "missing", "empty", "ended", "filled", "absent"
+]  # empty, ended: missing as well, see `Entry.note`; absent: not found in the store
+SETTLED_MS = 600_000  # an answer "nothing there" counts for what ended at least so long before it
+_HOUR = 3_600_000
+DUE_AFTER_MS = (_HOUR, 24 * _HOUR, 168 * _HOUR, 720 * _HOUR)  # after the first, second, third, every further denial
 
 
 class NoData(msgspec.Struct, frozen=True):
@@ -88,7 +93,15 @@ class NoData(msgspec.Struct, frozen=True):
 
     start: int
     end: int  # exclusive
-    at: int  # time of the answer, ms UTC
+    at: int  # time of the last answer, ms UTC
+    count: int = 1  # denials; 0: an empty answer that was not confirmed yet, -1: outside the market's life
+
+    @property
+    def due(self) -> int:  # ms UTC
+        "When to ask again."
+        if self.count < 0:
+            return 1 << 62
+        return self.at + (DUE_AFTER_MS[min(self.count, len(DUE_AFTER_MS)) - 1] if self.count else 0)
 
 
 # %% ../../nbs/25_ledger/02_entries.ipynb #fcf90aa2
@@ -100,6 +113,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     verified: Ranges = Ranges()
     filled: Ranges = Ranges()
     no_data: tuple[NoData, ...] = ()  # sorted, not overlapping
+    off_grid: Ranges = Ranges()  # open times of loaded candles off the grid, each as [time, time + 1)
 
     @property
     def missing(self) -> Ranges:
@@ -108,8 +122,15 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def settled(self) -> Ranges:
-        "The part of `missing` that is final and not asked for again."
+        "The part of `missing` that the exchange has had time to know."
         return Ranges.of(*((gap.start, min(gap.end, gap.at - SETTLED_MS)) for gap in self.no_data))
+
+    def due(
+        self,
+        now: int,  # ms UTC
+    ) -> Ranges:
+        "The part of `missing` that is to be looked at again."
+        return Ranges.of(*((gap.start, gap.end) for gap in self.no_data if gap.due <= now))
 
     @property
     def wanting(self) -> Ranges:
@@ -120,23 +141,28 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
         self,
         state: NotedState,
         ranges: Ranges,  # ms or ids
-        at: int = 0,  # time of the exchange's answer, ms UTC; for `missing`
+        at: int = 0,  # time of the exchange's answer, ms UTC; for `missing`, `empty` and `ended`
     ) -> "Entry":
-        "Return the entry with one more fact: these ranges are in this state."
+        """Return the entry with one more fact: these ranges are in this state.
+
+        Three states say that the exchange has no data: `missing` between or beside other data, `empty` where it
+        answered with nothing at all, `ended` outside the life of the market.
+        """
         if state == "loaded":
             return msgspec.structs.replace(
                 self,
                 loaded=self.loaded | ranges,
                 filled=self.filled - ranges,
                 no_data=_without(self.no_data, ranges),
+                off_grid=self.off_grid - ranges,
             )
-        if state == "missing":
-            fresh = tuple(NoData(start, end, at) for start, end in ranges)
+        if state in ("missing", "empty", "ended"):
             return msgspec.structs.replace(
                 self,
-                no_data=_joined((*_without(self.no_data, ranges), *fresh)),
+                no_data=_joined((*_without(self.no_data, ranges), *_denied(self.no_data, ranges, state, at))),
                 loaded=self.loaded - ranges,
                 verified=self.verified - ranges,
+                off_grid=self.off_grid - ranges,
             )
         if state == "absent":
             lacking = {name: getattr(self, name) - ranges for name in ("loaded", "verified", "filled")}
@@ -148,26 +174,41 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
         span: Ranges,  # wanted
         stored: Ranges,  # found in the store
         again: bool = False,  # ask also where the exchange has no data
+        now: int = 0,  # ms UTC; ask also what is due by then
     ) -> Ranges:
         "Return what to request from the exchange: not what is stored and known, not what it does not have."
         have = stored & (self.loaded | self.verified | self.filled)
-        return span - have - (Ranges() if again else self.settled)
+        return span - have - (Ranges() if again else self.settled - self.due(now))
 
 
 # %% ../../nbs/25_ledger/02_entries.ipynb #165964b7
 def _without(no_data: Sequence[NoData], ranges: Ranges) -> tuple[NoData, ...]:
     "Cut some ranges out of the answers."
     return tuple(
-        NoData(start, end, gap.at) for gap in no_data for start, end in Ranges.of((gap.start, gap.end)) - ranges
+        NoData(start, end, gap.at, gap.count)
+        for gap in no_data
+        for start, end in Ranges.of((gap.start, gap.end)) - ranges
     )
 
 
+def _denied(no_data: Sequence[NoData], ranges: Ranges, state: NotedState, at: int) -> list[NoData]:
+    "Count one more denial of these ranges."
+    first = {"missing": 1, "empty": 0, "ended": -1}[state]
+    fresh, known = list[NoData](), Ranges()
+    for gap in no_data:
+        part = Ranges.of((gap.start, gap.end)) & ranges
+        known |= part
+        more = gap.count + (at - gap.at >= SETTLED_MS)  # answers that follow each other closely count once
+        fresh += [NoData(start, end, at, first if state == "ended" else max(more, first)) for start, end in part]
+    return fresh + [NoData(start, end, at, first) for start, end in ranges - known]
+
+
 def _joined(no_data: Sequence[NoData]) -> tuple[NoData, ...]:
-    "Sort answers and join neighbours of the same time."
+    "Sort answers and join neighbours of the same time and count."
     joined: list[NoData] = []
     for gap in sorted(no_data, key=lambda gap: gap.start):
-        if joined and joined[-1].end == gap.start and joined[-1].at == gap.at:
-            gap = NoData(joined.pop().start, gap.end, gap.at)
+        if joined and (joined[-1].end, joined[-1].at, joined[-1].count) == (gap.start, gap.at, gap.count):
+            gap = NoData(joined.pop().start, gap.end, gap.at, gap.count)
         joined.append(gap)
     return tuple(joined)
 
@@ -179,11 +220,23 @@ _RANGES = ("asked", "loaded", "verified", "filled")
 
 def body_of(
     entry: Entry,
-) -> JsonObject:  # state -> [[start, end], ...], and `missing` -> [[start, end, at], ...]
+) -> JsonObject:  # state -> [[start, end], ...], `missing` -> [[start, end, at, count], ...], `off_grid` as runs
     "Write an entry as the body of its document."
-    return {name: [list(part) for part in getattr(entry, name)] for name in _RANGES} | {
-        "missing": [[gap.start, gap.end, gap.at] for gap in entry.no_data]
-    }
+    body = {name: [list(part) for part in getattr(entry, name)] for name in _RANGES}
+    body["missing"] = [[gap.start, gap.end, gap.at, gap.count] for gap in entry.no_data]
+    return body | ({"off_grid": _runs_of([start for start, _ in entry.off_grid])} if entry.off_grid else {})
+
+
+def _runs_of(moments: Sequence[int]) -> list[list[int]]:
+    "Write sorted moments as runs: first, number, distance."
+    runs: list[list[int]] = []
+    for moment in moments:
+        first, number, distance = runs[-1] if runs else (moment, 0, 0)
+        if number == 1 or (number and moment == first + number * distance):
+            runs[-1] = [first, number + 1, (moment - first) // number]
+        else:
+            runs.append([moment, 1, 0])
+    return runs
 
 
 def entry_of(
@@ -191,7 +244,13 @@ def entry_of(
 ) -> Entry:
     "Read an entry from the body of its document."
     ranges = {name: Ranges.of(*body[name]) for name in _RANGES}
-    return Entry(**ranges, no_data=tuple(NoData(*gap) for gap in body["missing"]))
+    runs = body.get("off_grid", [])  # older documents have none, and three numbers for each answer
+    moments = (first + n * distance for first, number, distance in runs for n in range(number))
+    return Entry(
+        **ranges,
+        no_data=tuple(NoData(*gap) for gap in body["missing"]),
+        off_grid=Ranges(tuple((moment, moment + 1) for moment in moments)),
+    )
 
 
 # %% ../../nbs/25_ledger/02_entries.ipynb #e443b432
@@ -280,7 +339,7 @@ class Notes:
         market: LedgerKey,
         state: NotedState,
         ranges: Ranges,  # ms or ids; empty: nothing is noted
-        at: int = 0,  # time of the exchange's answer, ms UTC; for `missing`
+        at: int = 0,  # time of the exchange's answer, ms UTC; for `missing`, `empty` and `ended`
     ) -> None:
         "Keep a fact in memory until the next `write`."
         if not ranges:

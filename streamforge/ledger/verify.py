@@ -5,11 +5,13 @@
 # %% auto #0
 __all__ = [
     "Findings",
+    "JudgedCandles",
     "judge_candles",
     "Chunk",
     "chunks_of",
     "array_of",
     "inspect",
+    "lost_off_grid",
     "closed_candles",
     "stored_markets",
     "whole_span",
@@ -29,9 +31,10 @@ import pyarrow as pa
 
 from ..core.errors import NotFound
 from ..core.names import DEFAULT_EXCHANGE
-from ..core.times import TimeRange, now_ms, open_times
+from ..core.times import TimeRange, grid_origin, now_ms, open_times
 from .entries import Entry, LedgerKey, read_entry, read_ledger, update_entry
-from .ranges import Ranges, covered
+from .ranges import Ranges, covered, inside, slots_of
+from ..messages.admission import candle_possible, trade_possible
 from ..store.base import Store
 from ..store.schemas import CANDLES
 
@@ -45,9 +48,10 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
     market: LedgerKey
     span: Ranges  # ranges that were read
     rows: int = 0
-    good: Ranges = Ranges()  # on the grid, with possible values, from the exchange
-    filled: Ranges = Ranges()  # on the grid, filled in
-    off_grid: tuple[int, ...] = ()  # open times
+    good: Ranges = Ranges()  # slots or ids of rows with possible values, from the exchange
+    filled: Ranges = Ranges()  # slots that were filled in
+    off_grid: tuple[int, ...] = ()  # open times of rows off the grid, which count as good
+    short: tuple[int, ...] = ()  # open times of rows that were cut short, which count as good
     impossible: tuple[int, ...] = ()  # open times or ids
 
     def gaps(
@@ -59,26 +63,25 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 # %% ../../nbs/25_ledger/03_verify.ipynb #4bd1c5e4
+class JudgedCandles(msgspec.Struct, frozen=True):
+    "What each of many rows is."
+
+    possible: np.ndarray  # (n,) bool: has values that a candle can have
+    off_grid: np.ndarray  # (n,) bool: its open time is none of the interval's grid
+    short: np.ndarray  # (n,) bool: it closed before its interval was over
+
+
 def judge_candles(
     columns: Mapping[str, np.ndarray],  # (n,) each: open_time, close_time [ms], prices, volume; NaN for null
     interval: str,  # `1h`
     step: int,  # ms
-) -> tuple[np.ndarray, np.ndarray]:  # (n,) bool each: on the grid; possible
-    "Tell which rows have an open time of the grid, and which have values that a candle can have."
-    open_, high, low, close, volume, time = (
-        columns[name] for name in ("open", "high", "low", "close", "volume", "open_time")
-    )
-    origin = open_times(TimeRange(0, 2 * step), interval)[0]
+) -> JudgedCandles:
+    "Tell which rows can be candles, and which are off the grid or cut short."
+    time, close_time = columns["open_time"], columns["close_time"]
     with np.errstate(invalid="ignore"):
-        possible = (
-            (low > 0)
-            & (low <= np.minimum(open_, close))
-            & (high >= np.maximum(open_, close))
-            & (volume >= 0)
-            & np.isfinite(high)
-            & np.isfinite(volume)
-        )
-    return (time - origin) % step == 0, possible & (columns["close_time"] == time + step - 1)
+        possible = candle_possible(columns, step)
+        short = close_time < time + step - 1
+    return JudgedCandles(possible, (time - grid_origin(interval)) % step != 0, short)
 
 
 # %% ../../nbs/25_ledger/03_verify.ipynb #0c163fa8
@@ -136,33 +139,45 @@ async def inspect(
         if market.kind == "candles"
         else ("trade_id", "price", "quantity")
     )
-    rows, good, flat = 0, Ranges(), Ranges()
-    off: list[int] = []
-    odd: list[int] = []
-    async for chunk in chunks_of(store, market, span, names):
+    rows, good, flat, step = 0, Ranges(), Ranges(), market.step
+    kinds: dict[str, list[int]] = {"off_grid": [], "short": [], "impossible": []}
+    before = Ranges.of(*((start - step + 1, end) for start, end in span))
+    async for chunk in chunks_of(store, market, before, names):
         columns = {name: array_of(chunk.rows, name) for name in names}
         moments = columns[names[0]]
-        rows += len(moments)
+        wanted = inside(span, moments) if len(moments) and step > 1 else np.ones(len(moments), bool)
+        rows += int(wanted.sum())
         if market.kind == "candles":
-            on_grid, possible = judge_candles(columns, market.interval, market.step)
-            off += moments[~on_grid].tolist()
-            odd += moments[on_grid & ~possible].tolist()
-            flat |= covered(moments[on_grid & possible & columns["filled"]], market.step)
-            good |= covered(moments[on_grid & possible & ~columns["filled"]], market.step)
+            judged = judge_candles(columns, market.interval, step)
+            real, filled = judged.possible & ~columns["filled"], judged.possible & columns["filled"]
+            kinds["off_grid"] += moments[judged.off_grid & real & wanted].tolist()
+            kinds["short"] += moments[judged.short & real & wanted].tolist()
+            kinds["impossible"] += moments[~judged.possible & wanted].tolist()
+            slots = partial(slots_of, step=step, origin=grid_origin(market.interval))
+            flat |= slots(moments[filled], columns["close_time"][filled])
+            good |= slots(moments[real], columns["close_time"][real])
         else:
-            possible = (columns["price"] > 0) & (columns["quantity"] >= 0)
-            odd += moments[~possible].tolist()
-            good |= covered(moments[possible], market.step)
+            possible = trade_possible(columns)
+            kinds["impossible"] += moments[~possible].tolist()
+            good |= covered(moments[possible], step)
+    good = (good & span) - lost_off_grid(market, entry.off_grid & span, kinds["off_grid"])
     unmarked = good & entry.filled
+    found = {name: tuple(moments) for name, moments in kinds.items()}
     return Findings(
-        market=market,
-        span=span,
-        rows=rows,
-        good=good - unmarked,
-        filled=flat | unmarked,
-        off_grid=tuple(off),
-        impossible=tuple(odd),
+        market=market, span=span, rows=rows, good=good - unmarked, filled=(flat & span) - good | unmarked, **found
     )
+
+
+def lost_off_grid(
+    market: LedgerKey,
+    remembered: Ranges,  # open times off the grid, each as [time, time + 1)
+    stored: Sequence[int],  # open times off the grid that were found
+) -> Ranges:  # the slots in which the others opened
+    "Return the slots whose candles off the grid are not stored."
+    lost = remembered - Ranges.of(*((time, time + 1) for time in stored)) if remembered else remembered
+    origin = grid_origin(market.interval) if lost else 0
+    slots = (start - (start - origin) % market.step for start, _ in lost)
+    return Ranges.of(*((slot, slot + market.step) for slot in slots))
 
 
 # %% ../../nbs/25_ledger/03_verify.ipynb #1cc3ca91
@@ -206,6 +221,8 @@ async def whole_span(
         return noted
     name = "open_time" if market.interval else "trade_id"
     moments = (await store.read(market.collection, where=market.where, columns=[name]))[name].to_numpy()
+    if market.interval:
+        return slots_of(moments, moments, market.step, grid_origin(market.interval)).hull
     return covered(moments, market.step).hull
 
 
@@ -231,6 +248,7 @@ async def verify(
             entry.note("absent", findings.span - findings.good - findings.filled)
             .note("filled", findings.filled)
             .note("verified", findings.good)
+            .note("off_grid", Ranges.of(*((time, time + 1) for time in findings.off_grid)))
         )
 
     return findings, await update_entry(store, market, with_findings)
@@ -248,11 +266,15 @@ async def verify_loaded(
         todo = entry.loaded - entry.verified
         if market.kind != "candles" or not todo:
             continue
-        origin, stored = open_times(TimeRange(0, 2 * market.step), market.interval)[0], Ranges()
-        async for chunk in chunks_of(store, market, todo, ("open_time", "filled")):
-            moments = array_of(chunk.rows, "open_time")[~array_of(chunk.rows, "filled")]
-            stored |= covered(moments[(moments - origin) % market.step == 0], market.step)
-        await update_entry(store, market, partial(Entry.note, state="verified", ranges=stored - entry.filled))
+        origin, stored, off = grid_origin(market.interval), Ranges(), list[int]()
+        before = Ranges.of(*((start - market.step + 1, end) for start, end in todo))
+        async for chunk in chunks_of(store, market, before, ("open_time", "close_time", "filled")):
+            real = ~array_of(chunk.rows, "filled")
+            moments = array_of(chunk.rows, "open_time")[real]
+            stored |= slots_of(moments, array_of(chunk.rows, "close_time")[real], market.step, origin)
+            off += moments[(moments - origin) % market.step != 0].tolist()
+        stored = (stored & todo) - lost_off_grid(market, entry.off_grid & todo, off) - entry.filled
+        await update_entry(store, market, partial(Entry.note, state="verified", ranges=stored))
 
 
 # %% ../../nbs/25_ledger/03_verify.ipynb #08591f5c

@@ -135,6 +135,7 @@ def problems(
         "wanted": holes.size // market.step,
         "impossible": list(findings.impossible),
         "off_grid": list(findings.off_grid),
+        "short": list(findings.short),
     }
 
 
