@@ -2233,6 +2233,10 @@ d = {
                 "00_core/settings.html#workersettings",
                 "streamforge/core/settings.py",
             ),
+            "streamforge.core.settings.WorkerSettings.markets": (
+                "00_core/settings.html#workersettings.markets",
+                "streamforge/core/settings.py",
+            ),
             "streamforge.core.settings._url": ("00_core/settings.html#_url", "streamforge/core/settings.py"),
             "streamforge.core.settings.read_places": (
                 "00_core/settings.html#read_places",

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import msgspec
 
-from .errors import BadSetting
+from .errors import BadName, BadSetting
+from .names import DEFAULT_EXCHANGE, check_exchange, check_symbols, market_key
 from .times import TimeRange
 
 
@@ -104,6 +105,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     queue_id: str
     telemetry_producer_id: str
     places: Places
+    exchange: str = DEFAULT_EXCHANGE  # whose markets SYMBOL names
     symbol: str = ""
     type: str = ""
     time_range: TimeRange | None = None
@@ -123,6 +125,11 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     debug: bool = False
     options: dict[str, str] = {}  # the whole environment, for parameters of one target
 
+    @property
+    def markets(self) -> tuple[str, ...]:
+        "The names of the markets that EXCHANGE and SYMBOL give, each once and in order; raises `BadName`."
+        return tuple(market_key(self.exchange, symbol) for symbol in check_symbols(self.symbol))
+
 
 # %% ../../nbs/00_core/06_settings.ipynb #454ef82c
 def read_settings(
@@ -130,6 +137,10 @@ def read_settings(
 ) -> WorkerSettings:
     "Read a worker's settings; raises `BadSetting` with the variable's name."
     values: dict[str, object] = {"places": read_places(env), "options": dict(env)}
+    try:
+        values["exchange"] = check_exchange(env.get("EXCHANGE", ""))
+    except BadName as error:
+        raise BadSetting(*error.args, field="EXCHANGE") from None
     for field in msgspec.structs.fields(WorkerSettings):
         text = env.get(field.name.upper(), "")
         if field.name in values or not text:

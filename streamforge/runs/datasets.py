@@ -20,6 +20,7 @@ from ..core.times import TimeRange
 from ..features.frame import Panel, panel_of
 from ..features.indicators import INDICATORS
 from ..store.base import Store
+from ..store.schemas import market_where
 
 # %% ../../nbs/55_runs/02_datasets.ipynb #348623d3
 DATASET_KIND = "datasets"  # kind of the artifacts
@@ -77,7 +78,7 @@ async def _filled(store: Store, collection: str, symbol: str, interval: str, spa
     for name in {collection, collection.removesuffix(enriched_collection(""))}:
         if name in schemas and "filled" in schemas[name].columns:
             rows = await store.read(
-                name, where={"symbol": symbol, "interval": interval}, columns=["open_time", "filled"], **_limits(span)
+                name, where=market_where(symbol, interval), columns=["open_time", "filled"], **_limits(span)
             )
             moments.append(rows["open_time"].to_numpy()[rows["filled"].fill_null(False).to_numpy().astype(bool)])
     return np.unique(np.concatenate(moments))
@@ -86,10 +87,10 @@ async def _filled(store: Store, collection: str, symbol: str, interval: str, spa
 async def count_filled(
     store: Store,
     collection: str,  # `candles_1h_enriched`
-    symbols: Sequence[str],
+    symbols: Sequence[str],  # names of markets: `BTCUSDT`, `kraken:BTCUSD`
     interval: str,  # `1h`
     span: TimeRange | None = None,  # None: all times
-) -> dict[str, int]:  # symbol -> rows, only where there are any
+) -> dict[str, int]:  # market -> rows, only where there are any
     "Count the filled rows among what `read_panel` reads; raises `StoreError`."
     counts = {symbol: len(await _filled(store, collection, symbol, interval, span)) for symbol in symbols}
     return {symbol: count for symbol, count in counts.items() if count}
@@ -98,7 +99,7 @@ async def count_filled(
 async def read_panel(
     store: Store,
     collection: str,  # `candles_1h_enriched`
-    symbols: Sequence[str],  # markets, in this order
+    symbols: Sequence[str],  # names of markets, in this order: `BTCUSDT`, `kraken:BTCUSD`
     interval: str,  # `1h`
     span: TimeRange | None = None,  # None: all times
     *,
@@ -123,9 +124,7 @@ async def read_panel(
     ]
     markets = {}
     for symbol in symbols:
-        rows = await store.read(
-            collection, where={"symbol": symbol, "interval": interval}, columns=wanted, **_limits(span)
-        )
+        rows = await store.read(collection, where=market_where(symbol, interval), columns=wanted, **_limits(span))
         if not filled and len(flat := await _filled(store, collection, symbol, interval, span)):
             rows = rows.filter(~np.isin(rows["open_time"].to_numpy(), flat))
         if not rows.num_rows:

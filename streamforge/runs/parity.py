@@ -13,6 +13,7 @@ import numpy as np
 
 from ..artifacts.base import Artifacts
 from ..core.errors import BadData, NotEnoughData
+from ..core.names import market_key
 from ..core.times import TimeRange
 from ..core.types import JsonObject
 from ..features.frame import Panel
@@ -129,7 +130,7 @@ async def check_agent(
         probability = Predictor.load(graph).history(panel)
     by_symbol: dict[str, list[JsonObject]] = {}
     for row in sorted(rows, key=lambda row: row["open_time"]):
-        by_symbol.setdefault(row["symbol"], []).append(row)
+        by_symbol.setdefault(market_key(row["exchange"], row["symbol"]), []).append(row)
     replays = _replays(policy, panel, probability, {k: v[0]["open_time"] for k, v in by_symbol.items()})
     names = ("open_time", "action", "position", "price", "equity")
     return [

@@ -36,12 +36,12 @@ from fastapi.staticfiles import StaticFiles
 import streamforge
 from ..bus.base import Bus
 from ..core.errors import NotFound
-from ..core.names import check_name, enriched_collection
+from ..core.names import DEFAULT_EXCHANGE, check_name, enriched_collection, market_key
 from ..core.types import JsonObject, JsonValue
 from ..features.indicators import find_indicator
 from ..manager.api import same_origin
 from ..store.base import Store
-from ..store.schemas import CANDLES
+from ..store.schemas import CANDLES, market_where
 
 # %% ../../nbs/71_visualizer/01_app.ipynb #da04fb96
 STATIC = Path(streamforge.__file__).parent / "visualizer" / "static"
@@ -77,23 +77,25 @@ def indicator_places(
 # %% ../../nbs/71_visualizer/01_app.ipynb #6db8f734
 async def markets(
     store: Store,
-) -> list[JsonObject]:  # collection, symbol, interval, candles; sorted
+) -> list[JsonObject]:  # collection, exchange, symbol, interval, candles; sorted
     "List the markets of all collections of candles."
     listed: list[JsonObject] = []
     for collection, schema in (await store.collections()).items():
         if schema.key == CANDLES.key and set(CANDLES.columns) | {"filled"} == set(schema.columns) | {"filled"}:
-            table = await store.read(collection, columns=["symbol", "interval"])
-            counts = table.group_by(["symbol", "interval"]).aggregate([([], "count_all")])
+            names = ["exchange", "symbol", "interval"]
+            table = await store.read(collection, columns=names)
+            counts = table.group_by(names).aggregate([([], "count_all")])
             listed += [
                 {
                     "collection": collection,
+                    "exchange": row["exchange"],
                     "symbol": row["symbol"],
                     "interval": row["interval"],
                     "candles": row["count_all"],
                 }
                 for row in counts.to_pylist()
             ]
-    return sorted(listed, key=lambda market: (market["collection"], market["symbol"], market["interval"]))
+    return sorted(listed, key=lambda market: [market[k] for k in ("collection", "symbol", "interval", "exchange")])
 
 
 async def chart(
@@ -102,15 +104,16 @@ async def chart(
     symbol: str,
     interval: str,
     last: int = 300,  # candles
+    exchange: str = DEFAULT_EXCHANGE,
 ) -> JsonObject:  # columns: lists of equal length; decisions: {open_time, action, equity, agent}; overlays, panels
     "Return the last candles of a market with their indicators and what agents decided on them; raises `NotFound`."
-    where = {"symbol": symbol, "interval": interval}
+    where = market_where(market_key(exchange, symbol), interval)
     stored = await store.collections()
     richest = enriched_collection(collection) if enriched_collection(collection) in stored else collection
     table = await store.read(richest, where=where, last=last)
     if not table.num_rows:
         raise NotFound(
-            f"expected candles of {symbol} {interval} in '{collection}', found none",
+            f"expected candles of {market_key(exchange, symbol)} {interval} in '{collection}', found none",
             "GET /api/markets lists what there is",
             field="symbol",
         )
@@ -121,7 +124,7 @@ async def chart(
             "decisions",
             where=where,
             start=start,
-            columns=["agent", "symbol", "interval", "open_time", "action", "equity", "position"],
+            columns=["agent", "exchange", "symbol", "interval", "open_time", "action", "equity", "position"],
         )
     return {"columns": table.to_pydict(), "decisions": decisions.to_pylist(), **indicator_places(table.column_names)}
 
@@ -192,9 +195,13 @@ def page_routes(store: Store, bus: Bus) -> APIRouter:
 
     @router.get("/api/candles")
     async def get_candles(
-        collection: str, symbol: str, interval: str, last: int = Query(300, ge=1, le=5_000)
+        collection: str,
+        symbol: str,
+        interval: str,
+        last: int = Query(300, ge=1, le=5_000),
+        exchange: str = DEFAULT_EXCHANGE,
     ) -> JsonObject:
-        return await chart(store, check_name(collection, "collection"), symbol, interval, last)
+        return await chart(store, check_name(collection, "collection"), symbol, interval, last, exchange)
 
     @router.get("/api/graph")
     async def get_graph(graph: str, collection: str = "edges", at: int | None = None) -> JsonObject:

@@ -26,14 +26,14 @@ function options(select, values, keep) {
 
 async function refreshMarkets() {
   const [markets, graphs] = await Promise.all([get("/api/markets"), get("/api/graphs")]);
-  options($("symbol"), markets.map((m) => [JSON.stringify([m.collection, m.symbol, m.interval]), `${m.symbol} ${m.interval}`]));
+  options($("symbol"), markets.map((m) => [JSON.stringify([m.collection, m.exchange, m.symbol, m.interval]), `${m.exchange === "binance" ? "" : m.exchange + ":"}${m.symbol} ${m.interval}`]));
   options($("graph"), graphs.map((g) => [JSON.stringify([g.collection, g.graph]), g.graph]));
 }
 
 async function drawCandles() {
   if (!$("symbol").value) { $("note").textContent = "no candles stored yet"; return; }
-  const [collection, symbol, interval] = JSON.parse($("symbol").value);
-  const query = new URLSearchParams({ collection, symbol, interval, last: $("last").value });
+  const [collection, exchange, symbol, interval] = JSON.parse($("symbol").value);
+  const query = new URLSearchParams({ collection, exchange, symbol, interval, last: $("last").value });
   const asked = (latest.candles = query.toString());
   const { columns, decisions, overlays, panels } = await get(`/api/candles?${query}`);
   if (latest.candles !== asked) return; // another choice was made while this answer was on its way

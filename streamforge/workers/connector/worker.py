@@ -80,7 +80,8 @@ class Connector(Worker):
                     await Pipeline(ctx, handler, subscription).run(done)
                 result = await handler.end()
             if ends and ends.done():
-                await verify_loaded(ctx.store, wiring.collection, ctx.settings.symbol.replace(",", " ").split())
+                symbols = ctx.settings.symbol.replace(",", " ").split()
+                await verify_loaded(ctx.store, wiring.collection, symbols)
         finally:
             if ends:
                 ends.cancel()

@@ -33,7 +33,7 @@ import msgspec
 
 from ...bus.base import Bus
 from ...core.errors import BadSetting
-from ...core.names import collection_of, data_topic, interval_of
+from ...core.names import DEFAULT_EXCHANGE, collection_of, data_topic, interval_of
 from ...core.settings import WorkerSettings
 from ...core.times import TimeRange, interval_ms
 from ...ledger.entries import LedgerKey, NotedState
@@ -54,6 +54,7 @@ _T = TypeVar("_T")
 class Order(msgspec.Struct, frozen=True, kw_only=True):
     "What to load, where it is published, and the collection whose ledger is kept."
 
+    exchange: str = DEFAULT_EXCHANGE
     symbols: tuple[str, ...]
     kind: str  # a key of `targets.MARKET_DATA`
     interval: str = ""  # `1h`; of candles
@@ -66,7 +67,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
     def market(self, symbol: str, kind: str = "candles") -> LedgerKey:
         "Return the ledger in which a symbol's records are noted."
-        return LedgerKey(self.collection, symbol, kind, self.interval)
+        return LedgerKey(self.collection, symbol, kind, self.interval, self.exchange)
 
 
 def read_order(
@@ -85,6 +86,7 @@ def read_order(
         settings.type or (f"{kind}_{interval}" if interval else kind)
     )
     return Order(
+        exchange=settings.exchange,
         symbols=symbols,
         kind=kind,
         interval=interval,
@@ -261,6 +263,7 @@ class RowPlace(msgspec.Struct):
     open_time: int = 0
     trade_id: int = -1
     timestamp: int = 0
+    exchange: str = DEFAULT_EXCHANGE
 
     def numbers(self) -> tuple[float, ...]:
         "Return no numbers to check: `messages.records.decode` asks for them."
@@ -276,6 +279,7 @@ async def read_back(
     bus: Bus,
     topic: str,
     producer: str,  # telemetry id
+    exchange: str = DEFAULT_EXCHANGE,  # records of others are passed over
 ) -> tuple[dict[tuple[str, str], Seen], dict[int, int]]:  # by (symbol, interval); partition -> offset after its records
     "Read what a producer has written to a topic so far; raises `BusError`."
     seen: dict[tuple[str, str], Seen] = {}
@@ -290,6 +294,8 @@ async def read_back(
                 if mark not in record.headers:
                     continue
                 row = decode(RowPlace, record.value)
+                if row.exchange != exchange:
+                    continue
                 market = row.symbol, row.interval
                 seen.setdefault(market, Seen(interval_ms(row.interval) if row.interval else 1))
                 seen[market].add(*row.place, filled=FILLED_HEADER in record.headers)

@@ -138,7 +138,7 @@ async def last_close(
     before: int,  # ms
 ) -> tuple[int, float]:  # its open time, ms, and the close; open time -1: nothing is stored before it
     "Find the last stored close before a moment; raises `StoreError`."
-    where = {"symbol": market.symbol, "interval": market.interval}
+    where = market.where
     try:
         table = await store.read(market.collection, where=where, end=before, columns=["open_time", "close"], last=1)
     except NotFound:

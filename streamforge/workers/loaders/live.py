@@ -27,6 +27,7 @@ import msgspec
 
 from ...bus.base import Bus, Record
 from ...core.errors import BadRecord, UnknownSymbol
+from ...core.names import DEFAULT_EXCHANGE
 from ...core.settings import WorkerSettings
 from ...core.times import interval_ms
 from ...core.types import JsonObject
@@ -150,6 +151,7 @@ async def last_written(
     topic: str,
     producer: str,  # telemetry id
     markets: Collection[tuple[str, str]],  # (symbol, interval; empty for trades)
+    exchange: str = DEFAULT_EXCHANGE,  # records of others are passed over
 ) -> tuple[dict[tuple[str, str], Seen], dict[int, int]]:  # each market's last record; partition -> offset after these
     "Find the last record that a producer has written of each market, by reading the topic backwards."
     begin, end = await bus.begin_offsets(topic), await bus.end_offsets(topic)
@@ -163,7 +165,8 @@ async def last_written(
             async for record in records:
                 if mark in record.headers:
                     row = decode(RowPlace, record.value)
-                    last[row.symbol, row.interval] = row, record.partition, record.offset + 1
+                    if row.exchange == exchange:
+                        last[row.symbol, row.interval] = row, record.partition, record.offset + 1
         for market in (last.keys() & set(markets)) - seen.keys():
             row, partition, offset = last[market]
             seen[market] = Seen(interval_ms(row.interval) if row.interval else 1)
@@ -235,7 +238,7 @@ class LiveSession:
     def _on_reconnect(self, reason: str) -> None:
         self.reconnects += 1
         for symbol in self.order.symbols:
-            self.ctx.metrics("streamforge_ws_reconnects_total", symbol=symbol).inc()
+            self.ctx.metrics("streamforge_ws_reconnects_total", exchange=self.order.exchange, symbol=symbol).inc()
         self.ctx.log.info("connection of the stream ended", reason=reason)
 
     async def now(self) -> int:
@@ -254,7 +257,7 @@ class LiveSession:
 
     def count_gap(self, symbol: str) -> None:
         "Count that the stream has skipped something, whether or not REST can fill it."
-        self.ctx.metrics("streamforge_sequence_gaps_total", symbol=symbol).inc()
+        self.ctx.metrics("streamforge_sequence_gaps_total", exchange=self.order.exchange, symbol=symbol).inc()
 
     def skip_unreadable(self, error: BadRecord) -> None:
         "Log and skip an event that cannot be read; raises the error after a hundred in a row."

@@ -88,7 +88,7 @@ class LiveBookSource:
 
     def _on_resync(self, symbol: str, missing: IdRange | None) -> None:
         self.resyncs += 1
-        self.ctx.metrics("streamforge_book_resyncs_total", symbol=symbol).inc()
+        self.ctx.metrics("streamforge_book_resyncs_total", exchange=self.order.exchange, symbol=symbol).inc()
         self.ctx.log.warning("order book started again", market=symbol, missing=str(missing or ""))
 
     def summary(self) -> JsonObject:

@@ -61,7 +61,7 @@ async def ids_between(
             at = nth_id(published, middle)
             try:
                 table = await store.read(
-                    market.collection, where={"symbol": market.symbol}, start=at, end=at + 1, columns=["timestamp"]
+                    market.collection, where=market.where, start=at, end=at + 1, columns=["timestamp"]
                 )
             except NotFound:
                 return None

@@ -10,8 +10,11 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
 
+import msgspec
+
 from ...bus.base import Message
 from ...core.errors import StoreError, StreamForgeError
+from ...core.names import DEFAULT_EXCHANGE, market_key
 from ...core.types import JsonObject
 from ...ledger.entries import Notes, read_ledger
 from ...messages.records import BookSnapshot, Candle, DepthUpdate, Trade, encode_all
@@ -54,9 +57,9 @@ async def _published_before(ctx: Context, order: Order) -> tuple[dict[tuple[str,
     if MARKET_DATA[order.kind].endless:
         resumed = order.kind in ("ws_candles", "ws_trades")
         markets = [(symbol, order.interval) for symbol in order.symbols] if resumed else []
-        return await last_written(ctx.bus, order.topic, producer, markets)
+        return await last_written(ctx.bus, order.topic, producer, markets, order.exchange)
     if is_own_topic(ctx.settings.queue_id, order.topic):
-        return await read_back(ctx.bus, order.topic, producer)
+        return await read_back(ctx.bus, order.topic, producer, order.exchange)
     return {}, {}
 
 
@@ -139,13 +142,16 @@ async def publish_part(
     flat = (*headers, FILLED_HEADER)
     ctx.failpoint("before-publish")
     if part.records:
+        records = part.records
+        if order.exchange != DEFAULT_EXCHANGE:  # an adapter reads what an exchange sends, which does not name itself
+            records = [msgspec.structs.replace(record, exchange=order.exchange) for record in records]
         messages = [
             Message(
                 value,
-                symbol := _symbol_of(record),
+                market_key(order.exchange, symbol := _symbol_of(record)),
                 flat if part.filled and (symbol, _time_of(record)) in part.filled else headers,
             )
-            for record, value in zip(part.records, encode_all(part.records), strict=True)
+            for record, value in zip(records, encode_all(records), strict=True)
         ]
         places = await ctx.publish(part.topic or order.topic, messages)
         if not part.topic:
@@ -175,8 +181,15 @@ async def report(
         return
     ledger = await ctx.retry(
         "store",
-        lambda: read_ledger(ctx.store, collection=order.collection, symbols=order.symbols, interval=order.interval),
+        lambda: read_ledger(
+            ctx.store,
+            collection=order.collection,
+            symbols=order.symbols,
+            interval=order.interval,
+            exchange=order.exchange,
+        ),
     )
     for market, entry in ledger.items():
         missing = (entry.missing - entry.filled).size // market.step
-        ctx.metrics("streamforge_missing_candles", symbol=market.symbol, interval=market.interval).set(missing)
+        labels = {"exchange": market.exchange, "symbol": market.symbol, "interval": market.interval}
+        ctx.metrics("streamforge_missing_candles", **labels).set(missing)

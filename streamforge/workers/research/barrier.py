@@ -12,6 +12,7 @@ import msgspec
 
 from ...bus.base import Batch, Offsets, Record
 from ...core.errors import BadRecord
+from ...core.names import market_key
 from ...features.indicators import INDICATORS
 from ...messages.records import Candle, decode, enriched_type
 
@@ -21,24 +22,25 @@ class MarketRow(msgspec.Struct, frozen=True):
     "The candles of several markets at one open time."
 
     open_time: int  # ms
-    candles: dict[str, Candle]  # by symbol; a market without a candle is missing
+    candles: dict[str, Candle]  # by market; a market without a candle is missing
 
 
 class Barrier:
     "Collects the candles of several markets into rows, oldest first."
 
-    def __init__(self, symbols: Iterable[str]):
+    def __init__(self, symbols: Iterable[str]):  # names of markets: `BTCUSDT`, `kraken:BTCUSD`
         self.symbols = tuple(symbols)
-        self.waiting: dict[int, dict[str, Candle]] = {}  # open time -> symbol -> candle
+        self.waiting: dict[int, dict[str, Candle]] = {}  # open time -> market -> candle
         self.latest = dict.fromkeys(self.symbols, -1)  # open time of the last candle of each market
         self.done = -1  # open time of the last row that was handed out
 
     def add(self, candle: Candle) -> bool:
         "Take a candle in; returns False if it is of another market or its row has been handed out."
-        if candle.symbol not in self.latest or candle.open_time <= self.done:
+        market = market_key(candle.exchange, candle.symbol)
+        if market not in self.latest or candle.open_time <= self.done:
             return False
-        self.waiting.setdefault(candle.open_time, {})[candle.symbol] = candle
-        self.latest[candle.symbol] = max(self.latest[candle.symbol], candle.open_time)
+        self.waiting.setdefault(candle.open_time, {})[market] = candle
+        self.latest[market] = max(self.latest[market], candle.open_time)
         return True
 
     def ready(
@@ -74,15 +76,16 @@ class RowAssembler:
                 bad.append((record, error))
                 continue
             if candle.interval == self.interval and self.barrier.add(candle):
-                self._positions[candle.symbol, candle.open_time] = (record.topic, record.partition, record.offset)
+                market = market_key(candle.exchange, candle.symbol)
+                self._positions[market, candle.open_time] = (record.topic, record.partition, record.offset)
         return bad
 
     def rows(self, everything: bool = False) -> list[MarketRow]:
         "Hand out the rows to decide now; their records count as decided."
         rows = self.barrier.ready(everything)
         for row in rows:
-            for symbol in row.candles:
-                self._positions.pop((symbol, row.open_time), None)
+            for market in row.candles:
+                self._positions.pop((market, row.open_time), None)
         return rows
 
     def offsets(self, batch: Batch, positions: Offsets) -> Offsets:

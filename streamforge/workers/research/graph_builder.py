@@ -7,7 +7,6 @@ __all__ = ["required_markets", "load_candle_panel", "GraphBuilder"]
 
 # %% ../../../nbs/60_workers/research/01_graph_builder.ipynb #b6b86cd9
 import asyncio
-import re
 
 import pyarrow as pa
 
@@ -17,7 +16,7 @@ from ...core.settings import WorkerSettings
 from ...features.frame import Panel, panel_of
 from ...graph.snapshots import build, edge_rows
 from ...runs.datasets import read_panel
-from ...store.schemas import EDGES
+from ...store.schemas import EDGES, market_where
 from ..runtime.worker import Worker
 from ..runtime.context import Context
 from ..targets import GraphParameters
@@ -26,9 +25,9 @@ from ..targets import GraphParameters
 # %% ../../../nbs/60_workers/research/01_graph_builder.ipynb #38195c1c
 def required_markets(
     settings: WorkerSettings,
-) -> tuple[tuple[str, ...], str]:  # symbols, interval
-    "Read the markets and the interval of a worker that needs both; raises `BadSetting`."
-    symbols = tuple(symbol for symbol in re.split(r"[,\s]+", settings.symbol) if symbol)
+) -> tuple[tuple[str, ...], str]:  # names of markets, interval
+    "Read the markets and the interval of a worker that needs both; raises `BadSetting`, `BadName`."
+    symbols = settings.markets
     interval = settings.interval or interval_of(settings.type)
     for field, value in (("SYMBOL", symbols), ("INTERVAL", interval)):
         if not value:
@@ -43,7 +42,7 @@ def required_markets(
 # %% ../../../nbs/60_workers/research/01_graph_builder.ipynb #15934416
 async def load_candle_panel(
     ctx: Context,
-    symbols: tuple[str, ...],
+    symbols: tuple[str, ...],  # names of markets
     interval: str,
 ) -> Panel:
     """Read the markets of TIME_RANGE, each from the first of COLLECTION_INPUTS that has it, or from COLLECTION_NAME;
@@ -52,7 +51,7 @@ async def load_candle_panel(
     collections = inputs or (ctx.settings.collection_name,)
     markets = {}
     for symbol in symbols:
-        where = {"symbol": symbol, "interval": interval}
+        where = market_where(symbol, interval)
         holding = [collection for collection in collections if await ctx.store.count(collection, where=where)]
         one = await read_panel(ctx.store, (holding or collections)[0], [symbol], interval, ctx.settings.time_range)
         markets[symbol] = {"open_time": one.open_time} | {

@@ -7,14 +7,16 @@ __all__ = ["Memory", "restore_team", "DecisionWriter", "at_end", "RlAgent"]
 
 # %% ../../../nbs/60_workers/research/07_rl_agent.ipynb #d5e3089b
 import asyncio
+import contextlib
 import time
 from collections.abc import Mapping
 
 import msgspec
 
 from ...bus.base import Batch, Bus, Message, Offsets, Subscription, TopicSpec
-from ...core.names import enriched_topic, interval_of
-from ...messages.records import Decision, encode
+from ...core.errors import BadRecord
+from ...core.names import DEFAULT_EXCHANGE, enriched_topic, interval_of, market_key, split_market
+from ...messages.records import Decision, decode, encode
 from ...rl.agent import Agent, Decided
 from ...store.schemas import DECISIONS
 from .barrier import RowAssembler
@@ -27,9 +29,10 @@ from ..targets import AgentParameters
 
 # %% ../../../nbs/60_workers/research/07_rl_agent.ipynb #5c4b65a3
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
-    "The state of one market's agent, as it is stored in `agent-state` under the key `agent:symbol`."
+    "The state of one market's agent, as it is stored in `agent-state` under the key `agent:market`."
 
     agent: str
+    exchange: str = DEFAULT_EXCHANGE  # also of a state that an earlier release wrote
     symbol: str
     state: msgspec.Raw  # of rl.agent.Agent
     decisions: list[Decision]  # since the state before
@@ -45,12 +48,15 @@ async def restore_team(
     for record in await read_whole_topic(bus, "agent-state"):
         if record.key.startswith(f"{agent}:"):
             memory = msgspec.json.decode(record.value, type=Memory)
-            last[memory.symbol] = memory
-    for symbol in team.agents.keys() & last.keys():
-        team.agents[symbol] = Agent.restore(team.policy, bytes(last[symbol].state))
-    published = {record.value for record in await read_whole_topic(bus, "decisions")} if last else set()
+            last[market_key(memory.exchange, memory.symbol)] = memory
+    for market in team.agents.keys() & last.keys():
+        team.agents[market] = Agent.restore(team.policy, bytes(last[market].state))
+    published = set[Decision]()
+    for record in await read_whole_topic(bus, "decisions") if last else ():
+        with contextlib.suppress(BadRecord):  # of another program
+            published.add(decode(Decision, record.value))
     decisions = [decision for memory in last.values() for decision in memory.decisions]
-    return decisions, [decision for decision in decisions if encode(decision) not in published]
+    return decisions, [decision for decision in decisions if decision not in published]
 
 
 # %% ../../../nbs/60_workers/research/07_rl_agent.ipynb #42e3adb6
@@ -69,17 +75,18 @@ class DecisionWriter:
 
     def decision(
         self,
-        symbol: str,
+        market: str,
         decided: Decided,
         latency: float,  # seconds from the read that completed the row
     ) -> Decision:
         "Make the record of a decision; sets the metrics of latency, equity and position."
-        name, version = self.model
+        (name, version), (exchange, symbol) = self.model, split_market(market)
         self.ctx.metrics("streamforge_decision_latency_seconds", model=name).observe(latency)
         for metric, value in (("equity", decided.equity), ("position", decided.position)):
-            self.ctx.metrics(f"streamforge_{metric}", agent=self.agent, symbol=symbol).set(value)
+            self.ctx.metrics(f"streamforge_{metric}", agent=self.agent, exchange=exchange, symbol=symbol).set(value)
         return Decision(
             agent=self.agent,
+            exchange=exchange,
             symbol=symbol,
             interval=self.interval,
             open_time=decided.open_time,
@@ -95,24 +102,26 @@ class DecisionWriter:
 
     async def save_states(self, decisions: list[Decision]) -> None:
         "Publish the state of every market, with the decisions that led to it."
-        memories = [
-            Memory(
+        messages = []
+        for market, agent in self.team.agents.items():
+            exchange, symbol = split_market(market)
+            memory = Memory(
                 agent=self.agent,
+                exchange=exchange,
                 symbol=symbol,
                 state=msgspec.Raw(agent.state()),
-                decisions=[decision for decision in decisions if decision.symbol == symbol],
+                decisions=[one for one in decisions if (one.exchange, one.symbol) == (exchange, symbol)],
             )
-            for symbol, agent in self.team.agents.items()
-        ]
-        await self.ctx.publish(
-            "agent-state", [Message(msgspec.json.encode(one), key=f"{self.agent}:{one.symbol}") for one in memories]
-        )
+            messages.append(Message(msgspec.json.encode(memory), key=f"{self.agent}:{market}"))
+        await self.ctx.publish("agent-state", messages)
         self.ctx.failpoint("after-state")
 
     async def publish(self, decisions: list[Decision]) -> None:
         "Publish decisions and store them."
         if decisions:
-            await self.ctx.publish("decisions", [Message(encode(one), key=one.symbol) for one in decisions])
+            await self.ctx.publish(
+                "decisions", [Message(encode(one), market_key(one.exchange, one.symbol)) for one in decisions]
+            )
             self.ctx.failpoint("after-decisions")
             await self.store(decisions)
             self.ctx.progress(len(decisions))
@@ -202,9 +211,9 @@ class RlAgent(Worker):
             await warm_up(self.ctx, self.team, self.assembler.interval, rows[0].open_time)
             self.warm, began = True, time.perf_counter()
         decisions = [
-            self.writer.decision(symbol, decided, time.perf_counter() - began)
+            self.writer.decision(market, decided, time.perf_counter() - began)
             for row in rows
-            for symbol, decided in self.team.decide(row).items()
+            for market, decided in self.team.decide(row).items()
         ]
         await self.writer.save_states(decisions)
         await self.writer.publish(decisions)

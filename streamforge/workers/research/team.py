@@ -6,7 +6,6 @@
 __all__ = ["Team", "load_team", "warm_up", "precompile"]
 
 # %% ../../../nbs/60_workers/research/06_team.ipynb #e1571332
-import re
 from collections.abc import Iterable
 
 import msgspec
@@ -22,6 +21,7 @@ from ...messages.records import enriched_type
 from ...rl.agent import Agent, Decided
 from ...rl.policy import Policy
 from ...runs.models import load_model
+from ...store.schemas import market_where
 from .barrier import Barrier, MarketRow
 from ..runtime.context import Context
 from ..targets import AgentParameters
@@ -29,7 +29,7 @@ from ..targets import AgentParameters
 
 # %% ../../../nbs/60_workers/research/06_team.ipynb #b21b7c32
 class Team:
-    "One policy in several markets that are decided together."
+    "One policy in several markets that are decided together. Markets are known by `core.names.market_key`."
 
     def __init__(self, symbols: Iterable[str], policy: Policy, predictor: Predictor | None):
         self.symbols, self.policy, self.predictor = tuple(symbols), policy, predictor
@@ -82,7 +82,7 @@ async def load_team(ctx: Context) -> tuple[Team, tuple[str, str]]:  # the team, 
     parameters = AgentParameters.read(ctx.settings.options)
     files, manifest = await load_model(ctx.artifacts, parameters.model_name, parameters.model_version)
     policy, predictor = Policy.load(files), None
-    symbols = tuple(symbol for symbol in re.split(r"[,\s]+", ctx.settings.symbol) if symbol) or policy.config.symbols
+    symbols = ctx.settings.markets or policy.config.symbols
     if policy.config.graph:
         version = parameters.gnn_version or policy.config.meta.get("gnn_version", "")
         predictor = Predictor.load((await load_model(ctx.artifacts, parameters.gnn_model, version))[0])
@@ -106,9 +106,8 @@ async def warm_up(
     collection = enriched_collection(ctx.settings.collection_name)
     barrier, row_type = Barrier(team.symbols), enriched_type(INDICATORS)
     for symbol in team.symbols:
-        where = {"symbol": symbol, "interval": interval}
         try:
-            table = await ctx.store.read(collection, where=where, end=before, last=team.warmup)
+            table = await ctx.store.read(collection, where=market_where(symbol, interval), end=before, last=team.warmup)
         except NotFound:
             ctx.log.warning("no history to warm up with", collection=collection)
             return
@@ -127,5 +126,5 @@ def precompile(
     flat = dict.fromkeys(("open", "high", "low", "close", "volume", *INDICATORS), 1.0)
     for open_time in range(copy.warmup + 1):
         fields = {"interval": "1s", "open_time": open_time, "close_time": open_time} | flat
-        candles = {symbol: msgspec.convert(fields | {"symbol": symbol}, row_type) for symbol in team.symbols}
+        candles = {market: msgspec.convert(fields | market_where(market), row_type) for market in team.symbols}
         copy.decide(MarketRow(open_time, candles))
