@@ -3494,6 +3494,10 @@ d = {
                 "30_exchange/ccxt/client.html#ccxtclient._asked_to_wait",
                 "streamforge/exchange/ccxt/client.py",
             ),
+            "streamforge.exchange.ccxt.client.CcxtClient._check_answer": (
+                "30_exchange/ccxt/client.html#ccxtclient._check_answer",
+                "streamforge/exchange/ccxt/client.py",
+            ),
             "streamforge.exchange.ccxt.client.CcxtClient._wait_until_open": (
                 "30_exchange/ccxt/client.html#ccxtclient._wait_until_open",
                 "streamforge/exchange/ccxt/client.py",

@@ -175,6 +175,7 @@ class CcxtExchange:
             )
         time = book.get("timestamp")
         return BookSnapshot(
+            exchange=self.name,
             symbol=check_symbol(symbol),
             timestamp=as_ms(time, "timestamp") if time else await self.server_time(),
             bids=bids,

@@ -71,8 +71,13 @@ def make_client(
     timeout: float = 20.0,  # seconds of a request
 ) -> Any:  # Any: as in `exchange_class`
     "Make ccxt's client of the exchange that a URL names, for spot markets only; raises `BadUrl`, `BadSetting`."
-    address = parse_url(url, {"url": "another host, with http:// or https://"})
-    client = exchange_class(address.hosts[0])({"enableRateLimit": True, "timeout": round(timeout * 1000)})
+    address = parse_url(url, {"url": "another host, with http:// or https://", "pace": "milliseconds between requests"})
+    settings = {"enableRateLimit": True, "timeout": round(timeout * 1000)}
+    if pace := address.options.get("pace"):
+        if not (pace.isascii() and pace.isdigit() and int(pace)):
+            raise BadUrl(f"expected whole milliseconds above 0, found '{pace}'", "correct ?pace=", field="pace")
+        settings["rateLimit"] = int(pace)
+    client = exchange_class(address.hosts[0])(settings)
     if base := address.options.get("url"):
         if not re.match(r"https?://[^/]", base):
             raise BadUrl(f"expected http:// or https:// and a host, found '{base}'", "correct ?url=", field="url")
@@ -88,13 +93,14 @@ def translate_error(
     error: Exception,  # raised by ccxt
     exchange: str,  # for the message
     what: str,  # that was asked: `fetch_ohlcv BTC/USD`
+    status: int = 0,  # of HTTP; 0: not known
 ) -> StreamForgeError:
     "Turn an error of ccxt into one of ours."
     theirs = importlib.import_module("ccxt.base.errors")
     reported = f"{what} of {exchange}, found {type(error).__name__}: {str(error)[:300]}"
     if isinstance(error, theirs.BadSymbol):
         return UnknownSymbol(f"expected an answer to {reported}", "see the exchange's list of markets", field="symbol")
-    if isinstance(error, theirs.AuthenticationError | theirs.RestrictedLocation) or re.search(r"\b451\b", str(error)):
+    if isinstance(error, theirs.AuthenticationError | theirs.RestrictedLocation) or status == 451:
         return Refused(f"expected to be served {reported}", "the exchange does not serve this place, or wants a key")
     if isinstance(error, theirs.NotSupported | theirs.BadRequest | theirs.ArgumentsRequired):
         return BadConfig(f"expected an answer to {reported}", "correct the request")
@@ -130,6 +136,8 @@ class CcxtClient:
         self.retry, self.sleep, self._metrics = retry, sleep, metrics
         self._errors = importlib.import_module("ccxt.base.errors")
         self._open_from = 0.0  # loop time before which no call is sent
+        self._status = 0  # of HTTP, of the last answer
+        self.library.on_rest_response = self._check_answer
 
     async def __aenter__(self) -> "CcxtClient":
         return self
@@ -146,6 +154,7 @@ class CcxtClient:
         failures = limited = 0
         while True:
             await self._wait_until_open()
+            self._status = 0
             try:
                 return await getattr(self.library, method)(*arguments)
             except self._errors.NotSupported:
@@ -160,7 +169,8 @@ class CcxtClient:
                 TypeError,
                 ValueError,
             ) as error:
-                ours = translate_error(error, self.name, " ".join([method, *map(str, arguments[:1])]))
+                what = " ".join([method, *map(str, arguments[:1])])
+                ours = translate_error(error, self.name, what, self._status)
                 if not isinstance(ours, ExchangeError):
                     raise ours from None
                 wait, code = self._asked_to_wait(error), type(error).__name__
@@ -175,6 +185,15 @@ class CcxtClient:
                 )
             else:
                 self._open_from = max(self._open_from, asyncio.get_running_loop().time() + wait)
+
+    def _check_answer(
+        self, code: int, reason: str, url: str, method: str, headers: object, body: str, *rest: object
+    ) -> str:
+        "Note the status, and refuse a page of a proxy with status 200, which ccxt would read as an empty answer."
+        self._status, text = code, body.strip()
+        if code < 400 and text[:1] not in ("{", "["):
+            raise self._errors.BadResponse(f"{self.name} {method} {url} {code}: expected JSON, found {text[:80]!r}")
+        return text
 
     async def _wait_until_open(self) -> None:
         "Wait until the time that the exchange has named."

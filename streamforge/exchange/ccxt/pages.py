@@ -58,6 +58,7 @@ def parse_candles(
     step = interval_ms(interval)
     return [
         Candle(
+            exchange=exchange,
             symbol=symbol,
             interval=interval,
             open_time=time,
@@ -188,6 +189,7 @@ def parse_trades(
             trades.setdefault(
                 int(text),
                 Trade(
+                    exchange=exchange,
                     symbol=symbol,
                     trade_id=int(text),
                     price=price,
