@@ -3006,6 +3006,10 @@ d = {
                 "30_exchange/binance/models.html#_errorbody",
                 "streamforge/exchange/binance/models.py",
             ),
+            "streamforge.exchange.binance.models._without_unknown": (
+                "30_exchange/binance/models.html#_without_unknown",
+                "streamforge/exchange/binance/models.py",
+            ),
             "streamforge.exchange.binance.models.api_error": (
                 "30_exchange/binance/models.html#api_error",
                 "streamforge/exchange/binance/models.py",
@@ -3744,6 +3748,10 @@ d = {
                 "30_exchange/simulator/app.html#_limit_answer",
                 "streamforge/exchange/simulator/app.py",
             ),
+            "streamforge.exchange.simulator.app.request_unit": (
+                "30_exchange/simulator/app.html#request_unit",
+                "streamforge/exchange/simulator/app.py",
+            ),
             "streamforge.exchange.simulator.app.serve_app": (
                 "30_exchange/simulator/app.html#serve_app",
                 "streamforge/exchange/simulator/app.py",
@@ -3828,12 +3836,28 @@ d = {
                 "30_exchange/simulator/book.html#simulatedbook.tick_of",
                 "streamforge/exchange/simulator/book.py",
             ),
+            "streamforge.exchange.simulator.book.SimulatedBook.top": (
+                "30_exchange/simulator/book.html#simulatedbook.top",
+                "streamforge/exchange/simulator/book.py",
+            ),
+            "streamforge.exchange.simulator.book._best": (
+                "30_exchange/simulator/book.html#_best",
+                "streamforge/exchange/simulator/book.py",
+            ),
             "streamforge.exchange.simulator.book._hash": (
                 "30_exchange/simulator/book.html#_hash",
                 "streamforge/exchange/simulator/book.py",
             ),
             "streamforge.exchange.simulator.book._pairs": (
                 "30_exchange/simulator/book.html#_pairs",
+                "streamforge/exchange/simulator/book.py",
+            ),
+            "streamforge.exchange.simulator.book.best_price_events": (
+                "30_exchange/simulator/book.html#best_price_events",
+                "streamforge/exchange/simulator/book.py",
+            ),
+            "streamforge.exchange.simulator.book.best_prices": (
+                "30_exchange/simulator/book.html#best_prices",
                 "streamforge/exchange/simulator/book.py",
             ),
             "streamforge.exchange.simulator.book.depth_events": (
@@ -3852,6 +3876,10 @@ d = {
                 "30_exchange/simulator/book.html#level_price",
                 "streamforge/exchange/simulator/book.py",
             ),
+            "streamforge.exchange.simulator.book.partial_depth_events": (
+                "30_exchange/simulator/book.html#partial_depth_events",
+                "streamforge/exchange/simulator/book.py",
+            ),
         },
         "streamforge.exchange.simulator.candles": {
             "streamforge.exchange.simulator.candles.KlinePages": (
@@ -3862,20 +3890,48 @@ d = {
                 "30_exchange/simulator/candles.html#klinepages.__init__",
                 "streamforge/exchange/simulator/candles.py",
             ),
-            "streamforge.exchange.simulator.candles.KlinePages._render": (
-                "30_exchange/simulator/candles.html#klinepages._render",
+            "streamforge.exchange.simulator.candles.KlinePages.candles": (
+                "30_exchange/simulator/candles.html#klinepages.candles",
                 "streamforge/exchange/simulator/candles.py",
             ),
-            "streamforge.exchange.simulator.candles.KlinePages.forming": (
-                "30_exchange/simulator/candles.html#klinepages.forming",
+            "streamforge.exchange.simulator.candles.KlinePages.end": (
+                "30_exchange/simulator/candles.html#klinepages.end",
+                "streamforge/exchange/simulator/candles.py",
+            ),
+            "streamforge.exchange.simulator.candles.KlinePages.index_at": (
+                "30_exchange/simulator/candles.html#klinepages.index_at",
+                "streamforge/exchange/simulator/candles.py",
+            ),
+            "streamforge.exchange.simulator.candles.KlinePages.opens": (
+                "30_exchange/simulator/candles.html#klinepages.opens",
                 "streamforge/exchange/simulator/candles.py",
             ),
             "streamforge.exchange.simulator.candles.KlinePages.rows": (
                 "30_exchange/simulator/candles.html#klinepages.rows",
                 "streamforge/exchange/simulator/candles.py",
             ),
-            "streamforge.exchange.simulator.candles.KlinePages.select": (
-                "30_exchange/simulator/candles.html#klinepages.select",
+            "streamforge.exchange.simulator.candles.KlineSource": (
+                "30_exchange/simulator/candles.html#klinesource",
+                "streamforge/exchange/simulator/candles.py",
+            ),
+            "streamforge.exchange.simulator.candles.KlineSource.candles": (
+                "30_exchange/simulator/candles.html#klinesource.candles",
+                "streamforge/exchange/simulator/candles.py",
+            ),
+            "streamforge.exchange.simulator.candles.KlineSource.end": (
+                "30_exchange/simulator/candles.html#klinesource.end",
+                "streamforge/exchange/simulator/candles.py",
+            ),
+            "streamforge.exchange.simulator.candles.KlineSource.index_at": (
+                "30_exchange/simulator/candles.html#klinesource.index_at",
+                "streamforge/exchange/simulator/candles.py",
+            ),
+            "streamforge.exchange.simulator.candles.KlineSource.opens": (
+                "30_exchange/simulator/candles.html#klinesource.opens",
+                "streamforge/exchange/simulator/candles.py",
+            ),
+            "streamforge.exchange.simulator.candles.KlineSource.rows": (
+                "30_exchange/simulator/candles.html#klinesource.rows",
                 "streamforge/exchange/simulator/candles.py",
             ),
             "streamforge.exchange.simulator.candles._added": (
@@ -3890,12 +3946,36 @@ d = {
                 "30_exchange/simulator/candles.html#decimals",
                 "streamforge/exchange/simulator/candles.py",
             ),
+            "streamforge.exchange.simulator.candles.kline_rows": (
+                "30_exchange/simulator/candles.html#kline_rows",
+                "streamforge/exchange/simulator/candles.py",
+            ),
+            "streamforge.exchange.simulator.candles.next_opens": (
+                "30_exchange/simulator/candles.html#next_opens",
+                "streamforge/exchange/simulator/candles.py",
+            ),
+            "streamforge.exchange.simulator.candles.opens_of": (
+                "30_exchange/simulator/candles.html#opens_of",
+                "streamforge/exchange/simulator/candles.py",
+            ),
+            "streamforge.exchange.simulator.candles.part_of": (
+                "30_exchange/simulator/candles.html#part_of",
+                "streamforge/exchange/simulator/candles.py",
+            ),
             "streamforge.exchange.simulator.candles.places": (
                 "30_exchange/simulator/candles.html#places",
                 "streamforge/exchange/simulator/candles.py",
             ),
             "streamforge.exchange.simulator.candles.resampled": (
                 "30_exchange/simulator/candles.html#resampled",
+                "streamforge/exchange/simulator/candles.py",
+            ),
+            "streamforge.exchange.simulator.candles.select_rows": (
+                "30_exchange/simulator/candles.html#select_rows",
+                "streamforge/exchange/simulator/candles.py",
+            ),
+            "streamforge.exchange.simulator.candles.step_of": (
+                "30_exchange/simulator/candles.html#step_of",
                 "streamforge/exchange/simulator/candles.py",
             ),
         },
@@ -3930,12 +4010,60 @@ d = {
             ),
         },
         "streamforge.exchange.simulator.events": {
+            "streamforge.exchange.simulator.events.GrowingCandle": (
+                "30_exchange/simulator/events.html#growingcandle",
+                "streamforge/exchange/simulator/events.py",
+            ),
+            "streamforge.exchange.simulator.events.GrowingCandle.rows": (
+                "30_exchange/simulator/events.html#growingcandle.rows",
+                "streamforge/exchange/simulator/events.py",
+            ),
+            "streamforge.exchange.simulator.events._Sums": (
+                "30_exchange/simulator/events.html#_sums",
+                "streamforge/exchange/simulator/events.py",
+            ),
             "streamforge.exchange.simulator.events._growing": (
                 "30_exchange/simulator/events.html#_growing",
                 "streamforge/exchange/simulator/events.py",
             ),
+            "streamforge.exchange.simulator.events._grown": (
+                "30_exchange/simulator/events.html#_grown",
+                "streamforge/exchange/simulator/events.py",
+            ),
+            "streamforge.exchange.simulator.events._joined": (
+                "30_exchange/simulator/events.html#_joined",
+                "streamforge/exchange/simulator/events.py",
+            ),
             "streamforge.exchange.simulator.events._kline": (
                 "30_exchange/simulator/events.html#_kline",
+                "streamforge/exchange/simulator/events.py",
+            ),
+            "streamforge.exchange.simulator.events._of_all": (
+                "30_exchange/simulator/events.html#_of_all",
+                "streamforge/exchange/simulator/events.py",
+            ),
+            "streamforge.exchange.simulator.events._of_one": (
+                "30_exchange/simulator/events.html#_of_one",
+                "streamforge/exchange/simulator/events.py",
+            ),
+            "streamforge.exchange.simulator.events._total": (
+                "30_exchange/simulator/events.html#_total",
+                "streamforge/exchange/simulator/events.py",
+            ),
+            "streamforge.exchange.simulator.events.forming_row": (
+                "30_exchange/simulator/events.html#forming_row",
+                "streamforge/exchange/simulator/events.py",
+            ),
+            "streamforge.exchange.simulator.events.growth": (
+                "30_exchange/simulator/events.html#growth",
+                "streamforge/exchange/simulator/events.py",
+            ),
+            "streamforge.exchange.simulator.events.interval_and_zone": (
+                "30_exchange/simulator/events.html#interval_and_zone",
+                "streamforge/exchange/simulator/events.py",
+            ),
+            "streamforge.exchange.simulator.events.is_stream": (
+                "30_exchange/simulator/events.html#is_stream",
                 "streamforge/exchange/simulator/events.py",
             ),
             "streamforge.exchange.simulator.events.kline_events": (
@@ -4005,6 +4133,36 @@ d = {
                 "streamforge/exchange/simulator/faults.py",
             ),
         },
+        "streamforge.exchange.simulator.listing": {
+            "streamforge.exchange.simulator.listing._info_error": (
+                "30_exchange/simulator/listing.html#_info_error",
+                "streamforge/exchange/simulator/listing.py",
+            ),
+            "streamforge.exchange.simulator.listing.answer_exchange_info": (
+                "30_exchange/simulator/listing.html#answer_exchange_info",
+                "streamforge/exchange/simulator/listing.py",
+            ),
+            "streamforge.exchange.simulator.listing.answer_ticker": (
+                "30_exchange/simulator/listing.html#answer_ticker",
+                "streamforge/exchange/simulator/listing.py",
+            ),
+            "streamforge.exchange.simulator.listing.asked_markets": (
+                "30_exchange/simulator/listing.html#asked_markets",
+                "streamforge/exchange/simulator/listing.py",
+            ),
+            "streamforge.exchange.simulator.listing.assets_of": (
+                "30_exchange/simulator/listing.html#assets_of",
+                "streamforge/exchange/simulator/listing.py",
+            ),
+            "streamforge.exchange.simulator.listing.market_filters": (
+                "30_exchange/simulator/listing.html#market_filters",
+                "streamforge/exchange/simulator/listing.py",
+            ),
+            "streamforge.exchange.simulator.listing.market_info": (
+                "30_exchange/simulator/listing.html#market_info",
+                "streamforge/exchange/simulator/listing.py",
+            ),
+        },
         "streamforge.exchange.simulator.market": {
             "streamforge.exchange.simulator.market.SimulatedMarket": (
                 "30_exchange/simulator/market.html#simulatedmarket",
@@ -4018,12 +4176,24 @@ d = {
                 "30_exchange/simulator/market.html#simulatedmarket.book",
                 "streamforge/exchange/simulator/market.py",
             ),
+            "streamforge.exchange.simulator.market.SimulatedMarket.counted": (
+                "30_exchange/simulator/market.html#simulatedmarket.counted",
+                "streamforge/exchange/simulator/market.py",
+            ),
+            "streamforge.exchange.simulator.market.SimulatedMarket.lot_digits": (
+                "30_exchange/simulator/market.html#simulatedmarket.lot_digits",
+                "streamforge/exchange/simulator/market.py",
+            ),
             "streamforge.exchange.simulator.market.SimulatedMarket.pages": (
                 "30_exchange/simulator/market.html#simulatedmarket.pages",
                 "streamforge/exchange/simulator/market.py",
             ),
             "streamforge.exchange.simulator.market.SimulatedMarket.table": (
                 "30_exchange/simulator/market.html#simulatedmarket.table",
+                "streamforge/exchange/simulator/market.py",
+            ),
+            "streamforge.exchange.simulator.market.SimulatedMarket.tick_digits": (
+                "30_exchange/simulator/market.html#simulatedmarket.tick_digits",
                 "streamforge/exchange/simulator/market.py",
             ),
             "streamforge.exchange.simulator.market.SimulatedMarket.trades": (
@@ -4036,36 +4206,52 @@ d = {
                 "30_exchange/simulator/rest.html#httpanswer",
                 "streamforge/exchange/simulator/rest.py",
             ),
-            "streamforge.exchange.simulator.rest._illegal": (
-                "30_exchange/simulator/rest.html#_illegal",
+            "streamforge.exchange.simulator.rest._moment": (
+                "30_exchange/simulator/rest.html#_moment",
+                "streamforge/exchange/simulator/rest.py",
+            ),
+            "streamforge.exchange.simulator.rest._single_trade": (
+                "30_exchange/simulator/rest.html#_single_trade",
                 "streamforge/exchange/simulator/rest.py",
             ),
             "streamforge.exchange.simulator.rest._span": (
                 "30_exchange/simulator/rest.html#_span",
                 "streamforge/exchange/simulator/rest.py",
             ),
-            "streamforge.exchange.simulator.rest._symbol_info": (
-                "30_exchange/simulator/rest.html#_symbol_info",
-                "streamforge/exchange/simulator/rest.py",
-            ),
             "streamforge.exchange.simulator.rest.answer_agg_trades": (
                 "30_exchange/simulator/rest.html#answer_agg_trades",
+                "streamforge/exchange/simulator/rest.py",
+            ),
+            "streamforge.exchange.simulator.rest.answer_average_price": (
+                "30_exchange/simulator/rest.html#answer_average_price",
                 "streamforge/exchange/simulator/rest.py",
             ),
             "streamforge.exchange.simulator.rest.answer_depth": (
                 "30_exchange/simulator/rest.html#answer_depth",
                 "streamforge/exchange/simulator/rest.py",
             ),
-            "streamforge.exchange.simulator.rest.answer_exchange_info": (
-                "30_exchange/simulator/rest.html#answer_exchange_info",
-                "streamforge/exchange/simulator/rest.py",
-            ),
             "streamforge.exchange.simulator.rest.answer_klines": (
                 "30_exchange/simulator/rest.html#answer_klines",
                 "streamforge/exchange/simulator/rest.py",
             ),
+            "streamforge.exchange.simulator.rest.answer_trades": (
+                "30_exchange/simulator/rest.html#answer_trades",
+                "streamforge/exchange/simulator/rest.py",
+            ),
             "streamforge.exchange.simulator.rest.error_answer": (
                 "30_exchange/simulator/rest.html#error_answer",
+                "streamforge/exchange/simulator/rest.py",
+            ),
+            "streamforge.exchange.simulator.rest.illegal": (
+                "30_exchange/simulator/rest.html#illegal",
+                "streamforge/exchange/simulator/rest.py",
+            ),
+            "streamforge.exchange.simulator.rest.in_microseconds": (
+                "30_exchange/simulator/rest.html#in_microseconds",
+                "streamforge/exchange/simulator/rest.py",
+            ),
+            "streamforge.exchange.simulator.rest.invalid": (
+                "30_exchange/simulator/rest.html#invalid",
                 "streamforge/exchange/simulator/rest.py",
             ),
             "streamforge.exchange.simulator.rest.json_answer": (
@@ -4074,6 +4260,10 @@ d = {
             ),
             "streamforge.exchange.simulator.rest.parameter_error": (
                 "30_exchange/simulator/rest.html#parameter_error",
+                "streamforge/exchange/simulator/rest.py",
+            ),
+            "streamforge.exchange.simulator.rest.time_zone": (
+                "30_exchange/simulator/rest.html#time_zone",
                 "streamforge/exchange/simulator/rest.py",
             ),
         },
@@ -4096,6 +4286,10 @@ d = {
             ),
             "streamforge.exchange.simulator.streams.StreamServer._refusal": (
                 "30_exchange/simulator/streams.html#streamserver._refusal",
+                "streamforge/exchange/simulator/streams.py",
+            ),
+            "streamforge.exchange.simulator.streams.StreamServer.exists": (
+                "30_exchange/simulator/streams.html#streamserver.exists",
                 "streamforge/exchange/simulator/streams.py",
             ),
             "streamforge.exchange.simulator.streams._Connection": (
@@ -4201,6 +4395,52 @@ d = {
             "streamforge.exchange.simulator.streams._wrapped": (
                 "30_exchange/simulator/streams.html#_wrapped",
                 "streamforge/exchange/simulator/streams.py",
+            ),
+        },
+        "streamforge.exchange.simulator.tickers": {
+            "streamforge.exchange.simulator.tickers.WindowStats": (
+                "30_exchange/simulator/tickers.html#windowstats",
+                "streamforge/exchange/simulator/tickers.py",
+            ),
+            "streamforge.exchange.simulator.tickers._best": (
+                "30_exchange/simulator/tickers.html#_best",
+                "streamforge/exchange/simulator/tickers.py",
+            ),
+            "streamforge.exchange.simulator.tickers.average_price": (
+                "30_exchange/simulator/tickers.html#average_price",
+                "streamforge/exchange/simulator/tickers.py",
+            ),
+            "streamforge.exchange.simulator.tickers.book_ticker": (
+                "30_exchange/simulator/tickers.html#book_ticker",
+                "streamforge/exchange/simulator/tickers.py",
+            ),
+            "streamforge.exchange.simulator.tickers.day_ticker": (
+                "30_exchange/simulator/tickers.html#day_ticker",
+                "streamforge/exchange/simulator/tickers.py",
+            ),
+            "streamforge.exchange.simulator.tickers.fixed": (
+                "30_exchange/simulator/tickers.html#fixed",
+                "streamforge/exchange/simulator/tickers.py",
+            ),
+            "streamforge.exchange.simulator.tickers.last_price": (
+                "30_exchange/simulator/tickers.html#last_price",
+                "streamforge/exchange/simulator/tickers.py",
+            ),
+            "streamforge.exchange.simulator.tickers.ticker": (
+                "30_exchange/simulator/tickers.html#ticker",
+                "streamforge/exchange/simulator/tickers.py",
+            ),
+            "streamforge.exchange.simulator.tickers.ticker_event": (
+                "30_exchange/simulator/tickers.html#ticker_event",
+                "streamforge/exchange/simulator/tickers.py",
+            ),
+            "streamforge.exchange.simulator.tickers.traded_seconds": (
+                "30_exchange/simulator/tickers.html#traded_seconds",
+                "streamforge/exchange/simulator/tickers.py",
+            ),
+            "streamforge.exchange.simulator.tickers.window_stats": (
+                "30_exchange/simulator/tickers.html#window_stats",
+                "streamforge/exchange/simulator/tickers.py",
             ),
         },
         "streamforge.exchange.simulator.trade_files": {
@@ -4330,6 +4570,10 @@ d = {
             ),
             "streamforge.exchange.simulator.weights.WeightMeter.take": (
                 "30_exchange/simulator/weights.html#weightmeter.take",
+                "streamforge/exchange/simulator/weights.py",
+            ),
+            "streamforge.exchange.simulator.weights._ticker_weight": (
+                "30_exchange/simulator/weights.html#_ticker_weight",
                 "streamforge/exchange/simulator/weights.py",
             ),
             "streamforge.exchange.simulator.weights.weight_of": (

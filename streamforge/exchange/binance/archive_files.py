@@ -186,12 +186,16 @@ def _candles(batch: pa.RecordBatch, file: ArchiveFile, after: int) -> CandleTabl
         raise _wrong_rows(file, "each open time once, in order and inside the period")
     if not all(np.isfinite(values).all() for values in columns.values()):
         raise _wrong_rows(file, "finite prices and volumes")
+    extra = {name: _numbers(batch, name) for name in OPTIONAL}
+    unknown = (extra["number_of_trades"] == 0) & (columns["volume"] > 0)  # as in `parse_klines`
+    if unknown.any():
+        extra = {name: np.where(unknown & (values == 0), np.nan, values) for name, values in extra.items()}
     return CandleTable(
         symbol=file.symbol,
         interval=file.interval,
         open_time=times,
         **columns,
-        extra={name: _numbers(batch, name) for name in OPTIONAL},
+        extra=extra,
     )
 
 

@@ -92,6 +92,9 @@ class CandleFollower:
             return CandleStep(symbol=symbol)
         missing = TimeRange(last + self.step, k.t) if k.t > last + self.step else None
         self.last[symbol] = k.t if k.x else k.t - self.step
+        unknown = (
+            k.n == 0 and k.v > 0
+        )  # volume without trades: the source did not know the zeros (as in `parse_klines`)
         candle = Candle(
             symbol=symbol,
             interval=self.interval,
@@ -102,10 +105,10 @@ class CandleFollower:
             close=k.c,
             volume=k.v,
             close_time=k.T,
-            quote_asset_volume=k.q,
-            number_of_trades=k.n,
-            taker_buy_base_asset_volume=k.V,
-            taker_buy_quote_asset_volume=k.Q,
+            quote_asset_volume=k.q or None if unknown else k.q,
+            number_of_trades=None if unknown else k.n,
+            taker_buy_base_asset_volume=k.V or None if unknown else k.V,
+            taker_buy_quote_asset_volume=k.Q or None if unknown else k.Q,
         )
         return CandleStep(
             symbol=symbol, missing=missing, closed=candle if k.x else None, forming=None if k.x else candle

@@ -75,14 +75,17 @@ class ExchangeInfo(msgspec.Struct, frozen=True, rename="camel"):
 
 
 # %% ../../../nbs/30_exchange/binance/02_models.ipynb #46d19f9f
-_ROWS = msgspec.json.Decoder(
-    list[
-        tuple[
-            int, float, float, float, float, float, int, float | None, int | None, float | None, float | None, JsonValue
-        ]
-    ],
-    strict=False,
-)
+_Row = tuple[
+    int, float, float, float, float, float, int, float | None, int | None, float | None, float | None, JsonValue
+]
+_ROWS = msgspec.json.Decoder(list[_Row], strict=False)
+
+
+def _without_unknown(row: _Row) -> _Row:
+    "A row with its zeros made null where it has volume but no trades: the source did not know them."
+    if row[8] != 0 or not row[5]:
+        return row
+    return (*row[:7], row[7] or None, None, row[9] or None, row[10] or None, row[11])
 
 
 def parse_klines(
@@ -103,6 +106,8 @@ def parse_klines(
     ]
     if not math.isfinite(math.fsum(sums)):  # true exactly if one number of the page is not finite
         raise ExchangeError(f"expected finite numbers in a page of {symbol}, found NaN or infinity", "ask again")
+    if not all(row[8] for row in rows):
+        rows = [_without_unknown(row) for row in rows]
     return [
         Candle(
             symbol=symbol,

@@ -6,13 +6,14 @@
 __all__ = ["SimulatedMarket"]
 
 # %% ../../../nbs/30_exchange/simulator/07_market.ipynb #4ba1fb67
+import math
 from functools import cached_property
 
 import numpy as np
 
 from ..files import CandleTable
 from .book import SimulatedBook
-from .candles import KlinePages, resampled
+from .candles import KlinePages, KlineSource, places, resampled
 from .trades import CandleTrades, TradeHistory, TradePages
 
 
@@ -28,7 +29,8 @@ class SimulatedMarket:
         per_candle: int = 12,  # made trades
     ) -> None:
         self.symbol, self.base = pages.symbol, pages
-        self._pages, self._source, self._per_candle = {pages.interval: pages}, source, per_candle
+        self._pages: dict[tuple[str, int], KlinePages] = {(pages.interval, 0): pages}
+        self._source, self._per_candle = source, per_candle
 
     @property
     def table(self) -> CandleTable:
@@ -38,11 +40,31 @@ class SimulatedMarket:
     def pages(
         self,
         interval: str,  # the file's, or a multiple
-    ) -> KlinePages:
+        zone: int = 0,  # ms that local midnight is ahead of UTC's
+    ) -> KlineSource:
         "Klines of an interval; raises `BadInterval`."
-        if interval not in self._pages:
-            self._pages[interval] = KlinePages(resampled(self.table, interval))
-        return self._pages[interval]
+        if (interval, zone) not in self._pages:
+            self._pages[interval, zone] = KlinePages(resampled(self.table, interval, zone), zone)
+        return self._pages[interval, zone]
+
+    @property
+    def counted(self) -> bool:
+        "Whether trades can be counted: they are real, or the file has the counts."
+        return self._source is not None or "number_of_trades" in self.table.extra
+
+    @cached_property
+    def tick_digits(self) -> int:
+        "Decimals of prices: of the candles, and of the levels of the book."
+        prices = (self.table.open, self.table.high, self.table.low, self.table.close)
+        lowest = max(float(self.table.low.min(initial=np.inf)), 1e-8) if len(self.table) else 1.0
+        return min(max(*map(places, prices), 5 - math.floor(math.log10(lowest))), 8)
+
+    @cached_property
+    def lot_digits(self) -> int:
+        "Decimals of quantities: of the candles, of trades made from them, and of the levels of the book."
+        source = self.trades.source
+        made = round(math.log10(source.lots_per_unit)) if isinstance(source, CandleTrades) else 0
+        return min(max(places(self.table.volume), made, self.book.digits), 8)
 
     @cached_property
     def trades(self) -> TradePages:

@@ -12,7 +12,16 @@ import time
 from collections.abc import Callable, Mapping
 
 # %% ../../../nbs/30_exchange/simulator/02_weights.ipynb #32f7dee3
-_WEIGHTS = {"/api/v3/exchangeInfo": 20, "/api/v3/klines": 2, "/api/v3/aggTrades": 4}
+_WEIGHTS = {
+    "/api/v3/exchangeInfo": 20,
+    "/api/v3/klines": 2,
+    "/api/v3/uiKlines": 2,
+    "/api/v3/aggTrades": 4,
+    "/api/v3/trades": 25,
+    "/api/v3/historicalTrades": 25,
+    "/api/v3/avgPrice": 2,
+}
+_TICKERS = "/api/v3/ticker"
 _DEPTH_WEIGHTS = ((100, 5), (500, 25), (1_000, 50), (10**9, 250))  # levels at most, weight
 
 
@@ -21,10 +30,22 @@ def weight_of(
     query: Mapping[str, str],
 ) -> int:
     "Weight of a request (Binance, REST API, Market data endpoints)."
+    if path.startswith(_TICKERS):
+        return _ticker_weight(path.removeprefix(_TICKERS), query)
     if path != "/api/v3/depth":
         return _WEIGHTS.get(path, 1)
     limit = int(query["limit"]) if re.fullmatch("[0-9]{1,9}", query.get("limit", "")) else 100
     return next(weight for most, weight in _DEPTH_WEIGHTS if limit <= most)
+
+
+def _ticker_weight(kind: str, query: Mapping[str, str]) -> int:
+    "Weight of a ticker, which depends on the number of markets."
+    markets = 1 if "symbol" in query else query["symbols"].count(",") + 1 if "symbols" in query else 10**6
+    if kind in ("/price", "/bookTicker"):
+        return 2 if markets == 1 and "symbol" in query else 4
+    if kind == "/24hr":
+        return 2 if markets <= 20 else 40 if markets <= 100 else 80
+    return min(4 * markets, 200)
 
 
 # %% ../../../nbs/30_exchange/simulator/02_weights.ipynb #7c36feba

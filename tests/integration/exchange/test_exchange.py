@@ -116,11 +116,10 @@ async def test_an_exchange_that_is_always_like_that(btc, kind):
     assert await load(rest) == wanted
 
 
-async def test_an_exchange_that_repeats_itself_is_no_endless_loop(btc):
+async def test_an_exchange_that_repeats_itself_is_no_endless_loop(btc, monkeypatch):
     "It sends its first thousand rows whatever is asked."
     sim, rest = offline({"BTCUSDT": btc})
-    pages = sim.markets["BTCUSDT"]
-    pages.select = lambda start, end, limit, now: (600, 1_600)
+    monkeypatch.setattr("streamforge.exchange.simulator.rest.select_rows", lambda *asked: (600, 1_600))
     with pytest.raises(ExchangeError, match="repeats itself"):
         await load(rest, span=TimeRange(int(btc.open_time[600]), int(btc.open_time[2_600])))
 

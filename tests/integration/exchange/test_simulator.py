@@ -128,7 +128,7 @@ async def test_a_book_kept_by_the_rules_is_the_simulators_after_faults_too(table
             "bids": dict(final["bids"]),
             "asks": dict(final["asks"]),
         }
-        injected = (await http.get("/sim/struck")).json()
+        injected = (await http.get("/sim/injected")).json()
         assert [fault["kind"] for fault in injected] == ["gap", "gap", "stale"] and injected[0]["when"] == NOON + 30_100
 
 
