@@ -14,7 +14,7 @@ from typing import TypeAlias
 import msgspec
 
 from ...core.errors import BadSetting, BadTime, BadTimeRange, ExchangeError
-from ...core.times import Gap, TimeRange, as_ms_column, find_gaps, interval_ms, iso, open_times
+from ...core.times import Gap, TimeRange, as_ms_column, find_gaps, interval_ms, iso
 from ..base import IdRange
 from ...messages.records import Candle, Trade
 
@@ -137,8 +137,8 @@ class CandleSeries:
 
     def _lacks(self, span: TimeRange, page: list[Candle]) -> list[Gap]:
         "The gaps of a range; a candle off the grid counts for each slot of the grid that it overlaps."
-        slots = {_slot(moment, self.interval) for candle in page for moment in (candle.open_time, candle.close_time)}
-        return find_gaps(sorted(slots), span, self.interval)
+        opened, closed = [candle.open_time for candle in page], [candle.close_time for candle in page]
+        return find_gaps(opened, span, self.interval, closed)
 
     def _add_gaps(self, span: TimeRange, page: list[Candle]) -> None:
         "Append the gaps of a page; two that touch become one."
@@ -153,14 +153,7 @@ def _each_once(candles: list[Candle]) -> list[Candle]:
     return [by_time[time] for time in sorted(by_time)]
 
 
-def _slot(moment: int, interval: str) -> int:
-    "The open time on the grid at or before a moment, ms."
-    return moment - (moment - open_times(TimeRange(moment, moment + 1_000 * 604_800), interval).start) % interval_ms(
-        interval
-    )
-
-
-# %% ../../../nbs/30_exchange/ccxt/02_pages.ipynb #4dbd99f9
+# %% ../../../nbs/30_exchange/ccxt/02_pages.ipynb #f53e0c0c
 FetchTrades: TypeAlias = Callable[
     [int | None, int], Awaitable[Sequence[dict[str, object]]]
 ]  # (since in ms, limit) -> rows
