@@ -3612,10 +3612,6 @@ d = {
                 "30_exchange/ccxt/pages.html#_merged",
                 "streamforge/exchange/ccxt/pages.py",
             ),
-            "streamforge.exchange.ccxt.pages._slot": (
-                "30_exchange/ccxt/pages.html#_slot",
-                "streamforge/exchange/ccxt/pages.py",
-            ),
             "streamforge.exchange.ccxt.pages.parse_candles": (
                 "30_exchange/ccxt/pages.html#parse_candles",
                 "streamforge/exchange/ccxt/pages.py",
@@ -5484,10 +5480,6 @@ d = {
                 "streamforge/manager/plan.py",
             ),
             "streamforge.manager.plan._after": ("70_manager/plan.html#_after", "streamforge/manager/plan.py"),
-            "streamforge.manager.plan._check_symbols": (
-                "70_manager/plan.html#_check_symbols",
-                "streamforge/manager/plan.py",
-            ),
             "streamforge.manager.plan._entries": ("70_manager/plan.html#_entries", "streamforge/manager/plan.py"),
             "streamforge.manager.plan._link": ("70_manager/plan.html#_link", "streamforge/manager/plan.py"),
             "streamforge.manager.plan._name": ("70_manager/plan.html#_name", "streamforge/manager/plan.py"),
@@ -9020,6 +9012,10 @@ d = {
                 "streamforge/workers/targets.py",
             ),
             "streamforge.workers.targets.Target": ("60_workers/targets.html#target", "streamforge/workers/targets.py"),
+            "streamforge.workers.targets.Target._check_streams": (
+                "60_workers/targets.html#target._check_streams",
+                "streamforge/workers/targets.py",
+            ),
             "streamforge.workers.targets.Target.check": (
                 "60_workers/targets.html#target.check",
                 "streamforge/workers/targets.py",

@@ -167,6 +167,7 @@ def start(
     symbol: Annotated[str, typer.Argument(help="BTCUSDT, or several with commas")] = "",
     type: Annotated[str, typer.Option(help="api_candles_<interval>")] = "api_candles_1h",
     range: Annotated[str, typer.Option(help="START:END, UTC, end exclusive")] = "",
+    exchange: Annotated[str, typer.Option(help="whose market it is: binance, or one that ccxt knows")] = "",
     file: Annotated[str, typer.Option(help="a JSON request instead")] = "",
     wait: Annotated[bool, typer.Option(help="until it is over")] = False,
     url: ManagerOption = "http://127.0.0.1:8600",
@@ -174,7 +175,8 @@ def start(
     "Start a workflow from options or from a JSON file, and print its queue_id."
     from streamforge.client.client import Client
 
-    body = _request_file(file) if file else {"symbol": symbol, "type": type, "time_range": range}
+    own = {"symbol": symbol, "type": type, "time_range": range} | ({"exchange": exchange} if exchange else {})
+    body = _request_file(file) if file else own
 
     async def ask() -> None:
         async with Client(url) as client:

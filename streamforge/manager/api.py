@@ -18,6 +18,7 @@ __all__ = [
 # %% ../../nbs/70_manager/04_api.ipynb #d9bfd2f5
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import Awaitable, Callable
 
@@ -78,7 +79,7 @@ def queue_routes(manager: Manager) -> APIRouter:
     )
     async def start(request: Request) -> JsonObject:
         "Start a workflow: `{symbol, type, time_range}`, or `targets[]`."
-        planned = plan_workflow(await json_body(request))
+        planned = plan_workflow(await json_body(request), os.environ.get("STREAMFORGE_EXCHANGES", ""))
         notes = [note for target in planned.targets for note in target.notes]
         workflow = await manager.start(planned)
         return summary(workflow) | {"notes": notes}
@@ -133,7 +134,7 @@ def _body(example: JsonObject, schema: JsonObject | None = None) -> JsonObject:
 def start_schema() -> JsonObject:
     "Describe the body of POST /queues/start as a JSON schema, made from the table of targets."
     text = {"type": "string"}
-    fields = ("symbol", "type", "time_range", "interval", "kafka_topic")
+    fields = ("exchange", "symbol", "type", "time_range", "interval", "kafka_topic")
     entries = [
         {
             "title": name,
@@ -153,7 +154,7 @@ def start_schema() -> JsonObject:
         }
         for name, target in TARGETS.items()
     ]
-    own = {field: text for field in ("queue_id", "symbol", "type", "time_range", "kafka_topic")}
+    own = {field: text for field in ("queue_id", "exchange", "symbol", "type", "time_range", "kafka_topic")}
     return {"type": "object", "properties": {**own, "targets": {"type": "array", "items": {"oneOf": entries}}}}
 
 

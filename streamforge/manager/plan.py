@@ -14,7 +14,10 @@ import msgspec
 
 from ..core.errors import BadConfig, BadName
 from streamforge.core.names import (
+    DEFAULT_EXCHANGE,
+    check_exchange,
     check_name,
+    check_symbols,
     collection_of,
     data_topic,
     dlq,
@@ -55,12 +58,13 @@ class Plan(msgspec.Struct, kw_only=True):
 # %% ../../nbs/70_manager/01_plan.ipynb #06f7f94f
 def plan_workflow(
     request: JsonObject,  # the body of POST /queues/start
+    exchanges: str = "",  # STREAMFORGE_EXCHANGES of the manager: which URL each exchange's name stands for
 ) -> Plan:
     "Check a request whole and plan it; raises `BadConfig` and its children with the field's name."
     symbol, type_, text = (_text(request, name, name) for name in ("symbol", "type", "time_range"))
     span = TimeRange.parse(text) if text else None
     with _naming("symbol"):
-        _check_symbols(symbol)
+        symbol = ",".join(check_symbols(symbol))
     short = not request.get("targets")
     entries = _short_form(symbol, type_, span) if short else _entries(request["targets"])
     queue = _name(request, "queue_id", "queue_id") or _new_queue_id(
@@ -72,6 +76,8 @@ def plan_workflow(
         "type": type_,
         "time_range": text,
         "kafka_topic": _name(request, "kafka_topic", "kafka_topic") or data_topic(queue),
+        "exchange": _text(request, "exchange", "exchange"),
+        "exchanges": exchanges,
     }
     planned = [_target(entry, "" if short else f"targets.{n}.", shared) for n, entry in enumerate(entries)]
     if len({one.telemetry_id for one in planned}) < len(planned):
@@ -141,15 +147,6 @@ def _short_form(symbol: str, type_: str, span: TimeRange | None) -> list[JsonObj
     return [{"target": "loader-producer"}, {"target": "arango-connector"}]
 
 
-def _check_symbols(text: str) -> None:
-    for symbol in re.split(r"[,\s]+", text.strip()) if text else []:
-        if not re.fullmatch(r"[A-Z0-9]{2,20}", symbol):
-            raise BadConfig(
-                f"expected symbols in capital letters such as BTCUSDT, found '{symbol}'",
-                "write several with commas between them",
-            )
-
-
 # %% ../../nbs/70_manager/01_plan.ipynb #d86395ee
 def _target(entry: JsonObject, prefix: str, shared: Mapping[str, str]) -> PlannedTarget:
     "Plan one entry of `targets[]` with its environment."
@@ -157,12 +154,15 @@ def _target(entry: JsonObject, prefix: str, shared: Mapping[str, str]) -> Planne
     with _naming(f"{prefix}target"):
         target = target_named(name)
     env, fields = {"QUEUE_ID": shared["queue_id"], "COLLECTION_NAME": ""}, dict[str, str]()
-    for field in ("symbol", "type", "time_range", "interval", "kafka_topic"):
+    for field in ("exchange", "symbol", "type", "time_range", "interval", "kafka_topic"):
         own = _text(entry, field, f"{prefix}{field}")
         env[field.upper()] = own or shared.get(field, "")
         fields[field.upper()] = f"{prefix}{field}" if own or field not in shared else field
     with _naming(fields["SYMBOL"]):
-        _check_symbols(env["SYMBOL"])
+        env["SYMBOL"] = ",".join(check_symbols(env["SYMBOL"]))
+    with _naming(fields["EXCHANGE"]):
+        exchange = check_exchange(env["EXCHANGE"])
+        env["EXCHANGE"] = exchange if exchange != DEFAULT_EXCHANGE else ""
     if env["TIME_RANGE"]:
         with _naming(fields["TIME_RANGE"]):
             env["TIME_RANGE"] = str(TimeRange.parse(env["TIME_RANGE"]))
@@ -184,7 +184,7 @@ def _target(entry: JsonObject, prefix: str, shared: Mapping[str, str]) -> Planne
     fields |= keys
     env = {key: value for key, value in (env | parameters).items() if value}
     try:
-        target.check(env)
+        target.check(env | {"STREAMFORGE_EXCHANGES": shared["exchanges"]})
     except BadConfig as error:
         error.field = fields.get(error.field, f"{prefix}parameters.{error.field}")
         raise

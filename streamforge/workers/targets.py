@@ -623,9 +623,21 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
         for parameters in self.parameters:
             parameters.read(env)
         type_ = env.get("TYPE", "")
+        if env.get("EXCHANGE") and self.endless(type_):
+            self._check_streams(env)
         for name in self.needed(self.kind_of(type_)):
             if not env.get(name, "").strip(", ") and not (name == "INTERVAL" and interval_of(type_)):
                 raise BadSetting(f"expected {name}, found none", f"set it: the target is to {self.help}", field=name)
+
+    def _check_streams(self, env: Mapping[str, str]) -> None:
+        "Refuse a live type at an exchange without streams; raises `BadSetting`, `BadUrl`."
+        from streamforge.exchange.base import check_streams, exchange_url, read_exchanges
+
+        try:
+            urls = read_exchanges(env.get("STREAMFORGE_EXCHANGES", ""))
+            check_streams(env["EXCHANGE"], exchange_url(env["EXCHANGE"], urls))
+        except BadSetting as error:
+            raise BadSetting(*error.args, field="EXCHANGE") from None
 
     def needed(self, kind: str) -> tuple[str, ...]:
         "The variables that must be set for a kind that `kind_of` has returned."
