@@ -4030,6 +4030,10 @@ d = {
                 "30_exchange/simulator/events.html#_joined",
                 "streamforge/exchange/simulator/events.py",
             ),
+            "streamforge.exchange.simulator.events._kept_total": (
+                "30_exchange/simulator/events.html#_kept_total",
+                "streamforge/exchange/simulator/events.py",
+            ),
             "streamforge.exchange.simulator.events._kline": (
                 "30_exchange/simulator/events.html#_kline",
                 "streamforge/exchange/simulator/events.py",
@@ -4044,6 +4048,10 @@ d = {
             ),
             "streamforge.exchange.simulator.events._total": (
                 "30_exchange/simulator/events.html#_total",
+                "streamforge/exchange/simulator/events.py",
+            ),
+            "streamforge.exchange.simulator.events._whole": (
+                "30_exchange/simulator/events.html#_whole",
                 "streamforge/exchange/simulator/events.py",
             ),
             "streamforge.exchange.simulator.events.forming_row": (
@@ -4391,6 +4399,124 @@ d = {
             "streamforge.exchange.simulator.streams._wrapped": (
                 "30_exchange/simulator/streams.html#_wrapped",
                 "streamforge/exchange/simulator/streams.py",
+            ),
+        },
+        "streamforge.exchange.simulator.synthetic": {
+            "streamforge.exchange.simulator.synthetic.SyntheticKlines": (
+                "30_exchange/simulator/synthetic.html#syntheticklines",
+                "streamforge/exchange/simulator/synthetic.py",
+            ),
+            "streamforge.exchange.simulator.synthetic.SyntheticKlines.__init__": (
+                "30_exchange/simulator/synthetic.html#syntheticklines.__init__",
+                "streamforge/exchange/simulator/synthetic.py",
+            ),
+            "streamforge.exchange.simulator.synthetic.SyntheticKlines.candles": (
+                "30_exchange/simulator/synthetic.html#syntheticklines.candles",
+                "streamforge/exchange/simulator/synthetic.py",
+            ),
+            "streamforge.exchange.simulator.synthetic.SyntheticKlines.end": (
+                "30_exchange/simulator/synthetic.html#syntheticklines.end",
+                "streamforge/exchange/simulator/synthetic.py",
+            ),
+            "streamforge.exchange.simulator.synthetic.SyntheticKlines.index_at": (
+                "30_exchange/simulator/synthetic.html#syntheticklines.index_at",
+                "streamforge/exchange/simulator/synthetic.py",
+            ),
+            "streamforge.exchange.simulator.synthetic.SyntheticKlines.opens": (
+                "30_exchange/simulator/synthetic.html#syntheticklines.opens",
+                "streamforge/exchange/simulator/synthetic.py",
+            ),
+            "streamforge.exchange.simulator.synthetic.SyntheticKlines.rows": (
+                "30_exchange/simulator/synthetic.html#syntheticklines.rows",
+                "streamforge/exchange/simulator/synthetic.py",
+            ),
+            "streamforge.exchange.simulator.synthetic.SyntheticMarket": (
+                "30_exchange/simulator/synthetic.html#syntheticmarket",
+                "streamforge/exchange/simulator/synthetic.py",
+            ),
+            "streamforge.exchange.simulator.synthetic.SyntheticMarket.__init__": (
+                "30_exchange/simulator/synthetic.html#syntheticmarket.__init__",
+                "streamforge/exchange/simulator/synthetic.py",
+            ),
+            "streamforge.exchange.simulator.synthetic.SyntheticMarket.book": (
+                "30_exchange/simulator/synthetic.html#syntheticmarket.book",
+                "streamforge/exchange/simulator/synthetic.py",
+            ),
+            "streamforge.exchange.simulator.synthetic.SyntheticMarket.lot_digits": (
+                "30_exchange/simulator/synthetic.html#syntheticmarket.lot_digits",
+                "streamforge/exchange/simulator/synthetic.py",
+            ),
+            "streamforge.exchange.simulator.synthetic.SyntheticMarket.pages": (
+                "30_exchange/simulator/synthetic.html#syntheticmarket.pages",
+                "streamforge/exchange/simulator/synthetic.py",
+            ),
+            "streamforge.exchange.simulator.synthetic.SyntheticMarket.tick_digits": (
+                "30_exchange/simulator/synthetic.html#syntheticmarket.tick_digits",
+                "streamforge/exchange/simulator/synthetic.py",
+            ),
+            "streamforge.exchange.simulator.synthetic.SyntheticMarket.trades": (
+                "30_exchange/simulator/synthetic.html#syntheticmarket.trades",
+                "streamforge/exchange/simulator/synthetic.py",
+            ),
+            "streamforge.exchange.simulator.synthetic.SyntheticMinutes": (
+                "30_exchange/simulator/synthetic.html#syntheticminutes",
+                "streamforge/exchange/simulator/synthetic.py",
+            ),
+            "streamforge.exchange.simulator.synthetic.SyntheticPrices": (
+                "30_exchange/simulator/synthetic.html#syntheticprices",
+                "streamforge/exchange/simulator/synthetic.py",
+            ),
+            "streamforge.exchange.simulator.synthetic.SyntheticPrices.__init__": (
+                "30_exchange/simulator/synthetic.html#syntheticprices.__init__",
+                "streamforge/exchange/simulator/synthetic.py",
+            ),
+            "streamforge.exchange.simulator.synthetic.SyntheticPrices._log_price": (
+                "30_exchange/simulator/synthetic.html#syntheticprices._log_price",
+                "streamforge/exchange/simulator/synthetic.py",
+            ),
+            "streamforge.exchange.simulator.synthetic.SyntheticPrices.minutes": (
+                "30_exchange/simulator/synthetic.html#syntheticprices.minutes",
+                "streamforge/exchange/simulator/synthetic.py",
+            ),
+            "streamforge.exchange.simulator.synthetic.SyntheticPrices.table": (
+                "30_exchange/simulator/synthetic.html#syntheticprices.table",
+                "streamforge/exchange/simulator/synthetic.py",
+            ),
+            "streamforge.exchange.simulator.synthetic.SyntheticQuarters": (
+                "30_exchange/simulator/synthetic.html#syntheticquarters",
+                "streamforge/exchange/simulator/synthetic.py",
+            ),
+            "streamforge.exchange.simulator.synthetic.SyntheticQuarters.__init__": (
+                "30_exchange/simulator/synthetic.html#syntheticquarters.__init__",
+                "streamforge/exchange/simulator/synthetic.py",
+            ),
+            "streamforge.exchange.simulator.synthetic.SyntheticQuarters._block": (
+                "30_exchange/simulator/synthetic.html#syntheticquarters._block",
+                "streamforge/exchange/simulator/synthetic.py",
+            ),
+            "streamforge.exchange.simulator.synthetic.SyntheticQuarters.table": (
+                "30_exchange/simulator/synthetic.html#syntheticquarters.table",
+                "streamforge/exchange/simulator/synthetic.py",
+            ),
+            "streamforge.exchange.simulator.synthetic.SyntheticTrades": (
+                "30_exchange/simulator/synthetic.html#synthetictrades",
+                "streamforge/exchange/simulator/synthetic.py",
+            ),
+            "streamforge.exchange.simulator.synthetic.SyntheticTrades.__init__": (
+                "30_exchange/simulator/synthetic.html#synthetictrades.__init__",
+                "streamforge/exchange/simulator/synthetic.py",
+            ),
+            "streamforge.exchange.simulator.synthetic.SyntheticTrades.columns": (
+                "30_exchange/simulator/synthetic.html#synthetictrades.columns",
+                "streamforge/exchange/simulator/synthetic.py",
+            ),
+            "streamforge.exchange.simulator.synthetic.SyntheticTrades.index_at": (
+                "30_exchange/simulator/synthetic.html#synthetictrades.index_at",
+                "streamforge/exchange/simulator/synthetic.py",
+            ),
+            "streamforge.exchange.simulator.synthetic.is_synthetic_symbol": (
+                "30_exchange/simulator/synthetic.html#is_synthetic_symbol",
+                "streamforge/exchange/simulator/synthetic.py",
             ),
         },
         "streamforge.exchange.simulator.tickers": {
