@@ -95,6 +95,7 @@ async def reconcile_step(
             Command(
                 command="start",
                 queue_id=workflow.queue_id,
+                exchange=workflow.exchange,
                 symbol=workflow.symbol,
                 type=workflow.type,
                 time_range=workflow.time_range,

@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from ..core.errors import Conflict, NotFound
+from ..core.names import DEFAULT_EXCHANGE
 from ..core.types import JsonObject
 from .plan import Plan
 from ..messages.control import Event
@@ -51,6 +52,7 @@ class Workflow(msgspec.Struct, kw_only=True):
     "The state of a workflow and its targets, as it is stored."
 
     queue_id: str
+    exchange: str = DEFAULT_EXCHANGE  # also of a workflow that an earlier release stored
     symbol: str
     type: str
     time_range: str
@@ -91,6 +93,7 @@ def new_workflow(plan: Plan, created: float) -> Workflow:
     ]
     return Workflow(
         queue_id=plan.queue_id,
+        exchange=plan.exchange,
         symbol=plan.symbol,
         type=plan.type,
         time_range=plan.time_range,

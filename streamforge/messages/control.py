@@ -23,6 +23,7 @@ class Command(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     queue_id: str
     timestamp: float = 0.0  # seconds UTC
     target: str = ""
+    exchange: str = ""  # empty: the default one
     symbol: str = ""
     type: str = ""
     time_range: str = ""

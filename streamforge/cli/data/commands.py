@@ -25,6 +25,7 @@ from streamforge.cli.data.repair import (
 )
 from ..options import BusOption, HomeOption, JsonOption, StoreOption, places_of
 from ..output import print_rows
+from ...core.names import market_key
 from ...core.times import iso
 from ...core.types import JsonObject
 from ...store.base import open_store
@@ -48,7 +49,7 @@ def status_cells(
     span = f"{_moment(row, row['from'])} – {_moment(row, row['to'])}"
     return [
         row["collection"],
-        row["symbol"],
+        market_key(row["exchange"], row["symbol"]),
         row["interval"] or row["kind"],
         span,
         *(days(row[name]) for name in COUNTS),
@@ -64,7 +65,7 @@ def verify_cells(
     counts = [f"{row[name]:,}" for name in ("rows", "good", "filled", "missing", "wanted")]
     return [
         row["collection"],
-        row["symbol"],
+        market_key(row["exchange"], row["symbol"]),
         row["interval"],
         *counts,
         holes,
@@ -78,7 +79,7 @@ def repair_cells(
     "Write a market's row of `repair` as cells."
     return [
         row["collection"],
-        row["symbol"],
+        market_key(row["exchange"], row["symbol"]),
         row["interval"],
         *(f"{row[name]:,}" for name in ("lacked", "stored", "filled", "missing", "still")),
     ]
@@ -93,6 +94,7 @@ _REPAIR = (*_WHOSE, "lacked", "stored", "filled", "missing at the exchange", "st
 _Collection = Annotated[str, typer.Option(help="of rows, such as candles_1h (default: all)")]
 _Symbol = Annotated[str, typer.Option(help="BTCUSDT, or several with commas (default: all)")]
 _Interval = Annotated[str, typer.Option(help="of candles (default: all)")]
+_Exchange = Annotated[str, typer.Option(help="binance, kraken, ... (default: all)")]
 _Span = Annotated[
     str, typer.Option("--range", help="START:END, UTC, end exclusive (default: everything that was asked for)")
 ]
@@ -102,6 +104,7 @@ _Span = Annotated[
 def status(
     collection: _Collection = "",
     symbol: _Symbol = "",
+    exchange: _Exchange = "",
     interval: _Interval = "",
     range: _Span = "",
     json: JsonOption = False,
@@ -109,7 +112,7 @@ def status(
     store: StoreOption = "",
 ) -> None:
     "Show what was asked for, loaded, verified, is missing at the exchange or was filled in."
-    wanted = Filter.read(collection, symbol, interval, range)
+    wanted = Filter.read(collection, symbol, interval, range, exchange)
 
     async def ask() -> list[JsonObject]:
         async with open_store(places_of(home).store_url) as opened:
@@ -126,6 +129,7 @@ def status(
 def verify_command(
     collection: _Collection = "",
     symbol: _Symbol = "",
+    exchange: _Exchange = "",
     interval: _Interval = "",
     range: _Span = "",
     json: JsonOption = False,
@@ -133,12 +137,17 @@ def verify_command(
     store: StoreOption = "",
 ) -> None:
     "Read the stored rows and update the ledger; ends with 65 if the exchange may have what is missing."
-    wanted = Filter.read(collection, symbol, interval, range)
+    wanted = Filter.read(collection, symbol, interval, range, exchange)
 
     async def ask() -> list[JsonObject]:
         async with open_store(places_of(home).store_url) as opened:
             return [
-                {"collection": market.collection, "symbol": market.symbol, "interval": market.interval or market.kind}
+                {
+                    "collection": market.collection,
+                    "exchange": market.exchange,
+                    "symbol": market.symbol,
+                    "interval": market.interval or market.kind,
+                }
                 | problems(market, findings, entry)
                 for market, findings, entry in await verify_markets(opened, wanted)
             ]
@@ -154,6 +163,7 @@ def verify_command(
 def repair(
     collection: _Collection = "",
     symbol: _Symbol = "",
+    exchange: _Exchange = "",
     interval: _Interval = "",
     range: _Span = "",
     again: Annotated[bool, typer.Option(help="also ask for what the exchange has said it lacks")] = False,
@@ -172,7 +182,7 @@ def repair(
     "Ask the exchange for exactly what is missing, and store it the usual way."
     from streamforge.core.logs import logging_to
 
-    places, wanted = places_of(home), Filter.read(collection, symbol, interval, range)
+    places, wanted = places_of(home), Filter.read(collection, symbol, interval, range, exchange)
     Path(places.home, "logs").mkdir(parents=True, exist_ok=True)
     with logging_to(Path(places.home, "logs", "repair.log"), "repair"):
         rows = asyncio.run(repair_all(places, wanted, again=again, fill=fill, url=url))

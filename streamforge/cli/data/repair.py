@@ -25,7 +25,7 @@ import msgspec
 
 from ...client.client import Client
 from ...core.errors import BadData, TryAgain
-from ...core.names import queue_id, telemetry_id
+from ...core.names import check_exchange, queue_id, telemetry_id
 from ...core.settings import Places
 from ...core.times import TimeRange
 from ...core.types import JsonObject
@@ -43,13 +43,18 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
     symbols: tuple[str, ...] = ()
     interval: str = ""
     span: TimeRange | None = None
+    exchange: str = ""
 
     @classmethod
-    def read(cls, collection: str, symbol: str, interval: str, range: str) -> "Filter":
-        "Read the options of a command; raises `BadTimeRange`."
+    def read(cls, collection: str, symbol: str, interval: str, range: str, exchange: str = "") -> "Filter":
+        "Read the options of a command; raises `BadTimeRange`, `BadName`."
         symbols = tuple(name for name in re.split(r"[,\s]+", symbol) if name)
         return cls(
-            collection=collection, symbols=symbols, interval=interval, span=TimeRange.parse(range) if range else None
+            collection=collection,
+            symbols=symbols,
+            interval=interval,
+            span=TimeRange.parse(range) if range else None,
+            exchange=check_exchange(exchange) if exchange else "",
         )
 
 
@@ -60,12 +65,20 @@ async def ledger_markets(
     rows: bool = False,  # look for rows that the ledger does not know of, too
 ) -> dict[LedgerKey, Entry]:
     "Return the markets that a filter leaves, with their ledger entries; trades have one by time and one by id."
-    ledger = await read_ledger(store, collection=wanted.collection, symbols=wanted.symbols, interval=wanted.interval)
+    ledger = await read_ledger(
+        store,
+        collection=wanted.collection,
+        symbols=wanted.symbols,
+        interval=wanted.interval,
+        exchange=wanted.exchange,
+    )
     if rows:
         stored = {
             market
             for market in await stored_markets(store, wanted.collection)
-            if market.symbol in (wanted.symbols or (market.symbol,)) and wanted.interval in ("", market.interval)
+            if market.symbol in (wanted.symbols or (market.symbol,))
+            and wanted.interval in ("", market.interval)
+            and wanted.exchange in ("", market.exchange)
         }
         ledger |= {market: Entry() for market in stored - ledger.keys()}
     return {market: ledger[market] for market in sorted(ledger)}
@@ -90,6 +103,7 @@ def describe_market(
     first, last = whole.hull.parts[0] if whole else (0, 0)
     about = {
         "collection": market.collection,
+        "exchange": market.exchange,
         "symbol": market.symbol,
         "kind": market.kind,
         "interval": market.interval,
@@ -114,7 +128,7 @@ async def verify_markets(
         if market.kind == "candles":
             verified.append((market, *await verify(store, market, wanted.span)))
         elif market.kind == "trade_ids":
-            trades = await verify_trades(store, market.collection, market.symbol)
+            trades = await verify_trades(store, market.collection, market.symbol, market.exchange)
             verified.append((market, trades.findings, trades.by_id))
     return verified
 
@@ -141,13 +155,13 @@ def problems(
 
 # %% ../../../nbs/80_cli/data/01_repair.ipynb #45f6e72f
 def targets_of(
-    lacking: Sequence[tuple[LedgerKey, Ranges]],  # of one collection, kind and interval
+    lacking: Sequence[tuple[LedgerKey, Ranges]],  # of one collection, exchange, kind and interval
     wishes: Mapping[str, str],  # AGAIN, FILL
 ) -> list[JsonObject]:  # of a request
     "Make the targets of a repair: a loader per market and one connector."
     market = lacking[0][0]
     type_ = f"api_candles_{market.interval}" if market.interval else "api_trades"
-    shared = {"type": type_, "collection_name": market.collection}
+    shared = {"exchange": market.exchange, "type": type_, "collection_name": market.collection}
     loaders = [
         shared
         | {
@@ -184,6 +198,7 @@ async def run_here(
         env = {
             "QUEUE_ID": queue,
             "TELEMETRY_PRODUCER_ID": target["telemetry_id"],
+            "EXCHANGE": target["exchange"],
             "SYMBOL": target["symbol"],
             "TYPE": target["type"],
             "COLLECTION_NAME": target["collection_name"],
@@ -241,7 +256,7 @@ def _figures(market: LedgerKey, todo: Ranges, before: Findings, after: Findings,
         "missing": entry.missing & todo,
         "still": after.gaps(entry),
     }
-    named = {"collection": market.collection, "symbol": market.symbol, "interval": market.interval}
+    named = {name: getattr(market, name) for name in ("collection", "exchange", "symbol", "interval")}
     return named | {name: ranges.size // market.step for name, ranges in counts.items()}
 
 
@@ -258,12 +273,13 @@ async def repair_all(
     async with open_store(places.store_url) as store:
         lacking = await _lacking(store, wanted, again, fill)
         ledger = await read_ledger(store)
-    groups: dict[tuple[str, str, str], list[tuple[LedgerKey, Ranges]]] = {}
+    groups: dict[tuple[str, str, str, str], list[tuple[LedgerKey, Ranges]]] = {}
     for market, _, todo in lacking:
-        span = todo if market.interval else ledger[LedgerKey(market.collection, market.symbol, "trades")].asked
-        groups.setdefault((market.collection, market.kind, market.interval), []).append((market, span))
+        span = todo if market.interval else ledger[msgspec.structs.replace(market, kind="trades")].asked
+        group = market.collection, market.exchange, market.kind, market.interval
+        groups.setdefault(group, []).append((market, span))
     flags = {"AGAIN": again, "FILL": fill}
-    for (_, _, interval), markets in groups.items():
+    for (*_, interval), markets in groups.items():
         wishes = {name: "1" for name, set_ in flags.items() if set_ and (interval or name != "FILL")}
         targets, queue = targets_of(markets, wishes), queue_id("repair", markets[0][0].collection)
         await (_ask_manager(url, queue, targets) if url else run_here(targets, places, queue))

@@ -9,6 +9,7 @@ const get = async (path) => {
 };
 const element = (tag, text, name) => Object.assign(document.createElement(tag), { textContent: text ?? "", className: name ?? "" });
 const utc = (ms) => new Date(ms).toISOString(); // plotly shows numbers and Date objects in the reader's own zone, texts as they are
+const market = ({ exchange, symbol }) => (exchange && exchange !== "binance" ? `${exchange}:${symbol}` : symbol); // as core.names.market_key
 const latest = { candles: "", graph: "" }; // what was asked for last
 
 function layout(more) {
@@ -26,7 +27,7 @@ function options(select, values, keep) {
 
 async function refreshMarkets() {
   const [markets, graphs] = await Promise.all([get("/api/markets"), get("/api/graphs")]);
-  options($("symbol"), markets.map((m) => [JSON.stringify([m.collection, m.exchange, m.symbol, m.interval]), `${m.exchange === "binance" ? "" : m.exchange + ":"}${m.symbol} ${m.interval}`]));
+  options($("symbol"), markets.map((m) => [JSON.stringify([m.collection, m.exchange, m.symbol, m.interval]), `${market(m)} ${m.interval}`]));
   options($("graph"), graphs.map((g) => [JSON.stringify([g.collection, g.graph]), g.graph]));
 }
 
@@ -86,7 +87,7 @@ function drawWorkflows() {
     card.append(element("h3", flow.queue_id), element("p", flow.message ? `${flow.status}: ${flow.message}` : flow.status, "quiet"));
     flow.targets.forEach((target) => {
       const row = element("div", "", "target");
-      row.append(element("b", flow.targets.length > 3 && target.symbol && !target.symbol.includes(",") ? `${target.target} ${target.symbol}` : target.target), element("span", target.records_written ? target.records_written.toLocaleString() : ""), element("span", target.status, target.status));
+      row.append(element("b", flow.targets.length > 3 && target.symbol && !target.symbol.includes(",") ? `${target.target} ${market(target)}` : target.target), element("span", target.records_written ? target.records_written.toLocaleString() : ""), element("span", target.status, target.status));
       row.title = target.message || target.telemetry_id;
       card.append(row);
     });
