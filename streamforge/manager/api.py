@@ -30,6 +30,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from ..core.errors import BadConfig, StreamForgeError
+from ..core.names import DEFAULT_EXCHANGE
 from ..core.types import JsonObject
 from .plan import plan_workflow
 from .reconcile import Manager
@@ -46,9 +47,10 @@ def summary(workflow: Workflow) -> JsonObject:
 def without_env(
     body: JsonObject,  # a workflow as JSON values
 ) -> JsonObject:
-    "Remove the environments of the workers; their SYMBOL stays as `symbol`."
+    "Remove the environments of the workers; their EXCHANGE and SYMBOL stay as `exchange` and `symbol`."
     targets = [
-        {name: value for name, value in target.items() if name != "env"} | {"symbol": target["env"].get("SYMBOL", "")}
+        {name: value for name, value in target.items() if name != "env"}
+        | {"exchange": target["env"].get("EXCHANGE", DEFAULT_EXCHANGE), "symbol": target["env"].get("SYMBOL", "")}
         for target in body["targets"]
     ]
     return body | {"targets": targets}

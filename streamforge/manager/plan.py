@@ -48,6 +48,7 @@ class Plan(msgspec.Struct, kw_only=True):
     "A workflow before anything of it exists."
 
     queue_id: str
+    exchange: str = DEFAULT_EXCHANGE
     symbol: str
     type: str
     time_range: str
@@ -90,7 +91,17 @@ def plan_workflow(
     _link(
         planned, {one.telemetry_id for one, entry in zip(planned, entries, strict=True) if entry.get("collection_name")}
     )
-    return Plan(queue_id=queue, symbol=symbol, type=type_, time_range=text, targets=planned, topics=_topics(planned))
+    with _naming("exchange"):
+        exchange = check_exchange(shared["exchange"])
+    return Plan(
+        queue_id=queue,
+        exchange=exchange,
+        symbol=symbol,
+        type=type_,
+        time_range=text,
+        targets=planned,
+        topics=_topics(planned),
+    )
 
 
 # %% ../../nbs/70_manager/01_plan.ipynb #67871276
