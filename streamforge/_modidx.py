@@ -2594,6 +2594,10 @@ d = {
                 "30_exchange/binance/archive.html#archive._download_to",
                 "streamforge/exchange/binance/archive.py",
             ),
+            "streamforge.exchange.binance.archive.Archive._exists": (
+                "30_exchange/binance/archive.html#archive._exists",
+                "streamforge/exchange/binance/archive.py",
+            ),
             "streamforge.exchange.binance.archive.Archive.agg_trades": (
                 "30_exchange/binance/archive.html#archive.agg_trades",
                 "streamforge/exchange/binance/archive.py",
@@ -2604,6 +2608,14 @@ d = {
             ),
             "streamforge.exchange.binance.archive.Archive.klines": (
                 "30_exchange/binance/archive.html#archive.klines",
+                "streamforge/exchange/binance/archive.py",
+            ),
+            "streamforge.exchange.binance.archive.Archive.known_span": (
+                "30_exchange/binance/archive.html#archive.known_span",
+                "streamforge/exchange/binance/archive.py",
+            ),
+            "streamforge.exchange.binance.archive.Archive.note_bad": (
+                "30_exchange/binance/archive.html#archive.note_bad",
                 "streamforge/exchange/binance/archive.py",
             ),
             "streamforge.exchange.binance.archive.ArchiveRead": (
@@ -2622,16 +2634,56 @@ d = {
                 "30_exchange/binance/archive.html#archiveread._add_missing",
                 "streamforge/exchange/binance/archive.py",
             ),
+            "streamforge.exchange.binance.archive.ArchiveRead._check": (
+                "30_exchange/binance/archive.html#archiveread._check",
+                "streamforge/exchange/binance/archive.py",
+            ),
+            "streamforge.exchange.binance.archive.ArchiveRead._copy": (
+                "30_exchange/binance/archive.html#archiveread._copy",
+                "streamforge/exchange/binance/archive.py",
+            ),
+            "streamforge.exchange.binance.archive.ArchiveRead._days": (
+                "30_exchange/binance/archive.html#archiveread._days",
+                "streamforge/exchange/binance/archive.py",
+            ),
             "streamforge.exchange.binance.archive.ArchiveRead._get": (
                 "30_exchange/binance/archive.html#archiveread._get",
+                "streamforge/exchange/binance/archive.py",
+            ),
+            "streamforge.exchange.binance.archive.ArchiveRead._has_days": (
+                "30_exchange/binance/archive.html#archiveread._has_days",
                 "streamforge/exchange/binance/archive.py",
             ),
             "streamforge.exchange.binance.archive.ArchiveRead._read": (
                 "30_exchange/binance/archive.html#archiveread._read",
                 "streamforge/exchange/binance/archive.py",
             ),
+            "streamforge.exchange.binance.archive.ArchiveRead._tables": (
+                "30_exchange/binance/archive.html#archiveread._tables",
+                "streamforge/exchange/binance/archive.py",
+            ),
+            "streamforge.exchange.binance.archive.BadFile": (
+                "30_exchange/binance/archive.html#badfile",
+                "streamforge/exchange/binance/archive.py",
+            ),
+            "streamforge.exchange.binance.archive._Differs": (
+                "30_exchange/binance/archive.html#_differs",
+                "streamforge/exchange/binance/archive.py",
+            ),
+            "streamforge.exchange.binance.archive._Differs.__init__": (
+                "30_exchange/binance/archive.html#_differs.__init__",
+                "streamforge/exchange/binance/archive.py",
+            ),
+            "streamforge.exchange.binance.archive._last_row": (
+                "30_exchange/binance/archive.html#_last_row",
+                "streamforge/exchange/binance/archive.py",
+            ),
             "streamforge.exchange.binance.archive._sha256": (
                 "30_exchange/binance/archive.html#_sha256",
+                "streamforge/exchange/binance/archive.py",
+            ),
+            "streamforge.exchange.binance.archive._whole_months": (
+                "30_exchange/binance/archive.html#_whole_months",
                 "streamforge/exchange/binance/archive.py",
             ),
             "streamforge.exchange.binance.archive._write": (
@@ -2668,8 +2720,16 @@ d = {
                 "30_exchange/binance/archive_files.html#_candles",
                 "streamforge/exchange/binance/archive_files.py",
             ),
-            "streamforge.exchange.binance.archive_files._close_times": (
-                "30_exchange/binance/archive_files.html#_close_times",
+            "streamforge.exchange.binance.archive_files._closing": (
+                "30_exchange/binance/archive_files.html#_closing",
+                "streamforge/exchange/binance/archive_files.py",
+            ),
+            "streamforge.exchange.binance.archive_files._cut": (
+                "30_exchange/binance/archive_files.html#_cut",
+                "streamforge/exchange/binance/archive_files.py",
+            ),
+            "streamforge.exchange.binance.archive_files._member": (
+                "30_exchange/binance/archive_files.html#_member",
                 "streamforge/exchange/binance/archive_files.py",
             ),
             "streamforge.exchange.binance.archive_files._ms": (
@@ -2680,8 +2740,20 @@ d = {
                 "30_exchange/binance/archive_files.html#_numbers",
                 "streamforge/exchange/binance/archive_files.py",
             ),
+            "streamforge.exchange.binance.archive_files._times": (
+                "30_exchange/binance/archive_files.html#_times",
+                "streamforge/exchange/binance/archive_files.py",
+            ),
             "streamforge.exchange.binance.archive_files._trades": (
                 "30_exchange/binance/archive_files.html#_trades",
+                "streamforge/exchange/binance/archive_files.py",
+            ),
+            "streamforge.exchange.binance.archive_files._unreadable": (
+                "30_exchange/binance/archive_files.html#_unreadable",
+                "streamforge/exchange/binance/archive_files.py",
+            ),
+            "streamforge.exchange.binance.archive_files._usual_closes": (
+                "30_exchange/binance/archive_files.html#_usual_closes",
                 "streamforge/exchange/binance/archive_files.py",
             ),
             "streamforge.exchange.binance.archive_files._wrong_rows": (
@@ -2692,12 +2764,20 @@ d = {
                 "30_exchange/binance/archive_files.html#candle_records",
                 "streamforge/exchange/binance/archive_files.py",
             ),
+            "streamforge.exchange.binance.archive_files.check_zip": (
+                "30_exchange/binance/archive_files.html#check_zip",
+                "streamforge/exchange/binance/archive_files.py",
+            ),
             "streamforge.exchange.binance.archive_files.files_covering": (
                 "30_exchange/binance/archive_files.html#files_covering",
                 "streamforge/exchange/binance/archive_files.py",
             ),
             "streamforge.exchange.binance.archive_files.read_tables": (
                 "30_exchange/binance/archive_files.html#read_tables",
+                "streamforge/exchange/binance/archive_files.py",
+            ),
+            "streamforge.exchange.binance.archive_files.rows_after": (
+                "30_exchange/binance/archive_files.html#rows_after",
                 "streamforge/exchange/binance/archive_files.py",
             ),
             "streamforge.exchange.binance.archive_files.trade_records": (
@@ -3120,6 +3200,10 @@ d = {
                 "30_exchange/binance/rest.html#binancerest.__init__",
                 "streamforge/exchange/binance/rest.py",
             ),
+            "streamforge.exchange.binance.rest.BinanceRest._look_up": (
+                "30_exchange/binance/rest.html#binancerest._look_up",
+                "streamforge/exchange/binance/rest.py",
+            ),
             "streamforge.exchange.binance.rest.BinanceRest.depth": (
                 "30_exchange/binance/rest.html#binancerest.depth",
                 "streamforge/exchange/binance/rest.py",
@@ -3128,8 +3212,16 @@ d = {
                 "30_exchange/binance/rest.html#binancerest.exchange_info",
                 "streamforge/exchange/binance/rest.py",
             ),
+            "streamforge.exchange.binance.rest.BinanceRest.kline_page": (
+                "30_exchange/binance/rest.html#binancerest.kline_page",
+                "streamforge/exchange/binance/rest.py",
+            ),
             "streamforge.exchange.binance.rest.BinanceRest.klines": (
                 "30_exchange/binance/rest.html#binancerest.klines",
+                "streamforge/exchange/binance/rest.py",
+            ),
+            "streamforge.exchange.binance.rest.BinanceRest.look_up": (
+                "30_exchange/binance/rest.html#binancerest.look_up",
                 "streamforge/exchange/binance/rest.py",
             ),
             "streamforge.exchange.binance.rest.BinanceRest.server_time": (
@@ -3178,6 +3270,10 @@ d = {
             ),
             "streamforge.exchange.binance.rest._decode": (
                 "30_exchange/binance/rest.html#_decode",
+                "streamforge/exchange/binance/rest.py",
+            ),
+            "streamforge.exchange.binance.rest._unknown": (
+                "30_exchange/binance/rest.html#_unknown",
                 "streamforge/exchange/binance/rest.py",
             ),
         },
@@ -3384,6 +3480,10 @@ d = {
             ),
             "streamforge.exchange.binance.trades.trade_ids": (
                 "30_exchange/binance/trades.html#trade_ids",
+                "streamforge/exchange/binance/trades.py",
+            ),
+            "streamforge.exchange.binance.trades.trade_page": (
+                "30_exchange/binance/trades.html#trade_page",
                 "streamforge/exchange/binance/trades.py",
             ),
         },
@@ -7936,6 +8036,10 @@ d = {
                 "60_workers/loaders/archive.html#archivedcandles._ask",
                 "streamforge/workers/loaders/archive.py",
             ),
+            "streamforge.workers.loaders.archive.ArchivedCandles._compare": (
+                "60_workers/loaders/archive.html#archivedcandles._compare",
+                "streamforge/workers/loaders/archive.py",
+            ),
             "streamforge.workers.loaders.archive.ArchivedTrades": (
                 "60_workers/loaders/archive.html#archivedtrades",
                 "streamforge/workers/loaders/archive.py",
@@ -7952,6 +8056,22 @@ d = {
                 "60_workers/loaders/archive.html#archivedtrades._ask",
                 "streamforge/workers/loaders/archive.py",
             ),
+            "streamforge.workers.loaders.archive.ArchivedTrades._compare": (
+                "60_workers/loaders/archive.html#archivedtrades._compare",
+                "streamforge/workers/loaders/archive.py",
+            ),
+            "streamforge.workers.loaders.archive.ArchivedTrades._note_repeated": (
+                "60_workers/loaders/archive.html#archivedtrades._note_repeated",
+                "streamforge/workers/loaders/archive.py",
+            ),
+            "streamforge.workers.loaders.archive._clipped": (
+                "60_workers/loaders/archive.html#_clipped",
+                "streamforge/workers/loaders/archive.py",
+            ),
+            "streamforge.workers.loaders.archive._differing": (
+                "60_workers/loaders/archive.html#_differing",
+                "streamforge/workers/loaders/archive.py",
+            ),
             "streamforge.workers.loaders.archive._month": (
                 "60_workers/loaders/archive.html#_month",
                 "streamforge/workers/loaders/archive.py",
@@ -7960,8 +8080,16 @@ d = {
                 "60_workers/loaders/archive.html#_no_tables",
                 "streamforge/workers/loaders/archive.py",
             ),
+            "streamforge.workers.loaders.archive._part_of": (
+                "60_workers/loaders/archive.html#_part_of",
+                "streamforge/workers/loaders/archive.py",
+            ),
             "streamforge.workers.loaders.archive._records": (
                 "60_workers/loaders/archive.html#_records",
+                "streamforge/workers/loaders/archive.py",
+            ),
+            "streamforge.workers.loaders.archive._sample": (
+                "60_workers/loaders/archive.html#_sample",
                 "streamforge/workers/loaders/archive.py",
             ),
             "streamforge.workers.loaders.archive.archive_figures": (
@@ -8094,6 +8222,14 @@ d = {
             ),
             "streamforge.workers.loaders.candles.CandleHistorySource.__init__": (
                 "60_workers/loaders/candles.html#candlehistorysource.__init__",
+                "streamforge/workers/loaders/candles.py",
+            ),
+            "streamforge.workers.loaders.candles.CandleHistorySource._known": (
+                "60_workers/loaders/candles.html#candlehistorysource._known",
+                "streamforge/workers/loaders/candles.py",
+            ),
+            "streamforge.workers.loaders.candles.CandleHistorySource._outcomes": (
+                "60_workers/loaders/candles.html#candlehistorysource._outcomes",
                 "streamforge/workers/loaders/candles.py",
             ),
             "streamforge.workers.loaders.candles.CandleHistorySource._part": (
@@ -8442,6 +8578,14 @@ d = {
                 "60_workers/loaders/trades.html#tradehistorysource._end",
                 "streamforge/workers/loaders/trades.py",
             ),
+            "streamforge.workers.loaders.trades.TradeHistorySource._find_markets": (
+                "60_workers/loaders/trades.html#tradehistorysource._find_markets",
+                "streamforge/workers/loaders/trades.py",
+            ),
+            "streamforge.workers.loaders.trades.TradeHistorySource._outcomes": (
+                "60_workers/loaders/trades.html#tradehistorysource._outcomes",
+                "streamforge/workers/loaders/trades.py",
+            ),
             "streamforge.workers.loaders.trades.TradeHistorySource._part": (
                 "60_workers/loaders/trades.html#tradehistorysource._part",
                 "streamforge/workers/loaders/trades.py",
@@ -8520,6 +8664,10 @@ d = {
                 "60_workers/loaders/worker.html#_writing",
                 "streamforge/workers/loaders/worker.py",
             ),
+            "streamforge.workers.loaders.worker.keep_evidence": (
+                "60_workers/loaders/worker.html#keep_evidence",
+                "streamforge/workers/loaders/worker.py",
+            ),
             "streamforge.workers.loaders.worker.publish_part": (
                 "60_workers/loaders/worker.html#publish_part",
                 "streamforge/workers/loaders/worker.py",
@@ -8527,6 +8675,36 @@ d = {
             "streamforge.workers.loaders.worker.report": (
                 "60_workers/loaders/worker.html#report",
                 "streamforge/workers/loaders/worker.py",
+            ),
+        },
+        "streamforge.workers.outcomes": {
+            "streamforge.workers.outcomes.MarketAccess": (
+                "60_workers/outcomes.html#marketaccess",
+                "streamforge/workers/outcomes.py",
+            ),
+            "streamforge.workers.outcomes.MarketAccess.files_only": (
+                "60_workers/outcomes.html#marketaccess.files_only",
+                "streamforge/workers/outcomes.py",
+            ),
+            "streamforge.workers.outcomes.MarketAccess.known": (
+                "60_workers/outcomes.html#marketaccess.known",
+                "streamforge/workers/outcomes.py",
+            ),
+            "streamforge.workers.outcomes.MarketOutcome": (
+                "60_workers/outcomes.html#marketoutcome",
+                "streamforge/workers/outcomes.py",
+            ),
+            "streamforge.workers.outcomes.describe_outcomes": (
+                "60_workers/outcomes.html#describe_outcomes",
+                "streamforge/workers/outcomes.py",
+            ),
+            "streamforge.workers.outcomes.find_markets": (
+                "60_workers/outcomes.html#find_markets",
+                "streamforge/workers/outcomes.py",
+            ),
+            "streamforge.workers.outcomes.outcome_of": (
+                "60_workers/outcomes.html#outcome_of",
+                "streamforge/workers/outcomes.py",
             ),
         },
         "streamforge.workers.research.backtest": {

@@ -6,6 +6,7 @@ import signal
 from contextlib import asynccontextmanager
 
 from drill import Lab, drill
+from other_archive import DAMAGES, OtherArchive, damaged
 from worker_lab import WorkerLab, until
 
 from streamforge.core.samples import SAMPLES, candles
@@ -17,11 +18,19 @@ from streamforge.messages.records import Candle, Trade, decode
 SPAN = "2021-04-10:2021-07-05"
 CANDLES = {"TYPE": "api_candles_1h", "SYMBOL": "BTCUSDT", "TIME_RANGE": SPAN, "SOURCE": "archive"}
 TRADES = {"TYPE": "api_trades", "SYMBOL": "BTCUSDT", "TIME_RANGE": "2021-05-10:2021-05-16"}
+DAY = "/data/spot/daily/klines/BTCUSDT/1h/BTCUSDT-1h-2021-05-19.zip"
 MONTH = "/data/spot/monthly/klines/BTCUSDT/1h/BTCUSDT-1h-2021-05.zip"
-FAULTS = {
+FAULTS = {  # what is wrong, and how many files cannot be used because of it
     "damaged once": ((Fault(kind="flipped", path=MONTH),), 0),
-    "damaged": ((Fault(kind="flipped", path=MONTH, times=2),), 65),
-    "wrong checksum": ((Fault(kind="checksum", path=f"{MONTH}.CHECKSUM", times=2),), 65),
+    "damaged": ((Fault(kind="flipped", path=MONTH, times=2),), 1),
+    "wrong checksum": ((Fault(kind="checksum", path=f"{MONTH}.CHECKSUM", times=0),), 1),
+    "wrong checksums of a month and a day": (
+        (
+            Fault(kind="checksum", path=f"{MONTH}.CHECKSUM", times=0),
+            Fault(kind="checksum", path=f"{DAY}.CHECKSUM", times=0),
+        ),
+        2,
+    ),
     "404": (
         (
             Fault(kind="server_error", status=404, path=f"{MONTH}.CHECKSUM", times=0),
@@ -55,9 +64,9 @@ async def published(workers: WorkerLab, kind: type, name: str) -> dict[tuple, by
     return once
 
 
-@drill("archive: damaged zip, wrong checksum, 404", runs=8, short=4)
+@drill("archive: damaged zip, wrong checksum, 404", runs=10, short=5)
 async def bad_files(lab: Lab, runs: int) -> None:
-    "A file is fetched once more, then named (65); the next loader completes it; what is not there comes by REST."
+    "A file is fetched once more, then named and not used; its rows come from days or by REST."
     async with lab.workers() as workers, exchange() as (_, urls):
         assert await workers.run("loader-producer", **urls, **CANDLES | {"SOURCE": "rest"}) == 0
         truth = await published(workers, Candle, "open_time")
@@ -69,19 +78,32 @@ async def bad_files(lab: Lab, runs: int) -> None:
         async with lab.workers() as workers, exchange() as (simulator, urls):
             simulator.faults.add(*FAULTS[name][0])
             code = await workers.run("loader-producer", **urls, **CANDLES)
-            partly = await published(workers, Candle, "open_time")
-            errors = [event.extra["error_type"] for event in await workers.events("error")]
-            again = await workers.run("loader-producer", **urls, **CANDLES)
+            figures = [event.extra["archive"]["not_used"] for event in await workers.events("finished")]
             lab.outcome.judge(
                 {"stream": truth}, {"stream": await published(workers, Candle, "open_time")}, f"run {n} {name}"
             )
-            wanted = FAULTS[name][1]
-            right = (code, errors, again) == (wanted, ["DamagedArtifact"] if wanted else [], 0) and partly == dict(
-                list(truth.items())[: len(partly)]
+            right = (code, figures) == (0, [FAULTS[name][1]])
+            lab.outcome.check(right, f"run {n} {name}: code {code}, files that were not used {figures}")
+
+
+@drill("archive: files damaged at their origin", runs=len(DAMAGES), short=4)
+async def bad_rows(lab: Lab, runs: int) -> None:
+    "Rows twice, interleaved, of another month or with other prices, under a checksum that fits: named and not used."
+    async with lab.workers() as workers, exchange() as (_, urls):
+        assert await workers.run("loader-producer", **urls, **CANDLES | {"SOURCE": "rest"}) == 0
+        truth = await published(workers, Candle, "open_time")
+    for n in range(runs):
+        name, simulator = list(DAMAGES)[n % len(DAMAGES)], Simulator(read_folder(SAMPLES))
+        files = {path: damaged(simulator, path, name) for path in (MONTH, DAY)}
+        async with lab.workers() as workers, serve_app(OtherArchive(simulator, files)) as url:
+            urls = {"BINANCE_API_URL": url, "BINANCE_ARCHIVE_URL": url}
+            code = await workers.run("loader-producer", **urls, **CANDLES)
+            failed = [event.extra["archive"]["failed"] for event in await workers.events("finished")]
+            lab.outcome.judge(
+                {"stream": truth}, {"stream": await published(workers, Candle, "open_time")}, f"run {n} {name}"
             )
-            lab.outcome.check(
-                right, f"run {n} {name}: code {code}, errors {errors}, then {again}, {len(partly)} candles before"
-            )
+            right = (code, len(failed[0])) == (0, 2)
+            lab.outcome.check(right, f"run {n} {name}: code {code}, files that were not used {failed}")
 
 
 @drill("trades loader killed (-9)", runs=12, short=3)

@@ -26,7 +26,7 @@ LAYERS = [
     ["evaluation"],
     ["viz"],
     ["runs"],
-    ["workers.targets"],
+    ["workers.targets", "workers.outcomes"],
     ["workers.runtime"],
     ["workers.loaders", "workers.connector", "workers.research", "workers.dummy"],
     ["manager"],

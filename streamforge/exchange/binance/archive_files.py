@@ -9,7 +9,9 @@ __all__ = [
     "files_covering",
     "TradeTable",
     "read_tables",
+    "check_zip",
     "within",
+    "rows_after",
     "trade_records",
     "candle_records",
 ]
@@ -28,7 +30,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from ...core.errors import DamagedArtifact
+from ...core.errors import BadConfig, DamagedArtifact
 from ...core.times import TimeRange, interval_ms
 from ..files import OPTIONAL, CandleTable, times_to_ms
 from ...messages.records import Candle, Trade
@@ -112,6 +114,7 @@ _TRADES = {
     "best": pa.string(),
 }
 _BLOCK = 4 << 20  # bytes of text at a time
+CLOSE_TIME = "close_time"  # name of the column in `CandleTable.extra`: (T,) int64, ms UTC
 
 
 def _batches(path: Path, file: ArchiveFile, most: int) -> Iterator[pa.RecordBatch]:
@@ -119,16 +122,10 @@ def _batches(path: Path, file: ArchiveFile, most: int) -> Iterator[pa.RecordBatc
     types = _KLINES if file.kind == "klines" else _TRADES
     try:
         with zipfile.ZipFile(path) as archive:
-            info = archive.getinfo(f"{file.name}.csv")
-            if info.file_size > most:
-                raise DamagedArtifact(
-                    f"expected at most {most} bytes in '{file.path}', found {info.file_size}",
-                    "do not trust this archive",
-                )
-            with archive.open(info) as opened:
+            with archive.open(_member(archive, file, most)) as opened:
                 member = cast(zipfile.ZipExtFile, opened)  # typeshed calls it IO[bytes], which cannot peek
                 if not (head := member.peek(1)[:1]):
-                    return
+                    return  # `read_tables` refuses a file without rows
                 options = pyarrow.csv.ReadOptions(
                     column_names=list(types), skip_rows=0 if head.isdigit() else 1, block_size=_BLOCK, use_threads=False
                 )
@@ -136,20 +133,42 @@ def _batches(path: Path, file: ArchiveFile, most: int) -> Iterator[pa.RecordBatc
                 yield from pyarrow.csv.open_csv(
                     pa.PythonFile(member, mode="r"), read_options=options, convert_options=columns
                 )
-    except (
-        KeyError,
-        zipfile.BadZipFile,
-        zlib.error,
-        pa.ArrowException,
-        EOFError,
-        RuntimeError,  # encrypted, or packed in a way that zipfile does not know
-        ValueError,
-    ) as error:
+    except _UNREADABLE as error:
+        raise _unreadable(file, error) from None
+
+
+_UNREADABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    pa.ArrowException,
+    EOFError,
+    RuntimeError,  # encrypted, or packed in a way that zipfile does not know
+    ValueError,
+)
+_HINT = "see whether the archive has issued it anew"
+
+
+def _unreadable(file: ArchiveFile, error: Exception) -> DamagedArtifact:
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return DamagedArtifact(
+        f"expected the rows of {file.name}.csv in '{file.path}', found something else ({reason})", _HINT
+    )
+
+
+def _member(archive: zipfile.ZipFile, file: ArchiveFile, most: int) -> zipfile.ZipInfo:
+    "The one member that a zip should have; raises `DamagedArtifact`."
+    names = archive.namelist()
+    if names != [f"{file.name}.csv"]:
         raise DamagedArtifact(
-            f"expected the rows of {file.name}.csv in '{file.path}', "
-            f"found something else ({str(error).splitlines()[0][:200]})",
-            "see whether the archive has issued it anew",
-        ) from None
+            f"expected {file.name}.csv and nothing else in '{file.path}', found {', '.join(names[:3]) or 'no file'}",
+            _HINT,
+        )
+    info = archive.infolist()[0]
+    if info.file_size > most:
+        raise DamagedArtifact(
+            f"expected at most {most} bytes in '{file.path}', found {info.file_size}", "do not trust this archive"
+        )
+    return info
 
 
 def _numbers(batch: pa.RecordBatch, name: str) -> np.ndarray:
@@ -159,7 +178,7 @@ def _numbers(batch: pa.RecordBatch, name: str) -> np.ndarray:
 def _wrong_rows(file: ArchiveFile, expected: str) -> DamagedArtifact:
     return DamagedArtifact(
         f"expected {expected} in '{file.path}', found other rows",
-        "see whether the archive has issued it anew, or load the range by REST",
+        _HINT,
     )
 
 
@@ -179,8 +198,27 @@ class TradeTable(msgspec.Struct, frozen=True, kw_only=True):
 
 
 # %% ../../../nbs/30_exchange/binance/12_archive_files.ipynb #0e6da725
+_OVERLAP = 3_600_000  # ms that trades of a file may lie outside of its period
+
+
+def _times(batch: pa.RecordBatch, name: str, file: ArchiveFile) -> np.ndarray:
+    "A column of times, ms UTC; raises `DamagedArtifact` for what cannot be times."
+    try:
+        return times_to_ms(pa.chunked_array([batch.column(name)]))
+    except BadConfig as error:
+        raise _unreadable(file, error) from None
+
+
+def _closing(batch: pa.RecordBatch, table: CandleTable) -> np.ndarray:
+    "(T,) last ms of each candle as the file has it, in the unit of its open times; computed where that cannot be."
+    usual = np.asarray(_usual_closes(table), dtype=np.int64)
+    raw, opened = (_numbers(batch, name).astype(np.float64) for name in ("close_time", "open_time"))
+    closes = np.nan_to_num(raw // np.maximum(np.round(opened / table.open_time), 1)).astype(np.int64)
+    return np.where((closes >= table.open_time) & (closes <= usual), closes, usual)
+
+
 def _candles(batch: pa.RecordBatch, file: ArchiveFile, after: int) -> CandleTable:
-    times = times_to_ms(pa.chunked_array([batch.column("open_time")]))
+    times = _times(batch, "open_time", file)
     columns = {name: _numbers(batch, name) for name in ("open", "high", "low", "close", "volume")}
     if not (np.diff(times, prepend=after) > 0).all() or times[0] < file.span.start or times[-1] >= file.span.end:
         raise _wrong_rows(file, "each open time once, in order and inside the period")
@@ -190,13 +228,10 @@ def _candles(batch: pa.RecordBatch, file: ArchiveFile, after: int) -> CandleTabl
     unknown = (extra["number_of_trades"] == 0) & (columns["volume"] > 0)  # as in `parse_klines`
     if unknown.any():
         extra = {name: np.where(unknown & (values == 0), np.nan, values) for name, values in extra.items()}
-    return CandleTable(
-        symbol=file.symbol,
-        interval=file.interval,
-        open_time=times,
-        **columns,
-        extra=extra,
-    )
+    if any(np.isinf(values).any() for values in extra.values()):
+        raise _wrong_rows(file, "finite sums of trades")
+    table = CandleTable(symbol=file.symbol, interval=file.interval, open_time=times, **columns, extra=extra)
+    return msgspec.structs.replace(table, extra=extra | {CLOSE_TIME: _closing(batch, table)})
 
 
 def _trades(batch: pa.RecordBatch, file: ArchiveFile, after: int) -> TradeTable:
@@ -205,7 +240,9 @@ def _trades(batch: pa.RecordBatch, file: ArchiveFile, after: int) -> TradeTable:
         raise _wrong_rows(file, "each trade id once and in order")
     if not (np.isfinite(price).all() and np.isfinite(quantity).all()):
         raise _wrong_rows(file, "finite prices and quantities")
-    times = times_to_ms(pa.chunked_array([batch.column("timestamp")]))
+    times = _times(batch, "timestamp", file)
+    if times.min() < file.span.start - _OVERLAP or times.max() >= file.span.end + _OVERLAP:
+        raise _wrong_rows(file, "times inside the period")
     return TradeTable(
         symbol=file.symbol,
         trade_id=ids,
@@ -223,7 +260,7 @@ def read_tables(
     *,
     most: int = 64 << 30,  # bytes of the unpacked member
 ) -> Iterator[CandleTable | TradeTable]:  # in order, none of them empty
-    "Read the checked rows of a zip, piece by piece; raises `DamagedArtifact`."
+    "Read the checked rows of a zip, piece by piece; raises `DamagedArtifact`, also for a file without rows."
     after = -1  # last open time or trade id
     for batch in _batches(path, file, most):
         if file.kind == "klines":
@@ -234,6 +271,23 @@ def read_tables(
             trades = _trades(batch, file, after)
             after = int(trades.trade_id[-1])
             yield trades
+    if after < 0:
+        raise _wrong_rows(file, "at least one row")
+
+
+def check_zip(
+    path: Path,
+    file: ArchiveFile,  # what it should hold
+    *,
+    most: int = 64 << 30,  # bytes of the unpacked member
+) -> None:
+    "Unpack a zip once without keeping anything; raises `DamagedArtifact`."
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(_member(archive, file, most)) as member:
+            while member.read(1 << 20):
+                pass
+    except _UNREADABLE as error:
+        raise _unreadable(file, error) from None
 
 
 # %% ../../../nbs/30_exchange/binance/12_archive_files.ipynb #fe0ccdfd
@@ -243,7 +297,20 @@ def within(
 ) -> CandleTable | TradeTable:
     "Keep the rows of a table whose time is inside a range."
     times = table.open_time if isinstance(table, CandleTable) else table.timestamp
-    keep = (times >= span.start) & (times < span.end)
+    return _cut(table, (times >= span.start) & (times < span.end))
+
+
+def rows_after(
+    table: CandleTable | TradeTable,
+    key: int,  # open time [ms] or id
+) -> CandleTable | TradeTable:
+    "Keep the rows of a table that come after an open time or id."
+    keys = table.open_time if isinstance(table, CandleTable) else table.trade_id
+    return _cut(table, keys > key)
+
+
+def _cut(table: CandleTable | TradeTable, keep: np.ndarray) -> CandleTable | TradeTable:
+    "Keep some rows of a table."
     if keep.all():
         return table
     columns = {k: v[keep] for k, v in msgspec.structs.asdict(table).items() if isinstance(v, np.ndarray)}
@@ -268,11 +335,14 @@ def candle_records(
     table: CandleTable,  # NaN: the source does not have it
 ) -> list[Candle]:
     "Convert a table of candles to records, NaN to None."
-    extra = {name: [None if v != v else v for v in values.tolist()] for name, values in table.extra.items()}
+    extra = {
+        name: [None if v != v else v for v in table.extra[name].tolist()] for name in OPTIONAL if name in table.extra
+    }
+    closes = table.extra.get(CLOSE_TIME)
     prices = zip(
         table.open_time.tolist(),
         *(getattr(table, name).tolist() for name in ("open", "high", "low", "close", "volume")),
-        _close_times(table),
+        _usual_closes(table) if closes is None else closes.tolist(),
         strict=True,
     )
     none = [None] * len(table)
@@ -298,8 +368,8 @@ def candle_records(
     ]
 
 
-def _close_times(table: CandleTable) -> list[int]:
-    "Last ms of each candle."
+def _usual_closes(table: CandleTable) -> list[int]:
+    "Last ms of each candle that lasts a whole interval."
     if table.interval != "1M":
         return (table.open_time + interval_ms(table.interval) - 1).tolist()
     in_next_month = (datetime.fromtimestamp(time / 1000, UTC) + timedelta(days=32) for time in table.open_time.tolist())

@@ -5,6 +5,8 @@
 # %% auto #0
 __all__ = [
     "WORTH",
+    "SAMPLE_ROWS",
+    "LISTED_FILES",
     "open_archive",
     "stretch_of",
     "merge_sources",
@@ -15,7 +17,8 @@ __all__ = [
 ]
 
 # %% ../../../nbs/60_workers/loaders/03_archive.ipynb #cf4cdf80
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+import random
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,18 +27,20 @@ from urllib.parse import urlsplit
 
 import msgspec
 import numpy as np
+import structlog
 
 from ...core.errors import BadSetting
 from ...core.settings import WorkerSettings
-from ...core.times import Gap, TimeRange, interval_ms
+from ...core.times import Gap, TimeRange, find_gaps, interval_ms, open_times
 from ...core.types import JsonObject
 from ...exchange.binance.pages import IdRange
-from ...exchange.binance.archive import ARCHIVE_URL, Archive
+from ...exchange.binance.archive import ARCHIVE_URL, Archive, BadFile
 from ...exchange.binance.archive_files import TradeTable, candle_records, trade_records
 from ...exchange.files import CandleTable
 from ...exchange.binance.models import DATA_API
 from ...exchange.binance.rest import BinanceRest
-from ...exchange.binance.trades import agg_trades, trade_ids
+from ...exchange.binance.trades import agg_trades, trade_ids, trade_page
+from ...ledger.ranges import Ranges, covered
 from ...messages.records import Candle, Trade
 from ..targets import HistoryParameters
 
@@ -48,6 +53,7 @@ _Row = TypeVar("_Row", Candle, Trade)
 # %% ../../../nbs/60_workers/loaders/03_archive.ipynb #0286c3a2
 def open_archive(
     settings: WorkerSettings,  # SOURCE, BINANCE_ARCHIVE_URL, BINANCE_API_URL
+    log: structlog.typing.FilteringBoundLogger | None = None,  # of files that cannot be used
 ) -> Archive | None:  # None: everything by REST
     "The archive that belongs to the exchange of a worker; raises `BadSetting`, `BadUrl`."
     wanted = HistoryParameters.read(settings.options)
@@ -60,7 +66,14 @@ def open_archive(
             "name that exchange's archive, or leave SOURCE out",
             field="BINANCE_ARCHIVE_URL",
         )
-    return Archive(Path(settings.places.home, "cache", "archive"), url) if url and source != "rest" else None
+    if not url or source == "rest":
+        return None
+
+    def report(bad: BadFile) -> None:
+        if log:
+            log.warning("archive file not used", file=bad.file, reason=bad.reason)
+
+    return Archive(Path(settings.places.home, "cache", "archive"), url, on_bad=report)
 
 
 # %% ../../../nbs/60_workers/loaders/03_archive.ipynb #1c9fd327
@@ -99,12 +112,16 @@ async def merge_sources(
     span: tuple[int, int],  # open times or ids, [start, end)
     step: int,
     ask: Callable[[int, int], AsyncIterator[list[_Row]]],  # REST's pages of open times or ids [start, end)
+    repeated: Callable[[np.ndarray], None] = lambda keys: None,  # open times or ids of rows that are dropped
 ) -> AsyncGenerator[tuple[list[_Row], bool], None]:  # a page, and whether the archive had it
     "Yield the pages of a range from tables, and from REST where the tables have gaps."
     position, end = span
+    done = position - 1  # the last open time or id that was yielded; one off the grid may come before `position`
     async for table in tables:
         at = table.open_time if isinstance(table, CandleTable) else table.trade_id
-        first, last = (int(n) for n in np.searchsorted(at, (position, end)))
+        begin, first, last = (int(n) for n in np.searchsorted(at, (span[0], done + 1, end)))
+        if begin < first:
+            repeated(at[begin:first])
         breaks: list[int] = (np.flatnonzero(np.diff(at[first:last]) != step) + first + 1).tolist()
         for low, high in zip((first, *breaks), (*breaks, last), strict=True):
             if low < high and at[low] > position:
@@ -113,7 +130,9 @@ async def merge_sources(
             for k in range(low, high, _MADE_AT_ONCE):
                 # the kind of table decides the kind of record, which a type checker cannot follow
                 yield cast(list[_Row], _records(table, k, min(k + _MADE_AT_ONCE, high))), True
-            position = int(at[high - 1]) + step if low < high else position
+            if low < high:
+                done = int(at[high - 1])
+                position = done + step
     if position < end:
         async for page in ask(position, end):
             yield page, False
@@ -144,6 +163,7 @@ class ArchivedCandles:
         *,
         whole: TimeRange,
         always: bool = False,
+        files_only: TimeRange | None = None,  # files of a market that REST does not know; None: REST knows it
     ):
         self.archive, self.rest, self.symbol, self.interval, self.span, self.whole, self.always = (
             archive,
@@ -154,15 +174,19 @@ class ArchivedCandles:
             whole,
             always,
         )
+        self.files_only = files_only
         self.gaps: list[Gap] = []  # in time order
         self.now, self.archived, self.lacked = 0, 0, 0  # the exchange's time, ms; records
+        self.repeated = Ranges()  # always empty: files of candles do not overlap
 
     async def __aiter__(self) -> AsyncGenerator[list[Candle], None]:
-        "Yield pages in time order, none of them empty; raises `DamagedArtifact`, and what REST raises."
+        "Yield pages in time order, none of them empty; raises what REST raises."
         self.gaps, self.archived, self.lacked, self.now = [], 0, 0, await self.rest.server_time()
         step = interval_ms(self.interval)
-        part = stretch_of(self.span, self.whole, self.now, _DAY / step, self.always) if self.archive else None
+        part = _part_of(self, _DAY / step, self.now)
         read = self.archive.klines(self.symbol, self.interval, *part) if self.archive and part else None
+        if read and not self.files_only:
+            read.compare = self._compare
         async with aclosing(aiter(read) if read else _no_tables()) as tables:
             async with aclosing(merge_sources(tables, (self.span.start, self.span.end), step, self._ask)) as pages:
                 async for page, archived in pages:
@@ -171,12 +195,66 @@ class ArchivedCandles:
                     yield page
 
     async def _ask(self, start: int, end: int) -> AsyncIterator[list[Candle]]:
-        klines, before = self.rest.klines(self.symbol, self.interval, TimeRange(start, end)), self.gaps
+        "Yield REST's candles that open in a range, whose edges may be off the grid."
+        if self.files_only:
+            self.gaps += find_gaps([], TimeRange(start, min(end, self.now)), self.interval)
+            return
+        step = interval_ms(self.interval)
+        slots, before = open_times(TimeRange(start - step + 1, end), self.interval), self.gaps
+        inside = TimeRange(slots.start + step * (slots.start < start), slots.stop - step * (slots.stop > end))
+        klines = self.rest.klines(self.symbol, self.interval, TimeRange(slots.start, end))
         async with aclosing(aiter(klines)) as pages:
             async for page in pages:
-                self.gaps, self.now = before + klines.gaps, klines.now
-                yield page
-        self.gaps, self.now = before + klines.gaps, klines.now
+                self.gaps, self.now = before + _clipped(klines.gaps, inside, step), klines.now
+                if inside != TimeRange(start, end):
+                    page = [candle for candle in page if start <= candle.open_time < end]
+                if page:
+                    yield page
+        self.gaps, self.now = before + _clipped(klines.gaps, inside, step), klines.now
+
+    async def _compare(self, table: CandleTable | TradeTable) -> list[tuple[JsonObject, JsonObject]]:
+        "The rows of a sample that REST has otherwise, as the archive and as REST has them."
+        rows = cast(list[Candle], _sample(table))
+        by_rest = await self.rest.kline_page(
+            self.symbol, self.interval, TimeRange(rows[0].open_time, rows[-1].open_time + 1), len(rows)
+        )
+        return _differing(rows, {candle.open_time: candle for candle in by_rest}, "open_time")
+
+
+def _clipped(gaps: Sequence[Gap], inside: TimeRange, step: int) -> list[Gap]:
+    "Cut gaps to a range."
+    edges = ((max(gap.start, inside.start), min(gap.end, inside.end)) for gap in gaps)
+    return [Gap(start, end, (end - start) // step) for start, end in edges if start < end]
+
+
+def _part_of(
+    read: "ArchivedCandles | ArchivedTrades", rows_per_day: float, now: int
+) -> tuple[TimeRange, TimeRange] | None:
+    "What to ask the archive for, and the whole days or months around it."
+    if not read.archive:
+        return None
+    if read.files_only:
+        part = read.span.intersection(read.files_only)
+        return (part, read.files_only) if part else None
+    return stretch_of(read.span, read.whole, now, rows_per_day, read.always)
+
+
+SAMPLE_ROWS = 5  # of a file, that are compared with REST
+
+
+def _sample(table: CandleTable | TradeTable) -> list[Candle] | list[Trade]:
+    "Some rows in a row, drawn by the first one."
+    first = (table.open_time if isinstance(table, CandleTable) else table.trade_id)[0]
+    low = random.Random(f"{table.symbol} {first}").randrange(max(len(table) - SAMPLE_ROWS, 0) + 1)
+    return _records(table, low, min(low + SAMPLE_ROWS, len(table)))
+
+
+def _differing(
+    rows: Sequence[Candle] | Sequence[Trade], by_rest: Mapping[int, Candle | Trade], key: str
+) -> list[tuple[JsonObject, JsonObject]]:
+    "The rows that REST has, and has otherwise; what REST lacks contradicts nothing."
+    pairs = ((row, by_rest.get(getattr(row, key), row)) for row in rows)
+    return [(msgspec.to_builtins(ours), msgspec.to_builtins(theirs)) for ours, theirs in pairs if ours != theirs]
 
 
 async def _no_tables() -> AsyncGenerator[CandleTable | TradeTable, None]:
@@ -186,6 +264,9 @@ async def _no_tables() -> AsyncGenerator[CandleTable | TradeTable, None]:
 
 
 # %% ../../../nbs/60_workers/loaders/03_archive.ipynb #cf989431
+_ALL_IDS = IdRange(0, 2**62)
+
+
 class ArchivedTrades:
     "The trades of a range, archive first: iterate for pages; `gaps` grows with them and is complete at the end."
 
@@ -198,6 +279,7 @@ class ArchivedTrades:
         *,
         whole: TimeRange,
         always: bool = False,
+        files_only: TimeRange | None = None,  # files of a market that REST does not know; None: REST knows it
     ):
         self.archive, self.rest, self.symbol, self.span, self.whole, self.always = (
             archive,
@@ -207,24 +289,44 @@ class ArchivedTrades:
             whole,
             always,
         )
+        self.files_only = files_only
         self.gaps: list[IdRange] = []  # in order
         self.archived, self.lacked = 0, 0  # records
+        self.repeated = Ranges()  # ids that two files have
 
     async def __aiter__(self) -> AsyncGenerator[list[Trade], None]:
-        "Yield pages in order of id, none of them empty; raises `DamagedArtifact`, and what REST raises."
-        self.gaps, self.archived, self.lacked = [], 0, 0
-        now, ids = await self.rest.server_time(), await trade_ids(self.rest, self.symbol, self.span)
+        "Yield pages in order of id, none of them empty; raises what REST raises."
+        self.gaps, self.archived, self.lacked, self.repeated = [], 0, 0, Ranges()
+        now = await self.rest.server_time()
+        ids = _ALL_IDS if self.files_only else await trade_ids(self.rest, self.symbol, self.span)
         days = max(min(now, self.span.end) - self.span.start, 1) / _DAY
-        part = stretch_of(self.span, self.whole, now, len(ids) / days, self.always) if self.archive and ids else None
+        part = _part_of(self, len(ids) / days, now) if ids else None
         read = self.archive.agg_trades(self.symbol, *part) if self.archive and part else None
+        if read and not self.files_only:
+            read.compare = self._compare
         async with aclosing(aiter(read) if read else _no_tables()) as tables:
-            async with aclosing(merge_sources(tables, (ids.start, ids.end), 1, self._ask)) as pages:
+            async with aclosing(
+                merge_sources(tables, (ids.start, ids.end), 1, self._ask, self._note_repeated)
+            ) as pages:
                 async for page, archived in pages:
                     self.archived += len(page) if archived else 0
                     self.lacked += sum(trade.timestamp in part[0] for trade in page) if part and not archived else 0
                     yield page
 
+    def _note_repeated(self, ids: np.ndarray) -> None:
+        self.repeated |= covered(ids, 1)
+
+    async def _compare(self, table: CandleTable | TradeTable) -> list[tuple[JsonObject, JsonObject]]:
+        "The rows of a sample that REST has otherwise, as the archive and as REST has them."
+        rows = cast(list[Trade], _sample(table))
+        by_rest = await trade_page(self.rest, self.symbol, rows[0].trade_id, len(rows))
+        return _differing(rows, {trade.trade_id: trade for trade in by_rest}, "trade_id")
+
     async def _ask(self, start: int, end: int) -> AsyncIterator[list[Trade]]:
+        "Yield REST's trades of a range of ids."
+        if self.files_only:
+            self.gaps += [IdRange(start, end)] if start > _ALL_IDS.start and end < _ALL_IDS.end else []
+            return
         trades, before = agg_trades(self.rest, self.symbol, IdRange(start, end)), self.gaps
         async with aclosing(aiter(trades)) as pages:
             async for page in pages:
@@ -234,19 +336,36 @@ class ArchivedTrades:
 
 
 # %% ../../../nbs/60_workers/loaders/03_archive.ipynb #12e7efdd
+LISTED_FILES = 50  # files that an event lists
+
+
 class ArchiveCounts(Protocol):
     "A stream that counts the records of its archive."
 
     archived: int  # records that the archive had
     lacked: int  # records that the archive should have had, and REST gave
+    repeated: Ranges  # what the archive had twice
 
 
 def archive_figures(
     archive: Archive | None,
     counts: Iterable[ArchiveCounts],
 ) -> JsonObject:  # empty without an archive
-    "Count the records that came from files and those that REST gave instead, and list the files that were reissued."
+    "Count the records and files of an archive, and list the files that were reissued, and those that were not used."
     if not archive:
         return {}
-    had, lacked = zip(*((stream.archived, stream.lacked) for stream in counts), strict=True)
-    return {"from_archive": sum(had), "archive_lacked": sum(lacked), "archive_reissued": archive.reissued}
+    streams = [*counts]
+    return {
+        "from_archive": sum(stream.archived for stream in streams),
+        "archive_lacked": sum(stream.lacked for stream in streams),
+        "archive_reissued": archive.reissued,
+        "archive": {
+            "files": archive.files,
+            "not_used": len(archive.bad),
+            "failed": [{"file": bad.file, "reason": bad.reason} for bad in archive.bad[:LISTED_FILES]],
+            "repeated": sum(stream.repeated.size for stream in streams),
+            "differing": [
+                {"file": bad.file, "rows": bad.differing} for bad in archive.bad[:LISTED_FILES] if bad.differing
+            ],
+        },
+    }

@@ -15,6 +15,7 @@ __all__ = [
 
 # %% ../../../nbs/60_workers/loaders/04_candles.ipynb #cf0f2d0d
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, nullcontext
 from functools import partial
@@ -33,6 +34,7 @@ from ...ledger.verify import chunks_of, closed_candles, inspect
 from ...messages.records import Candle
 from ...store.base import Store
 from .archive import ArchivedCandles, archive_figures, open_archive
+from ..outcomes import MarketAccess, MarketOutcome, find_markets, outcome_of
 from ..runtime.context import Context
 from ..targets import CandleHistoryParameters
 from streamforge.workers.loaders.base import (
@@ -43,7 +45,6 @@ from streamforge.workers.loaders.base import (
     Part,
     Seen,
     in_time_order,
-    side_by_side,
 )
 
 # %% ../../../nbs/60_workers/loaders/04_candles.ipynb #7a0bb9db
@@ -160,10 +161,14 @@ class MarketStream:
         archive: Archive | None = None,  # asked before REST, where that pays
         whole: TimeRange | None = None,  # the order's range, whose months count
         always: bool = False,  # ask the archive whether or not it pays
+        access: MarketAccess | None = None,  # where the market is to be had; None: nothing is requested
     ):
+        self.access = access
         self.store, self.rest, self.plan, self.fill = store, rest, plan, fill
         self.archive, self.whole, self.always = archive, whole, always
         self.archived, self.lacked = 0, 0  # records that the archive had, and that it should have had
+        self.repeated = Ranges()  # always empty: files of candles do not overlap
+        self.records = 0  # that were yielded
         self.denied, self.filled = Ranges(), plan.flat
         self.open = Ranges()  # requested, but not closed yet
         self.now = 0  # the exchange's time of its last answer, ms
@@ -192,7 +197,14 @@ class MarketStream:
         "Yield the candles of a range from archive and exchange, with flat ones where those are wanted."
         market, position, whole = self.plan.market, span.start, self.whole or span
         klines = ArchivedCandles(
-            self.archive, self.rest, market.symbol, market.interval, span, whole=whole, always=self.always
+            self.archive,
+            self.rest,
+            market.symbol,
+            market.interval,
+            span,
+            whole=whole,
+            always=self.always,
+            files_only=self.access.files_only if self.access else None,
         )
         async with aclosing(aiter(klines)) as answers:
             async for page in answers:
@@ -254,7 +266,8 @@ class CandleHistorySource:
         self.ctx, self.order, self.seen = ctx, order, seen
         parameters = CandleHistoryParameters.read(ctx.settings.options)
         self.rest = BinanceRest(parameters.binance_api_url or DATA_API, metrics=ctx.metrics, exchange=order.exchange)
-        self.archive, self.always = open_archive(ctx.settings), parameters.source == "archive"
+        self.archive, self.always = open_archive(ctx.settings, ctx.log), parameters.source == "archive"
+        self.found: dict[str, MarketAccess] = {}
         self.streams: list[MarketStream] = []
         self._stack = AsyncExitStack()
         self._counts = {"asked": 0, "from_store": 0, "filled": 0}  # records, by where they came from
@@ -276,7 +289,7 @@ class CandleHistorySource:
             )
             for symbol in order.symbols
         ]
-        await side_by_side([self.rest.exchange_info(plan.market.symbol) for plan in plans if plan.ask])
+        plans = await self._known(plans)
         self.streams = [
             MarketStream(
                 ctx.store,
@@ -286,6 +299,7 @@ class CandleHistorySource:
                 archive=self.archive,
                 whole=order.span,
                 always=self.always,
+                access=self.found.get(plan.market.symbol),
             )
             for plan in plans
         ]
@@ -300,6 +314,39 @@ class CandleHistorySource:
                         yield self._part(group, chunk[k : k + _PART_RECORDS])
             yield Part(facts=[fact for stream in group.values() for fact in stream.facts()])
 
+    async def _known(self, plans: list[MarketPlan]) -> list[MarketPlan]:
+        "Look up the markets of which something is requested; leave out those that nobody knows."
+        assert self.order.span
+        asked = [plan.market.symbol for plan in plans if plan.ask]
+        stored = [plan.market.symbol for plan in plans if plan.stored or plan.seen or not plan.ask]
+        if asked:
+            self.found = await find_markets(
+                self.rest, self.archive, asked, self.order.span, self.order.interval, optional=stored
+            )
+        unknown = {symbol for symbol, access in self.found.items() if not access.known} - set(stored)
+        return [plan for plan in plans if plan.market.symbol not in unknown]
+
+    def _outcomes(self) -> list[MarketOutcome]:
+        "Tell what became of each market of the order."
+        assert self.order.span
+        streams, outcomes = {stream.plan.market.symbol: stream for stream in self.streams}, []
+        for symbol in self.order.symbols:
+            stream, access = streams.get(symbol), self.found.get(symbol)
+            times = open_times(self.order.span, self.order.interval)
+            whole = Ranges.of((times[0], times[-1] + times.step)) if len(times) and stream else Ranges()
+            closed = Ranges() if stream and self.order.only_missing and not stream.plan.ask else whole
+            asked = closed - stream.open if stream else Ranges()
+            outcomes.append(
+                outcome_of(
+                    symbol,
+                    access,
+                    stream.records if stream else 0,
+                    asked,
+                    stream.gaps - stream.filled if stream else Ranges(),
+                )
+            )
+        return outcomes
+
     def _published_before(self) -> list[Fact]:
         "State what was published before a restart, and may not have been noted."
         facts = []
@@ -312,6 +359,8 @@ class CandleHistorySource:
     def _part(self, group: dict[str, MarketStream], records: list[Candle]) -> Part:
         "Make a part of candles with its facts, and count where they came from."
         last = {candle.symbol: candle.open_time for candle in records}
+        for symbol, number in Counter(candle.symbol for candle in records).items():
+            group[symbol].records += number
         filled = {symbol: group[symbol].filled for symbol in last}
         in_store = {symbol: group[symbol].plan.stored for symbol in last}
         flat: frozenset[tuple[str, int]] = frozenset()
@@ -335,7 +384,7 @@ class CandleHistorySource:
         return Part(records=records, facts=facts, filled=flat)
 
     def summary(self) -> JsonObject:
-        "List the gaps of all markets, and count how many records came from where."
+        "List the gaps of all markets, what became of each, and count how many records came from where."
         gaps = []
         for stream in self.streams:
             market = stream.plan.market
@@ -346,6 +395,9 @@ class CandleHistorySource:
             "gaps": gaps[:LISTED_GAPS],
             "missing": sum(gap["missing"] for gap in gaps),
             **self._counts,
+            "markets": [
+                msgspec.to_builtins(outcome) | {"exchange": self.order.exchange} for outcome in self._outcomes()
+            ],
             **archive_figures(self.archive, self.streams),
         }
 

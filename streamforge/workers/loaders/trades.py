@@ -25,6 +25,7 @@ from ...ledger.verify import chunks_of, inspect
 from ...messages.records import Trade
 from ...store.base import Store
 from .archive import ArchivedTrades, archive_figures, open_archive
+from ..outcomes import MarketAccess, MarketOutcome, find_markets, outcome_of
 from ..runtime.context import Context
 from ..targets import HistoryParameters
 from .base import LISTED_GAPS, PARALLEL_MARKETS, Fact, Order, Part, Seen, in_time_order
@@ -90,6 +91,8 @@ class TradeStream:
         self.archive: Archive | None = None  # asked before REST, where that pays
         self.always = False  # ask the archive whether or not it pays
         self.archived, self.lacked = 0, 0  # records that the archive had, and that it should have had
+        self.repeated = Ranges()  # ids that two files of the archive had
+        self.access: MarketAccess | None = None  # where the market is to be had; None: nothing is requested
 
     async def plan(self) -> None:
         "Divide the range into times to request and times to read from the store; raises `StoreError`."
@@ -117,7 +120,15 @@ class TradeStream:
         answers: AggTrades | ArchivedTrades = (
             agg_trades(self.rest, self.symbol, span)
             if isinstance(span, IdRange)
-            else ArchivedTrades(self.archive, self.rest, self.symbol, span, whole=self.order.span, always=self.always)
+            else ArchivedTrades(
+                self.archive,
+                self.rest,
+                self.symbol,
+                span,
+                whole=self.order.span,
+                always=self.always,
+                files_only=self.access.files_only if self.access else None,
+            )
         )
         async with aclosing(aiter(answers)) as pages:
             async for page in pages:
@@ -126,6 +137,7 @@ class TradeStream:
         self.skipped |= Ranges.of(*((gap.start, gap.end) for gap in answers.gaps))
         if isinstance(answers, ArchivedTrades):
             self.archived, self.lacked = self.archived + answers.archived, self.lacked + answers.lacked
+            self.repeated |= answers.repeated
 
     async def _read(self, span: TimeRange) -> AsyncGenerator[list[Trade], None]:
         "Yield the trades of a range from the store; requests the ids that it lacks."
@@ -170,7 +182,8 @@ class TradeHistorySource:
         self.wanted = HistoryParameters.read(ctx.settings.options)
         self.rest = BinanceRest(self.wanted.binance_api_url or DATA_API, metrics=ctx.metrics, exchange=order.exchange)
         self._open, self.always = AsyncExitStack(), self.wanted.source == "archive"
-        self.archive = open_archive(ctx.settings)
+        self.archive = open_archive(ctx.settings, ctx.log)
+        self.found: dict[str, MarketAccess] = {}
         self.streams = {
             symbol: TradeStream(ctx.store, self.rest, order, symbol, seen.get((symbol, ""))) for symbol in order.symbols
         }
@@ -188,8 +201,7 @@ class TradeHistorySource:
         for stream in self.streams.values():
             stream.rest, stream.archive, stream.always = self.rest, self.archive, self.always
             await self.ctx.retry("store", stream.plan)
-            if stream.ask:
-                await self.rest.exchange_info(stream.symbol)
+        await self._find_markets()
         yield Part(
             facts=[Fact(stream.times, "asked", stream.ask) for stream in self.streams.values()]
             + [Fact(stream.ids, "loaded", stream.before) for stream in self.streams.values()]
@@ -203,6 +215,29 @@ class TradeHistorySource:
                     for k in range(0, len(chunk), _PART_RECORDS):
                         yield self._part(chunk[k : k + _PART_RECORDS])
             yield Part(facts=[fact for stream in group for fact in self._end(stream)])
+
+    async def _find_markets(self) -> None:
+        "Look up the markets of which something is requested, and leave out those that nobody knows."
+        assert self.order.span
+        asked = [stream.symbol for stream in self.streams.values() if stream.ask]
+        stored = [stream.symbol for stream in self.streams.values() if stream.stored or stream.before]
+        if asked:
+            self.found = await find_markets(self.rest, self.archive, asked, self.order.span, optional=stored)
+        for symbol, access in self.found.items():
+            self.streams[symbol].access = access
+            if not access.known and symbol not in stored:
+                del self.streams[symbol]
+
+    def _outcomes(self) -> list[MarketOutcome]:
+        "Tell what became of each market; trades have no grid, so only a market without any is known to lack some."
+        outcomes = []
+        for symbol in self.order.symbols:
+            stream, access = self.streams.get(symbol), self.found.get(symbol)
+            records = stream.asked + stream.from_store if stream else 0
+            asked = stream.ask & Ranges.of((0, stream.now)) if stream and not stream.before else Ranges()
+            lacking = asked if not records and not self.order.only_missing else Ranges()
+            outcomes.append(outcome_of(symbol, access, records, asked, lacking))
+        return outcomes
 
     def _part(self, records: list[Trade]) -> Part:
         "Make a part of trades with its facts: which ids are loaded, and which time."
@@ -222,7 +257,7 @@ class TradeHistorySource:
         return [Fact(stream.times, "loaded", closed), Fact(stream.ids, "missing", stream.skipped, stream.now)]
 
     def summary(self) -> JsonObject:
-        "List the gaps of all markets, in ids, and count how many records came from where."
+        "List the gaps of all markets, in ids, what became of each, and count how many records came from where."
         streams = self.streams.values()
         gaps = [
             {"symbol": stream.symbol, "start": start, "end": end, "missing": end - start}
@@ -235,5 +270,8 @@ class TradeHistorySource:
             "unit": "trade ids",
             "asked": sum(stream.asked for stream in streams),
             "from_store": sum(stream.from_store for stream in streams),
+            "markets": [
+                msgspec.to_builtins(outcome) | {"exchange": self.order.exchange} for outcome in self._outcomes()
+            ],
             **archive_figures(self.archive, self.streams.values()),
         }

@@ -225,7 +225,8 @@ async def _end(ctx: Context, failure: BaseException | None) -> int:
         return await _report_error(ctx, failure if isinstance(failure, Exception) else RuntimeError(str(failure)))
     if not reason:
         ctx.log.info("finished", rows=ctx.telemetry.records_written)
-        await ctx.retry("bus", lambda: ctx.telemetry.send("finished"))
+        message = str(ctx.telemetry.extra.pop("message", ""))  # set by `ctx.result(message=...)`
+        await ctx.retry("bus", lambda: ctx.telemetry.send("finished", message))
         return 0
     ctx.log.info("interrupted", reason=reason)
     await ctx.telemetry.send("interrupted", f"stopped by {reason}", finished=reason == "stop", extra={"reason": reason})

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 
 import msgspec
 import pytest
+from other_archive import OtherArchive, damaged
 
 from streamforge.core.samples import SAMPLES, candles
 from streamforge.core.times import TimeRange, find_gaps
@@ -87,27 +88,31 @@ async def test_files_and_rest_give_the_same_records_whatever_dies(lab):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["flipped", "checksum"])
-async def test_a_damaged_file_is_fetched_once_more_and_then_named(lab, kind):
-    "65 and its name; what was published is complete; once the archive is well again, the rest follows."
-    async with exchange() as (sim, urls):
-        sim.faults.add(Fault(kind=kind, path=MONTH + (".CHECKSUM" if kind == "checksum" else ""), times=2))
-        assert await lab.run("loader-producer", **urls, **LOAD) == 65
-        (error,) = await lab.events("error")
-        assert (
-            error.extra["error_type"] == "DamagedArtifact"
-            and "BTCUSDT-1h-2021-05" in error.message
-            and error.finished
-            and asked(sim, MONTH) == 2
-        )
-        before = await values(lab)
-        sim.faults.add(Fault(kind=kind, path=MONTH + (".CHECKSUM" if kind == "checksum" else ""), times=1))
-        assert await lab.run("loader-producer", **urls, **LOAD) == 0 and asked(sim, MONTH) == 4
-    rows = [msgspec.json.decode(value)["open_time"] for value in await values(lab)]
-    assert (
-        rows == candles("BTCUSDT", SPAN).open_time.tolist()
-        and rows[: len(before)] == candles("BTCUSDT", "2021-04-20:2021-05-01").open_time.tolist()[: len(before)]
-    )
+async def test_a_file_that_cannot_be_used_stops_nothing(lab):
+    """A month whose checksum is wrong for good, and of another market a day with other prices than REST's: both are
+    named, their rows come from elsewhere, and the differing ones are kept."""
+    day = DAY.replace("BTC", "ETH")
+    simulator = Simulator(read_folder(SAMPLES))
+    simulator.faults.add(Fault(kind="checksum", path=f"{MONTH}.CHECKSUM", times=0))
+    load = LOAD | {"SYMBOL": "BTCUSDT,ETHUSDT"}
+    async with serve_app(OtherArchive(simulator, {day: damaged(simulator, day, "another price")})) as url:
+        urls = {"BINANCE_API_URL": url, "BINANCE_ARCHIVE_URL": url}
+        assert await lab.run("loader-producer", QUEUE_ID="wf-rest", **urls, **load | {"SOURCE": "rest"}) == 0
+        assert await lab.run("loader-producer", **urls, **load) == 0
+        assert asked(simulator, MONTH) == 2 and asked(simulator, MONTH.replace("BTC", "ETH")) == 1
+    assert await values(lab) == await values(lab, "wf-rest")
+    event = (await lab.events("finished"))[-1]
+    figures, log = event.extra["archive"], next(lab.home.glob("loader-producer-1.log")).read_text()
+    assert [failed["file"] for failed in figures["failed"]] == ["BTCUSDT-1h-2021-05", "ETHUSDT-1h-2021-06-01"]
+    assert all(failed["file"] in log and failed["reason"] in log for failed in figures["failed"])
+    assert [(market["symbol"], market["outcome"]) for market in event.extra["markets"]] == [
+        ("BTCUSDT", "loaded"),
+        ("ETHUSDT", "loaded"),
+    ]
+    async with open_store(lab.places.store_url) as store:
+        (document,) = await store.list("archive-evidence")
+    assert document.id == "ETHUSDT-1h-2021-06-01" and len(document.body["rows"]) == 5
+    assert all(row["archive"]["open"] == 1.5 != row["rest"]["open"] for row in document.body["rows"])
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from streamforge.bus.kafka.admin import Broker  # noqa: E402
 from streamforge.bus.kafka.config import read_access  # noqa: E402
 from streamforge.cli.services import open_lab  # noqa: E402
 from streamforge.client.client import Client  # noqa: E402
-from streamforge.core.errors import BadRecord, DamagedArtifact  # noqa: E402
+from streamforge.core.errors import BadRecord  # noqa: E402
 from streamforge.core.settings import read_places  # noqa: E402
 from streamforge.core.times import TimeRange  # noqa: E402
 from streamforge.core.urls import parse_url  # noqa: E402
@@ -629,6 +629,7 @@ class Archived(Worker):
                     ctx.settings.kafka_topic,
                     [Message(encode(candle), candle.symbol) for candle in candle_records(table)],
                 )
+            ctx.result(bad=[bad.reason for bad in archive.bad])
 
 
 async def test_a_damaged_zip_and_a_wrong_checksum(tmp_path):
@@ -643,14 +644,10 @@ async def test_a_damaged_zip_and_a_wrong_checksum(tmp_path):
                     "KAFKA_TOPIC": lab.data,
                     "BINANCE_ARCHIVE_URL": url,
                 }
-                assert await serve("dummy-service", env, worker=Archived()) == DamagedArtifact.exit_code == 65
-                (event,) = [event for event in await lab.events("error") if event.producer.startswith(kind)]
-                assert (
-                    event.finished
-                    and event.extra["error_type"] == "DamagedArtifact"
-                    and "sha256" in event.message
-                    and "REST" in event.message
-                )
+                assert await serve("dummy-service", env, worker=Archived()) == 0
+                (event,) = [event for event in await lab.events("finished") if event.producer.startswith(kind)]
+                assert len(event.extra["bad"]) == 1 + 30  # the month, and each day that stands in for it
+                assert all("sha256" in reason for reason in event.extra["bad"])
                 assert await lab.length(lab.data) == 0 and not list(tmp_path.glob("archive/*"))
                 exchange.faults.clear()
             assert (

@@ -119,7 +119,7 @@ async def test_an_unknown_symbol_ends_the_loader_and_its_connector(lab):
         connector = await lab.start("arango-connector", **CONNECT)
         code = await lab.run(
             "loader-producer",
-            SYMBOL="BTCUSDT,LUNAUSDT",
+            SYMBOL="LUNAUSDT,NOSUCHCOIN",
             TIME_RANGE="2021-05-01:2021-05-02",
             BINANCE_API_URL=url,
             **CANDLES,
@@ -130,6 +130,29 @@ async def test_an_unknown_symbol_ends_the_loader_and_its_connector(lab):
         CONNECTOR: "UpstreamFailed",
     }
     assert await lab.length("wf-1-data") == 0
+
+
+async def test_an_unknown_symbol_takes_no_other_market_with_it(lab):
+    "One is unknown, one has nothing in the range; the third is loaded, and each is told of by name."
+    simulator = Simulator.open()
+    async with serve_app(simulator) as url:
+        connector = await lab.start("arango-connector", **CONNECT)
+        order = {"SYMBOL": "LUNAUSDT,BTCUSDT", "TIME_RANGE": "2021-05-01:2021-05-02", "BINANCE_API_URL": url}
+        assert await lab.run("loader-producer", **order, **CANDLES) == 0
+        assert await connector.wait() == 0
+        early = order | {"TIME_RANGE": "2019-05-01:2019-05-02", "QUEUE_ID": "wf-early"}
+        assert await lab.run("loader-producer", **early, **CANDLES) == 0
+    loaded, nothing = [event for event in await lab.events("finished") if "markets" in event.extra]
+    outcomes = [
+        [(market["symbol"], market["outcome"], market["records"]) for market in event.extra["markets"]]
+        for event in (loaded, nothing)
+    ]
+    assert outcomes[0] == [("LUNAUSDT", "unknown", 0), ("BTCUSDT", "loaded", 24)]
+    assert outcomes[1] == [("LUNAUSDT", "unknown", 0), ("BTCUSDT", "none", 0)]
+    assert loaded.message.startswith("1 of 2 markets loaded whole; LUNAUSDT unknown: ")
+    assert "BTCUSDT none: the exchange has nothing in this range" in nothing.message
+    log = (lab.home / "loader-producer-2.log").read_text()
+    assert "market not loaded whole" in log and "BTCUSDT" in log
 
 
 async def test_stop_and_ping(lab):
