@@ -3722,6 +3722,10 @@ d = {
             ),
         },
         "streamforge.exchange.files": {
+            "streamforge.exchange.files.CandleFile": (
+                "30_exchange/files.html#candlefile",
+                "streamforge/exchange/files.py",
+            ),
             "streamforge.exchange.files.CandleTable": (
                 "30_exchange/files.html#candletable",
                 "streamforge/exchange/files.py",
@@ -3730,32 +3734,67 @@ d = {
                 "30_exchange/files.html#candletable.__len__",
                 "streamforge/exchange/files.py",
             ),
+            "streamforge.exchange.files.CandleTable.ends": (
+                "30_exchange/files.html#candletable.ends",
+                "streamforge/exchange/files.py",
+            ),
+            "streamforge.exchange.files.CandleTable.rows": (
+                "30_exchange/files.html#candletable.rows",
+                "streamforge/exchange/files.py",
+            ),
             "streamforge.exchange.files.CandleTable.span": (
                 "30_exchange/files.html#candletable.span",
                 "streamforge/exchange/files.py",
             ),
             "streamforge.exchange.files._Check": ("30_exchange/files.html#_check", "streamforge/exchange/files.py"),
-            "streamforge.exchange.files._check_order": (
-                "30_exchange/files.html#_check_order",
+            "streamforge.exchange.files._are_digits": (
+                "30_exchange/files.html#_are_digits",
                 "streamforge/exchange/files.py",
             ),
+            "streamforge.exchange.files._by_name": ("30_exchange/files.html#_by_name", "streamforge/exchange/files.py"),
+            "streamforge.exchange.files._checked": ("30_exchange/files.html#_checked", "streamforge/exchange/files.py"),
             "streamforge.exchange.files._checks": ("30_exchange/files.html#_checks", "streamforge/exchange/files.py"),
+            "streamforge.exchange.files._digits_to_ms": (
+                "30_exchange/files.html#_digits_to_ms",
+                "streamforge/exchange/files.py",
+            ),
             "streamforge.exchange.files._floats": ("30_exchange/files.html#_floats", "streamforge/exchange/files.py"),
-            "streamforge.exchange.files._load": ("30_exchange/files.html#_load", "streamforge/exchange/files.py"),
+            "streamforge.exchange.files._one_market": (
+                "30_exchange/files.html#_one_market",
+                "streamforge/exchange/files.py",
+            ),
+            "streamforge.exchange.files._order_checks": (
+                "30_exchange/files.html#_order_checks",
+                "streamforge/exchange/files.py",
+            ),
+            "streamforge.exchange.files._shown": ("30_exchange/files.html#_shown", "streamforge/exchange/files.py"),
             "streamforge.exchange.files._text_to_ms": (
                 "30_exchange/files.html#_text_to_ms",
                 "streamforge/exchange/files.py",
             ),
+            "streamforge.exchange.files._time_columns": (
+                "30_exchange/files.html#_time_columns",
+                "streamforge/exchange/files.py",
+            ),
+            "streamforge.exchange.files._times": ("30_exchange/files.html#_times", "streamforge/exchange/files.py"),
             "streamforge.exchange.files._without_nulls": (
                 "30_exchange/files.html#_without_nulls",
                 "streamforge/exchange/files.py",
             ),
-            "streamforge.exchange.files.candle_files": (
-                "30_exchange/files.html#candle_files",
+            "streamforge.exchange.files.candles_of_table": (
+                "30_exchange/files.html#candles_of_table",
                 "streamforge/exchange/files.py",
             ),
             "streamforge.exchange.files.infer_interval": (
                 "30_exchange/files.html#infer_interval",
+                "streamforge/exchange/files.py",
+            ),
+            "streamforge.exchange.files.join_tables": (
+                "30_exchange/files.html#join_tables",
+                "streamforge/exchange/files.py",
+            ),
+            "streamforge.exchange.files.read_candles": (
+                "30_exchange/files.html#read_candles",
                 "streamforge/exchange/files.py",
             ),
             "streamforge.exchange.files.read_file": (
@@ -3766,9 +3805,85 @@ d = {
                 "30_exchange/files.html#read_folder",
                 "streamforge/exchange/files.py",
             ),
+            "streamforge.exchange.files.read_markets": (
+                "30_exchange/files.html#read_markets",
+                "streamforge/exchange/files.py",
+            ),
             "streamforge.exchange.files.times_to_ms": (
                 "30_exchange/files.html#times_to_ms",
                 "streamforge/exchange/files.py",
+            ),
+        },
+        "streamforge.exchange.formats.names": {
+            "streamforge.exchange.formats.names.FileName": (
+                "30_exchange/formats/names.html#filename",
+                "streamforge/exchange/formats/names.py",
+            ),
+            "streamforge.exchange.formats.names.FolderListing": (
+                "30_exchange/formats/names.html#folderlisting",
+                "streamforge/exchange/formats/names.py",
+            ),
+            "streamforge.exchange.formats.names._from_stem": (
+                "30_exchange/formats/names.html#_from_stem",
+                "streamforge/exchange/formats/names.py",
+            ),
+            "streamforge.exchange.formats.names._named": (
+                "30_exchange/formats/names.html#_named",
+                "streamforge/exchange/formats/names.py",
+            ),
+            "streamforge.exchange.formats.names.format_of": (
+                "30_exchange/formats/names.html#format_of",
+                "streamforge/exchange/formats/names.py",
+            ),
+            "streamforge.exchange.formats.names.list_files": (
+                "30_exchange/formats/names.html#list_files",
+                "streamforge/exchange/formats/names.py",
+            ),
+            "streamforge.exchange.formats.names.name_of": (
+                "30_exchange/formats/names.html#name_of",
+                "streamforge/exchange/formats/names.py",
+            ),
+        },
+        "streamforge.exchange.formats.raw": {
+            "streamforge.exchange.formats.raw._apart": (
+                "30_exchange/formats/raw.html#_apart",
+                "streamforge/exchange/formats/raw.py",
+            ),
+            "streamforge.exchange.formats.raw._bytes_of": (
+                "30_exchange/formats/raw.html#_bytes_of",
+                "streamforge/exchange/formats/raw.py",
+            ),
+            "streamforge.exchange.formats.raw._column": (
+                "30_exchange/formats/raw.html#_column",
+                "streamforge/exchange/formats/raw.py",
+            ),
+            "streamforge.exchange.formats.raw._one_level": (
+                "30_exchange/formats/raw.html#_one_level",
+                "streamforge/exchange/formats/raw.py",
+            ),
+            "streamforge.exchange.formats.raw._plain_names": (
+                "30_exchange/formats/raw.html#_plain_names",
+                "streamforge/exchange/formats/raw.py",
+            ),
+            "streamforge.exchange.formats.raw._read_csv": (
+                "30_exchange/formats/raw.html#_read_csv",
+                "streamforge/exchange/formats/raw.py",
+            ),
+            "streamforge.exchange.formats.raw._yfinance_names": (
+                "30_exchange/formats/raw.html#_yfinance_names",
+                "streamforge/exchange/formats/raw.py",
+            ),
+            "streamforge.exchange.formats.raw.read_raw": (
+                "30_exchange/formats/raw.html#read_raw",
+                "streamforge/exchange/formats/raw.py",
+            ),
+            "streamforge.exchange.formats.raw.table_of_frame": (
+                "30_exchange/formats/raw.html#table_of_frame",
+                "streamforge/exchange/formats/raw.py",
+            ),
+            "streamforge.exchange.formats.raw.table_of_json": (
+                "30_exchange/formats/raw.html#table_of_json",
+                "streamforge/exchange/formats/raw.py",
             ),
         },
         "streamforge.exchange.simulator.app": {

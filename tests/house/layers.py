@@ -15,6 +15,7 @@ LAYERS = [
     ["artifacts"],
     ["jobs"],
     ["ledger"],
+    ["exchange.formats"],
     ["exchange"],
     ["exchange.binance", "exchange.ccxt"],
     ["exchange.simulator"],

@@ -28,7 +28,8 @@ from ...core.names import DEFAULT_EXCHANGE
 from ...core.samples import SAMPLES
 from ...core.times import now_ms, to_ms
 from ..binance.limits import Clock
-from ..files import CandleTable, candle_files, read_file, read_folder
+from ..files import CandleTable, read_folder, read_markets
+from ..formats.names import list_files
 from .archive import ARCHIVE_PATH, SimulatedArchive, archive_name
 from .candles import KlinePages
 from .clock import MarketClock
@@ -164,9 +165,9 @@ class Simulator:
         "Serve the packaged sample or a folder of candles and trades; raises what `read_folder` and `FileTrades` raise."
         if source == "sample":
             return cls({} if synthetic is not None else read_folder(SAMPLES), now=now, synthetic=synthetic)
-        files = candle_files(source).values()
+        files = list_files(source).files
         trades = {history.symbol: history for history in (FileTrades(path) for path in files if _holds_trades(path))}
-        tables = {table.symbol: table for table in (read_file(path) for path in files if not _holds_trades(path))}
+        tables = read_markets({path: name for path, name in files.items() if not _holds_trades(path)})
         from_trades = {s: candles_from_trades(history) for s, history in trades.items() if s not in tables}
         return cls(tables | from_trades, now=now, trades=trades, synthetic=synthetic)
 

@@ -1,0 +1,272 @@
+"""Every kind of file that people bring gives the same candles, or is refused by name."""
+
+import gzip
+import json
+import zipfile
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamforge.core.errors import BadCandles, BadName, StreamForgeError
+from streamforge.exchange.files import CandleTable, candles_of_table, join_tables, read_candles, read_folder
+from streamforge.exchange.formats.names import list_files, name_of
+from streamforge.exchange.formats.raw import table_of_frame
+
+HOUR, START = 3_600_000, 1_704_067_200_000  # 2024-01-01
+OHLCV = [[START + n * HOUR, 100.0 + n, 102.0 + n, 99.5 + n, 101.0 + n, 10.5 + n] for n in range(6)]
+NAMES = ("open_time", "open", "high", "low", "close", "volume")
+
+
+def csv(rows=OHLCV, head=NAMES, mark=","):
+    lines = ([mark.join(head)] if head else []) + [mark.join(map(str, row)) for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def klines(unit=1):
+    return [
+        [t * unit, o, h, low, c, v, (t + HOUR) * unit - 1, v * c, 3, v / 2, v * c / 2, 0]
+        for t, o, h, low, c, v in OHLCV
+    ]
+
+
+def frame(**index):
+    columns = pd.DataFrame([row[1:] for row in OHLCV], columns=["Open", "High", "Low", "Close", "Volume"])
+    columns.index = pd.DatetimeIndex(pd.to_datetime([row[0] for row in OHLCV], unit="ms"), **index)
+    return columns
+
+
+def zipped(path, text, member):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(member, text)
+
+
+def freqtrade(path):
+    table = pd.DataFrame(OHLCV, columns=["date", *NAMES[1:]])
+    table["date"] = pd.to_datetime(table["date"], unit="ms", utc=True)
+    table.to_feather(path)
+
+
+def yfinance(path):
+    wide = frame(name="Date")[["Close", "High", "Low", "Open", "Volume"]]
+    wide.columns = pd.MultiIndex.from_product([wide.columns, ["BTC-USD"]], names=["Price", "Ticker"])
+    wide.to_csv(path) if path.suffix == ".csv" else wide.to_parquet(path)
+
+
+ISO = [[pd.Timestamp(row[0], unit="ms").isoformat(), *row[1:]] for row in OHLCV]
+WRITERS = {  # file -> writes it
+    "BTCUSDT.csv": lambda path: path.write_text(csv()),
+    "BTC-USDT.csv": lambda path: path.write_text(
+        "\ufeff" + csv(head=("Timestamp", "OPEN", "High", "low", "Close", "Volume"))
+    ),
+    "BTC_USDT-1h.csv": lambda path: path.write_text(csv(mark=";")),
+    "btcusdt_1h.csv": lambda path: path.write_text(csv(ISO, ("datetime", *NAMES[1:]))),
+    "BTCUSDT-1h-2024-01.csv": lambda path: path.write_text(csv(klines(), ())),
+    "BTCUSDT-1h-2024-01.zip": lambda path: zipped(path, csv(klines(1000), ()), "BTCUSDT-1h-2024-01.csv"),
+    "BTCUSDT-1h-2024-01-01.csv": lambda path: path.write_text(
+        csv(
+            klines(),
+            (
+                "open_time",
+                "open",
+                "high",
+                "low",
+                "close",
+                "volume",
+                "close_time",
+                "quote_volume",
+                "count",
+                "taker_buy_volume",
+                "taker_buy_quote_volume",
+                "ignore",
+            ),
+        )
+    ),
+    "BTC_USDT-1h.feather": freqtrade,
+    "BTCUSDT.csv.gz": lambda path: path.write_bytes(gzip.compress(csv().encode())),
+    "BTC-USDT.json": lambda path: path.write_text(json.dumps(OHLCV)),
+    "BTCUSDT-1h.json": lambda path: path.write_text(
+        json.dumps([[row[0], *map(str, row[1:6]), row[6], *map(str, row[7:])] for row in klines()])
+    ),
+    "BTCUSDT/1h/2024.csv": lambda path: path.write_text(csv()),
+    "symbol=BTCUSDT/interval=1h/part-0.parquet": lambda path: pq.write_table(
+        pa.Table.from_pylist([dict(zip(NAMES, row, strict=True)) for row in OHLCV]), path
+    ),
+    "btcusdt.csv": lambda path: path.write_text(
+        csv([[t[:10], t[11:], *row] for t, *row in ISO], ("Date", "Time", *NAMES[1:]))
+    ),
+    "BTC_USDT.csv": lambda path: path.write_text(
+        "https://www.CryptoDataDownload.com\n"
+        + csv(
+            [
+                [row[0] // 1000, t.replace("T", " "), "BTC/USDT", *row[1:], 5]
+                for (t, *_), row in zip(ISO, OHLCV, strict=True)
+            ],
+            ("unix", "date", "symbol", "open", "high", "low", "close", "Volume BTC", "tradecount"),
+        )
+    ),
+    "BTC-USDT-1h.csv": lambda path: path.write_text(
+        csv([[2024010100 + n, *row[1:]] for n, row in enumerate(OHLCV)], ("date", *NAMES[1:]))
+    ),
+    "BTCUSDT.pq": lambda path: frame(name="Date").to_parquet(path),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_kind_of_file_gives_the_same_candles(tmp_path, name):
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    WRITERS[name](path)
+    tables = read_folder(tmp_path)
+    assert list(tables) == ["BTCUSDT"] and tables["BTCUSDT"].interval == "1h"
+    table = tables["BTCUSDT"]
+    assert [list(row) for row in zip(*(getattr(table, column).tolist() for column in NAMES), strict=True)] == OHLCV
+
+
+@pytest.mark.parametrize("name", ["BTCUSD.csv", "BTC-USD.parquet"])
+def test_frames_of_yfinance_are_read(tmp_path, name):
+    yfinance(tmp_path / name)
+    table = read_folder(tmp_path)["BTCUSD"]
+    assert table.open_time.tolist() == [row[0] for row in OHLCV]
+    assert table.close.tolist() == [row[4] for row in OHLCV]
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+@pytest.mark.parametrize("zone", [None, "UTC", "Asia/Tokyo"])
+def test_frames_are_read_whatever_unit_their_index_has(unit, zone):
+    bars = frame()
+    bars.index = (
+        bars.index.as_unit(unit) if zone is None else bars.index.as_unit(unit).tz_localize("UTC").tz_convert(zone)
+    )
+    table = candles_of_table(table_of_frame(bars), "the frame", symbol="BTC/USDT").table
+    assert table.open_time.tolist() == [row[0] for row in OHLCV]
+    assert table.volume.tolist() == [row[5] for row in OHLCV]
+
+
+REFUSED = {  # the name of the file, its text, what the error says
+    "two volumes": (
+        "AAAUSDT.csv",
+        csv([[*row, 99] for row in OHLCV], (*NAMES, "Volume")),
+        "found 'volume' and 'Volume'",
+    ),
+    "digits": (
+        "AAAUSDT.csv",
+        csv([[2024010100 + n, *row[1:]] for n, row in enumerate(OHLCV)], ("time", *NAMES[1:])),
+        "2024010100 in row 0",
+    ),
+    "two times": (
+        "AAAUSDT.csv",
+        csv([[*row, row[0] + HOUR] for row in OHLCV], (*NAMES, "timestamp")),
+        "found open_time 2024-01-01",
+    ),
+    "other interval": ("AAAUSDT-5m.csv", csv(), "found steps of 1h"),
+    "other symbol": (
+        "AAAUSDT.csv",
+        csv([[*row, "BBB/USDT"] for row in OHLCV], (*NAMES, "symbol")),
+        "BBB/USDT in its rows",
+    ),
+    "two markets": (
+        "AAAUSDT.csv",
+        csv([[*row, f"{'AB'[n % 2]}USDT"] for n, row in enumerate(OHLCV)], (*NAMES, "symbol")),
+        "AUSDT, BUSDT",
+    ),
+    "three columns": ("AAAUSDT.csv", csv([row[:3] for row in OHLCV], ()), "found 3 columns"),
+    "mixed units": (
+        "AAAUSDT.csv",
+        csv([[t // (1000 if n else 1), *row] for n, (t, *row) in enumerate(OHLCV)]),
+        "in row 1",
+    ),
+    "a pickle": ("AAAUSDT.pkl", "", "AAAUSDT.pkl"),
+    "a name": ("a.b.c.csv", csv(), "a.b.c"),
+    "months": ("AAAUSDT-1mo-2024-01.csv", csv(), "found 1mo"),
+    "close after the next": (
+        "AAAUSDT.csv",
+        csv([[*row, row[0] + HOUR] for row in OHLCV], (*NAMES, "close_time")),
+        "close time within 1h",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_read_is_refused_by_name(tmp_path, case):
+    name, text, message = REFUSED[case]
+    (tmp_path / name).write_text(text)
+    with pytest.raises(StreamForgeError) as caught:
+        read_folder(tmp_path)
+    assert message in str(caught.value) and name in str(caught.value)
+
+
+def test_a_zip_with_two_files_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "BTCUSDT.zip", "w") as archive:
+        archive.writestr("a.csv", csv())
+        archive.writestr("b.csv", csv())
+    with pytest.raises(BadCandles, match=r"found a\.csv, b\.csv"):
+        read_folder(tmp_path)
+
+
+def test_bad_rows_are_skipped_on_request_and_listed(tmp_path):
+    rows = [list(row) for row in OHLCV]
+    rows[1][3] = 500.0  # low above high
+    rows[2][5] = -1.0
+    rows = [rows[3], *rows, [*OHLCV[4][:4], 101.5, 3.0]]  # unsorted, and one time twice more
+    (tmp_path / "BTCUSDT.csv").write_text(csv(rows))
+    with pytest.raises(BadCandles, match="sorted open times"):
+        read_candles(tmp_path / "BTCUSDT.csv")
+    read = read_candles(tmp_path / "BTCUSDT.csv", skip_bad=True)
+    assert read.table.open_time.tolist() == [OHLCV[n][0] for n in (0, 3, 4, 5)]
+    assert read.table.close[2] == OHLCV[4][4]  # the first one counts
+    assert len(read.skipped) == 4
+    for part in ("row 4 after", "row 7 after", "row 2 (2024-01-01T01:00:00)", "row 3 (2024-01-01T02:00:00)"):
+        assert any(part in text for text in read.skipped), part
+
+
+def test_candles_off_the_grid_and_cut_short_keep_their_times(tmp_path):
+    shifted = klines()
+    shifted[2][6] = shifted[2][0] + 1_200_000  # a stop cuts it short
+    for row in shifted[3:]:
+        row[0], row[6] = row[0] + 1_694_789, row[6] + 1_694_789
+    (tmp_path / "OFFUSDT-1h-2018-02.csv").write_text(csv(shifted, ()))
+    table = read_folder(tmp_path)["OFFUSDT"]
+    assert table.open_time.tolist() == [row[0] for row in shifted]
+    assert table.ends.tolist() == [row[6] for row in shifted]
+
+
+def test_what_is_no_data_is_listed_with_the_reason(tmp_path):
+    for name in ("BTCUSDT.csv", "README.md", ".hidden.csv", "BTCUSDT-1h-2024-01.zip.CHECKSUM"):
+        (tmp_path / name).write_text(csv())
+    listing = list_files(tmp_path)
+    assert [path.name for path in listing.files] == ["BTCUSDT.csv"]
+    assert {path.name: why for path, why in listing.ignored.items()} == {
+        "README.md": "no data by its name",
+        ".hidden.csv": "hidden",
+        "BTCUSDT-1h-2024-01.zip.CHECKSUM": "no data by its name",
+    }
+    (tmp_path / "BTCUSDT.xlsx").touch()
+    with pytest.raises(BadName, match=r"BTCUSDT\.xlsx"):
+        list_files(tmp_path)
+
+
+@given(st.integers(1, 6), st.data())
+def test_files_that_overlap_join_to_the_whole(count, data):
+    table = CandleTable(
+        symbol="BTCUSDT", interval="1h", **{name: np.array([row[n] for row in OHLCV]) for n, name in enumerate(NAMES)}
+    )
+    parts = {"all but the first": table.rows(np.arange(1, 6)), "the first": table.rows(np.arange(1))}
+    for n in range(count):
+        keep = data.draw(st.lists(st.booleans(), min_size=6, max_size=6))
+        if any(keep):
+            parts[f"part {n}"] = table.rows(np.array(keep))
+    joined = join_tables(parts)
+    for name in NAMES:
+        assert getattr(joined, name).tolist() == getattr(table, name).tolist()
+
+
+def test_names_that_are_not_ascii():
+    from pathlib import Path
+
+    assert name_of(Path("币安人生USDT-1h.csv")).symbol == "币安人生USDT"
