@@ -2482,6 +2482,34 @@ d = {
                 "30_exchange/base.html#marketrules",
                 "streamforge/exchange/base.py",
             ),
+            "streamforge.exchange.base.PortHistory": (
+                "30_exchange/base.html#porthistory",
+                "streamforge/exchange/base.py",
+            ),
+            "streamforge.exchange.base.PortHistory.__init__": (
+                "30_exchange/base.html#porthistory.__init__",
+                "streamforge/exchange/base.py",
+            ),
+            "streamforge.exchange.base.PortHistory.first_open": (
+                "30_exchange/base.html#porthistory.first_open",
+                "streamforge/exchange/base.py",
+            ),
+            "streamforge.exchange.base.PortHistory.klines": (
+                "30_exchange/base.html#porthistory.klines",
+                "streamforge/exchange/base.py",
+            ),
+            "streamforge.exchange.base.PortHistory.look_up": (
+                "30_exchange/base.html#porthistory.look_up",
+                "streamforge/exchange/base.py",
+            ),
+            "streamforge.exchange.base.PortHistory.server_time": (
+                "30_exchange/base.html#porthistory.server_time",
+                "streamforge/exchange/base.py",
+            ),
+            "streamforge.exchange.base.PortHistory.trades": (
+                "30_exchange/base.html#porthistory.trades",
+                "streamforge/exchange/base.py",
+            ),
             "streamforge.exchange.base.TradeReader": (
                 "30_exchange/base.html#tradereader",
                 "streamforge/exchange/base.py",
@@ -2504,6 +2532,10 @@ d = {
             ),
             "streamforge.exchange.base.exchange_url": (
                 "30_exchange/base.html#exchange_url",
+                "streamforge/exchange/base.py",
+            ),
+            "streamforge.exchange.base.history_of": (
+                "30_exchange/base.html#history_of",
                 "streamforge/exchange/base.py",
             ),
             "streamforge.exchange.base.open_exchange": (
@@ -2562,6 +2594,10 @@ d = {
             ),
             "streamforge.exchange.binance.adapter.binance_url": (
                 "30_exchange/binance/adapter.html#binance_url",
+                "streamforge/exchange/binance/adapter.py",
+            ),
+            "streamforge.exchange.binance.adapter.configured_url": (
+                "30_exchange/binance/adapter.html#configured_url",
                 "streamforge/exchange/binance/adapter.py",
             ),
             "streamforge.exchange.binance.adapter.market_rules": (

@@ -14,6 +14,8 @@ __all__ = [
     "ExchangeAdapter",
     "exchange_adapter",
     "open_exchange",
+    "PortHistory",
+    "history_of",
     "read_exchanges",
     "exchange_url",
     "check_streams",
@@ -22,12 +24,12 @@ __all__ = [
 # %% ../../nbs/30_exchange/01_base.ipynb #2bb14bd5
 import importlib
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
 
-from ..core.errors import BadInterval, BadSetting, BadUrl
+from ..core.errors import BadInterval, BadSetting, BadUrl, UnknownSymbol
 from ..core.metrics import Metrics
 from ..core.names import DEFAULT_EXCHANGE, check_exchange
 from ..core.times import Gap, TimeRange
@@ -182,6 +184,54 @@ def open_exchange(
     "Open the exchange behind a URL; raises `BadUrl`, `BadSetting` where the adapter's library is not installed."
     module, name = exchange_adapter(url).place.split(":")
     return getattr(importlib.import_module(module), name)(url, metrics=metrics)
+
+
+# %% ../../nbs/30_exchange/01_base.ipynb #f0ba5e02
+class PortHistory:
+    "An exchange behind the port, asked as loaders of history ask Binance's client."
+
+    def __init__(self, exchange: Exchange) -> None:
+        self.exchange = exchange
+        self.statuses: dict[str, str] = {}  # symbol -> status in capitals, of markets that were looked up
+
+    async def server_time(self) -> int:  # ms UTC
+        "The exchange's time; raises `ExchangeError`, `Refused`."
+        return await self.exchange.server_time()
+
+    async def look_up(
+        self,
+        symbols: Sequence[str],
+    ) -> dict[str, MarketRules | UnknownSymbol]:  # symbol -> its rules, in capitals; or the refusal
+        "Look up which of some markets there are; raises `ExchangeError`, `Refused`."
+        answers: dict[str, MarketRules | UnknownSymbol] = {}
+        for symbol in symbols:
+            try:
+                rules = await self.exchange.market(symbol)
+            except UnknownSymbol as error:
+                answers[symbol] = error
+            else:
+                self.statuses[symbol] = rules.status.upper()
+                answers[symbol] = rules
+        return answers
+
+    def klines(self, symbol: str, interval: str, span: TimeRange) -> CandleReader:
+        "Prepare to load closed candles; raises `BadInterval`."
+        return self.exchange.candles(symbol, interval, span)
+
+    def trades(self, symbol: str, span: TimeRange | IdRange) -> TradeReader:
+        "Prepare to load trades; raises `BadSetting`."
+        return self.exchange.trades(symbol, span)
+
+    async def first_open(self, symbol: str, interval: str) -> int | None:  # ms; None: not known
+        "Return the open time of a market's first candle, which the port does not tell."
+        return None
+
+
+def history_of(
+    exchange: Exchange,
+) -> Any:  # Any: Binance's client, or `PortHistory`, which answers the same questions
+    "Return the client that loaders of history ask: the adapter's own, or the port's methods."
+    return getattr(exchange, "rest", None) or PortHistory(exchange)
 
 
 # %% ../../nbs/30_exchange/01_base.ipynb #e80e1c48

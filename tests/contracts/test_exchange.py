@@ -28,7 +28,6 @@ from streamforge.messages.records import Candle, Trade
 HOUR = 3_600_000
 NOW = to_ms("2021-08-01T12:30")  # inside a candle
 WHOLE = TimeRange.parse("2021-04-05:2021-08-02")
-ADAPTERS = ("binance", "ccxt-binance", "ccxt-kraken")
 COLUMNS = ("open_time", "open", "high", "low", "close", "volume")
 
 
@@ -120,9 +119,16 @@ async def kraken() -> AsyncIterator[Lab]:
             )
 
 
-@pytest.fixture(params=ADAPTERS)
+LABS = {  # an adapter, and what it asks: one line for each
+    "binance": lambda: simulated("binance"),
+    "ccxt-binance": lambda: simulated("ccxt-binance"),
+    "ccxt-kraken": kraken,
+}
+
+
+@pytest.fixture(params=LABS)
 async def lab(request) -> AsyncIterator[Lab]:
-    async with kraken() if request.param == "ccxt-kraken" else simulated(request.param) as opened:
+    async with LABS[request.param]() as opened:
         yield opened
 
 
