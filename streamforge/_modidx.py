@@ -2065,6 +2065,20 @@ d = {
                 "streamforge/cli/services.py",
             ),
         },
+        "streamforge.cli.simulated": {
+            "streamforge.cli.simulated.SimulatedExchange": (
+                "80_cli/simulated.html#simulatedexchange",
+                "streamforge/cli/simulated.py",
+            ),
+            "streamforge.cli.simulated.open_simulated": (
+                "80_cli/simulated.html#open_simulated",
+                "streamforge/cli/simulated.py",
+            ),
+            "streamforge.cli.simulated.simulated_environment": (
+                "80_cli/simulated.html#simulated_environment",
+                "streamforge/cli/simulated.py",
+            ),
+        },
         "streamforge.cli.worker": {
             "streamforge.cli.worker._help_line": ("80_cli/worker.html#_help_line", "streamforge/cli/worker.py"),
             "streamforge.cli.worker._option": ("80_cli/worker.html#_option", "streamforge/cli/worker.py"),

@@ -81,7 +81,8 @@ def queue_routes(manager: Manager) -> APIRouter:
     )
     async def start(request: Request) -> JsonObject:
         "Start a workflow: `{symbol, type, time_range}`, or `targets[]`."
-        planned = plan_workflow(await json_body(request), os.environ.get("STREAMFORGE_EXCHANGES", ""))
+        body = {"exchange": os.environ.get("EXCHANGE", "")} | await json_body(request)  # as `up --simulate` sets it
+        planned = plan_workflow(body, os.environ.get("STREAMFORGE_EXCHANGES", ""))
         notes = [note for target in planned.targets for note in target.notes]
         workflow = await manager.start(planned)
         return summary(workflow) | {"notes": notes}

@@ -11,12 +11,13 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
-from ...core.errors import NotEnoughData
+from ...core.errors import BadSetting, NotEnoughData
 from ...core.samples import SAMPLES, SYMBOLS
 from ...core.times import TimeRange, interval_ms, now_ms
 from ...exchange.files import read_folder
 from ...exchange.binance.models import DATA_API
 from ...exchange.simulator.app import Simulator, serve_app
+from ...exchange.simulator.synthetic import SYNTHETIC
 
 # %% ../../../nbs/80_cli/demo/01_source.ipynb #917100ba
 _HISTORY, _LIVE, _LEAST = 12_000, 528, 3_000  # candles; three weeks of hours live; fewer than _LEAST are refused
@@ -59,6 +60,12 @@ async def open_demo_source(
     source: str,  # `sample`, `binance`, or a folder of SYMBOL.parquet or SYMBOL.csv
 ) -> AsyncIterator[DemoSource]:
     "Serve the candles of a source while the context lasts; raises `BadConfig`, `BadCandles`, `NotEnoughData`."
+    if source == SYNTHETIC:
+        raise BadSetting(
+            f"expected sample, binance or a folder, found '{source}'",
+            "the demo judges agents, and a market that was made up has nothing to find",
+            field="source",
+        )
     if source == "binance":
         end = now_ms() // 3_600_000 * 3_600_000
         history, live = ranges(end - (_HISTORY + _LIVE) * 3_600_000, end, "1h")

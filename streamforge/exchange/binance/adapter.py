@@ -8,11 +8,11 @@ __all__ = ["binance_url", "binance_addresses", "configured_url", "market_rules",
 # %% ../../../nbs/30_exchange/binance/14_adapter.ipynb #eaa61884
 from collections.abc import Mapping
 from typing import Literal
-from urllib.parse import urlencode
+from urllib.parse import parse_qs, urlencode
 
 from ...core.errors import BadUrl, UnknownSymbol
 from ...core.metrics import Metrics
-from ...core.names import DEFAULT_EXCHANGE, check_symbol
+from ...core.names import DEFAULT_EXCHANGE, check_exchange, check_symbol
 from ...core.times import INTERVALS, TimeRange
 from ...core.types import JsonObject
 from ...core.urls import parse_url, redact
@@ -54,7 +54,8 @@ def binance_addresses(
     if scheme != "binance" or not mark:
         raise BadUrl(f"expected binance://, found '{redact(url)}'", "write binance://, or binance://host:port")
     usual = not rest.partition("?")[0]
-    address = parse_url(f"{scheme}://{'usual' if usual else ''}{rest}", _OPTIONS)
+    known = _OPTIONS | {"name": "name under which the data are kept, where they are not Binance's"}
+    address = parse_url(f"{scheme}://{'usual' if usual else ''}{rest}", known)
     if usual:
         named = {"api": DATA_API, "ws": DATA_STREAM, "archive": "" if "api" in address.options else ARCHIVE_URL}
     else:
@@ -82,6 +83,7 @@ _FILTERS["min_notional"] = [("NOTIONAL", "minNotional"), ("MIN_NOTIONAL", "minNo
 
 def market_rules(
     info: SymbolInfo,  # of `exchangeInfo`
+    exchange: str = DEFAULT_EXCHANGE,  # name under which the data are kept
 ) -> MarketRules:
     "Read a market's rules from its filters."
     by_type: dict[str, JsonObject] = {str(rule.get("filterType")): rule for rule in info.filters}
@@ -92,7 +94,7 @@ def market_rules(
                 values[name] = float(str(by_type[kind][field]))
     status: Literal["trading", "halted"] = "trading" if info.status == "TRADING" else "halted"
     return MarketRules(
-        exchange=DEFAULT_EXCHANGE,
+        exchange=exchange,
         symbol=info.symbol,
         base=info.base_asset,
         quote=info.quote_asset,
@@ -116,10 +118,13 @@ class BinanceExchange:
         retry: Retry = Retry(),
         metrics: Metrics | None = None,
     ) -> None:
-        self.name, self.computed = DEFAULT_EXCHANGE, frozenset[str]()
+        named = parse_qs(url.partition("?")[2]).get("name", [DEFAULT_EXCHANGE])[0]
+        self.name, self.computed = check_exchange(named), frozenset[str]()
         self.intervals: tuple[str, ...] = tuple(INTERVALS)
         self.addresses = binance_addresses(url)
-        self.rest = BinanceRest(self.addresses["api"], concurrency=concurrency, retry=retry, metrics=metrics)
+        self.rest = BinanceRest(
+            self.addresses["api"], concurrency=concurrency, retry=retry, metrics=metrics, exchange=self.name
+        )
 
     async def __aenter__(self) -> "BinanceExchange":
         return self
@@ -133,7 +138,7 @@ class BinanceExchange:
 
     async def markets(self) -> list[MarketRules]:
         "Read all markets; raises `ExchangeError`, `Refused`."
-        return [market_rules(info) for info in (await self.rest.exchange_info()).symbols]
+        return [market_rules(info, self.name) for info in (await self.rest.exchange_info()).symbols]
 
     async def market(
         self,
@@ -143,7 +148,7 @@ class BinanceExchange:
         wanted = check_symbol(symbol)
         for info in (await self.rest.exchange_info(wanted)).symbols:
             if info.symbol == wanted:
-                return market_rules(info)
+                return market_rules(info, self.name)
         raise UnknownSymbol(
             f"expected a symbol of {self.name}, found '{symbol}'", "see its list of markets", field="symbol"
         )

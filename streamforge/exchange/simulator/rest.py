@@ -27,7 +27,7 @@ from collections.abc import Mapping
 import msgspec
 
 from ...core.errors import BadInterval
-from ...core.types import JsonValue
+from ...core.types import JsonObject, JsonValue
 from .book import depth_snapshot
 from .candles import select_rows, step_of
 from .events import forming_row
@@ -259,7 +259,7 @@ def in_microseconds(
         return [in_microseconds(item) for item in value]
     if not isinstance(value, dict):
         return value
-    times = {name: number * 1_000 for name in _TIMES if isinstance(number := value.get(name), int)}
+    times: JsonObject = {name: number * 1_000 for name in _TIMES if isinstance(number := value.get(name), int)}
     kline = value.get("k")
     if isinstance(kline, dict) and isinstance(kline["t"], int) and isinstance(kline["T"], int):
         times["k"] = kline | {"t": kline["t"] * 1_000, "T": kline["T"] * 1_000 + 999}

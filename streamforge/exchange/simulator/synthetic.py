@@ -215,8 +215,8 @@ class SyntheticKlines:
         )
         ends = np.array([SYNTHETIC_SPAN.start, SYNTHETIC_SPAN.end - 1])
         self._step, (self._begin, final) = step, opens_of(ends, interval, zone).tolist()
-        self._months = opens_of(np.arange(*ends, step), interval, zone) if interval == MONTH else np.zeros(0, np.int64)
-        self._months = np.unique(self._months)
+        days = np.arange(SYNTHETIC_SPAN.start, SYNTHETIC_SPAN.end, step if interval == MONTH else 2**62)
+        self._months = np.unique(opens_of(days, interval, zone)) if interval == MONTH else np.zeros(0, np.int64)
         self._count = len(self._months) or (final - self._begin) // step + 1
 
     def index_at(self, moment: int) -> int:
