@@ -1866,6 +1866,32 @@ d = {
                 "streamforge/cli/data/repair.py",
             ),
         },
+        "streamforge.cli.data.transfer": {
+            "streamforge.cli.data.transfer.export_command": (
+                "80_cli/data/transfer.html#export_command",
+                "streamforge/cli/data/transfer.py",
+            ),
+            "streamforge.cli.data.transfer.import_command": (
+                "80_cli/data/transfer.html#import_command",
+                "streamforge/cli/data/transfer.py",
+            ),
+            "streamforge.cli.data.transfer.imported_cells": (
+                "80_cli/data/transfer.html#imported_cells",
+                "streamforge/cli/data/transfer.py",
+            ),
+            "streamforge.cli.data.transfer.list_command": (
+                "80_cli/data/transfer.html#list_command",
+                "streamforge/cli/data/transfer.py",
+            ),
+            "streamforge.cli.data.transfer.moment_cell": (
+                "80_cli/data/transfer.html#moment_cell",
+                "streamforge/cli/data/transfer.py",
+            ),
+            "streamforge.cli.data.transfer.stored_cells": (
+                "80_cli/data/transfer.html#stored_cells",
+                "streamforge/cli/data/transfer.py",
+            ),
+        },
         "streamforge.cli.debug.commands": {
             "streamforge.cli.debug.commands._ms": (
                 "80_cli/debug/commands.html#_ms",
@@ -5762,6 +5788,24 @@ d = {
                 "streamforge/ledger/entries.py",
             ),
         },
+        "streamforge.ledger.export": {
+            "streamforge.ledger.export.StoredMarket": (
+                "25_ledger/export.html#storedmarket",
+                "streamforge/ledger/export.py",
+            ),
+            "streamforge.ledger.export.export_market": (
+                "25_ledger/export.html#export_market",
+                "streamforge/ledger/export.py",
+            ),
+            "streamforge.ledger.export.export_path": (
+                "25_ledger/export.html#export_path",
+                "streamforge/ledger/export.py",
+            ),
+            "streamforge.ledger.export.list_markets": (
+                "25_ledger/export.html#list_markets",
+                "streamforge/ledger/export.py",
+            ),
+        },
         "streamforge.ledger.ranges": {
             "streamforge.ledger.ranges.Ranges": ("25_ledger/ranges.html#ranges", "streamforge/ledger/ranges.py"),
             "streamforge.ledger.ranges.Ranges.__and__": (
@@ -8179,6 +8223,92 @@ d = {
                 "streamforge/workers/dummy.py",
             ),
             "streamforge.workers.dummy.Dummy.run": ("60_workers/dummy.html#dummy.run", "streamforge/workers/dummy.py"),
+        },
+        "streamforge.workers.imports.files": {
+            "streamforge.workers.imports.files.ImportReport": (
+                "60_workers/imports/files.html#importreport",
+                "streamforge/workers/imports/files.py",
+            ),
+            "streamforge.workers.imports.files.ImportWishes": (
+                "60_workers/imports/files.html#importwishes",
+                "streamforge/workers/imports/files.py",
+            ),
+            "streamforge.workers.imports.files.ImportWishes.__post_init__": (
+                "60_workers/imports/files.html#importwishes.__post_init__",
+                "streamforge/workers/imports/files.py",
+            ),
+            "streamforge.workers.imports.files._trades": (
+                "60_workers/imports/files.html#_trades",
+                "streamforge/workers/imports/files.py",
+            ),
+            "streamforge.workers.imports.files.exchange_of": (
+                "60_workers/imports/files.html#exchange_of",
+                "streamforge/workers/imports/files.py",
+            ),
+            "streamforge.workers.imports.files.import_files": (
+                "60_workers/imports/files.html#import_files",
+                "streamforge/workers/imports/files.py",
+            ),
+            "streamforge.workers.imports.files.import_frame": (
+                "60_workers/imports/files.html#import_frame",
+                "streamforge/workers/imports/files.py",
+            ),
+        },
+        "streamforge.workers.imports.rows": {
+            "streamforge.workers.imports.rows.Imported": (
+                "60_workers/imports/rows.html#imported",
+                "streamforge/workers/imports/rows.py",
+            ),
+            "streamforge.workers.imports.rows._candle_rows": (
+                "60_workers/imports/rows.html#_candle_rows",
+                "streamforge/workers/imports/rows.py",
+            ),
+            "streamforge.workers.imports.rows._floats": (
+                "60_workers/imports/rows.html#_floats",
+                "streamforge/workers/imports/rows.py",
+            ),
+            "streamforge.workers.imports.rows._fresh": (
+                "60_workers/imports/rows.html#_fresh",
+                "streamforge/workers/imports/rows.py",
+            ),
+            "streamforge.workers.imports.rows._moment": (
+                "60_workers/imports/rows.html#_moment",
+                "streamforge/workers/imports/rows.py",
+            ),
+            "streamforge.workers.imports.rows._remember": (
+                "60_workers/imports/rows.html#_remember",
+                "streamforge/workers/imports/rows.py",
+            ),
+            "streamforge.workers.imports.rows._windows": (
+                "60_workers/imports/rows.html#_windows",
+                "streamforge/workers/imports/rows.py",
+            ),
+            "streamforge.workers.imports.rows._with_holes": (
+                "60_workers/imports/rows.html#_with_holes",
+                "streamforge/workers/imports/rows.py",
+            ),
+            "streamforge.workers.imports.rows.enrich_stored": (
+                "60_workers/imports/rows.html#enrich_stored",
+                "streamforge/workers/imports/rows.py",
+            ),
+            "streamforge.workers.imports.rows.import_candles": (
+                "60_workers/imports/rows.html#import_candles",
+                "streamforge/workers/imports/rows.py",
+            ),
+            "streamforge.workers.imports.rows.import_trades": (
+                "60_workers/imports/rows.html#import_trades",
+                "streamforge/workers/imports/rows.py",
+            ),
+        },
+        "streamforge.workers.imports.trade_files": {
+            "streamforge.workers.imports.trade_files._numbers": (
+                "60_workers/imports/trade_files.html#_numbers",
+                "streamforge/workers/imports/trade_files.py",
+            ),
+            "streamforge.workers.imports.trade_files.trades_of_table": (
+                "60_workers/imports/trade_files.html#trades_of_table",
+                "streamforge/workers/imports/trade_files.py",
+            ),
         },
         "streamforge.workers.loaders.archive": {
             "streamforge.workers.loaders.archive.ArchiveCounts": (

@@ -31,7 +31,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from .. import __version__
-from .data.commands import data_app
+from .data.transfer import data_app
 from .debug.commands import debug_app, dummy_service
 from .dlq import dlq_app
 from streamforge.cli.options import (

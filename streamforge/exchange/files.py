@@ -112,7 +112,7 @@ def times_to_ms(
             wrong = np.diff(per_ms, prepend=per_ms[0]) < 0  # microseconds may follow milliseconds, once
     if len(rows := np.flatnonzero(wrong)):
         raise BadTimeRange(
-            f"expected open times since 1973 in one of s, ms, us or ns, found {values[rows[0]]} in row {rows[0]}",
+            f"expected open times since 1973 in s, ms, us or ns, found {values[rows[0]]} in row {rows[0]}",
             "check which column holds the time",
         )
     if np.issubdtype(values.dtype, np.integer):

@@ -30,6 +30,7 @@ LAYERS = [
     ["workers.targets", "workers.outcomes"],
     ["workers.runtime"],
     ["workers.loaders", "workers.connector", "workers.research", "workers.dummy"],
+    ["workers.imports"],
     ["manager"],
     ["visualizer"],
     ["client"],

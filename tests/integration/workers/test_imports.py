@@ -1,0 +1,263 @@
+"""Files that are imported give the rows that loading gives, once, and come out again as they went in."""
+
+import asyncio
+import json
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from streamforge.cli.data.transfer import data_app
+from streamforge.core.errors import BadCandles, BadSetting
+from streamforge.core.samples import candles
+from streamforge.core.times import now_ms
+from streamforge.exchange.simulator.app import Simulator, serve_app
+from streamforge.ledger.entries import LedgerKey, read_entry
+from streamforge.ledger.export import export_market, list_markets
+from streamforge.ledger.ranges import Ranges
+from streamforge.ledger.verify import verify
+from streamforge.store.base import open_store
+from streamforge.workers.imports import rows as import_rows
+from streamforge.workers.imports.files import ImportWishes, import_files, import_frame
+
+HOUR, START = 3_600_000, 1_704_067_200_000  # 2024-01-01
+SPAN = "2021-04-15:2021-05-15"
+
+
+def bars(hours=200, start=START, seed=7, **columns):
+    draw = np.random.default_rng(seed)
+    close = 100 * np.exp(np.cumsum(draw.normal(0, 0.01, hours)))
+    opened = np.r_[100, close[:-1]]
+    return pd.DataFrame(
+        {
+            "open_time": start + HOUR * np.arange(hours),
+            "open": opened,
+            "high": np.maximum(opened, close) * 1.001,
+            "low": np.minimum(opened, close) * 0.999,
+            "close": close,
+            "volume": draw.random(hours),
+            **columns,
+        }
+    )
+
+
+def opened(folder, name="store"):
+    return open_store(f"sqlite:///{folder}/{name}.db")
+
+
+async def everything(store):
+    "All rows of all collections."
+    return {name: (await store.read(name)).to_pylist() for name in sorted(await store.collections())}
+
+
+@pytest.mark.slow
+async def test_an_import_gives_the_rows_of_loader_and_connector(lab, tmp_path):
+    exchange, connect = Simulator.open(), {"TYPE": "api_candles_1h", "UPSTREAM": "loader-producer__a1b2c3"}
+    async with serve_app(exchange) as url:
+        connector = await lab.start("arango-connector", **connect)
+        load = {"TYPE": "api_candles_1h", "SYMBOL": "BTCUSDT", "TIME_RANGE": SPAN, "BINANCE_API_URL": url}
+        assert await lab.run("loader-producer", **load) == 0
+        assert await asyncio.wait_for(connector.wait(), 120) == 0
+    frame = candles("BTCUSDT", SPAN)
+    columns = {name: frame[name] for name in ("open_time", "open", "high", "low", "close", "volume")}
+    async with open_store(lab.places.store_url) as loaded, opened(tmp_path, "imported") as imported:
+        done = await import_frame(imported, columns, symbol="BTCUSDT", exchange="binance")
+        assert done.written == len(frame)
+        assert await everything(imported) == await everything(loaded)
+        state = [await store.get("indicator-state", "candles_1h:BTCUSDT:1h") for store in (imported, loaded)]
+        assert state[0].body == state[1].body
+
+
+async def test_a_second_time_writes_nothing_and_what_contradicts_is_refused(tmp_path):
+    first, other = bars(), bars()
+    other.loc[100, "volume"] += 1
+    async with opened(tmp_path) as store:
+        assert (await import_frame(store, first, symbol="BTC/USDT")).written == 200
+        before = await everything(store)
+        assert (await import_frame(store, first, symbol="BTC/USDT")).written == 0
+        with pytest.raises(BadCandles, match=r"found volume .* at 2024-01-05T04:00:00 \(1 such rows\); .*--replace"):
+            await import_frame(store, other, symbol="BTC/USDT")
+        assert await everything(store) == before
+        assert (await import_frame(store, other, symbol="BTC/USDT", replace=True)).written == 1
+        async with opened(tmp_path, "fresh") as fresh:
+            await import_frame(fresh, other, symbol="BTC/USDT")
+            plain = lambda rows: [{k: v for k, v in row.items() if k != "revision"} for row in rows]  # noqa: E731
+            again, anew = await everything(store), await everything(fresh)
+            assert {name: plain(rows) for name, rows in again.items()} == {n: plain(r) for n, r in anew.items()}
+
+
+async def test_a_column_that_only_one_side_has_is_completed(tmp_path):
+    rich = bars(quote_asset_volume=np.arange(200.0), number_of_trades=np.arange(200))
+    async with opened(tmp_path) as store:
+        await import_frame(store, bars(), symbol="BTCUSDT")
+        assert (await import_frame(store, rich, symbol="BTCUSDT")).written == 200
+        assert (await import_frame(store, bars(), symbol="BTCUSDT")).written == 0
+        rows = await store.read("candles_1h")
+        assert rows["number_of_trades"].to_pylist() == list(range(200))
+        assert (await store.read("candles_1h_enriched"))["quote_asset_volume"].to_pylist() == list(range(200))
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 4, 5])
+async def test_an_import_that_was_cut_off_is_finished_by_running_it_again(tmp_path, monkeypatch, cut):
+    monkeypatch.setattr(import_rows, "CHUNK_ROWS", 80)
+
+    class Cut(Exception):
+        pass
+
+    async with opened(tmp_path) as store, opened(tmp_path, "whole") as whole:
+        calls, upsert = 0, store.upsert
+
+        async def cut_off(*arguments):
+            nonlocal calls
+            calls += 1
+            if calls == cut:
+                raise Cut
+            return await upsert(*arguments)
+
+        monkeypatch.setattr(store, "upsert", cut_off)
+        with pytest.raises(Cut):
+            await import_frame(store, bars(), symbol="BTCUSDT")
+        monkeypatch.setattr(store, "upsert", upsert)
+        await import_frame(store, bars(), symbol="BTCUSDT")
+        await import_frame(whole, bars(), symbol="BTCUSDT")
+        assert await everything(store) == await everything(whole)
+        key = LedgerKey("candles_1h", "BTCUSDT", "candles", "1h", "import")
+        assert await read_entry(store, key) == await read_entry(whole, key)
+
+
+async def test_earlier_candles_change_the_indicators_of_later_ones(tmp_path):
+    whole = bars(400)
+    async with opened(tmp_path) as store, opened(tmp_path, "whole") as fresh:
+        await import_frame(store, whole.tail(200), symbol="BTCUSDT")
+        await import_frame(store, whole.head(200), symbol="BTCUSDT")
+        await import_frame(fresh, whole, symbol="BTCUSDT")
+        plain = lambda rows: [{k: v for k, v in row.items() if k != "revision"} for row in rows]  # noqa: E731
+        one, two = await everything(store), await everything(fresh)
+        assert plain(one["candles_1h_enriched"]) == plain(two["candles_1h_enriched"])
+
+
+async def test_the_ledger_knows_holes_candles_off_the_grid_and_those_not_closed(tmp_path):
+    frame = bars(10).drop(index=[4])
+    frame.loc[7:, "open_time"] += 1_694_789
+    last = now_ms() // HOUR * HOUR
+    frame = pd.concat([frame, bars(1, start=last)])
+    for exchange, wanted in (("import", 0), ("binance", 1)):
+        async with opened(tmp_path, exchange) as store:
+            done = await import_frame(store, frame, symbol="BTCUSDT", exchange=exchange)
+            assert [text.partition(": ")[2] for text in done.skipped] == ["not closed yet"] and done.rows == 9
+            key = LedgerKey("candles_1h", "BTCUSDT", "candles", "1h", exchange)
+            findings, entry = await verify(store, key)
+            assert findings.gaps(entry).size // HOUR == wanted
+            assert len(findings.off_grid) == 3 and not findings.impossible
+            assert (
+                entry.verified
+                == entry.loaded
+                == Ranges.of((START, START + 4 * HOUR), (START + 5 * HOUR, START + 11 * HOUR))
+            )
+
+
+async def test_whose_data_they_are(tmp_path):
+    bars().to_csv(tmp_path / "BTCUSDT.csv", index=False)
+    bars(24).to_csv(tmp_path / "ETHUSDT-1h-2024-01-01.csv", index=False)
+    async with opened(tmp_path) as store:
+        for name, exchange in (("BTCUSDT.csv", "import"), ("ETHUSDT-1h-2024-01-01.csv", "binance")):
+            report = await import_files(store, tmp_path / name)
+            assert [market.exchange for market in report.markets] == [exchange]
+        bars().to_feather(tmp_path / "ZEC_BTC-1h.feather")
+        with pytest.raises(BadSetting, match="expected the exchange of freqtrade's file 'ZEC_BTC-1h.feather'"):
+            await import_files(store, tmp_path / "ZEC_BTC-1h.feather")
+        report = await import_files(store, tmp_path / "ZEC_BTC-1h.feather", ImportWishes(exchange="kraken"))
+        assert [(market.exchange, market.symbol) for market in report.markets] == [("kraken", "ZECBTC")]
+
+
+async def test_trades_of_freqtrade_and_of_the_archive(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    trades = {
+        "timestamp": [START, START + 5],
+        "id": ["7", "8"],
+        "type": [None, None],
+        "side": ["sell", "buy"],
+        "price": [1.5, 1.6],
+        "amount": [2.0, 3.0],
+        "cost": [3.0, 4.8],
+    }
+    pd.DataFrame(trades).to_feather(data / "ZEC_BTC-trades.feather")
+    (data / "BTCUSDT-aggTrades-2024-01-01.csv").write_text(
+        f"11,1.5,2,21,22,{START * 1000},true,true\n12,1.6,3,23,24,{START * 1000 + 5000},false,true\n"
+    )
+    async with opened(tmp_path) as store:
+        for _ in range(2):
+            for name in ("ZEC_BTC-trades.feather", "BTCUSDT-aggTrades-2024-01-01.csv"):
+                await import_files(store, data / name, ImportWishes(exchange="binance"))
+        rows = (await store.read("trades")).to_pylist()
+        assert [(row["symbol"], row["trade_id"], row["timestamp"], row["is_buyer_maker"]) for row in rows] == [
+            ("BTCUSDT", 11, START, True),
+            ("BTCUSDT", 12, START + 5, False),
+            ("ZECBTC", 7, START, True),
+            ("ZECBTC", 8, START + 5, False),
+        ]
+        entry = await read_entry(store, LedgerKey("trades", "ZECBTC", "trade_ids"))
+        assert entry.verified == entry.asked == Ranges.of((7, 9))
+        (data / "BTCUSDT-trades-2024-01-01.csv").write_text(f"1,1.5,2,3,{START},true,true\n")
+        with pytest.raises(BadCandles, match="expected aggregated trades"):
+            await import_files(store, data / "BTCUSDT-trades-2024-01-01.csv")
+
+
+NUMBER = st.floats(1e-8, 1e8, allow_nan=False)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    prices=st.lists(st.tuples(NUMBER, NUMBER, NUMBER), min_size=1, max_size=30),
+    format=st.sampled_from(["csv", "parquet"]),
+)
+def test_what_is_exported_comes_back_as_it_was(tmp_path_factory, prices, format):
+    folder = tmp_path_factory.mktemp("round")
+    low, close, high = np.sort(np.array(prices), axis=1).T
+    frame = {"open_time": START + HOUR * np.arange(len(low)), "open": low, "high": high, "low": low, "close": close,
+             "volume": high, "quote_asset_volume": low, "number_of_trades": np.arange(len(low)),
+             "filled": np.arange(len(low)) % 3 == 0}  # fmt: skip
+
+    async def there_and_back():
+        async with opened(folder) as one, opened(folder, "other") as two:
+            await import_frame(one, pa.table(frame), symbol="BTCUSDT", interval="1h", exchange="kraken")
+            for market in await list_markets(one):
+                await export_market(one, market, folder / "out", format)
+            await import_files(two, folder / "out")
+            return await everything(one), await everything(two)
+
+    one, two = asyncio.run(there_and_back())
+    assert one == two and len(one["candles_1h"]) == len(low)
+
+
+def test_the_commands_say_what_they_did(tmp_path):
+    home, source = ["--home", str(tmp_path / "home")], tmp_path / "source"
+    run = lambda *words: CliRunner().invoke(data_app, [*words, *home])  # noqa: E731
+    assert "nothing is stored yet: `streamforge data import FILE`" in run("list").output
+    source.mkdir()
+    bars().to_csv(source / "BTC-USDT.csv", index=False)
+    (source / "README.md").touch()
+    said = run("import", str(source))
+    assert said.exit_code == 0 and "ignored README.md: no data by its name" in said.output
+    assert [line.split() for line in run("list").output.splitlines()][1][:4] == [
+        "import",
+        "BTCUSDT",
+        "1h",
+        "candles_1h",
+    ]
+    market = json.loads(run("list", "--json").output)[0]
+    assert (market["rows"], market["first"], market["source"]) == (200, START, "import")
+    out = tmp_path / "out"
+    assert run("export", "candles_1h", "--to", str(out)).exit_code == 0
+    again = run("export", "candles_1h", "--to", str(out))
+    assert again.exit_code != 0 and "--replace" in str(again.exception)
+    assert run("export", "--to", str(out), "--replace", "--format", "parquet").exit_code == 0
+    files = [str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()]
+    assert files == ["exchange=import/symbol=BTCUSDT/interval=1h/candles_1h.parquet"]
+    assert pd.read_parquet(out)["symbol"].unique().tolist() == ["BTCUSDT"]
+    assert run("verify").exit_code == 0
