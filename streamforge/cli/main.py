@@ -307,9 +307,7 @@ def tail_topic(
 # %% ../../nbs/80_cli/08_main.ipynb #6ce95910
 @app.command()
 def demo(
-    source: Annotated[
-        str, typer.Option(help="sample, binance, or a folder of SYMBOL.parquet or SYMBOL.csv candles")
-    ] = "sample",
+    source: Annotated[str, typer.Option(help="sample, binance, or a folder of candles such as BTCUSDT.csv")] = "sample",
     seed: Annotated[int, typer.Option(help="of everything random")] = 7,
     json: Annotated[str, typer.Option(help="write all figures to this file")] = "",
     keep: Annotated[bool, typer.Option(help="leave the page up until Ctrl-C")] = False,

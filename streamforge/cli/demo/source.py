@@ -57,7 +57,7 @@ def ranges(
 # %% ../../../nbs/80_cli/demo/01_source.ipynb #3bfdf308
 @asynccontextmanager
 async def open_demo_source(
-    source: str,  # `sample`, `binance`, or a folder of SYMBOL.parquet or SYMBOL.csv
+    source: str,  # `sample`, `binance`, or a folder of files such as BTCUSDT.csv
 ) -> AsyncIterator[DemoSource]:
     "Serve the candles of a source while the context lasts; raises `BadConfig`, `BadCandles`, `NotEnoughData`."
     if source == SYNTHETIC:

@@ -157,7 +157,7 @@ class Simulator:
     @classmethod
     def open(
         cls,
-        source: str = "sample",  # `sample`, or a folder of SYMBOL.parquet or SYMBOL.csv, and SYMBOL_trades.parquet
+        source: str = "sample",  # `sample`, or a folder of files such as BTCUSDT.csv and BTCUSDT_trades.parquet
         *,
         now: int | None = None,  # server time, ms; None: the wall clock
         synthetic: int | None = None,  # seed of all other markets; with `sample`, of all markets
