@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import secrets
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -23,6 +26,9 @@ from streamforge.ledger.verify import verify
 from streamforge.store.base import open_store
 from streamforge.workers.imports import rows as import_rows
 from streamforge.workers.imports.files import ImportWishes, import_files, import_frame
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from servers import need  # noqa: E402
 
 HOUR, START = 3_600_000, 1_704_067_200_000  # 2024-01-01
 SPAN = "2021-04-15:2021-05-15"
@@ -233,6 +239,19 @@ def test_what_is_exported_comes_back_as_it_was(tmp_path_factory, prices, format)
 
     one, two = asyncio.run(there_and_back())
     assert one == two and len(one["candles_1h"]) == len(low)
+
+
+async def test_postgresql_gives_back_what_was_imported(tmp_path):
+    collection = f"t{secrets.token_hex(4)}"  # the database is shared
+    frame = bars(number_of_trades=np.arange(200), filled=np.arange(200) % 3 == 0)
+    async with open_store(need("postgresql")) as server, opened(tmp_path) as local:
+        for _ in range(2):
+            await import_frame(server, frame, symbol="币安USDT", collection=collection)
+        (market,) = await list_markets(server, collection=collection)
+        await export_market(server, market, tmp_path / "out")
+        await import_files(local, tmp_path / "out", ImportWishes(collection=collection))
+        for name, rows in (await everything(local)).items():
+            assert (await server.read(name)).to_pylist() == rows and len(rows) == 200
 
 
 def test_the_commands_say_what_they_did(tmp_path):
