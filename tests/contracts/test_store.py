@@ -14,7 +14,7 @@ import pytest
 
 from streamforge.core.errors import BadData, BadName, Conflict, NotFound
 from streamforge.store.base import Document, Schema, open_store
-from streamforge.store.schemas import CANDLES, EDGES
+from streamforge.store.schemas import CANDLES, EDGES, TRADES, market_where
 
 MIXED = Schema(
     columns={"name": "text", "at": "int", "count": "int", "price": "float", "note": "text", "good": "bool"},
@@ -176,6 +176,29 @@ async def test_ranges(store, fresh):
     assert await read(last=8) == [row for row in everything if row[1] >= 8]  # the latest rows, whatever their market
     assert await read(last=0) == [] and await read(last=10**6) == everything
     assert await store.count(fresh) == 40 and await store.count(fresh, where={"source": ["ada", "_X"]}) == 20
+
+
+async def test_one_symbol_at_two_exchanges(store, fresh):
+    await store.ensure(fresh, TRADES)
+    here = [{"symbol": "BTCUSDT", "trade_id": n, "price": float(n)} for n in range(1, 5)]  # of the default exchange
+    there = [row | {"exchange": "kraken", "price": row["price"] / 8} for row in here[1:]]
+    other = [row | {"exchange": "okx", "symbol": "ETHUSDT"} for row in here]
+    assert await store.upsert(fresh, here + there + other) == 11
+    assert await store.upsert(fresh, there) == 3
+    assert await store.count(fresh) == 11
+    assert await store.count(fresh, where=market_where("kraken:BTCUSDT")) == 3
+
+    async def prices(where, **limits):
+        table = await store.read(fresh, where=where, columns=["exchange", "price"], **limits)
+        return [tuple(row.values()) for row in table.to_pylist()]
+
+    assert await prices(market_where("BTCUSDT")) == [("binance", float(n)) for n in range(1, 5)]
+    assert await prices(market_where("kraken:BTCUSDT"), last=2) == [("kraken", n / 8) for n in (3, 4)]
+    assert await prices(market_where("okx:BTCUSDT")) == []
+    # without an exchange: every exchange's rows of the symbol, sorted by key
+    assert await prices({"symbol": "BTCUSDT"}, start=2, end=3) == [("binance", 2.0), ("kraken", 0.25)]
+    assert await prices({"symbol": "BTCUSDT"}, last=2) == [("binance", 4.0), ("kraken", 0.5)]
+    assert await store.count(fresh, where={"symbol": "BTCUSDT"}) == 7
 
 
 async def test_columns(store, fresh):

@@ -149,7 +149,12 @@ async def reading(name: str, url: str, collection: str, engine: sa.Engine, count
     market = f"SELECT {columns} FROM {collection} WHERE symbol = 'MARKET3' AND interval = '1h' ORDER BY open_time"
     cases = [
         (f"{count:,} rows", {}, everything, count),
-        (f"a market of {count // 8:,} rows", {"symbol": "MARKET3", "interval": "1h"}, market, count // 8),
+        (
+            f"a market of {count // 8:,} rows",
+            {"exchange": "binance", "symbol": "MARKET3", "interval": "1h"},
+            market,
+            count // 8,
+        ),
     ]
     async with open_store(url) as store:
         for work, where, sql, expected in cases:
