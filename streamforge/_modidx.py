@@ -2960,6 +2960,10 @@ d = {
                 "30_exchange/binance/book_feed.html#bookfeed._count_restart",
                 "streamforge/exchange/binance/book_feed.py",
             ),
+            "streamforge.exchange.binance.book_feed.BookFeed._next": (
+                "30_exchange/binance/book_feed.html#bookfeed._next",
+                "streamforge/exchange/binance/book_feed.py",
+            ),
             "streamforge.exchange.binance.book_feed.BookFeed._snapshot": (
                 "30_exchange/binance/book_feed.html#bookfeed._snapshot",
                 "streamforge/exchange/binance/book_feed.py",

@@ -15,6 +15,7 @@ import msgspec
 
 from ...core.errors import BadRecord, OutOfSequence
 from .book import Applied, OrderBook
+from .limits import Clock
 from .models import DepthSnapshot
 from .pages import IdRange
 from .socket import StreamEvent
@@ -28,8 +29,10 @@ class BookOptions(msgspec.Struct, frozen=True, kw_only=True):
     levels: int = 20  # a side, in the snapshots that are published
     every_ms: int = 1_000  # between those, in the exchange's time
     limit: int = 5_000  # levels of the snapshot that is requested: also the depth of the book
-    attempts: int = 10  # to bring a market into sequence
-    pause: float = 1.0  # seconds between those, at most
+    attempts: int = 10  # snapshots in a row that may be crossed or thin, and updates that may be unreadable
+    pause: float = 1.0  # seconds before the third snapshot in a row, at most; then doubled ...
+    longest: float = 15.0  # ... up to this
+    silence: float = 60.0  # seconds without an event, while a book is not in sequence, that end the feed
     waiting: int = 10_000  # updates that wait for a snapshot
 
 
@@ -40,7 +43,8 @@ class _MarketBook:
     def __init__(self, symbol: str, depth: int, waiting: int) -> None:
         self.book, self.waiting = OrderBook(symbol, depth=depth), deque[DepthUpdate](maxlen=waiting)
         self.fetching: asyncio.Task[DepthSnapshot] | None = None
-        self.failures = 0  # since the book was last in sequence
+        self.restarts = 0  # since the book was last in sequence
+        self.failures = 0  # of those, because of a snapshot that is crossed or thin, in a row
         self.last_sent = -1  # update id
         self.period = -1  # number of the interval in which a snapshot was last published
 
@@ -56,15 +60,17 @@ class BookFeed:
         *,
         options: BookOptions = BookOptions(),
         on_resync: Callable[[str, IdRange | None], None] = lambda symbol, missing: None,  # None: not for missing ids
+        clock: Clock = Clock(),  # of the pauses between snapshots
     ) -> None:
         self.events, self.fetch, self.options, self.on_resync = events, fetch, options, on_resync
+        self.clock, self.behind = clock, dict[str, str]()  # symbol -> what its book waits for
         self.markets: dict[str, _MarketBook] = {}
         self.unreadable = 0  # updates in a row
 
     async def __aiter__(self) -> AsyncGenerator[DepthUpdate | BookSnapshot, None]:
         "Yield records in order; raises `OutOfSequence`, `BadRecord`, and what the stream and `fetch` raise."
         try:
-            async for event in self.events:
+            while (event := await self._next()) is not None:
                 try:
                     update, self.unreadable = decode(DepthUpdate, bytes(event.data)), 0
                 except BadRecord:  # the next update shows the hole
@@ -89,6 +95,19 @@ class BookFeed:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    async def _next(self) -> StreamEvent | None:
+        "The next event, None at the end; raises `OutOfSequence` after a silence in which a book waits."
+        try:
+            async with asyncio.timeout(self.options.silence if self.behind else None) as wait:
+                return await anext(self.events, None)
+        except TimeoutError:
+            if not wait.expired():
+                raise
+            raise OutOfSequence(
+                f"expected {'; '.join(self.behind.values())}, found no event for {self.options.silence:g} s",
+                "see whether stream and REST belong to the same exchange, and try again later",
+            ) from None
+
     def _advance(self, market: _MarketBook, update: DepthUpdate) -> bool:
         "Apply an update; True if this brought the book into sequence."
         if market.book.last_update_id is not None:
@@ -112,7 +131,8 @@ class BookFeed:
             while market.waiting and market.book.apply(market.waiting[0]) is not Applied.HOLE:
                 market.waiting.popleft()
             if not market.waiting and not market.book.is_thin(self.options.levels):
-                market.failures = 0
+                market.failures = market.restarts = 0
+                self.behind.pop(market.book.symbol, None)
                 return True
             missing = market.book.missing if market.waiting else None
             if not market.waiting:  # thin
@@ -123,17 +143,18 @@ class BookFeed:
         return False
 
     def _count_restart(self, market: _MarketBook, missing: IdRange | None) -> None:
-        market.failures += 1
-        self.on_resync(market.book.symbol, missing)
+        symbol, market.restarts = market.book.symbol, market.restarts + 1
+        market.failures = 0 if missing else market.failures + 1
+        self.on_resync(symbol, missing)
+        self.behind[symbol] = f"updates {missing} of {symbol}" if missing else f"a book of {symbol} that is not crossed"
         if market.failures > self.options.attempts:
-            symbol = market.book.symbol
-            what = f"updates {missing} of {symbol}" if missing else f"a book of {symbol} that is not crossed"
             raise OutOfSequence(
-                f"expected {what}, found none in {market.failures} snapshots",
+                f"expected {self.behind[symbol]}, found none in {market.failures} snapshots",
                 "see whether stream and REST belong to the same exchange, and try again later",
             )
 
     async def _snapshot(self, market: _MarketBook) -> DepthSnapshot:
-        if market.failures > 1:
-            await asyncio.sleep(self.options.pause * (0.5 + random.random() / 2))
+        if market.restarts > 1:
+            pause = min(self.options.pause * 2.0 ** min(market.restarts - 2, 20), self.options.longest)
+            await self.clock.sleep(pause * (0.5 + random.random() / 2))
         return await self.fetch(market.book.symbol, self.options.limit)

@@ -185,7 +185,7 @@ async def test_without_a_range_it_goes_on_until_it_is_stopped(lab):
         async with httpx.AsyncClient(trust_env=False) as client:
             text = (await client.get(f"http://127.0.0.1:{port}/metrics")).text
         assert (
-            'streamforge_ws_reconnects_total{symbol="BTCUSDT"} 1.0' in text
+            'streamforge_ws_reconnects_total{exchange="binance",symbol="BTCUSDT"} 1.0' in text
             and 'streamforge_publish_latency_seconds_count{type="ws_candles_1h"}' in text
         )
         await lab.command("stop")
