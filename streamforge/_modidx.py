@@ -2060,6 +2060,7 @@ d = {
         },
         "streamforge.cli.options": {
             "streamforge.cli.options._place": ("80_cli/options.html#_place", "streamforge/cli/options.py"),
+            "streamforge.cli.options.check_source": ("80_cli/options.html#check_source", "streamforge/cli/options.py"),
             "streamforge.cli.options.exporting": ("80_cli/options.html#exporting", "streamforge/cli/options.py"),
             "streamforge.cli.options.places_of": ("80_cli/options.html#places_of", "streamforge/cli/options.py"),
         },

@@ -40,7 +40,9 @@ from streamforge.cli.options import (
     HomeOption,
     JobsOption,
     ManagerOption,
+    SourceOption,
     StoreOption,
+    check_source,
     places_of,
 )
 from .worker import print_target_help, print_targets, worker_environment_of
@@ -188,6 +190,7 @@ def start(
     type: Annotated[str, typer.Option(help="api_candles_<interval>")] = "api_candles_1h",
     range: Annotated[str, typer.Option(help="START:END, UTC, end exclusive")] = "",
     exchange: Annotated[str, typer.Option(help="whose market it is: binance, or one that ccxt knows")] = "",
+    source: SourceOption = "",
     file: Annotated[str, typer.Option(help="a JSON request instead")] = "",
     wait: Annotated[bool, typer.Option(help="until it is over")] = False,
     url: ManagerOption = "http://127.0.0.1:8600",
@@ -196,6 +199,13 @@ def start(
     from streamforge.client.client import Client
 
     own = {"symbol": symbol, "type": type, "time_range": range} | ({"exchange": exchange} if exchange else {})
+    if source:
+        if file:
+            raise BadConfig(
+                "expected --source without --file, found both", "write SOURCE into the request", field="source"
+            )
+        parameters = {"SOURCE": check_source(source)}
+        own |= {"targets": [{"target": "loader-producer", "parameters": parameters}, {"target": "arango-connector"}]}
     body = _request_file(file) if file else own
 
     async def ask() -> None:
@@ -204,11 +214,17 @@ def start(
             typer.echo(flow["queue_id"])
             for note in flow.get("notes", []):
                 typer.echo(f"note: {note}", err=True)
-            if wait and (done := await client.wait(flow["queue_id"], timeout=86_400))["status"] != "finished":
+            if not wait:
+                return
+            done = await client.wait(flow["queue_id"], timeout=86_400)
+            if done["status"] != "finished":
                 raise BadConfig(
                     f"expected '{done['queue_id']}' to finish, found it {done['status']}: {done['message']}",
                     "see the logs of its jobs",
                 )
+            for target in done["targets"]:
+                if target["target"] == "loader-producer" and target["message"]:
+                    typer.echo(f"note: {target['message']}", err=True)
 
     _run(ask())
 

@@ -10,8 +10,11 @@ __all__ = [
     "ArtifactsOption",
     "JobsOption",
     "ManagerOption",
+    "SourceOption",
     "JsonOption",
+    "SOURCES",
     "exporting",
+    "check_source",
     "places_of",
 ]
 
@@ -22,6 +25,7 @@ from typing import Annotated
 
 import typer
 
+from ..core.errors import BadConfig
 from ..core.settings import Places, read_places
 
 
@@ -55,7 +59,30 @@ ArtifactsOption = Annotated[
 ]
 JobsOption = Annotated[str, _place("--jobs", "where workers run (default: process://, processes of this machine)")]
 ManagerOption = Annotated[str, typer.Option("--url", envvar="STREAMFORGE_URL", help="address of the queue-manager")]
+SourceOption = Annotated[
+    str,
+    typer.Option(
+        "--source",
+        help="where loaders get a range from: auto, archive (files) or rest; demo's --source names something else",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+
+SOURCES = ("auto", "archive", "rest")
+
+
+def check_source(
+    text: str,  # as --source has it
+) -> str:  # the same
+    "Return a source of history if it is one; raises `BadConfig`."
+    if text not in SOURCES:
+        raise BadConfig(
+            f"expected --source as one of {', '.join(SOURCES)}, found '{text}'",
+            "auto takes files where they save requests",
+            field="source",
+        )
+    return text
 
 
 def places_of(

@@ -23,7 +23,15 @@ from streamforge.cli.data.repair import (
     repair_all,
     verify_markets,
 )
-from ..options import BusOption, HomeOption, JsonOption, StoreOption, places_of
+from streamforge.cli.options import (
+    BusOption,
+    HomeOption,
+    JsonOption,
+    SourceOption,
+    StoreOption,
+    check_source,
+    places_of,
+)
 from ..output import print_rows
 from ...core.names import market_key
 from ...core.times import iso
@@ -168,6 +176,7 @@ def repair(
     range: _Span = "",
     again: Annotated[bool, typer.Option(help="also ask for what the exchange has said it lacks")] = False,
     fill: Annotated[bool, typer.Option(help="flat candles, marked as filled, where the exchange has none")] = False,
+    source: SourceOption = "rest",
     url: Annotated[
         str,
         typer.Option(
@@ -185,7 +194,7 @@ def repair(
     places, wanted = places_of(home), Filter.read(collection, symbol, interval, range, exchange)
     Path(places.home, "logs").mkdir(parents=True, exist_ok=True)
     with logging_to(Path(places.home, "logs", "repair.log"), "repair"):
-        rows = asyncio.run(repair_all(places, wanted, again=again, fill=fill, url=url))
+        rows = asyncio.run(repair_all(places, wanted, again=again, fill=fill, source=check_source(source), url=url))
     _show(rows, json, _REPAIR, repair_cells, ("lacked",))
     if not json:
         where = f"by a workflow of {url}" if url else "by a loader and a connector in this process"

@@ -156,7 +156,7 @@ def problems(
 # %% ../../../nbs/80_cli/data/01_repair.ipynb #45f6e72f
 def targets_of(
     lacking: Sequence[tuple[LedgerKey, Ranges]],  # of one collection, exchange, kind and interval
-    wishes: Mapping[str, str],  # AGAIN, FILL
+    wishes: Mapping[str, str],  # AGAIN, FILL, SOURCE
 ) -> list[JsonObject]:  # of a request
     "Make the targets of a repair: a loader per market and one connector."
     market = lacking[0][0]
@@ -267,6 +267,7 @@ async def repair_all(
     *,
     again: bool = False,  # also ask for what the exchange has said it lacks
     fill: bool = False,  # flat candles where the exchange has none
+    source: str = "rest",  # or `archive`, or `auto`
     url: str = "",  # of a queue-manager; empty: here
 ) -> list[JsonObject]:  # one per market that lacked something
     "Verify, get what is missing, verify again; raises the errors of its workers."
@@ -281,7 +282,7 @@ async def repair_all(
     flags = {"AGAIN": again, "FILL": fill}
     for (*_, interval), markets in groups.items():
         wishes = {name: "1" for name, set_ in flags.items() if set_ and (interval or name != "FILL")}
-        targets, queue = targets_of(markets, wishes), queue_id("repair", markets[0][0].collection)
+        targets, queue = targets_of(markets, wishes | {"SOURCE": source}), queue_id("repair", markets[0][0].collection)
         await (_ask_manager(url, queue, targets) if url else run_here(targets, places, queue))
     async with open_store(places.store_url) as store:
         after = (

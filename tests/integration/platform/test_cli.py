@@ -44,6 +44,13 @@ async def test_a_workflow_from_the_terminal(tmp_path):
         assert (await run("stop", queue, "--url", lab.url))[1].strip() == "finished"
         code, _, err = await run("start", "NOSUCHCOIN", "--range", "2021-05-01:2021-05-03", "--wait", "--url", lab.url)
         assert code == 64 and "-1121" in err
+        some = ("start", "BTCUSDT,NOSUCHCOIN", "--range", "2021-05-01:2021-05-03", "--url", lab.url)
+        code, _, err = await run(*some, "--source", "rest", "--wait")
+        assert code == 0 and "note: 1 of 2 markets loaded whole; NOSUCHCOIN unknown" in err
+        code, _, err = await run(*some, "--source", "sample")
+        assert code == 64 and "expected --source as one of auto, archive, rest, found 'sample'" in err
+        code, _, err = await run(*some, "--source", "archive", "--wait")  # the lab's exchange has no archive
+        assert code == 64 and "BINANCE_ARCHIVE_URL" in err
     _, topics, _ = await run("topics", "--home", home)
     assert f"48 records  4 partitions  {queue}-data\n" in topics
     code, out, _ = await run("tail", f"{queue}-data", "--home", home, "--from", "earliest", "--count", "2")
