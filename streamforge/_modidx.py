@@ -8662,6 +8662,10 @@ d = {
                 "60_workers/loaders/live.html#livesession._on_reconnect",
                 "streamforge/workers/loaders/live.py",
             ),
+            "streamforge.workers.loaders.live.LiveSession._watch_markets": (
+                "60_workers/loaders/live.html#livesession._watch_markets",
+                "streamforge/workers/loaders/live.py",
+            ),
             "streamforge.workers.loaders.live.LiveSession.count_gap": (
                 "60_workers/loaders/live.html#livesession.count_gap",
                 "streamforge/workers/loaders/live.py",
@@ -8674,12 +8678,20 @@ d = {
                 "60_workers/loaders/live.html#livesession.over",
                 "streamforge/workers/loaders/live.py",
             ),
+            "streamforge.workers.loaders.live.LiveSession.passed": (
+                "60_workers/loaders/live.html#livesession.passed",
+                "streamforge/workers/loaders/live.py",
+            ),
             "streamforge.workers.loaders.live.LiveSession.published": (
                 "60_workers/loaders/live.html#livesession.published",
                 "streamforge/workers/loaders/live.py",
             ),
             "streamforge.workers.loaders.live.LiveSession.report_gap": (
                 "60_workers/loaders/live.html#livesession.report_gap",
+                "streamforge/workers/loaders/live.py",
+            ),
+            "streamforge.workers.loaders.live.LiveSession.report_statuses": (
+                "60_workers/loaders/live.html#livesession.report_statuses",
                 "streamforge/workers/loaders/live.py",
             ),
             "streamforge.workers.loaders.live.LiveSession.skip_unreadable": (
@@ -8690,8 +8702,16 @@ d = {
                 "60_workers/loaders/live.html#livesession.summary",
                 "streamforge/workers/loaders/live.py",
             ),
+            "streamforge.workers.loaders.live._cancelled": (
+                "60_workers/loaders/live.html#_cancelled",
+                "streamforge/workers/loaders/live.py",
+            ),
             "streamforge.workers.loaders.live._records_between": (
                 "60_workers/loaders/live.html#_records_between",
+                "streamforge/workers/loaders/live.py",
+            ),
+            "streamforge.workers.loaders.live._statuses": (
+                "60_workers/loaders/live.html#_statuses",
                 "streamforge/workers/loaders/live.py",
             ),
             "streamforge.workers.loaders.live.last_written": (

@@ -198,7 +198,9 @@ def start(
     "Start a workflow from options or from a JSON file, and print its queue_id."
     from streamforge.client.client import Client
 
-    own = {"symbol": symbol, "type": type, "time_range": range} | ({"exchange": exchange} if exchange else {})
+    own: JsonObject = {"symbol": symbol, "type": type, "time_range": range} | (
+        {"exchange": exchange} if exchange else {}
+    )
     if source:
         if file:
             raise BadConfig(

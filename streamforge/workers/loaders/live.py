@@ -6,6 +6,7 @@
 __all__ = [
     "LIVE_PART_RECORDS",
     "IDLE_SECONDS",
+    "MARKETS_SECONDS",
     "RECENT_MS",
     "RETRY_PAUSES",
     "EventBuffer",
@@ -18,7 +19,7 @@ __all__ = [
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from functools import partial
 from typing import Generic, TypeVar
@@ -26,12 +27,12 @@ from typing import Generic, TypeVar
 import msgspec
 
 from ...bus.base import Bus, Record
-from ...core.errors import BadRecord, UnknownSymbol
+from ...core.errors import BadConfig, BadRecord, TryAgain, UnknownSymbol
 from ...core.names import DEFAULT_EXCHANGE
 from ...core.settings import WorkerSettings
 from ...core.times import interval_ms
 from ...core.types import JsonObject
-from ...exchange.binance.models import DATA_API
+from ...exchange.binance.models import DATA_API, SymbolInfo
 from ...exchange.binance.rest import BinanceRest
 from ...exchange.binance.socket import DATA_STREAM, StreamOptions
 from ...exchange.binance.streams import Streams
@@ -43,6 +44,7 @@ from ..targets import LiveParameters
 # %% ../../../nbs/60_workers/loaders/02_live.ipynb #1f5960fb
 LIVE_PART_RECORDS = 2_000  # records that a live source publishes together
 IDLE_SECONDS = 2.0  # without an event, after which the exchange is asked whether the range is over
+MARKETS_SECONDS = 300.0  # between two looks at whether the markets are still traded
 RECENT_MS = 60_000  # a gap that ended less than this before the exchange's time is asked for again ...
 RETRY_PAUSES = (0.25, 0.5, 1.0)  # ... after these seconds
 _MAX_UNREADABLE = 100  # events in a row; the next one is an error
@@ -186,6 +188,16 @@ def stream_options(settings: WorkerSettings) -> StreamOptions:
 
 
 # %% ../../../nbs/60_workers/loaders/02_live.ipynb #203ef608
+def _statuses(found: Mapping[str, SymbolInfo | UnknownSymbol]) -> dict[str, str]:
+    "The statuses of the markets that are listed."
+    return {symbol: answer.status for symbol, answer in found.items() if not isinstance(answer, UnknownSymbol)}
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
 class LiveSession:
     "The connections of a live source: the exchange's REST API and its buffered stream; reports reconnects and gaps."
 
@@ -208,15 +220,19 @@ class LiveSession:
         self.buffer = EventBuffer(self.streams, most=parameters.live_buffer)
         self.gaps: list[JsonObject] = []  # the latest ones
         self.missing, self.reconnects, self.unreadable = 0, 0, 0
+        self.statuses: dict[str, str] = {}  # symbol -> `TRADING`, `BREAK`, ..., as it was reported last
+        self.waiting_since = 0.0  # for the last events of some markets, s, monotonic
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> "LiveSession":
-        "Look the symbols up, then open the stream; raises `UnknownSymbol`, `ExchangeError`."
+        "Look the symbols up, then open the stream; raises `UnknownSymbol`, `BadConfig` if one is not traded, `ExchangeError`."
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self.rest)
             await self._look_up()
             await stack.enter_async_context(self.streams)
             await stack.enter_async_context(self.buffer)
+            watch = asyncio.create_task(self._watch_markets())
+            stack.push_async_callback(_cancelled, watch)
             self._stack = stack.pop_all()
         return self
 
@@ -224,16 +240,41 @@ class LiveSession:
         await self._stack.aclose()
 
     async def _look_up(self) -> None:
-        "Look up each symbol, or all in one request if there are many; raises `UnknownSymbol`, `ExchangeError`."
-        symbols = self.order.symbols
-        for symbol in symbols if len(symbols) <= PARALLEL_MARKETS else ("",):
-            await self.ctx.retry("exchange", partial(self.rest.exchange_info, symbol))
-        if unknown := [symbol for symbol in symbols if symbol not in self.rest.known_symbols]:
-            raise UnknownSymbol(
-                f"expected symbols of the exchange such as BTCUSDT, found '{unknown[0]}'",
-                "see exchangeInfo for what is traded",
+        "Look up each symbol, or all in one request if there are many; raises `UnknownSymbol`, `BadConfig`, `ExchangeError`."
+        found = await self.ctx.retry("exchange", lambda: self.rest.look_up(self.order.symbols))
+        for answer in found.values():
+            if isinstance(answer, UnknownSymbol):
+                raise answer
+        if idle := {symbol: status for symbol, status in _statuses(found).items() if status != "TRADING"}:
+            raise BadConfig(
+                "expected markets that are traded, found "
+                + ", ".join(f"{symbol} ({status})" for symbol, status in idle.items()),
+                "leave them out, or load their history (api_candles_..., api_trades)",
                 field="symbol",
             )
+        self.statuses = _statuses(found)
+
+    async def _watch_markets(self) -> None:
+        "Look the markets up every few minutes, until cancelled."
+        while True:
+            await asyncio.sleep(MARKETS_SECONDS)
+            try:
+                await self.report_statuses()
+            except TryAgain as error:
+                self.ctx.log.warning("markets not looked up", error=error)
+
+    async def report_statuses(self) -> None:
+        "Report each market whose trading has stopped, ended or begun again, as a log line and an event; the others go on."
+        current = dict.fromkeys(self.order.symbols, "no longer listed") | _statuses(
+            await self.rest.look_up(self.order.symbols)
+        )
+        for symbol, status in current.items():
+            if status != self.statuses.get(symbol):
+                self.statuses[symbol] = status
+                self.ctx.log.warning("status of a market has changed", market=symbol, status=status)
+                text = f"{symbol}: {status}" + ("; the other markets go on" if status != "TRADING" else "")
+                extra = {"market": {"exchange": self.order.exchange, "symbol": symbol, "status": status}}
+                await self.ctx.retry("bus", partial(self.ctx.telemetry.send, "loading", text, extra=extra))
 
     def _on_reconnect(self, reason: str) -> None:
         self.reconnects += 1
@@ -248,6 +289,26 @@ class LiveSession:
     async def over(self) -> bool:
         "Has the end of the range passed at the exchange? Raises `ExchangeError` after RETRY_SECONDS."
         return self.order.span is not None and await self.now() >= self.order.span.end
+
+    async def passed(
+        self,
+        events: Sequence[object],  # that were taken last
+        some_done: bool,  # have some markets, but not all, reached the end of the range?
+    ) -> bool:
+        """Has the range passed, for a market too that sends nothing any more, while others go on sending?
+
+        Raises `ExchangeError` after RETRY_SECONDS.
+        """
+        if not events:
+            return await self.over()
+        if not some_done:
+            return False
+        now = time.monotonic()
+        self.waiting_since = self.waiting_since or now
+        if now - self.waiting_since < IDLE_SECONDS:
+            return False
+        self.waiting_since = now
+        return await self.over()
 
     def published(self) -> None:
         "Measure the publish latency: all events that were taken last are on the bus now."

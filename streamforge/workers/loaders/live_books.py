@@ -55,12 +55,13 @@ class LiveBookSource:
         async with EventBuffer(aiter(feed), most=500, wait=True) as records:
             while len(self.done) < len(self.order.symbols):
                 taken = await records.take(IDLE_SECONDS if self.order.span else None)
-                if not taken and await self.session.over():
-                    return
+                over = await self.session.passed(taken, bool(self.done))
                 self.session.buffer.since = records.since
                 if wanted := await self._select(taken):
                     yield Part(records=wanted)
                     self.session.published()
+                if over:
+                    return
 
     async def _select(self, records: Sequence[DepthUpdate | BookSnapshot]) -> list[DepthUpdate | BookSnapshot]:
         "Select the records of the range and kind that were ordered; reports gaps between updates."

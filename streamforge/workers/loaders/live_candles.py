@@ -98,7 +98,8 @@ class LiveCandleSource:
                 yield part
         while not all(self.follower.last[symbol] >= self.last for symbol in self.order.symbols):
             events = await self.session.buffer.take(IDLE_SECONDS if self.order.span else None)
-            if not events and await self.session.over():
+            some_done = any(self.follower.last[symbol] >= self.last for symbol in self.order.symbols)
+            if await self.session.passed(events, some_done):
                 async with aclosing(self._history(self.last + self.step)) as rest:
                     async for part in rest:
                         yield part

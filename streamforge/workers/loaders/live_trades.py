@@ -84,7 +84,7 @@ class LiveTradeSource:
                 yield part
         while len(self.done) < len(self.order.symbols):
             events = await self.session.buffer.take(IDLE_SECONDS if self.order.span else None)
-            if not events and await self.session.over():
+            if await self.session.passed(events, bool(self.done)):
                 async with aclosing(self._history()) as rest:
                     async for part in rest:
                         yield part
