@@ -81,7 +81,7 @@ class LedgerKey(msgspec.Struct, frozen=True, order=True):
 
 # %% ../../nbs/25_ledger/02_entries.ipynb #f990e7f0
 NotedState = Literal[
-    "asked", "loaded", "off_grid", "verified", "missing", "empty", "ended", "filled", "absent"
+    "asked", "loaded", "off_grid", "verified", "missing", "empty", "ended", "filled", "absent", "repeated"
 ]  # empty, ended: missing as well, see `Entry.note`; absent: not found in the store
 SETTLED_MS = 600_000  # an answer "nothing there" counts for what ended at least so long before it
 _HOUR = 3_600_000
@@ -114,6 +114,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     filled: Ranges = Ranges()
     no_data: tuple[NoData, ...] = ()  # sorted, not overlapping
     off_grid: Ranges = Ranges()  # open times of loaded candles off the grid, each as [time, time + 1)
+    repeated: Ranges = Ranges()  # ids that came twice and of which one trade was dropped
 
     @property
     def missing(self) -> Ranges:
@@ -224,6 +225,7 @@ def body_of(
     "Write an entry as the body of its document."
     body = {name: [list(part) for part in getattr(entry, name)] for name in _RANGES}
     body["missing"] = [[gap.start, gap.end, gap.at, gap.count] for gap in entry.no_data]
+    body |= {"repeated": [list(part) for part in entry.repeated]} if entry.repeated else {}
     return body | ({"off_grid": _runs_of([start for start, _ in entry.off_grid])} if entry.off_grid else {})
 
 
@@ -250,6 +252,7 @@ def entry_of(
         **ranges,
         no_data=tuple(NoData(*gap) for gap in body["missing"]),
         off_grid=Ranges(tuple((moment, moment + 1) for moment in moments)),
+        repeated=Ranges.of(*body.get("repeated", [])),
     )
 
 

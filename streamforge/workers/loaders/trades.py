@@ -254,7 +254,11 @@ class TradeHistorySource:
     def _end(self, stream: TradeStream) -> list[Fact]:
         "State the loaded time of a finished market, and the ids that the exchange skipped."
         closed = stream.ask & Ranges.of((0, stream.now))
-        return [Fact(stream.times, "loaded", closed), Fact(stream.ids, "missing", stream.skipped, stream.now)]
+        return [
+            Fact(stream.times, "loaded", closed),
+            Fact(stream.ids, "missing", stream.skipped, stream.now),
+            Fact(stream.ids, "repeated", stream.repeated),
+        ]
 
     def summary(self) -> JsonObject:
         "List the gaps of all markets, in ids, what became of each, and count how many records came from where."

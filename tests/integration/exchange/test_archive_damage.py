@@ -3,9 +3,11 @@
 import pytest
 from other_archive import DAMAGES, OtherArchive, damaged, rows_at, zipped
 
+from streamforge.core.samples import SAMPLES
 from streamforge.core.times import TimeRange
 from streamforge.exchange.binance.archive import Archive
 from streamforge.exchange.binance.rest import BinanceRest
+from streamforge.exchange.files import read_folder
 from streamforge.exchange.simulator.app import Simulator, serve_app
 from streamforge.exchange.simulator.faults import Fault
 from streamforge.workers.loaders.archive import ArchivedCandles, ArchivedTrades, archive_figures
@@ -99,8 +101,8 @@ async def test_days_that_overlap_at_midnight(tmp_path):
 
 async def test_a_market_that_the_exchange_no_longer_knows(tmp_path):
     "Its files are all there is: a damaged day is not to be had, and nothing is asked of REST."
-    gone, listed = Simulator.open(), Simulator.open()
-    del listed.markets["ETHUSDT"]
+    gone = Simulator.open()
+    listed = Simulator({symbol: table for symbol, table in read_folder(SAMPLES).items() if symbol != "ETHUSDT"})
     path = DAY.replace("BTC", "ETH")
     files = {path: damaged(gone, path, "a row twice"), MONTH.replace("BTC", "ETH"): b""}
     async with (

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 
 import msgspec
 import pytest
-from other_archive import OtherArchive, damaged
+from other_archive import OtherArchive, damaged, rows_at, zipped
 
 from streamforge.core.samples import SAMPLES, candles
 from streamforge.core.times import TimeRange, find_gaps
@@ -173,6 +173,54 @@ async def test_trades_from_files_and_rest_are_stored_complete_and_repaired(lab):
         assert code == 0 and [
             (entry["verified"], entry["missing"]) for entry in entries if entry["kind"] == "trade_ids"
         ] == [(len(ids), 240)]
+
+
+@pytest.mark.slow
+async def test_trades_that_two_days_have_are_counted(lab):
+    "A day that begins with the last two trades of the day before: in the event, and by id in the ledger."
+    day = "/data/spot/daily/aggTrades/BTCUSDT/BTCUSDT-aggTrades-2021-05-12.zip"
+    simulator = Simulator(read_folder(SAMPLES), per_candle=120)
+    before, second = rows_at(simulator, day.replace("05-12", "05-11")), rows_at(simulator, day)
+    files = {day: zipped(**{"BTCUSDT-aggTrades-2021-05-12": b"".join(before[-2:] + second)})}
+    async with serve_app(OtherArchive(simulator, files)) as url:
+        urls = {"BINANCE_API_URL": url, "BINANCE_ARCHIVE_URL": url}
+        assert await lab.run("loader-producer", **urls, **TRADES) == 0
+    ids = [decode(Trade, value).trade_id for value in await values(lab)]
+    last = int(before[-1].split(b",")[0])
+    assert ids == list(range(ids[0], ids[-1] + 1)) and ids[0] < last < ids[-1]
+    figures = (await lab.events("finished"))[-1].extra["archive"]
+    assert (figures["repeated"], figures["failed"]) == (2, [])
+    async with open_store(lab.places.store_url) as store:
+        entry = await read_entry(store, LedgerKey("trades", "BTCUSDT", "trade_ids"))
+    assert entry.repeated == Ranges.of((last - 1, last + 1))
+
+
+@pytest.mark.slow
+async def test_a_market_that_has_left_the_exchange_comes_from_its_files(lab):
+    "Candles and trades of it beside a market that is traded and one that is unknown; a damaged day is not to be had."
+    everything = Simulator(read_folder(SAMPLES))
+    listed = Simulator({symbol: table for symbol, table in read_folder(SAMPLES).items() if symbol != "ETHUSDT"})
+    month = "/data/spot/monthly/klines/ETHUSDT/1h/ETHUSDT-1h-2021-05.zip"
+    day = "/data/spot/daily/klines/ETHUSDT/1h/ETHUSDT-1h-2021-05-21.zip"
+    files = {path: damaged(everything, path, "interleaved rows") for path in (month, day)}
+    order = {"SYMBOL": "BTCUSDT,ETHUSDT,NOUSDT", "TIME_RANGE": "2021-05-19:2021-05-23"}
+    async with serve_app(OtherArchive(everything, files)) as archive, serve_app(listed) as api:
+        urls = {"BINANCE_API_URL": api, "BINANCE_ARCHIVE_URL": archive}
+        assert await lab.run("loader-producer", **urls, **order, TYPE="api_candles_1h") == 0
+        assert await lab.run("loader-producer", QUEUE_ID="wf-2", **urls, **order, TYPE="api_trades") == 0
+    for queue, kind, count in (("wf-1", "candles", 72), ("wf-2", "trades", 96 * 12)):
+        event = next(event for event in await lab.events("finished") if event.queue_id == queue)
+        markets = {market["symbol"]: market for market in event.extra["markets"]}
+        outcomes = {symbol: (market["outcome"], market["records"]) for symbol, market in markets.items()}
+        assert outcomes["ETHUSDT"] == ("loaded", count) and outcomes["NOUSDT"] == ("unknown", 0), (kind, outcomes)
+        assert outcomes["BTCUSDT"][0] == "loaded"
+        assert "no longer listed" in markets["ETHUSDT"]["message"]
+        assert "NOUSDT unknown" in event.message and "2 of 3 markets" in event.message
+    gone = TimeRange.parse("2021-05-21:2021-05-22")
+    async with open_store(lab.places.store_url) as store:
+        entry = await read_entry(store, LedgerKey("candles_1h", "ETHUSDT", "candles", "1h"))
+        assert entry.missing == Ranges.of((gone.start, gone.end)) and not entry.wanting
+        assert not (await read_entry(store, LedgerKey("candles_1h", "NOUSDT", "candles", "1h"))).asked
 
 
 async def _stored(lab, trades):
