@@ -1,0 +1,88 @@
+"""An exchange that has its candles as real ones have them: off the grid, cut short, late, or not at all. REST and archive
+answer from lists of rows, as Binance documents it."""
+
+import hashlib
+import io
+import re
+import time
+import zipfile
+from collections.abc import Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from streamforge.exchange.simulator.app import serve_app
+
+Row = list[int | str]
+
+
+def kline(open_time: int, close_time: int, price: float = 100.0) -> Row:
+    "One row as `klines` has it."
+    numbers = [f"{price + n:.8f}" for n in (0, 2, -1, 1)]
+    return [open_time, *numbers, "10.00000000", close_time, "1000.00000000", 5, "4.00000000", "400.00000000", "0"]
+
+
+class WildExchange:
+    "Serves the rows of each market by REST and as months and days of an archive."
+
+    def __init__(self, rows: dict[str, Sequence[Row]], interval: str = "1h", *, delisted: Sequence[str] = ()):
+        self.rows, self.interval, self.delisted = dict(rows), interval, set(delisted)
+        self.silent = False  # answer every request for candles with an empty page
+        self.log: list[dict[str, str]] = []  # requests for candles
+        self.app = Starlette(
+            routes=[
+                Route("/api/v3/exchangeInfo", self._info),
+                Route("/api/v3/time", lambda request: JSONResponse({"serverTime": int(time.time() * 1000)})),
+                Route("/api/v3/klines", self._klines),
+                Route("/data/spot/{folder:path}", self._file),
+            ]
+        )
+
+    @asynccontextmanager
+    async def serve(self):
+        "Serve on a free port, and give the variables that name the exchange to a worker."
+        async with serve_app(self.app) as url:
+            yield {"BINANCE_API_URL": url, "BINANCE_ARCHIVE_URL": url}
+
+    def _known(self, request: Request) -> bool:
+        symbol = request.query_params.get("symbol", "")
+        return not symbol or (symbol in self.rows and symbol not in self.delisted)
+
+    async def _info(self, request: Request) -> Response:
+        if not self._known(request):
+            return JSONResponse({"code": -1121, "msg": "Invalid symbol."}, 400)
+        symbols = [request.query_params["symbol"]] if "symbol" in request.query_params else sorted(self.rows)
+        markets = [{"symbol": symbol, "status": "TRADING"} for symbol in symbols if symbol not in self.delisted]
+        return JSONResponse({"serverTime": int(time.time() * 1000), "rateLimits": [], "symbols": markets})
+
+    async def _klines(self, request: Request) -> Response:
+        query = dict(request.query_params)
+        self.log.append(query)
+        if not self._known(request):
+            return JSONResponse({"code": -1121, "msg": "Invalid symbol."}, 400)
+        start, end = int(query.get("startTime", 0)), int(query.get("endTime", 1 << 62))
+        rows = [] if self.silent else [row for row in self.rows[query["symbol"]] if start <= int(row[0]) <= end]
+        return JSONResponse(rows[: int(query.get("limit", 500))])
+
+    async def _file(self, request: Request) -> Response:
+        path = re.fullmatch(r".*/((\w+)-(\w+)-(\d{4}-\d\d(?:-\d\d)?)).zip(\.CHECKSUM)?", request.url.path)
+        if not path or path[3] != self.interval or path[2] not in self.rows:
+            return Response(status_code=404)
+        rows = [row for row in self.rows[path[2]] if _day(int(row[0])).startswith(path[4])]
+        if not rows:
+            return Response(status_code=404)
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w") as archive:
+            member = zipfile.ZipInfo(f"{path[1]}.csv")
+            archive.writestr(member, "".join(",".join(map(str, row)) + "\n" for row in rows))
+        if path[5]:
+            return Response(f"{hashlib.sha256(packed.getvalue()).hexdigest()}  {path[1]}.zip\n")
+        return Response(packed.getvalue())
+
+
+def _day(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).date().isoformat()

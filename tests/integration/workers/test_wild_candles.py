@@ -1,0 +1,172 @@
+"""Candles as exchanges really have them, from the exchange to the ledger: loaded by REST and from files, verified,
+repaired, filled in and enriched. The hours around the stops follow those of Binance in January and February 2018."""
+
+import asyncio
+import os
+import sqlite3
+import sys
+
+import msgspec
+import numpy as np
+
+from streamforge.core.times import to_ms
+from streamforge.features.enricher import CANDLE_COLUMNS, Enricher
+from streamforge.ledger.entries import LedgerKey, read_entry
+from streamforge.ledger.ranges import Ranges
+from streamforge.store.base import open_store
+from wild_exchange import WildExchange, kline
+
+HOUR = 3_600_000
+STOP, REGULAR = to_ms("2018-02-08"), to_ms("2018-02-11T04:00")
+RESTART = to_ms("2018-02-09T09:28:14.789")
+SPAN = "2018-02-07T12:00:2018-02-12"
+
+
+def hours(*pairs) -> list:
+    return [kline(start, end, 100 + n % 7) for n, (start, end) in enumerate(pairs)]
+
+
+def full(start: int, end: int) -> list[tuple[int, int]]:
+    return [(time, time + HOUR - 1) for time in range(start, end, HOUR)]
+
+
+OFF_GRID = hours(
+    *full(to_ms("2018-02-07"), STOP),
+    (STOP, STOP + 1_694_788),
+    *full(RESTART, REGULAR - 2 * HOUR + 1_694_789),
+    (REGULAR - 2 * HOUR + 1_694_789, REGULAR - HOUR + 1_694_788),
+    (REGULAR - HOUR + 1_694_789, REGULAR - 1),
+    *full(REGULAR, to_ms("2018-02-14")),
+)
+CUT = hours(*full(to_ms("2018-02-01"), STOP), (STOP, STOP + 14_838), *full(STOP + 2 * HOUR, to_ms("2018-02-14")))
+STOPPED = Ranges.of((STOP + HOUR, RESTART - 1_694_789))  # 32 whole hours
+
+
+async def data(lab, *arguments, **env):
+    "`streamforge data ...`: exit code and rows."
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "streamforge.cli.main", "data", *arguments, "--home", str(lab.home), "--json"),
+        env=os.environ | env,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    out, _ = await asyncio.wait_for(process.communicate(), 120)
+    return process.returncode, msgspec.json.decode(out)
+
+
+async def load(lab, urls, **more):
+    "Load and store the hours of two markets."
+    env = {"TYPE": "api_candles_1h", "SYMBOL": "OFFUSDT,CUTUSDT", "TIME_RANGE": SPAN, **urls, **more}
+    assert await lab.run("loader-producer", **env) == 0
+    assert await lab.run("arango-connector", UPSTREAM="loader-producer__a1b2c3", **env) == 0
+
+
+async def stored(lab, symbol, collection="candles_1h"):
+    async with open_store(lab.places.store_url) as store:
+        return (await store.read(collection, where={"symbol": symbol})).to_pylist()
+
+
+async def entry_of(lab, symbol):
+    async with open_store(lab.places.store_url) as store:
+        return await read_entry(store, LedgerKey("candles_1h", symbol, "candles", "1h"))
+
+
+def inside(rows):
+    low, high = to_ms("2018-02-07T12:00"), to_ms("2018-02-12")
+    return [(row[0], row[6]) for row in rows if low <= row[0] < high]
+
+
+async def test_candles_around_a_stop_are_what_the_exchange_has(lab):
+    "Loaded, verified, repaired and filled in; the enriched rows follow one another; nothing is made up between them."
+    async with WildExchange({"OFFUSDT": OFF_GRID, "CUTUSDT": CUT}).serve() as urls:
+        await load(lab, urls, SOURCE="rest")
+        for symbol, rows in (("OFFUSDT", OFF_GRID), ("CUTUSDT", CUT)):
+            assert [(row["open_time"], row["close_time"]) for row in await stored(lab, symbol)] == inside(rows)
+        entry = await entry_of(lab, "OFFUSDT")
+        assert entry.missing == STOPPED == entry.settled and entry.loaded == entry.verified
+        assert entry.asked - STOPPED == entry.verified and entry.off_grid.size == 43
+        code, found = await data(lab, "verify", **urls)
+        counts = {row["symbol"]: row for row in found}
+        assert code == 0, found
+        assert (len(counts["OFFUSDT"]["off_grid"]), len(counts["OFFUSDT"]["short"])) == (43, 2)
+        assert (counts["OFFUSDT"]["missing"], counts["CUTUSDT"]["missing"]) == (32, 1)
+        assert len(counts["CUTUSDT"]["short"]) == 1 and not counts["CUTUSDT"]["impossible"]
+        assert (await data(lab, "repair", **urls))[0] == 0
+        code, repaired = await data(lab, "repair", "--fill", **urls)
+        assert code == 0 and {row["symbol"]: row["filled"] for row in repaired} == {"OFFUSDT": 32, "CUTUSDT": 1}
+        assert await data(lab, "repair", "--fill", **urls) == (0, [])
+        assert (await data(lab, "verify", **urls))[0] == 0
+    rows = await stored(lab, "OFFUSDT")
+    assert sorted(row["open_time"] for row in rows if row["filled"]) == list(range(*STOPPED.parts[0], HOUR))
+    assert [(row["open_time"], row["close_time"]) for row in rows if not row["filled"]] == inside(OFF_GRID)
+
+
+async def test_files_and_rest_give_the_same_rows_around_a_stop(lab):
+    "The close times are the archive's own; no candle is published twice."
+    async with WildExchange({"OFFUSDT": OFF_GRID, "CUTUSDT": CUT}).serve() as urls:
+        env = {"TYPE": "api_candles_1h", "SYMBOL": "OFFUSDT,CUTUSDT", "TIME_RANGE": SPAN, **urls}
+        for source in ("rest", "archive"):
+            assert await lab.run("loader-producer", **env, SOURCE=source, QUEUE_ID=f"wf-{source}") == 0
+    by_rest, by_files = [
+        [record.value for record in await lab.records(f"wf-{name}-data")] for name in ("rest", "archive")
+    ]
+    assert len(by_rest) == len(inside(OFF_GRID)) + len(inside(CUT))
+    assert by_files == by_rest
+
+
+async def test_a_lost_candle_between_two_neighbours_is_found_and_repaired(lab):
+    "Its neighbours reach into all the slots that it covers."
+    async with WildExchange({"OFFUSDT": OFF_GRID, "CUTUSDT": CUT}).serve() as urls:
+        await load(lab, urls, SOURCE="rest")
+        before = await stored(lab, "OFFUSDT")
+        lost = RESTART + 20 * HOUR
+        await asyncio.to_thread(_delete, lab.places.store_url, lost)
+        code, found = await data(lab, "verify", **urls)
+        assert code == 65 and sum(row["wanted"] for row in found) == 1
+        assert (await data(lab, "repair", **urls))[0] == 0
+        assert (await data(lab, "verify", **urls))[0] == 0
+    assert await stored(lab, "OFFUSDT") == before
+
+
+def _delete(url: str, open_time: int) -> None:
+    with sqlite3.connect(url.removeprefix("sqlite:///")) as connection:
+        assert connection.execute("DELETE FROM candles_1h WHERE open_time = ?", (open_time,)).rowcount == 1
+
+
+async def test_a_loader_that_dies_among_candles_off_the_grid_publishes_each_once(lab):
+    async with WildExchange({"OFFUSDT": OFF_GRID}).serve() as urls:
+        for moment in ("2018-02-09T20:00", "2018-02-10T20:00"):  # the first try ends inside the stretch
+            env = {"TYPE": "api_candles_1h", "SYMBOL": "OFFUSDT", "SOURCE": "rest", **urls}
+            assert await lab.run("loader-producer", **env, TIME_RANGE=f"2018-02-07T12:00:{moment}") == 0
+        assert await lab.run("loader-producer", **env, TIME_RANGE=SPAN) == 0
+    times = [msgspec.json.decode(record.value)["open_time"] for record in await lab.records(lab.data)]
+    assert times == [open_time for open_time, _ in inside(OFF_GRID)]
+
+
+async def test_indicators_over_candles_off_the_grid_are_those_of_their_history(lab):
+    "The next candle is the next one, wherever it opens."
+    async with WildExchange({"OFFUSDT": OFF_GRID, "CUTUSDT": CUT}).serve() as urls:
+        await load(lab, urls, SOURCE="rest")
+    rows, enriched = await stored(lab, "OFFUSDT"), await stored(lab, "OFFUSDT", "candles_1h_enriched")
+    enricher = Enricher()
+    values = enricher.history(*(np.array([row[name] for row in rows]) for name in CANDLE_COLUMNS))
+    assert [row["open_time"] for row in enriched] == [row["open_time"] for row in rows]
+    for n, name in enumerate(enricher.names):
+        got = np.array([np.nan if row[name] is None else row[name] for row in enriched])
+        np.testing.assert_array_equal(got, values[:, n])
+
+
+async def test_an_exchange_that_has_nothing_for_a_while_loses_nothing(lab):
+    "It answers every question with an empty page; what it denied is due at once, and in the end all is there."
+    wild = WildExchange({"LATEUSDT": hours(*full(to_ms("2024-03-01"), to_ms("2024-03-05")))})
+    async with wild.serve() as urls:
+        wild.silent = True
+        env = {"TYPE": "api_candles_1h", "SYMBOL": "LATEUSDT", "TIME_RANGE": "2024-03-01:2024-03-05", **urls}
+        assert await lab.run("loader-producer", **env, SOURCE="rest") == 0
+        entry = await entry_of(lab, "LATEUSDT")
+        assert entry.missing.size == 96 * HOUR == entry.due(entry.no_data[0].at).size
+        assert (await data(lab, "verify", **urls))[0] == 0
+        wild.silent = False
+        code, repaired = await data(lab, "repair", **urls)
+        assert code == 0 and [row["stored"] for row in repaired] == [96]
+        assert await data(lab, "repair", **urls) == (0, [])
+    assert len(await stored(lab, "LATEUSDT")) == 96
