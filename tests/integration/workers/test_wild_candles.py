@@ -8,13 +8,13 @@ import sys
 
 import msgspec
 import numpy as np
+from wild_exchange import WildExchange, kline
 
 from streamforge.core.times import to_ms
 from streamforge.features.enricher import CANDLE_COLUMNS, Enricher
-from streamforge.ledger.entries import LedgerKey, read_entry
+from streamforge.ledger.entries import LedgerKey, read_entry, update_entry
 from streamforge.ledger.ranges import Ranges
 from streamforge.store.base import open_store
-from wild_exchange import WildExchange, kline
 
 HOUR = 3_600_000
 STOP, REGULAR = to_ms("2018-02-08"), to_ms("2018-02-11T04:00")
@@ -165,8 +165,35 @@ async def test_an_exchange_that_has_nothing_for_a_while_loses_nothing(lab):
         entry = await entry_of(lab, "LATEUSDT")
         assert entry.missing.size == 96 * HOUR == entry.due(entry.no_data[0].at).size
         assert (await data(lab, "verify", **urls))[0] == 0
+        code, out = await data(lab, "status", **urls)
+        assert code == 0 and (out[0]["denied"], out[0]["due"]) == (96, out[0]["denied_at"])
         wild.silent = False
         code, repaired = await data(lab, "repair", **urls)
         assert code == 0 and [row["stored"] for row in repaired] == [96]
         assert await data(lab, "repair", **urls) == (0, [])
     assert len(await stored(lab, "LATEUSDT")) == 96
+
+
+async def test_denied_hours_are_asked_for_when_they_are_due(lab):
+    "A hole that the exchange fills later is found by a repair, which asks for nothing before it is due."
+    whole = hours(*full(to_ms("2024-03-01"), to_ms("2024-03-05")))
+    wild = WildExchange({"HOLEUSDT": whole[:20] + whole[26:]})
+    async with wild.serve() as urls:
+        env = {"TYPE": "api_candles_1h", "SYMBOL": "HOLEUSDT", "TIME_RANGE": "2024-03-01:2024-03-05", **urls}
+        assert await lab.run("loader-producer", **env, SOURCE="rest") == 0
+        assert await lab.run("arango-connector", UPSTREAM="loader-producer__a1b2c3", **env) == 0
+        wild.rows["HOLEUSDT"] = whole
+        wild.log.clear()
+        assert await data(lab, "repair", **urls) == (0, []) and not wild.log
+        key = LedgerKey("candles_1h", "HOLEUSDT", "candles", "1h")
+        async with open_store(lab.places.store_url) as store:
+            await update_entry(store, key, lambda entry: _earlier(entry, HOUR))
+        code, repaired = await data(lab, "repair", **urls)
+        assert code == 0 and [row["stored"] for row in repaired] == [6]
+    assert len(await stored(lab, "HOLEUSDT")) == 96 and not (await entry_of(lab, "HOLEUSDT")).missing
+
+
+def _earlier(entry, ms):
+    "The same entry, with denials that are older."
+    gaps = tuple(msgspec.structs.replace(gap, at=gap.at - ms) for gap in entry.no_data)
+    return msgspec.structs.replace(entry, no_data=gaps)
