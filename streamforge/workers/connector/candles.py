@@ -24,7 +24,7 @@ from .pipeline import Handler, Shaped, Wiring, retrying_store, store_rows
 from .revisions import Revisions
 from .rows import revised_schema, rows_of
 from .states import MarketKey, keep_state, load_partition
-from ..runtime.context import FILLED_HEADER, Context
+from ..runtime.context import FILLED_HEADER, Context, marked_filled
 from ..runtime.topics import ensure_topic
 
 
@@ -164,7 +164,10 @@ def _messages(advanced: AdvanceResult, names: tuple[str, ...], headers: tuple[tu
     "Make records of enriched candles, each with the position of its candle in the header `sf.source`."
     rows = rows_of(advanced.candles, advanced.values, names)
     encode = msgspec.json.Encoder().encode
-    return [
-        Message(encode(row), record.key, (*headers, ("sf.source", record.source.encode())))
-        for record, row in zip(advanced.records, rows, strict=True)
-    ]
+    messages = []
+    for record, row in zip(advanced.records, rows, strict=True):
+        value, marks = encode(row), (*headers, ("sf.source", record.source.encode()))
+        if FILLED_HEADER in record.headers:
+            value, marks = marked_filled(value), (*marks, FILLED_HEADER)
+        messages.append(Message(value, record.key, marks))
+    return messages

@@ -24,7 +24,7 @@ from ...store.schemas import market_where
 from .decoding import DecodedBatch
 from .enrichment import MarketStates
 from .pipeline import Wiring, retrying_store
-from .rows import CANDLE_FIELDS, changed_rows, enriched_table
+from .rows import STORED_FIELDS, changed_rows, enriched_table
 from ...features.enricher import CANDLE_COLUMNS
 from streamforge.workers.connector.states import (
     MarketKey,
@@ -76,9 +76,9 @@ async def _head(store: Store, revision: Revision) -> int:
 
 async def _changed(store: Store, revision: Revision, enricher: Enricher, start: int, end: int) -> pa.Table:
     "Compute the rows of a stretch and select those that differ from stored ones; the enricher moves on."
-    candles = await store.read(revision.collection, where=revision.where, start=start, end=end, columns=CANDLE_FIELDS)
+    candles = await store.read(revision.collection, where=revision.where, start=start, end=end, columns=STORED_FIELDS)
     values = enricher.history(*(candles[name].to_numpy() for name in CANDLE_COLUMNS))
-    names = [*CANDLE_FIELDS, *revision.names, "revision"]
+    names = [*STORED_FIELDS, *revision.names, "revision"]
     collection = enriched_collection(revision.collection)
     stored = await store.read(collection, where=revision.where, start=start, end=end, columns=names)
     return changed_rows(enriched_table(candles, values, revision.names), stored, True)
@@ -107,6 +107,11 @@ async def revise(
 
 
 # %% ../../../nbs/60_workers/connector/06_revisions.ipynb #658f10e1
+def _unmarked(row: dict[str, Any]) -> dict[str, Any]:  # Any: a column's value
+    "A row without `filled`, unless it was."
+    return row if row.get("filled") else {name: value for name, value in row.items() if name != "filled"}
+
+
 class Revisions:
     "Collects what is due of the markets of one consumer, and revises it."
 
@@ -130,7 +135,7 @@ class Revisions:
         partitions = (await self.ctx.bus.topics())[self.wiring.topic].partitions
         await ensure_topic(self.ctx.bus, topic, TopicSpec(partitions=partitions))
         messages = [
-            Message(msgspec.json.encode(row), market_key(row["exchange"], row["symbol"]), self.ctx.headers)
+            Message(msgspec.json.encode(_unmarked(row)), market_key(row["exchange"], row["symbol"]), self.ctx.headers)
             for row in rows
         ]
         await self.ctx.publish(topic, messages)

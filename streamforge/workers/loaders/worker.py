@@ -33,7 +33,7 @@ from streamforge.workers.loaders.base import (
 )
 from .live import last_written
 from ..outcomes import MarketOutcome, describe_outcomes
-from ..runtime.context import FILLED_HEADER, Context, is_own_topic
+from ..runtime.context import FILLED_HEADER, Context, is_own_topic, marked_filled
 from ..runtime.topics import ensure_topic
 from ..runtime.worker import Worker
 from ..targets import MARKET_DATA
@@ -151,13 +151,18 @@ async def publish_part(
         if order.exchange != DEFAULT_EXCHANGE:  # an adapter reads what an exchange sends, which does not name itself
             records = [msgspec.structs.replace(record, exchange=order.exchange) for record in records]
         messages = [
-            Message(
-                value,
-                market_key(order.exchange, symbol := _symbol_of(record)),
-                flat if part.filled and (symbol, _time_of(record)) in part.filled else headers,
-            )
+            Message(value, market_key(order.exchange, _symbol_of(record)), headers)
             for record, value in zip(records, encode_all(records), strict=True)
         ]
+        if part.filled:
+            messages = [
+                (
+                    Message(marked_filled(message.value), message.key, flat)
+                    if (_symbol_of(record), _time_of(record)) in part.filled
+                    else message
+                )
+                for record, message in zip(records, messages, strict=True)
+            ]
         places = await ctx.publish(part.topic or order.topic, messages)
         if not part.topic:
             for partition, offset in dict(places).items():  # the last of each
