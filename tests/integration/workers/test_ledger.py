@@ -47,7 +47,8 @@ def holes_of_file(symbol="BTCUSDT") -> Ranges:
 def asked(exchange) -> list[tuple[str, int, int]]:
     "Which candles were asked for: (symbol, start, end)."
     queries = [parse_qs(query) for _, path, query, _ in exchange.log if path.endswith("klines")]
-    return [(query["symbol"][0], int(query["startTime"][0]), int(query["endTime"][0]) + 1) for query in queries]
+    ranges = [query for query in queries if "endTime" in query]  # without: the first candle of a market
+    return [(query["symbol"][0], int(query["startTime"][0]), int(query["endTime"][0]) + 1) for query in ranges]
 
 
 async def load_and_store(lab, url, **more):
