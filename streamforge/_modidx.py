@@ -1790,8 +1790,16 @@ d = {
                 "80_cli/data/commands.html#_moment",
                 "streamforge/cli/data/commands.py",
             ),
+            "streamforge.cli.data.commands._nothing_to_repair": (
+                "80_cli/data/commands.html#_nothing_to_repair",
+                "streamforge/cli/data/commands.py",
+            ),
             "streamforge.cli.data.commands._show": (
                 "80_cli/data/commands.html#_show",
+                "streamforge/cli/data/commands.py",
+            ),
+            "streamforge.cli.data.commands.denial_words": (
+                "80_cli/data/commands.html#denial_words",
                 "streamforge/cli/data/commands.py",
             ),
             "streamforge.cli.data.commands.repair": (
@@ -1835,6 +1843,10 @@ d = {
             ),
             "streamforge.cli.data.repair._lacking": (
                 "80_cli/data/repair.html#_lacking",
+                "streamforge/cli/data/repair.py",
+            ),
+            "streamforge.cli.data.repair.denials_of": (
+                "80_cli/data/repair.html#denials_of",
                 "streamforge/cli/data/repair.py",
             ),
             "streamforge.cli.data.repair.describe_market": (
@@ -3293,6 +3305,10 @@ d = {
                 "30_exchange/binance/rest.html#binancerest.exchange_info",
                 "streamforge/exchange/binance/rest.py",
             ),
+            "streamforge.exchange.binance.rest.BinanceRest.first_open": (
+                "30_exchange/binance/rest.html#binancerest.first_open",
+                "streamforge/exchange/binance/rest.py",
+            ),
             "streamforge.exchange.binance.rest.BinanceRest.kline_page": (
                 "30_exchange/binance/rest.html#binancerest.kline_page",
                 "streamforge/exchange/binance/rest.py",
@@ -3329,6 +3345,10 @@ d = {
                 "30_exchange/binance/rest.html#klines._fetch",
                 "streamforge/exchange/binance/rest.py",
             ),
+            "streamforge.exchange.binance.rest.Klines._gaps_in": (
+                "30_exchange/binance/rest.html#klines._gaps_in",
+                "streamforge/exchange/binance/rest.py",
+            ),
             "streamforge.exchange.binance.rest.Klines._read": (
                 "30_exchange/binance/rest.html#klines._read",
                 "streamforge/exchange/binance/rest.py",
@@ -3343,6 +3363,10 @@ d = {
             ),
             "streamforge.exchange.binance.rest.Klines._skip_years_before": (
                 "30_exchange/binance/rest.html#klines._skip_years_before",
+                "streamforge/exchange/binance/rest.py",
+            ),
+            "streamforge.exchange.binance.rest.Klines._wait_if_silent": (
+                "30_exchange/binance/rest.html#klines._wait_if_silent",
                 "streamforge/exchange/binance/rest.py",
             ),
             "streamforge.exchange.binance.rest._Time": (
@@ -8048,6 +8072,10 @@ d = {
                 "60_workers/connector/revisions.html#_head",
                 "streamforge/workers/connector/revisions.py",
             ),
+            "streamforge.workers.connector.revisions._unmarked": (
+                "60_workers/connector/revisions.html#_unmarked",
+                "streamforge/workers/connector/revisions.py",
+            ),
             "streamforge.workers.connector.revisions.revise": (
                 "60_workers/connector/revisions.html#revise",
                 "streamforge/workers/connector/revisions.py",
@@ -8470,6 +8498,10 @@ d = {
                 "60_workers/loaders/base.html#seen.add",
                 "streamforge/workers/loaders/base.py",
             ),
+            "streamforge.workers.loaders.base.Seen.doubtful": (
+                "60_workers/loaders/base.html#seen.doubtful",
+                "streamforge/workers/loaders/base.py",
+            ),
             "streamforge.workers.loaders.base.Seen.flat": (
                 "60_workers/loaders/base.html#seen.flat",
                 "streamforge/workers/loaders/base.py",
@@ -8498,8 +8530,16 @@ d = {
                 "60_workers/loaders/base.html#read_order",
                 "streamforge/workers/loaders/base.py",
             ),
+            "streamforge.workers.loaders.base.seen_of": (
+                "60_workers/loaders/base.html#seen_of",
+                "streamforge/workers/loaders/base.py",
+            ),
             "streamforge.workers.loaders.base.side_by_side": (
                 "60_workers/loaders/base.html#side_by_side",
+                "streamforge/workers/loaders/base.py",
+            ),
+            "streamforge.workers.loaders.base.slots_of_candles": (
+                "60_workers/loaders/base.html#slots_of_candles",
                 "streamforge/workers/loaders/base.py",
             ),
             "streamforge.workers.loaders.base.until_stopped": (
@@ -8560,6 +8600,10 @@ d = {
                 "60_workers/loaders/candles.html#marketstream.__init__",
                 "streamforge/workers/loaders/candles.py",
             ),
+            "streamforge.workers.loaders.candles.MarketStream._denials": (
+                "60_workers/loaders/candles.html#marketstream._denials",
+                "streamforge/workers/loaders/candles.py",
+            ),
             "streamforge.workers.loaders.candles.MarketStream._flat": (
                 "60_workers/loaders/candles.html#marketstream._flat",
                 "streamforge/workers/loaders/candles.py",
@@ -8570,6 +8614,14 @@ d = {
             ),
             "streamforge.workers.loaders.candles.MarketStream._settled": (
                 "60_workers/loaders/candles.html#marketstream._settled",
+                "streamforge/workers/loaders/candles.py",
+            ),
+            "streamforge.workers.loaders.candles.MarketStream._slot": (
+                "60_workers/loaders/candles.html#marketstream._slot",
+                "streamforge/workers/loaders/candles.py",
+            ),
+            "streamforge.workers.loaders.candles.MarketStream._take_gaps": (
+                "60_workers/loaders/candles.html#marketstream._take_gaps",
                 "streamforge/workers/loaders/candles.py",
             ),
             "streamforge.workers.loaders.candles.MarketStream.facts": (
@@ -9308,6 +9360,10 @@ d = {
             ),
             "streamforge.workers.runtime.context.is_own_topic": (
                 "60_workers/runtime/context.html#is_own_topic",
+                "streamforge/workers/runtime/context.py",
+            ),
+            "streamforge.workers.runtime.context.marked_filled": (
+                "60_workers/runtime/context.html#marked_filled",
                 "streamforge/workers/runtime/context.py",
             ),
             "streamforge.workers.runtime.context.retrying": (

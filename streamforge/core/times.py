@@ -25,14 +25,11 @@ import re
 import time
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING
 
 import msgspec
+import numpy as np
 
 from .errors import BadInterval, BadTime, BadTimeRange
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 # %% ../../nbs/00_core/04_times.ipynb #21b0aef3
@@ -90,10 +87,8 @@ def as_ms(
 def as_ms_column(
     moments: object,  # (n,) of what `as_ms` takes: list, array, pandas.Series, pandas.Index, pyarrow column
     field: str = "time",  # what they are, for the error
-) -> "np.ndarray":  # (n,) int64, ms since 1970, UTC
+) -> np.ndarray:  # (n,) int64, ms since 1970, UTC
     "Convert a column of instants; raises `BadTime` with the first row that is no plausible time."
-    import numpy as np
-
     zone = getattr(getattr(moments, "dtype", None), "tz", None)
     column = moments.to_numpy(dtype="datetime64[us]") if zone is not None else np.asarray(moments)  # type: ignore[attr-defined]
     if column.dtype.kind == "M":
@@ -125,10 +120,8 @@ def _floor_ms(moment: datetime) -> int:
     return (since.days * 86_400 + since.seconds) * 1000 + since.microseconds // 1000
 
 
-def _plausible(column: "np.ndarray", field: str) -> "np.ndarray":
+def _plausible(column: np.ndarray, field: str) -> np.ndarray:
     "Numbers as int64 if every one of them can be milliseconds of a market."
-    import numpy as np
-
     with np.errstate(invalid="ignore"):
         good = (column >= EARLIEST_MS) & (column < LATEST_MS)
         if column.dtype.kind == "f":
@@ -260,8 +253,6 @@ def find_gaps(
     close_times: "Sequence[int] | np.ndarray | None" = None,  # last ms of each candle; None: each lasts an interval
 ) -> list[Gap]:  # in time order; empty if nothing is missing
     "Find the slots of the grid inside a range that no candle overlaps."
-    import numpy as np
-
     step, expected = interval_ms(interval), open_times(span, interval)
     count, opened = len(expected), np.asarray(present, dtype=np.int64)
     last = opened + step - 1

@@ -165,6 +165,10 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
                 verified=self.verified - ranges,
                 off_grid=self.off_grid - ranges,
             )
+        if state == "verified":
+            return msgspec.structs.replace(
+                self, verified=self.verified | ranges, no_data=_without(self.no_data, ranges)
+            )
         if state == "absent":
             lacking = {name: getattr(self, name) - ranges for name in ("loaded", "verified", "filled")}
             return msgspec.structs.replace(self, **lacking)

@@ -7,6 +7,7 @@ __all__ = [
     "COUNTS",
     "Filter",
     "ledger_markets",
+    "denials_of",
     "describe_market",
     "verify_markets",
     "problems",
@@ -27,7 +28,7 @@ from ...client.client import Client
 from ...core.errors import BadData, TryAgain
 from ...core.names import check_exchange, queue_id, telemetry_id
 from ...core.settings import Places
-from ...core.times import TimeRange
+from ...core.times import TimeRange, now_ms
 from ...core.types import JsonObject
 from ...ledger.entries import Entry, LedgerKey, read_ledger, update_entry
 from ...ledger.ranges import Ranges
@@ -88,6 +89,21 @@ async def ledger_markets(
 COUNTS = ("asked", "loaded", "verified", "missing", "filled", "wanting")
 
 
+def denials_of(
+    market: LedgerKey,
+    entry: Entry,
+    span: Ranges,  # only these slots or ids
+) -> JsonObject:  # `denied`: how many; `denied_at`, `due`: ms UTC, None if nothing was denied, or never due
+    "Tell what the exchange has denied, when it did so last, and when the first of it is asked for again."
+    parts = [(gap, (Ranges.of((gap.start, gap.end)) & span).size) for gap in entry.no_data]
+    due = [gap.due for gap, size in parts if size and gap.count >= 0]
+    return {
+        "denied": sum(size for _, size in parts) // market.step,
+        "denied_at": max((gap.at for gap, size in parts if size), default=None),
+        "due": min(due, default=None),
+    }
+
+
 def describe_market(
     market: LedgerKey,
     entry: Entry,
@@ -113,6 +129,7 @@ def describe_market(
     return (
         about
         | counts
+        | denials_of(market, entry, whole)
         | {"percent": round(100 * (parts["verified"] - parts["missing"]).size / possible, 2) if possible else 0.0}
     )
 
@@ -150,6 +167,7 @@ def problems(
         "impossible": list(findings.impossible),
         "off_grid": list(findings.off_grid),
         "short": list(findings.short),
+        **denials_of(market, entry, findings.span),
     }
 
 
@@ -231,7 +249,7 @@ async def _lacking(store: Store, wanted: Filter, again: bool, fill: bool) -> lis
     "Find what to ask for, market by market, and note it as asked."
     lacking = []
     for market, findings, entry in await verify_markets(store, wanted):
-        todo = findings.gaps(entry)
+        todo = findings.gaps(entry) | (entry.due(now_ms()) & findings.span)
         if again:
             todo |= entry.missing & findings.span
         if fill and market.interval:
@@ -270,7 +288,7 @@ async def repair_all(
     source: str = "rest",  # or `archive`, or `auto`
     url: str = "",  # of a queue-manager; empty: here
 ) -> list[JsonObject]:  # one per market that lacked something
-    "Verify, get what is missing, verify again; raises the errors of its workers."
+    "Verify, get what is missing or due, verify again; raises the errors of its workers."
     async with open_store(places.store_url) as store:
         lacking = await _lacking(store, wanted, again, fill)
         ledger = await read_ledger(store)

@@ -25,7 +25,7 @@ from ...ledger.ranges import Ranges, covered, slots_of
 from ...ledger.verify import verify, verify_trades
 from ...store.base import Store
 from ...store.schemas import CANDLES, TRADES, market_where
-from ..connector.rows import CANDLE_FIELDS, changed_rows, enriched_table, revised_schema
+from ..connector.rows import STORED_FIELDS, changed_rows, enriched_table, revised_schema
 from ..connector.states import announce_revision, keep_state, warm_enricher
 
 # %% ../../../nbs/60_workers/imports/02_rows.ipynb #dbd8b984
@@ -199,11 +199,11 @@ async def enrich_stored(
     enricher = await warm_enricher(store, key.collection, market, first, INDICATORS)
     written, revised = 0, -1
     for start, end in _windows(first, newest["open_time"][0].as_py() + 1, head + 1, key.step * CHUNK_ROWS):
-        candles = await store.read(key.collection, where=where, start=start, end=end, columns=CANDLE_FIELDS)
+        candles = await store.read(key.collection, where=where, start=start, end=end, columns=STORED_FIELDS)
         if not len(candles):
             continue
         values = await asyncio.to_thread(enricher.history, *(candles[name].to_numpy() for name in CANDLE_COLUMNS))
-        names = [*CANDLE_FIELDS, *INDICATORS, "revision"]
+        names = [*STORED_FIELDS, *INDICATORS, "revision"]
         stored = await store.read(target, where=where, start=start, end=end, columns=names)
         rows = changed_rows(enriched_table(candles, values), stored, end <= head + 1)
         if len(rows):

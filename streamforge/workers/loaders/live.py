@@ -30,14 +30,21 @@ from ...bus.base import Bus, Record
 from ...core.errors import BadConfig, BadRecord, TryAgain, UnknownSymbol
 from ...core.names import DEFAULT_EXCHANGE
 from ...core.settings import WorkerSettings
-from ...core.times import interval_ms
 from ...core.types import JsonObject
 from ...exchange.binance.models import DATA_API, SymbolInfo
 from ...exchange.binance.rest import BinanceRest
 from ...exchange.binance.socket import DATA_STREAM, StreamOptions
 from ...exchange.binance.streams import Streams
 from ...messages.records import decode
-from .base import LISTED_GAPS, PARALLEL_MARKETS, PRODUCER_HEADER, Order, RowPlace, Seen
+from streamforge.workers.loaders.base import (
+    LISTED_GAPS,
+    PARALLEL_MARKETS,
+    PRODUCER_HEADER,
+    Order,
+    RowPlace,
+    Seen,
+    seen_of,
+)
 from ..runtime.context import Context
 from ..targets import LiveParameters
 
@@ -171,7 +178,7 @@ async def last_written(
                         last[row.symbol, row.interval] = row, record.partition, record.offset + 1
         for market in (last.keys() & set(markets)) - seen.keys():
             row, partition, offset = last[market]
-            seen[market] = Seen(interval_ms(row.interval) if row.interval else 1)
+            seen[market] = seen_of(row.interval)
             seen[market].add(*row.place)
             ends[partition] = max(offset, ends.get(partition, 0))
         stop, size = start, size * 4

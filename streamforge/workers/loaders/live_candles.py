@@ -23,7 +23,7 @@ from ...messages.records import Candle
 from ..runtime.context import Context
 from ..targets import LiveCandleParameters
 from .live import IDLE_SECONDS, LIVE_PART_RECORDS, RECENT_MS, RETRY_PAUSES, LiveSession
-from .base import PARALLEL_MARKETS, Fact, Order, Part, Seen, in_time_order
+from .base import PARALLEL_MARKETS, Fact, Order, Part, Seen, in_time_order, slots_of_candles
 from ..runtime.topics import ensure_topic
 
 # %% ../../../nbs/60_workers/loaders/06_live_candles.ipynb #ba06a4cf
@@ -39,15 +39,23 @@ async def fetch_closed_candles(
     interval: str,
     span: TimeRange,
 ) -> tuple[list[Candle], list[Gap], int]:  # what the exchange has, what it lacks, and its time of the answer, ms
-    "Request all closed candles of a range by REST; raises `ExchangeError` after RETRY_SECONDS."
+    """Request all closed candles that open in a range, by REST; raises `ExchangeError` after RETRY_SECONDS.
+
+    Where an edge of the range is off the grid, the candle beyond it reaches into its slot: only whole slots can lack.
+    """
+    step, slots = interval_ms(interval), open_times(span, interval)
+    after = slots[-1] + step if len(slots) else span.start
+    whole = TimeRange(slots.start, after if after <= span.end else after - step)
+    wider = TimeRange(open_times(TimeRange(span.start - step + 1, span.end), interval)[0], span.end)
 
     async def ask() -> tuple[list[Candle], int]:
-        klines = session.rest.klines(symbol, interval, span)
-        return [candle async for page in klines for candle in page], klines.now
+        klines = session.rest.klines(symbol, interval, wider)
+        return [candle async for page in klines for candle in page if candle.open_time in span], klines.now
 
     for pause in (*RETRY_PAUSES, 0.0):
         rows, now = await session.ctx.retry("exchange", ask)
-        gaps = find_gaps([candle.open_time for candle in rows], span, interval)
+        closed = [candle.close_time for candle in rows]
+        gaps = find_gaps([candle.open_time for candle in rows], whole, interval, closed)
         if not gaps or gaps[-1].end < now - RECENT_MS or not pause:
             break
         await asyncio.sleep(pause)
@@ -63,7 +71,7 @@ def first_open(
     step = interval_ms(order.interval)
     forming = open_times(TimeRange(now - step + 1, now + 1), order.interval)[0]
     start = open_times(order.span, order.interval).start if order.span else 0
-    return max(seen.real.parts[-1][1], start) if seen else start or forming
+    return max(seen.after, start) if seen else start or forming
 
 
 # %% ../../../nbs/60_workers/loaders/06_live_candles.ipynb #112ee3fd
@@ -161,7 +169,7 @@ class LiveCandleSource:
                 async with aclosing(self._fill(step.symbol, span)) as parts:
                     async for part in parts:
                         yield part
-            if step.closed and step.closed.open_time <= self.last:
+            if step.closed and step.closed.open_time < self.last + self.step:
                 closed.append(step.closed)
                 forming.pop(step.symbol, None)
             elif step.forming:
@@ -190,13 +198,15 @@ class LiveCandleSource:
 
     def _loaded(self, records: Sequence[Candle]) -> list[Fact]:
         "State that these candles were asked for and loaded, market by market."
-        by_symbol: dict[str, list[tuple[int, int]]] = {}
+        by_symbol: dict[str, list[Candle]] = {}
         for candle in records:
-            by_symbol.setdefault(candle.symbol, []).append((candle.open_time, candle.open_time + self.step))
+            by_symbol.setdefault(candle.symbol, []).append(candle)
         facts = []
-        for symbol, runs in by_symbol.items():
-            market, ranges = self.order.market(symbol), Ranges.of(*runs)
-            facts += [Fact(market, "asked", ranges), Fact(market, "loaded", ranges)]
+        for symbol, candles in by_symbol.items():
+            market = self.order.market(symbol)
+            slots, off_grid = slots_of_candles(candles, self.order.interval)
+            facts += [Fact(market, "asked", slots), Fact(market, "loaded", slots)]
+            facts += [Fact(market, "off_grid", off_grid)] if off_grid else []
         return facts
 
     def _due(self, forming: Mapping[str, Candle]) -> list[Candle]:
@@ -205,7 +215,9 @@ class LiveCandleSource:
         due = [
             candle
             for symbol, candle in forming.items()
-            if self.topic and now - self._sent.get(symbol, 0.0) >= _FORMING_SECONDS and candle.open_time <= self.last
+            if self.topic
+            and now - self._sent.get(symbol, 0.0) >= _FORMING_SECONDS
+            and candle.open_time < self.last + self.step
         ]
         self._sent |= dict.fromkeys((candle.symbol for candle in due), now)
         return due
