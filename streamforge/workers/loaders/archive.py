@@ -201,7 +201,8 @@ class ArchivedCandles:
             return
         step = interval_ms(self.interval)
         slots, before = open_times(TimeRange(start - step + 1, end), self.interval), self.gaps
-        inside = TimeRange(slots.start + step * (slots.start < start), slots.stop - step * (slots.stop > end))
+        after = slots[-1] + step if len(slots) else slots.start
+        inside = TimeRange(slots.start + step * (slots.start < start), after - step * (after > end))
         klines = self.rest.klines(self.symbol, self.interval, TimeRange(slots.start, end))
         async with aclosing(aiter(klines)) as pages:
             async for page in pages:

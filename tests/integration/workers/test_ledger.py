@@ -48,7 +48,9 @@ def asked(exchange) -> list[tuple[str, int, int]]:
     "Which candles were asked for: (symbol, start, end)."
     queries = [parse_qs(query) for _, path, query, _ in exchange.log if path.endswith("klines")]
     ranges = [query for query in queries if "endTime" in query]  # without: the first candle of a market
-    return [(query["symbol"][0], int(query["startTime"][0]), int(query["endTime"][0]) + 1) for query in ranges]
+    spans = [(query["symbol"][0], int(query["startTime"][0]), int(query["endTime"][0]) + 1) for query in ranges]
+    # shorter than an hour: does the candle before a hole reach into it?
+    return [(symbol, start, end) for symbol, start, end in spans if end - start >= HOUR]
 
 
 async def load_and_store(lab, url, **more):
