@@ -11,7 +11,7 @@ __all__ = [
     "iso",
     "now_ms",
     "as_ms",
-    "as_ms_column",
+    "plausible_ms",
     "TimeRange",
     "interval_ms",
     "grid_origin",
@@ -23,11 +23,11 @@ __all__ = [
 # %% ../../nbs/00_core/04_times.ipynb #c9c8e870
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Collection
 from datetime import UTC, date, datetime
+from numbers import Integral
 
 import msgspec
-import numpy as np
 
 from .errors import BadInterval, BadTime, BadTimeRange
 
@@ -81,60 +81,37 @@ def as_ms(
         return _floor_ms(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
     if isinstance(moment, date):
         return _floor_ms(datetime(moment.year, moment.month, moment.day, tzinfo=UTC))
-    return int(as_ms_column([moment], field)[0])
-
-
-def as_ms_column(
-    moments: object,  # (n,) of what `as_ms` takes: list, array, pandas.Series, pandas.Index, pyarrow column
-    field: str = "time",  # what they are, for the error
-) -> np.ndarray:  # (n,) int64, ms since 1970, UTC
-    "Convert a column of instants; raises `BadTime` with the first row that is no plausible time."
-    zone = getattr(getattr(moments, "dtype", None), "tz", None)
-    column = moments.to_numpy(dtype="datetime64[us]") if zone is not None else np.asarray(moments)  # type: ignore[attr-defined]
-    if column.dtype.kind == "M":
-        if np.isnat(column).any():
-            row = int(np.isnat(column).argmax())
-            raise BadTime(f"expected {field} in row {row}, found none (NaT)", "leave the row out", field=field)
-        return column.astype("datetime64[ms]").astype(np.int64)
-    if column.dtype.kind in "iuf":
-        return _plausible(column, field)
-    kinds = {type(value) for value in column.tolist()}
-    if kinds <= {int, float} and bool not in kinds:
-        return _plausible(np.asarray(column, dtype=np.float64 if float in kinds else np.int64), field)
-    if column.dtype.kind not in "OUS" or any(
-        issubclass(kind, bool | int | float | bytes | type(None)) for kind in kinds
-    ):
-        shown = next((value for value in column.tolist() if not isinstance(value, str | date)), column.dtype)
+    if getattr(getattr(moment, "dtype", None), "kind", "") == "M" and str(moment) != "NaT":  # numpy.datetime64
+        return int(moment.astype("datetime64[ms]").astype("int64"))  # type: ignore[attr-defined]
+    if isinstance(moment, bool) or not isinstance(moment, Integral | float):
         raise BadTime(
-            f"expected {field} as milliseconds, text or datetimes, one kind in a column, found {shown!r}",
-            "convert the column, with pandas.to_datetime for example",
+            f"expected {field} as milliseconds, text or datetime, found {moment!r}",
+            "convert it, with pandas.to_datetime for example",
             field=field,
         )
-    return np.array([as_ms(value, field) for value in column], dtype=np.int64)
+    return plausible_ms(float(moment) if isinstance(moment, float) else int(moment), field)
 
 
 # %% ../../nbs/00_core/04_times.ipynb #eb4223fe
+def plausible_ms(
+    value: float,  # a number that should be ms since 1970, UTC
+    field: str,  # what it is, for the error
+    where: str = "",  # ` in row 3`, for the error
+) -> int:  # ms since 1970, UTC
+    "Return a number that can be milliseconds of a market; raises `BadTime` for one of another unit."
+    if not EARLIEST_MS <= value < LATEST_MS or value != int(value):
+        raise BadTime(
+            f"expected {field} in milliseconds (1973 to 2100), found {value}{where}{_looks_like(value)}",
+            "convert it, with pandas.to_datetime(..., unit=...) for example",
+            field=field,
+        )
+    return int(value)
+
+
 def _floor_ms(moment: datetime) -> int:
     "The milliseconds of an aware datetime, without the rounding of a float."
     since = moment - datetime(1970, 1, 1, tzinfo=UTC)
     return (since.days * 86_400 + since.seconds) * 1000 + since.microseconds // 1000
-
-
-def _plausible(column: np.ndarray, field: str) -> np.ndarray:
-    "Numbers as int64 if every one of them can be milliseconds of a market."
-    with np.errstate(invalid="ignore"):
-        good = (column >= EARLIEST_MS) & (column < LATEST_MS)
-        if column.dtype.kind == "f":
-            good &= column == np.floor(column)
-    if not good.all():
-        row = int((~good).argmax())
-        value = column[row].item()
-        raise BadTime(
-            f"expected {field} in milliseconds (1973 to 2100), found {value} in row {row}{_looks_like(value)}",
-            "convert the column, with pandas.to_datetime(..., unit=...) for example",
-            field=field,
-        )
-    return column.astype(np.int64)
 
 
 def _looks_like(value: float) -> str:
@@ -247,12 +224,14 @@ class Gap(msgspec.Struct, frozen=True):
 
 
 def find_gaps(
-    present: "Sequence[int] | np.ndarray",  # open times of candles, on the grid or not, in any order, ms UTC
+    present: Collection[int],  # open times of candles, on the grid or not, in any order, ms UTC
     span: TimeRange,  # range to check; candles outside count for the slots that they reach into
     interval: str,  # `1h`
-    close_times: "Sequence[int] | np.ndarray | None" = None,  # last ms of each candle; None: each lasts an interval
+    close_times: Collection[int] | None = None,  # last ms of each candle; None: each lasts an interval
 ) -> list[Gap]:  # in time order; empty if nothing is missing
     "Find the slots of the grid inside a range that no candle overlaps."
+    import numpy as np  # here: a table of workers is read without it
+
     step, expected = interval_ms(interval), open_times(span, interval)
     count, opened = len(expected), np.asarray(present, dtype=np.int64)
     last = opened + step - 1

@@ -247,7 +247,7 @@ def _sha256(path: Path) -> str:
 
 
 # %% ../../../nbs/30_exchange/binance/13_archive.ipynb #cf11d209
-class _Differs(DamagedArtifact):
+class _Differs(Exception):
     "REST has rows of a file otherwise."
 
     def __init__(self, message: str, differing: Sequence[tuple[JsonObject, JsonObject]]) -> None:
@@ -326,7 +326,7 @@ class ArchiveRead:
                     upto, moment = _last_row(table)
                     yield table
             return
-        except DamagedArtifact as error:
+        except (DamagedArtifact, _Differs) as error:
             self.archive.note_bad(file, str(error), error.differing if isinstance(error, _Differs) else ())
         if not self._has_days(file):
             self._add_missing(max(file.span.start, moment + 1), file.span.end)
@@ -364,7 +364,7 @@ class ArchiveRead:
 
     @staticmethod
     def _check(file: ArchiveFile, differing: Sequence[tuple[JsonObject, JsonObject]]) -> None:
-        "Raise `DamagedArtifact` if REST has rows of a file otherwise."
+        "Raise `_Differs` if REST has rows of a file otherwise."
         if differing:
             raise _Differs(
                 f"expected the rows of '{file.path}' as REST has them, found {len(differing)} otherwise", differing

@@ -14,7 +14,8 @@ from typing import TypeAlias
 import msgspec
 
 from ...core.errors import BadSetting, BadTime, BadTimeRange, ExchangeError
-from ...core.times import Gap, TimeRange, as_ms_column, find_gaps, interval_ms, iso
+from ...core.columns import as_ms_column
+from ...core.times import Gap, TimeRange, find_gaps, interval_ms, iso
 from ..base import IdRange
 from ...messages.records import Candle, Trade
 
