@@ -51,7 +51,7 @@ async def find_markets(
     found = {}
     for symbol, answer in (await rest.look_up(symbols)).items():
         if not isinstance(answer, UnknownSymbol):
-            found[symbol] = MarketAccess(symbol=symbol, status=answer.status or "TRADING")
+            found[symbol] = MarketAccess(symbol=symbol, status=answer.status.upper() or "TRADING")
             continue
         kind = "klines" if interval else "aggTrades"
         files = await archive.known_span(kind, symbol, interval, span, await rest.server_time()) if archive else None

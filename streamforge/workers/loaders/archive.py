@@ -30,6 +30,7 @@ import numpy as np
 import structlog
 
 from ...core.errors import BadSetting
+from ...core.names import DEFAULT_EXCHANGE
 from ...core.settings import WorkerSettings
 from ...core.times import Gap, TimeRange, find_gaps, interval_ms, open_times
 from ...core.types import JsonObject
@@ -57,6 +58,14 @@ def open_archive(
 ) -> Archive | None:  # None: everything by REST
     "The archive that belongs to the exchange of a worker; raises `BadSetting`, `BadUrl`."
     wanted = HistoryParameters.read(settings.options)
+    if settings.exchange != DEFAULT_EXCHANGE:
+        if wanted.source == "archive":
+            raise BadSetting(
+                f"expected an exchange with an archive ({DEFAULT_EXCHANGE}), found {settings.exchange}",
+                "leave SOURCE out",
+                field="SOURCE",
+            )
+        return None
     source, host = wanted.source, urlsplit(wanted.binance_api_url or DATA_API).hostname or ""
     usual = ARCHIVE_URL if f".{host}".endswith((".binance.com", ".binance.vision")) else ""
     url = wanted.binance_archive_url or usual

@@ -26,7 +26,8 @@ from ...core.errors import NotFound
 from ...core.times import Gap, TimeRange, grid_origin, now_ms, open_times
 from ...core.types import JsonObject
 from ...exchange.binance.archive import Archive
-from ...exchange.binance.models import DATA_API
+from ...exchange.base import history_of, open_exchange
+from ...exchange.binance.adapter import configured_url
 from ...exchange.binance.rest import BinanceRest
 from ...ledger.entries import SETTLED_MS, LedgerKey, NotedState, read_entry
 from ...ledger.ranges import Ranges, steps_of
@@ -301,7 +302,9 @@ class CandleHistorySource:
     def __init__(self, ctx: Context, order: Order, seen: Mapping[tuple[str, str], Seen]):
         self.ctx, self.order, self.seen = ctx, order, seen
         parameters = CandleHistoryParameters.read(ctx.settings.options)
-        self.rest = BinanceRest(parameters.binance_api_url or DATA_API, metrics=ctx.metrics, exchange=order.exchange)
+        url = configured_url(order.exchange, ctx.settings.options)
+        self.exchange = open_exchange(url, metrics=ctx.metrics)
+        self.rest = history_of(self.exchange)
         self.archive, self.always = open_archive(ctx.settings, ctx.log), parameters.source == "archive"
         self.found: dict[str, MarketAccess] = {}
         self.streams: list[MarketStream] = []
@@ -309,7 +312,7 @@ class CandleHistorySource:
         self._counts = {"asked": 0, "from_store": 0, "filled": 0}  # records, by where they came from
 
     async def __aenter__(self) -> "CandleHistorySource":
-        await self._stack.enter_async_context(self.rest)
+        await self._stack.enter_async_context(self.exchange)
         await self._stack.enter_async_context(self.archive or nullcontext())
         return self
 
@@ -427,6 +430,7 @@ class CandleHistorySource:
             "gaps": gaps[:LISTED_GAPS],
             "missing": sum(gap["missing"] for gap in gaps),
             **self._counts,
+            **({"computed": sorted(self.exchange.computed)} if self.exchange.computed else {}),
             "markets": [
                 msgspec.to_builtins(outcome) | {"exchange": self.order.exchange} for outcome in self._outcomes()
             ],

@@ -31,9 +31,10 @@ from ...core.errors import BadConfig, BadRecord, TryAgain, UnknownSymbol
 from ...core.names import DEFAULT_EXCHANGE
 from ...core.settings import WorkerSettings
 from ...core.types import JsonObject
-from ...exchange.binance.models import DATA_API, SymbolInfo
+from ...exchange.binance.adapter import binance_addresses, configured_url
+from ...exchange.binance.models import SymbolInfo
 from ...exchange.binance.rest import BinanceRest
-from ...exchange.binance.socket import DATA_STREAM, StreamOptions
+from ...exchange.binance.socket import StreamOptions
 from ...exchange.binance.streams import Streams
 from ...messages.records import decode
 from streamforge.workers.loaders.base import (
@@ -217,9 +218,10 @@ class LiveSession:
     ):
         self.ctx, self.order, self.unit = ctx, order, unit
         parameters = LiveParameters.read(ctx.settings.options)
-        self.rest = BinanceRest(parameters.binance_api_url or DATA_API, metrics=ctx.metrics, exchange=order.exchange)
+        addresses = binance_addresses(configured_url(order.exchange, ctx.settings.options))
+        self.rest = BinanceRest(addresses["api"], metrics=ctx.metrics, exchange=order.exchange)
         self.streams = Streams(
-            parameters.binance_ws_url or DATA_STREAM,
+            addresses["ws"],
             [f"{symbol.lower()}{stream}" for symbol in order.symbols],
             options=stream_options(ctx.settings),
             on_reconnect=self._on_reconnect,

@@ -16,9 +16,10 @@ from ...core.times import TimeRange
 from ...core.types import JsonObject
 from ...exchange.binance.pages import IdRange
 from ...exchange.binance.archive import Archive
-from ...exchange.binance.models import DATA_API
+from ...exchange.base import PortHistory, TradeReader, history_of, open_exchange
+from ...exchange.binance.adapter import configured_url
 from ...exchange.binance.rest import BinanceRest
-from ...exchange.binance.trades import AggTrades, agg_trades, trade_ids
+from ...exchange.binance.trades import agg_trades, trade_ids
 from ...ledger.entries import Entry, LedgerKey, read_entry
 from ...ledger.ranges import Ranges
 from ...ledger.verify import chunks_of, inspect
@@ -100,7 +101,8 @@ class TradeStream:
         self.loaded = by_id.loaded | by_id.verified
         self.skipped = self.before.hull - self.before if self.before and not self.order.only_missing else Ranges()
         self.span = self.span & by_time.asked if self.order.only_missing else self.span
-        self.stored = self.span & (by_time.loaded | by_time.verified) if self.loaded else Ranges()
+        by_ids = not isinstance(self.rest, PortHistory)  # only Binance's client finds a missing trade by its id
+        self.stored = self.span & (by_time.loaded | by_time.verified) if self.loaded and by_ids else Ranges()
         self.ask = self.span - self.stored
 
     async def pages(self) -> AsyncGenerator[list[Trade], None]:
@@ -117,10 +119,13 @@ class TradeStream:
         "Yield the trades of a range from archive and exchange."
         assert self.order.span
         self.now = self.now or await self.rest.server_time()
-        answers: AggTrades | ArchivedTrades = (
-            agg_trades(self.rest, self.symbol, span)
-            if isinstance(span, IdRange)
-            else ArchivedTrades(
+        answers: TradeReader
+        if isinstance(self.rest, PortHistory):
+            answers = self.rest.trades(self.symbol, span)
+        elif isinstance(span, IdRange):
+            answers = agg_trades(self.rest, self.symbol, span)
+        else:
+            answers = ArchivedTrades(
                 self.archive,
                 self.rest,
                 self.symbol,
@@ -129,7 +134,6 @@ class TradeStream:
                 always=self.always,
                 files_only=self.access.files_only if self.access else None,
             )
-        )
         async with aclosing(aiter(answers)) as pages:
             async for page in pages:
                 self.asked += len(page)
@@ -180,7 +184,9 @@ class TradeHistorySource:
             )
         self.ctx, self.order = ctx, order
         self.wanted = HistoryParameters.read(ctx.settings.options)
-        self.rest = BinanceRest(self.wanted.binance_api_url or DATA_API, metrics=ctx.metrics, exchange=order.exchange)
+        url = configured_url(order.exchange, ctx.settings.options)
+        self.exchange = open_exchange(url, metrics=ctx.metrics)
+        self.rest = history_of(self.exchange)
         self._open, self.always = AsyncExitStack(), self.wanted.source == "archive"
         self.archive = open_archive(ctx.settings, ctx.log)
         self.found: dict[str, MarketAccess] = {}
@@ -189,7 +195,7 @@ class TradeHistorySource:
         }
 
     async def __aenter__(self) -> "TradeHistorySource":
-        await self._open.enter_async_context(self.rest)
+        await self._open.enter_async_context(self.exchange)
         await self._open.enter_async_context(self.archive or nullcontext())
         return self
 
