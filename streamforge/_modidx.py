@@ -5225,14 +5225,28 @@ d = {
                 "40_features/frame.html#scaler.parameters",
                 "streamforge/features/frame.py",
             ),
+            "streamforge.features.frame._close_times": (
+                "40_features/frame.html#_close_times",
+                "streamforge/features/frame.py",
+            ),
             "streamforge.features.frame._column": ("40_features/frame.html#_column", "streamforge/features/frame.py"),
             "streamforge.features.frame._indicators": (
                 "40_features/frame.html#_indicators",
                 "streamforge/features/frame.py",
             ),
+            "streamforge.features.frame._interval_of": (
+                "40_features/frame.html#_interval_of",
+                "streamforge/features/frame.py",
+            ),
+            "streamforge.features.frame._merged": ("40_features/frame.html#_merged", "streamforge/features/frame.py"),
             "streamforge.features.frame._names": ("40_features/frame.html#_names", "streamforge/features/frame.py"),
+            "streamforge.features.frame._times": ("40_features/frame.html#_times", "streamforge/features/frame.py"),
             "streamforge.features.frame.features": ("40_features/frame.html#features", "streamforge/features/frame.py"),
             "streamforge.features.frame.panel_of": ("40_features/frame.html#panel_of", "streamforge/features/frame.py"),
+            "streamforge.features.frame.slots_closed_in": (
+                "40_features/frame.html#slots_closed_in",
+                "streamforge/features/frame.py",
+            ),
         },
         "streamforge.features.indicators": {
             "streamforge.features.indicators.Indicator": (

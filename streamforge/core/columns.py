@@ -22,6 +22,8 @@ def as_ms_column(
     "Convert a column of instants; raises `BadTime` with the first row that is no plausible time."
     zone = getattr(getattr(moments, "dtype", None), "tz", None)
     column = moments.to_numpy(dtype="datetime64[us]") if zone is not None else np.asarray(moments)  # type: ignore[attr-defined]
+    if not column.size:
+        return np.empty(0, np.int64)
     if column.dtype.kind == "M":
         if np.isnat(column).any():
             row = int(np.isnat(column).argmax())

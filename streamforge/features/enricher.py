@@ -13,6 +13,7 @@ from typing import Protocol, Self, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..core.columns import as_ms_column
 from ..core.errors import BadCandles, BadData
 from .indicators import INDICATORS, advance, advance_all
 from .kernels import kernel
@@ -62,15 +63,20 @@ class Enricher:
 
     def history(
         self,
-        open_time: ArrayLike,  # (T,) ms UTC, ascending, after the last one's
+        open_time: object,  # (T,) ms UTC or datetimes of any unit, ascending, after the last one's
         open: ArrayLike,
         high: ArrayLike,
         low: ArrayLike,
         close: ArrayLike,
         volume: ArrayLike,  # (T,) each
     ) -> np.ndarray:  # (T, names) float64, NaN while warming up
-        "Compute the indicators after each of many candles; raises `BadCandles`, the state unchanged, as `update` does."
-        times = np.require(open_time, np.int64, ("C", "A", "W"))  # one kind of array, so that numba compiles once
+        """Compute the indicators after each of many candles.
+
+        Raises `BadTime`, and `BadCandles` as `update` does; the state is unchanged then.
+        """
+        times = np.require(
+            as_ms_column(open_time, "open_time"), np.int64, ("C", "A", "W")
+        )  # one kind of array, so that numba compiles once
         columns = [np.require(column, np.float64, ("C", "A", "W")) for column in (open, high, low, close, volume)]
         _check_candles(times, columns, self.last_open_time)
         _, highs, lows, closes, volumes = columns

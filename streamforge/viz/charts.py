@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from plotly.graph_objects import Candlestick, Figure, Scatter
 from plotly.subplots import make_subplots
 
+from ..core.columns import as_ms_column
 from ..core.errors import BadData
 from ..features.frame import Columns
 from ..features.indicators import find_indicator
@@ -45,9 +46,9 @@ def styled(
 
 
 # %% ../../nbs/50_viz/01_charts.ipynb #d8bfbba7
-def _moments(open_time: ArrayLike) -> np.ndarray:
-    "Convert ms UTC to datetimes."
-    return np.asarray(open_time, np.int64).astype("datetime64[ms]")
+def _moments(open_time: object) -> np.ndarray:
+    "Convert ms UTC, or datetimes of any unit, to datetimes in ms; raises `BadTime`."
+    return as_ms_column(open_time, "open_time").astype("datetime64[ms]")
 
 
 def _numbers(values: ArrayLike, expected: int, name: str) -> np.ndarray:

@@ -35,7 +35,7 @@ def market(n: int) -> pd.DataFrame:
         np.minimum(open, close) * (1 - rng.random(n) * 0.003),
     )
     columns = {"open": open, "high": high, "low": low, "close": close, "volume": rng.exponential(100, n)}
-    return pd.DataFrame({"open_time": np.arange(n) * 3_600_000, **columns})
+    return pd.DataFrame({"open_time": 1_500_000_000_000 + np.arange(n) * 60_000, **columns})
 
 
 def moving_sum(x: np.ndarray, n: int) -> np.ndarray:

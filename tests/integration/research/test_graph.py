@@ -39,7 +39,7 @@ def market(returns: np.ndarray) -> dict[str, np.ndarray]:
     "Candles of these hourly log returns."
     close = 100 * np.exp(np.cumsum(returns))
     open = np.append(100.0, close[:-1])
-    times = 3_600_000 * np.arange(len(close))
+    times = 1_609_459_200_000 + 3_600_000 * np.arange(len(close))  # from 2021-01-01
     high, low = np.maximum(open, close), np.minimum(open, close)
     return dict(open_time=times, open=open, high=high, low=low, close=close, volume=np.ones(len(close)))
 
