@@ -74,9 +74,11 @@ async def run_backtest(options: BacktestOptions) -> WalkForwardRun:
     ):
         async with show.stage("freeze", "Freeze the candles") as report:
             asked = collection, markets, options.interval, span
-            panel, filled = await read_panel(store, *asked), await count_filled(store, *asked)
+            panel, filled = await read_panel(store, *asked, leave_out=True), await count_filled(store, *asked)
             data = await freeze(artifacts, f"{collection}_backtest", panel, interval=options.interval, filled=filled)
-            report(1, 1, f"sha256 {data.version[:12]}, {len(panel):,} rows of {len(markets)} markets")
+            absent = [market for market in markets if market not in panel.symbols]
+            left_out = f"; left out, no candles in the range: {', '.join(absent)}" if absent else ""
+            report(1, 1, f"sha256 {data.version[:12]}, {len(panel):,} rows of {len(panel.symbols)} markets{left_out}")
         async with show.stage("walk_forward", "Walk forward, fold by fold") as report:
             run = await walk_forward(
                 jobs,

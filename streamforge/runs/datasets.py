@@ -15,12 +15,15 @@ import numpy as np
 
 from ..artifacts.base import Artifacts, Manifest
 from ..core.errors import DamagedArtifact, NotEnoughData, NotFound
+from ..core.logs import get_logger
 from ..core.names import enriched_collection
 from ..core.times import TimeRange
 from ..features.frame import Panel, panel_of
 from ..features.indicators import INDICATORS
 from ..store.base import Store
 from ..store.schemas import market_where
+
+_LOG = get_logger("runs.datasets")
 
 # %% ../../nbs/55_runs/02_datasets.ipynb #348623d3
 DATASET_KIND = "datasets"  # kind of the artifacts
@@ -104,6 +107,7 @@ async def read_panel(
     span: TimeRange | None = None,  # None: all times
     *,
     filled: bool = True,  # take filled rows, too
+    leave_out: bool = False,  # leave out a market without rows instead of refusing; the panel's symbols tell
 ) -> Panel:
     "Read candles and indicators of several markets; raises `NotFound`, `NotEnoughData` naming the market."
     schema = (await store.collections()).get(collection)
@@ -120,20 +124,26 @@ async def read_panel(
         "low",
         "close",
         "volume",
+        *(("close_time",) if "close_time" in schema.columns else ()),
         *(INDICATORS if set(INDICATORS) <= set(schema.columns) else ()),
     ]
-    markets = {}
+    markets, absent = {}, list[str]()
     for symbol in symbols:
         rows = await store.read(collection, where=market_where(symbol, interval), columns=wanted, **_limits(span))
         if not filled and len(flat := await _filled(store, collection, symbol, interval, span)):
             rows = rows.filter(~np.isin(rows["open_time"].to_numpy(), flat))
         if not rows.num_rows:
-            raise NotEnoughData(
-                f"expected {interval} candles of {symbol} in '{collection}' for {span or 'any time'}, found none",
-                "load that market or range first",
-                field="symbol",
-            )
+            absent.append(symbol)
+            continue
         markets[symbol] = {name: rows.column(name).to_numpy(zero_copy_only=False) for name in wanted}
+    if absent and not (leave_out and markets):
+        raise NotEnoughData(
+            f"expected {interval} candles of {', '.join(absent)} in '{collection}' for {span or 'any time'}, found none",
+            "load that market or range first",
+            field="symbol",
+        )
+    if absent:
+        _LOG.warning("left out: no candles in the range", markets=absent, collection=collection)
     return panel_of(markets)
 
 

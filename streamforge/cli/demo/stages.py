@@ -180,7 +180,7 @@ async def topic_length(lab: Lab, topic: str) -> int:
 async def freeze_history(lab: Lab, source: DemoSource) -> Manifest:
     "Freeze the history as a dataset."
     asked = enriched_collection(f"candles_{source.interval}"), source.symbols, source.interval, source.history
-    panel, filled = await read_panel(lab.store, *asked), await count_filled(lab.store, *asked)
+    panel, filled = await read_panel(lab.store, *asked, leave_out=True), await count_filled(lab.store, *asked)
     return await freeze(lab.artifacts, f"demo_{source.interval}", panel, interval=source.interval, filled=filled)
 
 

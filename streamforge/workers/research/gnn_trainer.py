@@ -33,7 +33,7 @@ async def training_panel(ctx: Context) -> tuple[Panel, Manifest]:
         return await load_panel(ctx.artifacts, name, version)
     symbols, interval = required_markets(settings)
     asked = enriched_collection(settings.collection_name), symbols, interval, settings.time_range
-    panel, filled = await read_panel(ctx.store, *asked), await count_filled(ctx.store, *asked)
+    panel, filled = await read_panel(ctx.store, *asked, leave_out=True), await count_filled(ctx.store, *asked)
     return panel, await freeze(ctx.artifacts, name, panel, interval=interval, filled=filled)
 
 

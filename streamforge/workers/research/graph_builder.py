@@ -10,7 +10,7 @@ import asyncio
 
 import pyarrow as pa
 
-from ...core.errors import BadSetting
+from ...core.errors import BadSetting, NotEnoughData, NotFound
 from ...core.names import interval_of
 from ...core.settings import WorkerSettings
 from ...features.frame import Panel, panel_of
@@ -45,18 +45,33 @@ async def load_candle_panel(
     symbols: tuple[str, ...],  # names of markets
     interval: str,
 ) -> Panel:
-    """Read the markets of TIME_RANGE, each from the first of COLLECTION_INPUTS that has it, or from COLLECTION_NAME;
-    raises `BadSetting`, `NotFound`, `NotEnoughData`."""
+    """Read the markets of TIME_RANGE, each from the first of COLLECTION_INPUTS that has it, or from COLLECTION_NAME.
+
+    A market without candles in the range is left out by name; raises `BadSetting`, `NotEnoughData`.
+    """
     inputs = GraphParameters.read(ctx.settings.options).collection_inputs
     collections = inputs or (ctx.settings.collection_name,)
-    markets = {}
+    markets, absent = {}, list[str]()
     for symbol in symbols:
         where = market_where(symbol, interval)
         holding = [collection for collection in collections if await ctx.store.count(collection, where=where)]
-        one = await read_panel(ctx.store, (holding or collections)[0], [symbol], interval, ctx.settings.time_range)
+        try:
+            one = await read_panel(ctx.store, (holding or collections)[0], [symbol], interval, ctx.settings.time_range)
+        except (NotEnoughData, NotFound):
+            absent.append(symbol)
+            continue
         markets[symbol] = {"open_time": one.open_time} | {
             name: getattr(one, name)[:, 0] for name in ("open", "high", "low", "close", "volume")
         }
+    if not markets:
+        raise NotEnoughData(
+            f"expected {interval} candles of {', '.join(absent)} in {', '.join(collections)} "
+            f"for {ctx.settings.time_range or 'any time'}, found none",
+            "load them first",
+            field="symbol",
+        )
+    if absent:
+        ctx.log.warning("left out: no candles in the range", markets=absent)
     return panel_of(markets)
 
 
@@ -85,4 +100,11 @@ class GraphBuilder(Worker):
             await ctx.retry("store", lambda table=table: ctx.store.upsert(target, table))  # type: ignore[misc]
             ctx.count("written", len(table))
             ctx.progress(len(table))
-        ctx.result(graph=name, collection=target, nodes=len(symbols), edges=rows.num_rows, snapshots=len(snapshots))
+        ctx.result(
+            graph=name,
+            collection=target,
+            nodes=len(panel.symbols),
+            edges=rows.num_rows,
+            snapshots=len(snapshots),
+            left_out=[symbol for symbol in symbols if symbol not in panel.symbols],
+        )

@@ -14,6 +14,7 @@ import streamforge
 from streamforge.bus.base import open_bus
 from streamforge.core.errors import BadConfig
 from streamforge.core.settings import read_places
+from streamforge.exchange.binance.adapter import binance_addresses, configured_url
 from streamforge.manager.plan import plan_workflow
 from streamforge.messages.control import decode_event
 from streamforge.workers import targets
@@ -80,15 +81,23 @@ def attributes_of(path: Path) -> set[str]:
 
 def test_every_parameter_is_read():
     read = set().union(*(attributes_of(path) for path in WORKERS.rglob("*.py") if path.name != "targets.py"))
-    by_settings = {
+    elsewhere = {
         "SEED",
         "TELEMETRY_INTERVAL",
         "GROUP_ID",
         "DEBUG",
         "FOLD_PARAMETERS",
-    }  # core.settings, the logs, runs.folds
+    }  # core.settings, logs, runs.folds
+    elsewhere |= {"BINANCE_WS_URL"}  # exchange.binance.adapter, see below
     unread = {name for target in TARGETS.values() for name in target.rows() if name.lower() not in read}
-    assert unread <= by_settings, unread
+    assert unread <= elsewhere, unread
+
+
+def test_addresses_of_the_exchange_are_read():
+    given = {"BINANCE_API_URL": "http://a:1", "BINANCE_WS_URL": "ws://b:2", "BINANCE_ARCHIVE_URL": "http://c:3"}
+    assert given.keys() <= set().union(*(target.rows().keys() for target in TARGETS.values()))
+    found = binance_addresses(configured_url("binance", given))
+    assert found == {"api": "http://a:1", "ws": "ws://b:2", "archive": "http://c:3"}
 
 
 def test_nothing_is_read_past_the_table():
