@@ -2007,6 +2007,14 @@ d = {
                 "80_cli/demo/stages.html#load_history",
                 "streamforge/cli/demo/stages.py",
             ),
+            "streamforge.cli.demo.stages.loaded_words": (
+                "80_cli/demo/stages.html#loaded_words",
+                "streamforge/cli/demo/stages.py",
+            ),
+            "streamforge.cli.demo.stages.market_spans": (
+                "80_cli/demo/stages.html#market_spans",
+                "streamforge/cli/demo/stages.py",
+            ),
             "streamforge.cli.demo.stages.run_demo_folds": (
                 "80_cli/demo/stages.html#run_demo_folds",
                 "streamforge/cli/demo/stages.py",

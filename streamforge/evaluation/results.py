@@ -25,6 +25,7 @@ class FoldResult(msgspec.Struct, frozen=True, kw_only=True):
     dataset_sha256: str
     seed: int
     symbols: list[str]
+    untraded: list[str] = []  # those without a candle in the test: their share of the capital stays in cash
     rows: dict[str, tuple[int, int]]  # part (`gnn_train`, ..., `test`) -> rows [start, end)
     strategies: dict[str, Curve]  # `agent`, `agent_without_graph`, `buy_and_hold`, `cash`
     random: list[Curve]  # at the agent's own turnover, one per seed

@@ -138,13 +138,17 @@ def report_page(
     }
     labels = [STRATEGY_LABELS.get(name, name) for name in first.strategies]
     fold_columns = ("fold", "from", "to", "graph AUC", "logistic AUC", *labels)
+    untraded = [f"fold {fold.fold}: {', '.join(fold.untraded)}" for fold in ordered if fold.untraded]
+    absent = (
+        f"<p>Without candles in the test, their capital in cash: {escape('; '.join(untraded))}.</p>" if untraded else ""
+    )
     parts = [
         f"<h1>{escape(title)}</h1><p>{len(folds)} folds, out of sample, net of costs, equal capital per market."
         f"{escape(_beaten_sentence(folds))} A sample of markets that survived flatters everything that buys.</p>",
         result_figure(results, borders).to_html(full_html=False, include_plotlyjs=True, div_id="curves"),
         f"<h2>Strategies</h2>{_html_table(RESULT_COLUMNS, result_rows(results))}<p>Brackets: 5th to 95th percentile "
         "of the random portfolios. Ratios are annualised; the risk-free rate is zero.</p>",
-        f"<h2>Folds</h2>{_html_table(fold_columns, _fold_rows(ordered))}",
+        f"<h2>Folds</h2>{_html_table(fold_columns, _fold_rows(ordered))}{absent}",
         f"<h2>How to repeat it</h2>{_html_table(('what', 'value'), list(repeat.items()))}",
     ]
     return (

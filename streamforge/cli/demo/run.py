@@ -97,6 +97,7 @@ async def all_stages(
     async with show.stage("freeze", "Freeze the history") as report:
         data = await freeze_history(lab, source)
         report(1, 1, frozen_words(data))
+        left_out = [symbol for symbol in source.symbols if symbol not in data.meta["symbols"]]
     async with show.stage("graph", "Build relation graphs") as report:
         graph = await build_graphs(client, source, report)
     async with show.stage("gnn", "Train the graph model (GATv2)") as report:
@@ -115,6 +116,7 @@ async def all_stages(
     about = {
         "source": source.name,
         "symbols": source.symbols,
+        "left_out": left_out,
         "interval": source.interval,
         "history": str(source.history),
         "live": str(source.live),

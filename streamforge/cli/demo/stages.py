@@ -7,6 +7,8 @@ __all__ = [
     "run_workflow",
     "target_state",
     "load_history",
+    "market_spans",
+    "loaded_words",
     "count_rows",
     "gaps_of",
     "data_figures",
@@ -25,7 +27,7 @@ __all__ = [
 
 # %% ../../../nbs/80_cli/demo/02_stages.ipynb #75cc3cdc
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,13 +38,14 @@ from .source import DemoSource
 from ...client.client import Client
 from ...core.errors import TryAgain, UpstreamFailed
 from ...core.names import DEFAULT_EXCHANGE, dlq, enriched_collection, six
-from ...core.times import TimeRange, interval_ms
+from ...core.times import TimeRange, interval_ms, iso
 from ...core.types import JsonObject, JsonValue
 from ...evaluation.results import combine
 from ...runs.datasets import count_filled, freeze, read_panel
 from ...runs.folds import WalkForward
 from ...runs.walk_forward import WalkForwardRun, walk_forward
 from ...runs.parity import check_agent
+from ...store.schemas import market_where
 
 
 # %% ../../../nbs/80_cli/demo/02_stages.ipynb #893483e3
@@ -111,14 +114,53 @@ async def load_history(
         time_range=span,
         targets=[*loaders, {"target": "arango-connector"}],
     )
-    stored, _ = await count_rows(lab, source, source.history)
-    report(
-        1,
-        1,
-        f"{stored:,} candles of {len(source.symbols)} markets stored and enriched, "
-        f"{sum(gap['missing'] for gap in gaps_of([flow]))} missing at the exchange",
-    )
+    report(1, 1, loaded_words(await market_spans(lab, source), source, gaps_of([flow])))
     return [flow]
+
+
+async def market_spans(lab: Lab, source: DemoSource) -> dict[str, tuple[int, int, int]]:
+    "Return each market's candles in the history, where it has any: how many, first and last open time (ms UTC)."
+    spans = {}
+    for symbol in source.symbols:
+        rows = await lab.store.read(
+            enriched_collection(f"candles_{source.interval}"),
+            where=market_where(symbol, source.interval),
+            start=source.history.start,
+            end=source.history.end,
+            columns=["open_time"],
+        )
+        if times := rows["open_time"].to_pylist():
+            spans[symbol] = (len(times), min(times), max(times))
+    return spans
+
+
+def loaded_words(
+    spans: Mapping[str, tuple[int, int, int]],  # market -> candles, first and last open time (ms UTC)
+    source: DemoSource,
+    gaps: Sequence[
+        JsonObject
+    ],  # symbol, start, missing; before its first and after its last candle a market misses none
+) -> str:
+    "Say what was loaded: candles, holes, and by name the markets that began late, ended early or have nothing."
+    step, history = interval_ms(source.interval), source.history
+    missing = sum(
+        int(gap["missing"])
+        for gap in gaps
+        if gap["symbol"] in spans and spans[gap["symbol"]][1] < gap["start"] < spans[gap["symbol"]][2]
+    )
+    words = [
+        f"{sum(count for count, _, _ in spans.values()):,} candles of {len(spans)} markets stored and enriched, "
+        f"{missing:,} missing at the exchange"
+    ]
+    for symbol in source.symbols:
+        if symbol not in spans:
+            words.append(f"{symbol} left out: no candles in the range")
+            continue
+        _, first, last = spans[symbol]
+        late = f" from {iso(first)[:10]}" if first >= history.start + step else ""
+        early = f" until {iso(last)[:10]}" if last < history.end - step else ""
+        words.extend([f"{symbol}{late}{early}"] if late or early else [])
+    return "; ".join(words)
 
 
 async def count_rows(lab: Lab, source: DemoSource, span: TimeRange) -> tuple[int, int]:

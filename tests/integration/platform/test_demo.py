@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from worker_lab import real_places
 
@@ -133,3 +134,54 @@ async def test_the_demo_reports_the_same_on_real_servers(files, tmp_path, monkey
             monkeypatch.setenv(name, url)
         report = await small_demo(files, tmp_path / "home")
     assert lasting(report) == lasting(expected)
+
+
+SHIFT = 28 * 60_000 + 14_789  # ms; how far Binance's hours lay behind the grid after its stop of February 2018
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    "A folder of markets that lived at different times; one ended before the history, one has hours off the grid."
+    folder, span, day = tmp_path / "mixed", "2022-01-01:2023-06-15", 86_400_000
+    folder.mkdir()
+    whole = {symbol: candles(symbol, span) for symbol in ("BTCUSDT", "LTCUSDT", "DOGEUSDT", "ADAUSDT")}
+    first = int(whole["BTCUSDT"].open_time.iloc[0])
+    off = whole["ADAUSDT"]
+    stopped = off.open_time.between(first + 150 * day, first + 152 * day)
+    late = off.assign(open_time=off.open_time.where(~stopped, off.open_time + SHIFT))
+    tables = {
+        "BTCUSDT": whole["BTCUSDT"],
+        "LTCUSDT": whole["LTCUSDT"][whole["LTCUSDT"].open_time < first + 300 * day],
+        "DOGEUSDT": whole["DOGEUSDT"][whole["DOGEUSDT"].open_time >= first + 200 * day],
+        "ADAUSDT": late[late.open_time != first + 152 * day + HOUR],  # the next one begins before the last is over
+        "SOLUSDT": candles("SOLUSDT", "2021-04-10:2021-08-01"),
+    }
+    for symbol, table in tables.items():
+        table.to_csv(folder / f"{symbol}.csv", index=False)
+    return folder, tables
+
+
+@pytest.mark.timeout(600)
+async def test_the_demo_over_markets_that_come_and_go(mixed, tmp_path, capsys):
+    folder, tables = mixed
+    report = await small_demo(folder, tmp_path / "home")
+    assert report["left_out"] == ["SOLUSDT"]
+    start, end = (int(np.datetime64(text, "ms").astype(np.int64)) for text in report["history"].split(":", 1))
+    live_end = int(np.datetime64(report["live"].rpartition(":")[2], "ms").astype(np.int64))
+    taking_part = {symbol: table for symbol, table in tables.items() if symbol != "SOLUSDT"}
+    within = {s: t.open_time[t.open_time.between(start, live_end - 1)].tolist() for s, t in taking_part.items()}
+    total = sum(len(times) for times in within.values())
+    assert report["records"] == {"loaded": total, "stored": total, "enriched": total, "dead": 0}
+    async with open_store(f"sqlite:///{tmp_path / 'home'}/store.db") as store:
+        for symbol, times in within.items():
+            assert (await store.read("candles_1h", where={"symbol": symbol}))["open_time"].to_pylist() == times
+    assert sum(t % HOUR != 0 for t in within["ADAUSDT"]) >= 40
+    live = sum(sum(t >= end for t in times) for times in within.values())
+    assert report["agent"]["decisions"] == live == 3 * 528
+    assert report["agent"]["exact"]
+    assert report["graph"]["nodes"] == 4
+    shown = capsys.readouterr().out
+    assert "of 4 markets stored and enriched" in " ".join(shown.split())
+    page = next((tmp_path / "home" / "walk-forward").glob("report.html")).read_text()
+    assert "markets</td><td>ADAUSDT, BTCUSDT, DOGEUSDT, LTCUSDT</td>" in page
+    assert "Without candles in the test, their capital in cash: fold 1: LTCUSDT." in page
