@@ -7354,6 +7354,10 @@ d = {
                 "21_store/sql/sqlite.html#_parse",
                 "streamforge/store/sql/sqlite.py",
             ),
+            "streamforge.store.sql.sqlite._sorted": (
+                "21_store/sql/sqlite.html#_sorted",
+                "streamforge/store/sql/sqlite.py",
+            ),
         },
         "streamforge.store.sql.statements": {
             "streamforge.store.sql.statements.Dialect": (
@@ -7378,6 +7382,10 @@ d = {
             ),
             "streamforge.store.sql.statements.literal": (
                 "21_store/sql/statements.html#literal",
+                "streamforge/store/sql/statements.py",
+            ),
+            "streamforge.store.sql.statements.only_exchange_text": (
+                "21_store/sql/statements.html#only_exchange_text",
                 "streamforge/store/sql/statements.py",
             ),
             "streamforge.store.sql.statements.physical_name": (
@@ -7471,6 +7479,10 @@ d = {
             "streamforge.store.sql.store._list": ("21_store/sql/store.html#_list", "streamforge/store/sql/store.py"),
             "streamforge.store.sql.store._migrate": (
                 "21_store/sql/store.html#_migrate",
+                "streamforge/store/sql/store.py",
+            ),
+            "streamforge.store.sql.store._of_one_exchange": (
+                "21_store/sql/store.html#_of_one_exchange",
                 "streamforge/store/sql/store.py",
             ),
             "streamforge.store.sql.store._put": ("21_store/sql/store.html#_put", "streamforge/store/sql/store.py"),
@@ -7822,12 +7834,20 @@ d = {
                 "60_workers/connector/decoding.html#_check",
                 "streamforge/workers/connector/decoding.py",
             ),
+            "streamforge.workers.connector.decoding._is_exchange": (
+                "60_workers/connector/decoding.html#_is_exchange",
+                "streamforge/workers/connector/decoding.py",
+            ),
+            "streamforge.workers.connector.decoding._is_symbol": (
+                "60_workers/connector/decoding.html#_is_symbol",
+                "streamforge/workers/connector/decoding.py",
+            ),
             "streamforge.workers.connector.decoding._levels_possible": (
                 "60_workers/connector/decoding.html#_levels_possible",
                 "streamforge/workers/connector/decoding.py",
             ),
-            "streamforge.workers.connector.decoding._not_empty": (
-                "60_workers/connector/decoding.html#_not_empty",
+            "streamforge.workers.connector.decoding._named": (
+                "60_workers/connector/decoding.html#_named",
                 "streamforge/workers/connector/decoding.py",
             ),
             "streamforge.workers.connector.decoding._read_book": (

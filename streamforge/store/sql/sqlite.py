@@ -7,13 +7,16 @@ __all__ = ["Sqlite"]
 
 # %% ../../../nbs/21_store/sql/04_sqlite.ipynb #7d7a896f
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import parse_qsl
 
 import adbc_driver_sqlite
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ...core.errors import BadUrl, StoreError
+from ..arrow import ARROW_TYPES
 from ..base import Schema
 from .connections import Connection, Transaction
 from .statements import SQLITE, Dialect, upsert_text
@@ -57,6 +60,13 @@ def _parse(url: str) -> tuple[str, float, str]:
 
 
 # %% ../../../nbs/21_store/sql/04_sqlite.ipynb #f8b10112
+def _sorted(batch: pa.Table, key: Sequence[str]) -> pa.Table:
+    "A batch sorted by its key; a text that is the same in all rows, as the exchange mostly is, is not compared."
+    texts = {name for name in key if batch[name].type == ARROW_TYPES["text"]}
+    same = {name for name in texts if pc.all(pc.equal(batch[name], batch[name][0])).as_py()}
+    return batch.sort_by([(name, "ascending") for name in key if name not in same] or [(key[-1], "ascending")])
+
+
 class Sqlite:
     "The file behind `sqlite:///path?timeout=30&synchronous=normal`; raises `BadUrl`."
 
@@ -92,7 +102,7 @@ class Sqlite:
         "Upsert a batch, row by row in C."
         connection.run(
             upsert_text(self.dialect, table, schema, batch.column_names),
-            batch.sort_by([(name, "ascending") for name in schema.key]),
+            _sorted(batch, schema.key),
         )
 
     def fetch(self, connection: Connection, sql: str) -> pa.Table:

@@ -12,6 +12,7 @@ __all__ = [
     "create_text",
     "widen_text",
     "upsert_text",
+    "only_exchange_text",
     "literal",
     "conditions",
     "select_text",
@@ -132,6 +133,14 @@ _EVERY_EXCHANGE = (
     "SELECT (SELECT min(exchange) FROM {table} WHERE exchange > name) FROM named WHERE name IS NOT NULL) "
     "SELECT name FROM named WHERE name IS NOT NULL)"
 )
+
+
+def only_exchange_text(
+    table: str,  # of rows whose key begins with `exchange`
+) -> str:  # no row, or one with `name`
+    "SELECT of the table's exchange where it has one only; looks at both ends of the key."
+    ends = [f"(SELECT {end}(exchange) FROM {quoted(table)})" for end in ("min", "max")]
+    return f"SELECT {ends[0]} AS name WHERE {ends[0]} = {ends[1]}"
 
 
 def literal(

@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Self
 
+import msgspec
 import pyarrow as pa
 
 from ...core.errors import BadData, BadUrl, Conflict, StoreError
@@ -25,8 +26,9 @@ from ..query import RowQuery, requested_columns
 from ..schemas import check_schema, missing_columns, with_exchange
 from .connections import Connection, Database, parameters
 from .pool import ConnectionPool, PooledConnection
-from .statements import conditions, quoted, select_text
+from .statements import conditions, only_exchange_text, quoted, select_text
 from streamforge.store.sql.tables import (
+    CollectionTable,
     add_exchange,
     ensure_table,
     find_table,
@@ -106,10 +108,19 @@ def _write(connection: Connection, database: Database, collection: str, batch: p
     database.write(connection, table.name, table.schema, batch)
 
 
+def _of_one_exchange(connection: Connection, table: CollectionTable, query: RowQuery) -> RowQuery:
+    "Name the exchange of a query that names none, where the table has one only: a column less to read."
+    if table.schema.key[0] != "exchange" or "exchange" in query.where:
+        return query
+    found = connection.query(only_exchange_text(table.name))["name"].to_pylist()
+    return msgspec.structs.replace(query, where={**query.where, "exchange": found[0]}) if found else query
+
+
 def _read(connection: Connection, database: Database, collection: str, query: RowQuery) -> pa.Table:
     "The rows of a query, sorted by key; raises `NotFound`, `BadData`."
     table = require_table(connection, collection)
     schema, requested = table.schema, requested_columns(table.schema, query)
+    query = _of_one_exchange(connection, table, query)
     pinned = {name: value for name, value in query.where.items() if isinstance(value, str) and name in requested}
     fetched = [name for name in requested if name not in pinned] or [schema.key[-1]]
     rows = database.fetch(connection, select_text(table.name, schema, query, list(dict.fromkeys(fetched))))

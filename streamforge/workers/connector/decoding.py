@@ -17,6 +17,7 @@ __all__ = [
 
 # %% ../../../nbs/60_workers/connector/01_decoding.ipynb #1fcf5c0c
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -25,7 +26,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...bus.base import Record
-from ...core.errors import BadRecord
+from ...core.errors import BadName, BadRecord
+from ...core.names import check_exchange
 from ...core.times import INTERVALS
 from ...messages.admission import HUGE, candle_possible, exact_in_float, trade_possible
 from ...messages.records import BookSnapshot, Candle, DepthUpdate, Trade, decode
@@ -135,9 +137,27 @@ def _check(items: Sequence[Any], kind: Kind) -> tuple[np.ndarray, pa.Table | Non
 
 
 # %% ../../../nbs/60_workers/connector/01_decoding.ipynb #cd90bd1d
-def _not_empty(column: pa.ChunkedArray) -> np.ndarray:
-    "Check that texts are not empty."
-    return np.asarray(pc.binary_length(column)) > 0
+@lru_cache(4_096)
+def _is_exchange(name: str) -> bool:
+    "Is this the name of an exchange as rows have it?"
+    try:
+        return check_exchange(name) == name
+    except BadName:
+        return False
+
+
+def _is_symbol(name: str) -> bool:
+    "Can this be a symbol? A colon separates it from its exchange in the market's name."
+    return bool(name) and ":" not in name
+
+
+def _named(table: pa.Table) -> np.ndarray:
+    "Check that rows name a market: an exchange and a symbol."
+    good = np.ones(len(table), bool)
+    for column, sound in (("exchange", _is_exchange), ("symbol", _is_symbol)):
+        if wrong := [name for name in pc.unique(table[column]).to_pylist() if not sound(name)]:
+            good &= ~np.asarray(pc.is_in(table[column], pa.array(wrong, pa.string())))
+    return good
 
 
 def _candles_possible(table: pa.Table) -> np.ndarray:
@@ -146,7 +166,7 @@ def _candles_possible(table: pa.Table) -> np.ndarray:
     steps: np.ndarray | int = INTERVALS.get(intervals[0], 0)  # no candle is shorter than an interval that is none
     if len(intervals) > 1:
         steps = np.array([INTERVALS.get(interval, 0) for interval in table["interval"].to_pylist()])
-    return candle_possible({name: table[name].to_numpy() for name in names}, steps) & _not_empty(table["symbol"])
+    return candle_possible({name: table[name].to_numpy() for name in names}, steps) & _named(table)
 
 
 # %% ../../../nbs/60_workers/connector/01_decoding.ipynb #6e877241
@@ -154,7 +174,7 @@ CANDLE_KIND = Kind(
     msgspec.json.Decoder(Candle).decode,
     lambda value: decode(Candle, value),
     _candles_possible,
-    "positive prices within low and high, a symbol, an interval of the exchange, times in ms at most an interval apart "
+    "positive prices within low and high, an exchange, a symbol, an interval, times in ms at most an interval apart "
     "and whole numbers within 64 bits",
     CANDLES,
 )
@@ -165,7 +185,7 @@ def _trades_possible(table: pa.Table) -> np.ndarray:
     good = trade_possible({name: table[name].to_numpy() for name in ("price", "quantity")})
     for name in ("timestamp", "trade_id"):
         good &= exact_in_float(table[name].to_numpy())
-    return good & _not_empty(table["symbol"])
+    return good & _named(table)
 
 
 # %% ../../../nbs/60_workers/connector/01_decoding.ipynb #c58c1d9a
@@ -173,7 +193,7 @@ TRADE_KIND = Kind(
     msgspec.json.Decoder(Trade).decode,
     lambda value: decode(Trade, value),
     _trades_possible,
-    "a symbol, an id, a positive price, a quantity and a time in ms",
+    "an exchange, a symbol, an id, a positive price, a quantity and a time in ms",
     TRADES,
 )
 
@@ -198,10 +218,16 @@ def _book_possible(book: DepthUpdate | BookSnapshot) -> bool:
         except ValueError:
             return False
         ordered = 0 <= book.U <= book.u < 1 << 63 and 0 <= book.E < 1 << 53
-        return bool(book.s) and ordered and all(0 <= number < HUGE for number in numbers)
+        return (
+            _is_exchange(book.exchange)
+            and _is_symbol(book.s)
+            and ordered
+            and all(0 <= number < HUGE for number in numbers)
+        )
     crossed = book.bids and book.asks and book.bids[0][0] >= book.asks[0][0]
     sound = _levels_possible(book.bids, False) and _levels_possible(book.asks, True)
-    return bool(book.symbol) and not crossed and sound and 0 <= book.timestamp < 1 << 53
+    named = _is_exchange(book.exchange) and _is_symbol(book.symbol)
+    return named and not crossed and sound and 0 <= book.timestamp < 1 << 53
 
 
 # %% ../../../nbs/60_workers/connector/01_decoding.ipynb #de876829
