@@ -1879,6 +1879,10 @@ d = {
             ),
         },
         "streamforge.cli.data.transfer": {
+            "streamforge.cli.data.transfer._stored": (
+                "80_cli/data/transfer.html#_stored",
+                "streamforge/cli/data/transfer.py",
+            ),
             "streamforge.cli.data.transfer.export_command": (
                 "80_cli/data/transfer.html#export_command",
                 "streamforge/cli/data/transfer.py",
@@ -2270,6 +2274,8 @@ d = {
         },
         "streamforge.core.names": {
             "streamforge.core.names.check_exchange": ("00_core/names.html#check_exchange", "streamforge/core/names.py"),
+            "streamforge.core.names.check_market": ("00_core/names.html#check_market", "streamforge/core/names.py"),
+            "streamforge.core.names.check_markets": ("00_core/names.html#check_markets", "streamforge/core/names.py"),
             "streamforge.core.names.check_name": ("00_core/names.html#check_name", "streamforge/core/names.py"),
             "streamforge.core.names.check_symbol": ("00_core/names.html#check_symbol", "streamforge/core/names.py"),
             "streamforge.core.names.check_symbols": ("00_core/names.html#check_symbols", "streamforge/core/names.py"),
@@ -2303,6 +2309,10 @@ d = {
             ),
             "streamforge.core.settings.WorkerSettings.markets": (
                 "00_core/settings.html#workersettings.markets",
+                "streamforge/core/settings.py",
+            ),
+            "streamforge.core.settings.WorkerSettings.symbols": (
+                "00_core/settings.html#workersettings.symbols",
                 "streamforge/core/settings.py",
             ),
             "streamforge.core.settings._url": ("00_core/settings.html#_url", "streamforge/core/settings.py"),

@@ -7,7 +7,6 @@ __all__ = ["BacktestOptions", "run_backtest"]
 
 # %% ../../nbs/80_cli/04_backtest.ipynb #e3af7eaa
 import os
-import re
 from pathlib import Path
 
 import msgspec
@@ -16,7 +15,7 @@ from ..artifacts.base import open_artifacts
 from .output import Show, show_results
 from .services import choose_jobs_url, worker_environment
 from ..core.errors import BadSetting
-from ..core.names import check_name, enriched_collection, six
+from ..core.names import check_markets, check_name, enriched_collection, six
 from ..core.settings import read_places
 from ..core.times import TimeRange, interval_ms
 from ..jobs.base import open_jobs
@@ -30,7 +29,7 @@ from ..store.base import open_store
 class BacktestOptions(msgspec.Struct, frozen=True, kw_only=True):
     "The options of `streamforge backtest walk-forward`."
 
-    symbols: str  # with commas
+    symbols: str  # markets with commas: `BTCUSDT,kraken:BTC/USD`
     interval: str = "1h"
     range: str = ""  # START:END
     collection: str = ""  # of enriched candles
@@ -42,9 +41,9 @@ class BacktestOptions(msgspec.Struct, frozen=True, kw_only=True):
     slots: float = 0
 
     def markets(self) -> tuple[str, ...]:
-        "Split the symbols; raises `BadSetting` where there are none."
-        if symbols := tuple(symbol for symbol in re.split(r"[,\s]+", self.symbols) if symbol):
-            return symbols
+        "Split and check the markets; raises `BadSetting` where there are none, `BadName` for what names none."
+        if markets := check_markets(self.symbols):
+            return markets
         raise BadSetting("expected markets such as BTCUSDT,ETHUSDT, found none", "name at least one", field="symbols")
 
     def config(self) -> WalkForward:

@@ -18,7 +18,8 @@ _PLACES = ("home", "bus", "store", "artifacts")  # STREAMFORGE_HOME, STREAMFORGE
 _WORKFLOW = {
     "QUEUE_ID": "the workflow's id",
     "TELEMETRY_PRODUCER_ID": "the worker's name in events",
-    "SYMBOL": "BTCUSDT, or several with commas",
+    "EXCHANGE": "whose market it is: binance, or a name of STREAMFORGE_EXCHANGES",
+    "SYMBOL": "BTCUSDT or BTC/USDT, or several with commas",
     "TYPE": "what to load or do: see below",
     "TIME_RANGE": "START:END, UTC, end exclusive",
     "INTERVAL": "of candles (default: as the type says)",

@@ -12,6 +12,8 @@ __all__ = [
     "check_symbols",
     "market_key",
     "split_market",
+    "check_market",
+    "check_markets",
     "slug",
     "queue_id",
     "telemetry_id",
@@ -61,7 +63,7 @@ def six() -> str:  # six hex digits
 # %% ../../nbs/00_core/05_names.ipynb #a5c7abf0
 DEFAULT_EXCHANGE = "binance"  # of records and requests that name none
 _EXCHANGE = re.compile(r"[a-z][a-z0-9_-]{0,39}")
-_SYMBOL = re.compile(r"([^\W_]+)[/_-]?([^\W_]*)")
+_SYMBOL = re.compile(r"([^\W_]+)(?:[/_-]([^\W_]+))?")
 
 
 def check_exchange(
@@ -83,11 +85,12 @@ def check_symbol(
 ) -> str:  # `BTCUSDT`
     "Return the canonical spelling of a symbol; raises `BadName` for what cannot be one."
     parts = _SYMBOL.fullmatch(unicodedata.normalize("NFKC", text or "").strip())
-    symbol = (parts[1] + parts[2]).upper() if parts else ""
+    symbol = (parts[1] + (parts[2] or "")).upper() if parts else ""
     if not 2 <= len(symbol) <= 30:
+        apart = ", and the exchange by itself as `exchange`" if ":" in (text or "") else ""
         raise BadName(
             f"expected a symbol such as BTCUSDT or BTC/USDT, found '{(text or '')[:60]}'",
-            "write letters and digits, with one '/', '-' or '_' at most",
+            f"write letters and digits, with one '/', '-' or '_' at most{apart}",
             field="symbol",
         )
     return symbol
@@ -114,6 +117,28 @@ def split_market(
     "Return the exchange and the symbol of a market's name."
     exchange, colon, symbol = key.partition(":")
     return (exchange, symbol) if colon else (DEFAULT_EXCHANGE, key)
+
+
+def check_market(
+    text: str,  # `kraken:btc/usd`, `BTC-USDT`, as a client wrote it
+) -> str:  # `kraken:BTCUSD`, `BTCUSDT`
+    "Return the canonical name of a market; raises `BadName` for what cannot be one."
+    exchange, _, symbol = text.rpartition(":") if ":" in (text or "").strip(":") else ("", "", text)
+    try:
+        return market_key(check_exchange(exchange), check_symbol(symbol))
+    except BadName as error:
+        raise BadName(
+            f"expected a market such as BTCUSDT or kraken:BTC/USD, found '{(text or '')[:60]}'",
+            error.hint,
+            field="symbol",
+        ) from None
+
+
+def check_markets(
+    text: str,  # `kraken:btc/usd,ethusdt`: with commas or spaces between them
+) -> tuple[str, ...]:  # (`kraken:BTCUSD`, `ETHUSDT`), each once, in order
+    "Return the canonical names of a list of markets; empty for an empty text; raises `BadName`."
+    return tuple(dict.fromkeys(check_market(part) for part in re.split(r"[,\s]+", text.strip()) if part))
 
 
 def slug(

@@ -12,6 +12,7 @@ import pandas as pd
 
 import streamforge
 from .errors import UnknownSymbol
+from .names import check_symbol
 from .times import TimeRange
 
 # %% ../../nbs/00_core/10_samples.ipynb #a868595c
@@ -21,17 +22,18 @@ SYMBOLS = ("BTCUSDT", "ETHUSDT", "BNBUSDT", "XRPUSDT", "ADAUSDT", "SOLUSDT", "DO
 
 # %% ../../nbs/00_core/10_samples.ipynb #797e7100
 def candles(
-    symbol: str,  # one of SYMBOLS
+    symbol: str,  # one of SYMBOLS, in any spelling: `BTCUSDT`, `btc/usdt`
     time_range: str = "",  # `2021-05-10:2021-05-30`; empty: everything
 ) -> pd.DataFrame:  # (n, 6) open_time [ms UTC], open, high, low, close, volume
-    "Read the packaged candles of a market, in time order; raises `UnknownSymbol`, `BadTimeRange`."
-    if symbol not in SYMBOLS:
+    "Read the packaged candles of a market, in time order; raises `UnknownSymbol`, `BadName`, `BadTimeRange`."
+    name = check_symbol(symbol)
+    if name not in SYMBOLS:
         raise UnknownSymbol(
             f"expected one of {' '.join(SYMBOLS)}, found '{symbol}'",
             "the sample has these markets only",
             field="symbol",
         )
-    table = pd.read_parquet(SAMPLES / f"{symbol}.parquet")
+    table = pd.read_parquet(SAMPLES / f"{name}.parquet")
     if time_range:
         span = TimeRange.parse(time_range)
         table = table[(table.open_time >= span.start) & (table.open_time < span.end)]

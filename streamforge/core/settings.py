@@ -106,7 +106,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     telemetry_producer_id: str
     places: Places
     exchange: str = DEFAULT_EXCHANGE  # whose markets SYMBOL names
-    symbol: str = ""
+    symbol: str = ""  # canonical, with commas between several
     type: str = ""
     time_range: TimeRange | None = None
     interval: str = ""
@@ -128,7 +128,12 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def markets(self) -> tuple[str, ...]:
         "The names of the markets that EXCHANGE and SYMBOL give, each once and in order; raises `BadName`."
-        return tuple(market_key(self.exchange, symbol) for symbol in check_symbols(self.symbol))
+        return tuple(market_key(self.exchange, symbol) for symbol in self.symbols)
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        "The symbols that SYMBOL gives, each once and in order; raises `BadName`."
+        return check_symbols(self.symbol)
 
 
 # %% ../../nbs/00_core/06_settings.ipynb #454ef82c
@@ -139,8 +144,9 @@ def read_settings(
     values: dict[str, object] = {"places": read_places(env), "options": dict(env)}
     try:
         values["exchange"] = check_exchange(env.get("EXCHANGE", ""))
+        values["symbol"] = ",".join(check_symbols(env.get("SYMBOL", "")))
     except BadName as error:
-        raise BadSetting(*error.args, field="EXCHANGE") from None
+        raise BadSetting(*error.args, field=error.field.upper()) from None
     for field in msgspec.structs.fields(WorkerSettings):
         text = env.get(field.name.upper(), "")
         if field.name in values or not text:

@@ -16,7 +16,7 @@ import numpy as np
 from ..artifacts.base import Artifacts, Manifest
 from ..core.errors import DamagedArtifact, NotEnoughData, NotFound
 from ..core.logs import get_logger
-from ..core.names import enriched_collection
+from ..core.names import check_market, enriched_collection
 from ..core.times import TimeRange
 from ..features.frame import Panel, panel_of
 from ..features.indicators import INDICATORS
@@ -95,21 +95,22 @@ async def count_filled(
     span: TimeRange | None = None,  # None: all times
 ) -> dict[str, int]:  # market -> rows, only where there are any
     "Count the filled rows among what `read_panel` reads; raises `StoreError`."
-    counts = {symbol: len(await _filled(store, collection, symbol, interval, span)) for symbol in symbols}
+    markets = list(map(check_market, symbols))
+    counts = {market: len(await _filled(store, collection, market, interval, span)) for market in markets}
     return {symbol: count for symbol, count in counts.items() if count}
 
 
 async def read_panel(
     store: Store,
     collection: str,  # `candles_1h_enriched`
-    symbols: Sequence[str],  # names of markets, in this order: `BTCUSDT`, `kraken:BTCUSD`
+    symbols: Sequence[str],  # names of markets, in this order: `BTCUSDT`, `kraken:BTC/USD`
     interval: str,  # `1h`
     span: TimeRange | None = None,  # None: all times
     *,
     filled: bool = True,  # take filled rows, too
     leave_out: bool = False,  # leave out a market without rows instead of refusing; the panel's symbols tell
 ) -> Panel:
-    "Read candles and indicators of several markets; raises `NotFound`, `NotEnoughData` naming the market."
+    "Read candles and indicators of several markets; raises `NotFound`, `BadName`, `NotEnoughData` naming the market."
     schema = (await store.collections()).get(collection)
     if schema is None:
         raise NotFound(
@@ -128,7 +129,7 @@ async def read_panel(
         *(INDICATORS if set(INDICATORS) <= set(schema.columns) else ()),
     ]
     markets, absent = {}, list[str]()
-    for symbol in symbols:
+    for symbol in dict.fromkeys(map(check_market, symbols)):
         rows = await store.read(collection, where=market_where(symbol, interval), columns=wanted, **_limits(span))
         if not filled and len(flat := await _filled(store, collection, symbol, interval, span)):
             rows = rows.filter(~np.isin(rows["open_time"].to_numpy(), flat))

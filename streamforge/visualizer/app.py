@@ -36,7 +36,15 @@ from fastapi.staticfiles import StaticFiles
 import streamforge
 from ..bus.base import Bus
 from ..core.errors import NotFound
-from ..core.names import DEFAULT_EXCHANGE, check_name, enriched_collection, market_key
+from streamforge.core.names import (
+    DEFAULT_EXCHANGE,
+    check_exchange,
+    check_name,
+    check_symbol,
+    enriched_collection,
+    market_key,
+)
+from ..core.times import interval_ms
 from ..core.types import JsonObject, JsonValue
 from ..features.indicators import find_indicator
 from ..manager.api import same_origin
@@ -106,14 +114,19 @@ async def chart(
     last: int = 300,  # candles
     exchange: str = DEFAULT_EXCHANGE,
 ) -> JsonObject:  # columns: lists of equal length; decisions: {open_time, action, equity, agent}; overlays, panels
-    "Return the last candles of a market with their indicators and what agents decided on them; raises `NotFound`."
-    where = market_where(market_key(exchange, symbol), interval)
+    """Return the last candles of a market with their indicators and what agents decided on them.
+
+    Raises `NotFound`, and `BadName` or `BadInterval` for what names no market.
+    """
+    market = market_key(check_exchange(exchange), check_symbol(symbol))
+    interval_ms(interval)
+    where = market_where(market, interval)
     stored = await store.collections()
     richest = enriched_collection(collection) if enriched_collection(collection) in stored else collection
     table = await store.read(richest, where=where, last=last)
     if not table.num_rows:
         raise NotFound(
-            f"expected candles of {market_key(exchange, symbol)} {interval} in '{collection}', found none",
+            f"expected candles of {market} {interval} in '{collection}', found none",
             "GET /api/markets lists what there is",
             field="symbol",
         )

@@ -45,7 +45,7 @@ import msgspec
 from ..artifacts.content import check_version
 from ..core import errors
 from ..core.errors import BadSetting, NotFound, StreamForgeError, UnknownTarget
-from ..core.names import check_name, interval_of
+from ..core.names import check_market, check_name, interval_of
 from ..core.settings import WorkerSettings
 from ..core.times import INTERVALS
 
@@ -370,13 +370,13 @@ def indicator_names(
 
 
 def steps_by_symbol(
-    text: str,  # `0.5`, or `BTCUSDT=0.5,kraken:ETHUSD=0.1`
+    text: str,  # `0.5`, or `BTCUSDT=0.5,kraken:ETH/USD=0.1`
 ) -> dict[str, str]:  # market's name -> step as decimal text; the empty symbol stands for every other market
-    "Split and check the price steps of markets; raises `BadSetting`."
+    "Split and check the price steps of markets; raises `BadSetting`, `BadName`."
     from streamforge.features.decimals import step_edges
 
     words = [word.rpartition("=") for word in text.replace(" ", "").split(",") if word]
-    steps = {symbol: step for symbol, _, step in words}
+    steps = {check_market(market) if equals else "": step for market, equals, step in words}
     for step in steps.values():
         step_edges([], step)
     return steps

@@ -19,16 +19,15 @@ __all__ = [
 # %% ../../../nbs/80_cli/data/01_repair.ipynb #2b983005
 import asyncio
 import os
-import re
 from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from ...client.client import Client
 from ...core.errors import BadData, TryAgain
-from ...core.names import check_exchange, queue_id, telemetry_id
+from ...core.names import check_exchange, check_symbols, queue_id, telemetry_id
 from ...core.settings import Places
-from ...core.times import TimeRange, now_ms
+from ...core.times import TimeRange, interval_ms, now_ms
 from ...core.types import JsonObject
 from ...ledger.entries import Entry, LedgerKey, read_ledger, update_entry
 from ...ledger.ranges import Ranges
@@ -48,11 +47,12 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def read(cls, collection: str, symbol: str, interval: str, range: str, exchange: str = "") -> "Filter":
-        "Read the options of a command; raises `BadTimeRange`, `BadName`."
-        symbols = tuple(name for name in re.split(r"[,\s]+", symbol) if name)
+        "Read the options of a command; raises `BadTimeRange`, `BadName`, `BadInterval`."
+        if interval:
+            interval_ms(interval)
         return cls(
             collection=collection,
-            symbols=symbols,
+            symbols=check_symbols(symbol),
             interval=interval,
             span=TimeRange.parse(range) if range else None,
             exchange=check_exchange(exchange) if exchange else "",

@@ -15,13 +15,13 @@ import msgspec
 import typer
 
 from .commands import data_app
+from .repair import Filter
 from ..options import HomeOption, JsonOption, StoreOption, places_of
 from ..output import print_rows
 from ...core.errors import BadSetting
-from ...core.names import check_exchange, check_symbols
 from ...core.times import iso
 from ...ledger.export import StoredMarket, export_market, list_markets
-from ...store.base import open_store
+from ...store.base import Store, open_store
 from ...workers.imports.files import ImportReport, ImportWishes, import_files
 from ...workers.imports.rows import Imported
 
@@ -104,6 +104,17 @@ def import_command(
 
 
 # %% ../../../nbs/80_cli/data/03_transfer.ipynb #c7cfe86d
+async def _stored(store: Store, wanted: Filter) -> list[StoredMarket]:
+    "List the stored markets that a filter leaves."
+    return await list_markets(
+        store,
+        collection=wanted.collection,
+        symbols=wanted.symbols,
+        interval=wanted.interval,
+        exchange=wanted.exchange,
+    )
+
+
 @data_app.command(name="export")
 def export_command(
     collection: Annotated[str, typer.Argument(help="such as candles_1h or trades (default: all)")] = "",
@@ -120,16 +131,11 @@ def export_command(
     "Write stored rows to files: exchange=.../symbol=.../interval=.../COLLECTION.parquet."
     if not to:
         raise BadSetting("expected a folder to export to, found none", "say --to FOLDER", field="to")
+    wanted = Filter.read(collection, symbol, interval, "", exchange)
 
     async def run() -> list[tuple[StoredMarket, Path]]:
         async with open_store(places_of(home).store_url) as opened:
-            markets = await list_markets(
-                opened,
-                collection=collection,
-                symbols=check_symbols(symbol),
-                interval=interval,
-                exchange=check_exchange(exchange) if exchange else "",
-            )
+            markets = await _stored(opened, wanted)
             kind = cast(Literal["csv", "parquet"], format)  # `export_market` refuses others
             return [(one, await export_market(opened, one, to, kind, replace=replace)) for one in markets]
 
@@ -153,16 +159,11 @@ def list_command(
     store: StoreOption = "",
 ) -> None:
     "Show what is stored: markets by exchange, their collections, ranges, rows and source."
+    wanted = Filter.read(collection, symbol, interval, "", exchange)
 
     async def run() -> list[StoredMarket]:
         async with open_store(places_of(home).store_url) as opened:
-            return await list_markets(
-                opened,
-                collection=collection,
-                symbols=check_symbols(symbol),
-                interval=interval,
-                exchange=check_exchange(exchange) if exchange else "",
-            )
+            return await _stored(opened, wanted)
 
     markets = asyncio.run(run())
     if json:

@@ -166,7 +166,8 @@ class Simulator:
         if source == "sample":
             return cls({} if synthetic is not None else read_folder(SAMPLES), now=now, synthetic=synthetic)
         files = list_files(source).files
-        trades = {history.symbol: history for history in (FileTrades(path) for path in files if _holds_trades(path))}
+        histories = [FileTrades(path, name.symbol) for path, name in files.items() if _holds_trades(path)]
+        trades = {history.symbol: history for history in histories}
         tables = read_markets({path: name for path, name in files.items() if not _holds_trades(path)})
         from_trades = {s: candles_from_trades(history) for s, history in trades.items() if s not in tables}
         return cls(tables | from_trades, now=now, trades=trades, synthetic=synthetic)

@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...core.errors import BadCandles
+from ...core.names import check_symbol
+from ..formats.names import name_of
 from ..files import CandleTable, times_to_ms
 from .candles import places
 from .trades import TradeBatch, TradeHistory
@@ -25,6 +27,7 @@ class FileTrades:
     def __init__(
         self,
         path: Path,
+        symbol: str = "",  # empty: as the file's name says, `btc-usdt_trades.parquet`
     ) -> None:
         "Read a file whole; raises `BadCandles` with the file and the first bad row."
         self._all = _read(path)
@@ -44,7 +47,7 @@ class FileTrades:
                     f"expected {expected} in '{path}', found otherwise in row {rows[0]} ({len(rows)} such rows)",
                     "sort the file, and fill in or remove what is wrong",
                 )
-        self.symbol, self.first_id, self.count = path.stem.upper().removesuffix("_TRADES"), int(ids[0]), len(ids)
+        self.symbol, self.first_id, self.count = check_symbol(symbol or name_of(path).symbol), int(ids[0]), len(ids)
 
     def columns(self, first: int, last: int) -> TradeBatch:
         "Trades number `first` to `last` (exclusive), counted from 0."

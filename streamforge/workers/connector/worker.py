@@ -80,8 +80,7 @@ class Connector(Worker):
                     await Pipeline(ctx, handler, subscription).run(done)
                 result = await handler.end()
             if ends and ends.done():
-                symbols = ctx.settings.symbol.replace(",", " ").split()
-                await verify_loaded(ctx.store, wiring.collection, symbols)
+                await verify_loaded(ctx.store, wiring.collection, ctx.settings.symbols)
         finally:
             if ends:
                 ends.cancel()

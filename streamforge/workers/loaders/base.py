@@ -77,8 +77,7 @@ def read_order(
     target: str = "loader-producer",
 ) -> Order:
     "Read a loader's order from its settings; raises `BadSetting`, `BadInterval`."
-    symbols = tuple(dict.fromkeys(settings.symbol.replace(",", " ").split()))
-    target_named(target).check(settings.options)
+    target_named(target).check(settings.options | {"SYMBOL": settings.symbol})
     kind = target_named(target).kind_of(settings.type)
     interval = (settings.interval or interval_of(settings.type)) if MARKET_DATA[kind].interval else ""
     if interval:
@@ -89,7 +88,7 @@ def read_order(
     )
     return Order(
         exchange=settings.exchange,
-        symbols=symbols,
+        symbols=settings.symbols,
         kind=kind,
         interval=interval,
         span=settings.time_range,
