@@ -3031,6 +3031,10 @@ d = {
                 "30_exchange/binance/followers.html#candlefollower.__init__",
                 "streamforge/exchange/binance/followers.py",
             ),
+            "streamforge.exchange.binance.followers.CandleFollower.advance": (
+                "30_exchange/binance/followers.html#candlefollower.advance",
+                "streamforge/exchange/binance/followers.py",
+            ),
             "streamforge.exchange.binance.followers.CandleFollower.take": (
                 "30_exchange/binance/followers.html#candlefollower.take",
                 "streamforge/exchange/binance/followers.py",
@@ -8918,6 +8922,14 @@ d = {
             ),
             "streamforge.workers.loaders.live_candles.LiveCandleSource._parts_of": (
                 "60_workers/loaders/live_candles.html#livecandlesource._parts_of",
+                "streamforge/workers/loaders/live_candles.py",
+            ),
+            "streamforge.workers.loaders.live_candles.LiveCandleSource._rest": (
+                "60_workers/loaders/live_candles.html#livecandlesource._rest",
+                "streamforge/workers/loaders/live_candles.py",
+            ),
+            "streamforge.workers.loaders.live_candles.LiveCandleSource._whole": (
+                "60_workers/loaders/live_candles.html#livecandlesource._whole",
                 "streamforge/workers/loaders/live_candles.py",
             ),
             "streamforge.workers.loaders.live_candles.LiveCandleSource.parts": (

@@ -64,7 +64,17 @@ class CandleFollower:
     ) -> None:
         self.interval, self.step = interval, interval_ms(interval)
         self.last = dict(last or {})
+        self.after = {symbol: time + self.step for symbol, time in self.last.items()}  # when the next may open, ms
         self.repeated = 0  # closed candles that came again
+
+    def advance(
+        self,
+        symbol: str,
+        after: int,  # ms
+    ) -> None:
+        "Note that the record has all candles of a market that open before a moment; it never goes back."
+        self.after[symbol] = after = max(after, self.after.get(symbol, after))
+        self.last[symbol] = max(after - self.step, self.last.get(symbol, after - self.step))
 
     def take(
         self,
@@ -86,12 +96,16 @@ class CandleFollower:
                 f"expected finite candles of {self.interval}, found {bytes(data)[:200]!r}",
                 "see whether the stream is the right one",
             )
-        last = self.last.setdefault(symbol, k.t - self.step)
-        if k.t <= last:
+        if symbol not in self.last:
+            self.advance(symbol, k.t)
+        if k.t <= self.last[symbol]:
             self.repeated += k.x
             return CandleStep(symbol=symbol)
-        missing = TimeRange(last + self.step, k.t) if k.t > last + self.step else None
-        self.last[symbol] = k.t if k.x else k.t - self.step
+        missing = TimeRange(self.after[symbol], k.t) if k.t > self.after[symbol] else None
+        if k.x:
+            self.last[symbol], self.after[symbol] = k.t, max(k.t, min(k.T, k.t + self.step - 1)) + 1
+        else:
+            self.advance(symbol, k.t)
         unknown = (
             k.n == 0 and k.v > 0
         )  # volume without trades: the source did not know the zeros (as in `parse_klines`)

@@ -100,15 +100,17 @@ class LiveCandleSource:
         now = await self.session.now()
         for symbol in self.order.symbols:
             seen = self.seen.get((symbol, self.order.interval))
-            self.follower.last[symbol] = first_open(self.order, now, seen) - self.step
+            if seen:
+                self.follower.last[symbol] = seen.last
+            self.follower.advance(symbol, first_open(self.order, now, seen))
         async with aclosing(self._history(now)) as history:
             async for part in history:
                 yield part
-        while not all(self.follower.last[symbol] >= self.last for symbol in self.order.symbols):
+        while not all(self._whole(symbol) for symbol in self.order.symbols):
             events = await self.session.buffer.take(IDLE_SECONDS if self.order.span else None)
-            some_done = any(self.follower.last[symbol] >= self.last for symbol in self.order.symbols)
+            some_done = any(self._whole(symbol) for symbol in self.order.symbols)
             if await self.session.passed(events, some_done):
-                async with aclosing(self._history(self.last + self.step)) as rest:
+                async with aclosing(self._rest()) as rest:
                     async for part in rest:
                         yield part
             elif events:
@@ -116,6 +118,22 @@ class LiveCandleSource:
                     async for part in parts:
                         yield part
                 self.session.published()
+
+    def _whole(self, symbol: str) -> bool:
+        "Are all candles published that open in the range?"
+        return self.follower.after[symbol] >= self.last + self.step
+
+    async def _rest(self) -> AsyncGenerator[Part, None]:
+        "Yield what is lacking after the end of the range; one off the grid that has opened before may have to close yet."
+        async with aclosing(self._history(self.last + self.step)) as history:
+            async for part in history:
+                yield part
+        over = await self.session.now() >= self.last + 2 * self.step
+        for symbol in self.order.symbols:
+            if (
+                over or self.follower.after[symbol] - self.follower.last[symbol] < self.step
+            ):  # nothing forms after a stop
+                self.follower.advance(symbol, self.last + self.step)
 
     async def _history(self, until: int) -> AsyncGenerator[Part, None]:
         "Yield what is closed at a moment and not published yet, in time order over all markets."
@@ -125,9 +143,9 @@ class LiveCandleSource:
             facts: list[Fact] = []
             async with AsyncExitStack() as stack:
                 streams = [
-                    self._pages(symbol, TimeRange(self.follower.last[symbol] + self.step, end), facts)
+                    self._pages(symbol, TimeRange(self.follower.after[symbol], end), facts)
                     for symbol in self.order.symbols[n : n + PARALLEL_MARKETS]
-                    if self.follower.last[symbol] + self.step < end
+                    if self.follower.after[symbol] < end
                 ]
                 pages = [await stack.enter_async_context(aclosing(stream)) for stream in streams]
                 async for chunk in in_time_order(pages):
@@ -146,8 +164,10 @@ class LiveCandleSource:
             if gaps:
                 missing = Ranges.of(*((gap.start, gap.end) for gap in gaps))
                 facts.append(Fact(self.order.market(symbol), "missing", missing, now))
-            self.follower.last[symbol] = part.end - self.step
+            closed = rows[-1].close_time + 1 if rows else 0  # off the grid the next one may open before the part's end
+            self.follower.advance(symbol, closed if closed > part.end - self.step else part.end)
             if rows:
+                self.follower.last[symbol] = max(rows[-1].open_time, self.follower.last[symbol])
                 yield rows
 
     async def _follow(self, events: Sequence[StreamEvent]) -> AsyncGenerator[Part, None]:
@@ -181,13 +201,12 @@ class LiveCandleSource:
 
     async def _fill(self, symbol: str, span: TimeRange) -> AsyncGenerator[Part, None]:
         "Yield the candles that the stream skipped, by REST."
-        after, facts = self.follower.last[symbol], list[Fact]()
+        facts = list[Fact]()
         self.session.count_gap(symbol)
         async with aclosing(self._pages(symbol, span, facts)) as pages:
             async for rows in pages:
                 for part in self._parts_of(rows):
                     yield part
-        self.follower.last[symbol] = max(after, span.end - self.step)
         if facts:
             yield Part(facts=facts)
 

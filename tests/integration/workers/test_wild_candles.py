@@ -8,7 +8,8 @@ import sys
 
 import msgspec
 import numpy as np
-from wild_exchange import WildExchange, kline
+from wild_exchange import WildExchange, kline, kline_event
+from worker_lab import until
 
 from streamforge.core.times import to_ms
 from streamforge.features.enricher import CANDLE_COLUMNS, Enricher
@@ -70,6 +71,13 @@ async def entry_of(lab, symbol):
         return await read_entry(store, LedgerKey("candles_1h", symbol, "candles", "1h"))
 
 
+async def streamed(lab, ending):
+    "The enriched candles in the topics of all workflows whose names end so."
+    async with lab.bus() as bus:
+        topics = [name for name in await bus.topics() if name.endswith(ending)]
+    return [msgspec.json.decode(record.value) for topic in topics for record in await lab.records(topic)]
+
+
 def inside(rows):
     low, high = to_ms("2018-02-07T12:00"), to_ms("2018-02-12")
     return [(row[0], row[6]) for row in rows if low <= row[0] < high]
@@ -95,8 +103,14 @@ async def test_candles_around_a_stop_are_what_the_exchange_has(lab):
         assert code == 0 and {row["symbol"]: row["filled"] for row in repaired} == {"OFFUSDT": 32, "CUTUSDT": 1}
         assert await data(lab, "repair", "--fill", **urls) == (0, [])
         assert (await data(lab, "verify", **urls))[0] == 0
-    rows = await stored(lab, "OFFUSDT")
+    rows, enriched = await stored(lab, "OFFUSDT"), await stored(lab, "OFFUSDT", "candles_1h_enriched")
     assert sorted(row["open_time"] for row in rows if row["filled"]) == list(range(*STOPPED.parts[0], HOUR))
+    assert [(row["open_time"], row["filled"]) for row in enriched] == [
+        (row["open_time"], row["filled"]) for row in rows
+    ]
+    sent = [row for row in await streamed(lab, "-enriched") if row["symbol"] == "OFFUSDT"]
+    assert sorted(row["open_time"] for row in sent if row.get("filled")) == list(range(*STOPPED.parts[0], HOUR))
+    assert len(sent) == len(rows) and all(row.get("filled") in (None, True) for row in sent)
     assert [(row["open_time"], row["close_time"]) for row in rows if not row["filled"]] == inside(OFF_GRID)
 
 
@@ -127,9 +141,10 @@ async def test_a_lost_candle_between_two_neighbours_is_found_and_repaired(lab):
     assert await stored(lab, "OFFUSDT") == before
 
 
-def _delete(url: str, open_time: int) -> None:
+def _delete(url: str, open_time: int, collection: str = "candles_1h", symbol: str = "%") -> None:
     with sqlite3.connect(url.removeprefix("sqlite:///")) as connection:
-        assert connection.execute("DELETE FROM candles_1h WHERE open_time = ?", (open_time,)).rowcount == 1
+        where = f"DELETE FROM {collection} WHERE open_time = ? AND symbol LIKE ?"
+        assert connection.execute(where, (open_time, symbol)).rowcount == 1
 
 
 async def test_a_loader_that_dies_among_candles_off_the_grid_publishes_each_once(lab):
@@ -197,3 +212,119 @@ def _earlier(entry, ms):
     "The same entry, with denials that are older."
     gaps = tuple(msgspec.structs.replace(gap, at=gap.at - ms) for gap in entry.no_data)
     return msgspec.structs.replace(entry, no_data=gaps)
+
+
+MINUTE, DECEMBER = 60_000, to_ms("2017-12-18")
+
+
+def minutes_of_december():
+    """Minutes around three stops, in the manner of Binance's of December 2017: an hour's one after which candles open off
+    the grid until one is cut short to get back; one shorter than a minute; and one that ends on the grid."""
+
+    def at(minute, ms=0):
+        return DECEMBER + minute * MINUTE + ms
+
+    def run(start, end):
+        return [(time, time + MINUTE - 1) for time in range(start, end, MINUTE)]
+
+    return hours(
+        *run(at(0), at(100)),
+        (at(100), at(100, 12_343)),
+        *run(at(131, 17_345), at(191, 17_345)),
+        (at(191, 17_345), at(192) - 1),
+        *run(at(192), at(300)),
+        (at(300), at(300, 4_999)),
+        *run(at(300, 41_000), at(350, 41_000)),
+        *run(at(360), at(420)),
+    )
+
+
+async def test_minutes_around_several_stops_are_loaded_verified_repaired_and_filled(lab):
+    "Files, REST and the store agree; what is lost in between comes back, and only slots without any candle are filled."
+    rows = minutes_of_december()
+    times = [(row[0], row[6]) for row in rows]
+    reached = {slot for first, last in times for slot in range(first // MINUTE, last // MINUTE + 1)}
+    stopped = [slot * MINUTE for slot in range(DECEMBER // MINUTE, DECEMBER // MINUTE + 420) if slot not in reached]
+    env = {"TYPE": "api_candles_1m", "SYMBOL": "DECUSDT", "TIME_RANGE": "2017-12-18:2017-12-18T07:00"}
+    wild = WildExchange({"DECUSDT": rows}, "1m")
+    async with wild.serve() as urls:
+        assert await lab.run("loader-producer", **env, **urls, SOURCE="rest") == 0
+        assert await lab.run("arango-connector", UPSTREAM="loader-producer__a1b2c3", **env) == 0
+        before = await stored(lab, "DECUSDT", "candles_1m")
+        assert [(row["open_time"], row["close_time"]) for row in before] == times
+        code, found = await data(lab, "verify", **urls)
+        assert code == 0 and (found[0]["rows"], found[0]["missing"]) == (len(rows), 39) and len(stopped) == 39
+        assert (len(found[0]["off_grid"]), len(found[0]["short"]), found[0]["impossible"]) == (111, 3, [])
+        lost = [DECEMBER + 100 * MINUTE, DECEMBER + 131 * MINUTE + 17_345, DECEMBER + 340 * MINUTE + 41_000]
+        for time in lost:
+            await asyncio.to_thread(_delete, lab.places.store_url, time, "candles_1m")
+        assert (await data(lab, "verify", **urls))[0] == 65
+        code, repaired = await data(lab, "repair", **urls)
+        assert code == 0 and repaired[0]["still"] == 0
+        assert await stored(lab, "DECUSDT", "candles_1m") == before
+        code, repaired = await data(lab, "repair", "--fill", **urls)
+        assert code == 0 and repaired[0]["filled"] == 39
+        assert (await data(lab, "verify", **urls))[0] == 0
+    after = await stored(lab, "DECUSDT", "candles_1m")
+    assert [row["open_time"] for row in after if row["filled"]] == stopped
+    assert [row for row in after if not row["filled"]] == before
+
+
+async def test_a_repair_from_files_that_do_not_exist_takes_rest(lab):
+    "The archive has nothing of the market: REST gives the rows."
+    wild = WildExchange({"OFFUSDT": OFF_GRID, "CUTUSDT": CUT})
+    async with wild.serve() as urls:
+        await load(lab, urls, SOURCE="rest")
+        before = await stored(lab, "OFFUSDT")
+        await asyncio.to_thread(_delete, lab.places.store_url, before[30]["open_time"], symbol="OFFUSDT")
+        wild.files = False
+        code, repaired = await data(lab, "repair", "--source", "archive", **urls)
+        assert code == 0 and [(row["stored"], row["still"]) for row in repaired] == [(1, 0)]
+    assert await stored(lab, "OFFUSDT") == before
+
+
+async def test_a_live_loader_follows_a_market_through_a_stop(lab):
+    """The stream has a candle cut short, one twice, skips one, and falls silent before the last one off the grid has
+    closed: each candle that opens in the range once and in order, and what nobody has in the ledger."""
+    wild, rows = WildExchange({"OFFUSDT": OFF_GRID}), {row[0]: row for row in OFF_GRID}
+    wild.now, end = STOP + HOUR // 6, to_ms("2018-02-09T14:00")
+
+    def frame(opens, *, closed=True):
+        wild.now = max(wild.now, rows[opens][6] if closed else opens)
+        return kline_event("OFFUSDT", "1h", rows[opens], closed=closed)
+
+    async def live():
+        yield frame(STOP, closed=False)
+        yield frame(STOP)
+        yield frame(RESTART, closed=False)
+        yield frame(STOP)
+        yield frame(RESTART)
+        yield frame(RESTART + 2 * HOUR, closed=False)  # and one hour was skipped
+        yield frame(RESTART + 2 * HOUR)
+        yield frame(RESTART + 3 * HOUR)
+        yield frame(RESTART + 4 * HOUR, closed=False)
+        await until(lambda: lab.length(lab.data))
+        wild.now = end + 1
+        asked = len(wild.log)
+
+        async def asked_again() -> bool:
+            return len(wild.log) > asked
+
+        await until(asked_again)
+        wild.now = end + HOUR // 2
+
+    wild.live = live
+    env = {"TYPE": "ws_candles_1h", "SYMBOL": "OFFUSDT", "TIME_RANGE": "2018-02-07T20:00:2018-02-09T14:00"}
+    async with wild.serve() as urls:
+        assert await lab.run("loader-ws-candles", **env, **urls, WS_SILENCE_SECONDS="60") == 0
+        assert await lab.run("arango-connector", UPSTREAM="loader-ws-candles__a1b2c3", **env) == 0
+        published = [msgspec.json.decode(record.value) for record in await lab.records(lab.data)]
+        assert [(row["open_time"], row["close_time"]) for row in published] == [
+            (row[0], row[6]) for row in OFF_GRID if end - 42 * HOUR <= row[0] < end
+        ]
+        entry = await entry_of(lab, "OFFUSDT")
+        assert entry.missing == STOPPED and entry.off_grid.size == 5
+        code, found = await data(lab, "verify", **urls)
+        assert code == 0 and (len(found[0]["off_grid"]), len(found[0]["short"])) == (5, 1)
+        code, repaired = await data(lab, "repair", **urls)  # the denials are years old, so they are due
+        assert code == 0 and [(row["missing"], row["still"]) for row in repaired] == [(32, 0)]
