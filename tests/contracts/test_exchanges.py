@@ -159,6 +159,12 @@ async def test_a_symbol_is_found_however_it_is_written(lab):
     plain = await lab.exchange.market(lab.symbol)
     for text in (lab.symbol.lower(), f"{plain.base}/{plain.quote}", f"{plain.base}-{plain.quote}"):
         assert await lab.exchange.market(text) == plain
+    slashed, day = f"{plain.base}/{plain.quote}".lower(), TimeRange(NOW - 24 * HOUR, NOW)
+    rows = [candle async for page in lab.exchange.candles(slashed, "1h", day) for candle in page]
+    assert rows and {row.symbol for row in rows} == {lab.symbol}
+    trades = await anext(aiter(lab.exchange.trades(slashed, TimeRange(lab.trades[-1][1], lab.trades[-1][1] + 1))))
+    assert {trade.symbol for trade in trades} == {lab.symbol}
+    assert (await lab.exchange.order_book(slashed)).symbol == lab.symbol
 
 
 async def test_an_unknown_symbol_is_refused_by_name(lab):

@@ -159,26 +159,30 @@ class BinanceExchange:
         interval: str,  # `1h`
         span: TimeRange,
     ) -> CandleReader:
-        "Prepare to load closed candles; raises `BadInterval`."
-        return self.rest.klines(symbol, check_interval(interval, self.name, self.intervals), span)
+        "Prepare to load closed candles; raises `BadInterval`, `BadName`."
+        return self.rest.klines(check_symbol(symbol), check_interval(interval, self.name, self.intervals), span)
 
     def trades(
         self,
         symbol: str,  # `BTCUSDT`
         span: TimeRange | IdRange,
     ) -> TradeReader:
-        "Prepare to load aggregate trades."
-        return agg_trades(self.rest, symbol, span)
+        "Prepare to load aggregate trades; raises `BadName`."
+        return agg_trades(self.rest, check_symbol(symbol), span)
 
     async def order_book(
         self,
         symbol: str,  # `BTCUSDT`
         levels: int = 20,  # a side, at most
     ) -> BookSnapshot:
-        "Request the order book; its time is the exchange's when it was asked; raises `UnknownSymbol`, `ExchangeError`."
-        now, book = await self.rest.server_time(), await self.rest.depth(symbol, levels)
+        """Request the order book; its time is the exchange's when it was asked.
+
+        Raises `UnknownSymbol`, `BadName`, `ExchangeError`.
+        """
+        wanted = check_symbol(symbol)
+        now, book = await self.rest.server_time(), await self.rest.depth(wanted, levels)
         return BookSnapshot(
-            symbol=symbol,
+            symbol=wanted,
             timestamp=now,
             bids=[(float(price), float(size)) for price, size in book.bids[:levels]],
             asks=[(float(price), float(size)) for price, size in book.asks[:levels]],

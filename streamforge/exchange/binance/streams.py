@@ -188,7 +188,7 @@ class Streams:
                 field="BINANCE_WS_URL",
             )
         self.names = list(dict.fromkeys(names))
-        wrong = [name for name in self.names if not re.fullmatch(r"[a-z0-9_.!-]+@[A-Za-z0-9_@]+", name)]
+        wrong = [name for name in self.names if not re.fullmatch(r"(?:(?![A-Z])[\w.!-])+@[A-Za-z0-9_@]+", name)]
         if wrong or not self.names:
             raise BadSetting(
                 f"expected streams such as btcusdt@kline_1m, found {', '.join(wrong[:3]) or 'none'}",

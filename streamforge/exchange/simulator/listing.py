@@ -25,6 +25,7 @@ from ...core.types import JsonObject, JsonValue
 from .market import SimulatedMarket
 from streamforge.exchange.simulator.rest import (
     SYMBOL_PATTERN,
+    SYMBOL_RANGE,
     HttpAnswer,
     error_answer,
     illegal,
@@ -49,9 +50,9 @@ def asked_markets(
         try:
             asked = msgspec.json.decode(query["symbols"], type=list[str])
         except msgspec.MsgspecError:
-            return illegal("symbols", f'^\\[("{SYMBOL_PATTERN}"(,"{SYMBOL_PATTERN}"){{0,}}){{0,1}}\\]$')
+            return illegal("symbols", f'^\\[("{SYMBOL_RANGE}"(,"{SYMBOL_RANGE}"){{0,}}){{0,1}}\\]$')
     if any(not re.fullmatch(SYMBOL_PATTERN, symbol) for symbol in asked):
-        return illegal("symbol", f"^{SYMBOL_PATTERN}$")
+        return illegal("symbol", f"^{SYMBOL_RANGE}$")
     markets = [find(symbol) for symbol in asked]
     known = [market for market in markets if market is not None]
     return known if len(known) == len(markets) else error_answer(-1121, "Invalid symbol.")

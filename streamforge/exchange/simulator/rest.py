@@ -5,6 +5,7 @@
 # %% auto #0
 __all__ = [
     "SYMBOL_PATTERN",
+    "SYMBOL_RANGE",
     "HttpAnswer",
     "json_answer",
     "error_answer",
@@ -64,7 +65,8 @@ def error_answer(
 
 
 # %% ../../../nbs/30_exchange/simulator/11_rest.ipynb #9b800b2b
-SYMBOL_PATTERN = r"[A-Z0-9-_.]{1,20}"
+SYMBOL_PATTERN = r"(?:(?![a-z])[\w.-]){1,50}"  # letters of any script, no small ASCII ones
+SYMBOL_RANGE = r"[\w\-._&&[^a-z]]{1,50}"  # the same as Binance's errors write it, in Java's words
 
 
 def parameter_error(
@@ -77,7 +79,7 @@ def parameter_error(
         if name in ("symbol", "interval") and not query.get(name):
             return error_answer(-1102, f"Mandatory parameter '{name}' was not sent, was empty/null, or malformed.")
         if name in query and not re.fullmatch(pattern, query[name]):
-            return illegal(name, f"^{pattern}$")
+            return illegal(name, f"^{SYMBOL_RANGE if name == 'symbol' else pattern}$")
     if unread := [name for name in query if name not in parameters]:
         counts = f"read '{len(query) - len(unread)}' parameter(s) but was sent '{len(query)}'"
         return error_answer(-1104, f"Not all sent parameters were read; {counts}.")

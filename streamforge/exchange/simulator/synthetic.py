@@ -344,4 +344,4 @@ def is_synthetic_symbol(
 ) -> bool:
     "Whether a market can be made: letters and digits that end with a known quote asset."
     base, quote = assets_of(symbol)
-    return bool(base and quote and symbol.isascii() and symbol.isalnum() and base != quote)
+    return bool(base and quote and symbol.isalnum() and symbol == symbol.upper() and base != quote)
