@@ -41,7 +41,7 @@ from streamforge.store.schemas import CANDLES, enriched_schema  # noqa: E402
 from streamforge.store.sql.postgresql import Postgresql  # noqa: E402
 
 BATCH = 5_000  # as the connector writes them
-HOUR = 3_600_000
+HOUR, START = 3_600_000, 1_704_067_200_000  # ms; 2024
 PRICES = ("open", "high", "low", "close", "volume")
 
 
@@ -53,8 +53,8 @@ def candles(count: int) -> list[Candle]:
         Candle(
             symbol=f"MARKET{k % 8}",
             interval="1h",
-            open_time=(k // 8) * HOUR,
-            close_time=(k // 8 + 1) * HOUR - 1,
+            open_time=START + (k // 8) * HOUR,
+            close_time=START + (k // 8 + 1) * HOUR - 1,
             number_of_trades=k,
             **{name: v + k for name, v in numbers.items()},
             **{name: v + k for name, v in more.items()},
