@@ -9060,6 +9060,10 @@ d = {
                 "60_workers/loaders/trades.html#tradestream._requested",
                 "streamforge/workers/loaders/trades.py",
             ),
+            "streamforge.workers.loaders.trades.TradeStream.give_up": (
+                "60_workers/loaders/trades.html#tradestream.give_up",
+                "streamforge/workers/loaders/trades.py",
+            ),
             "streamforge.workers.loaders.trades.TradeStream.pages": (
                 "60_workers/loaders/trades.html#tradestream.pages",
                 "streamforge/workers/loaders/trades.py",

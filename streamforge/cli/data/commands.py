@@ -46,6 +46,7 @@ from ...core.names import market_key
 from ...core.times import iso, now_ms
 from ...core.types import JsonObject
 from ...store.base import open_store
+from ...workers.imports.files import IMPORT_EXCHANGE
 
 data_app = typer.Typer(
     help="Data that proves itself complete: what was asked for, loaded, verified, missing.", no_args_is_help=True
@@ -142,7 +143,8 @@ async def _nothing_to_repair(store_url: str, wanted: Filter) -> list[str]:
         if row["denied"]
     ]
     more = [f"and {len(denied) - 10} more"] if len(denied) > 10 else []
-    ask = ["--again asks for all of them now"] if denied else []
+    asked = any(row["denied"] and row["exchange"] != IMPORT_EXCHANGE for row in rows)
+    ask = ["--again asks for all of them now"] if asked else []
     return ["nothing to repair: no request was made", *denied[:10], *more, *ask]
 
 
@@ -223,7 +225,7 @@ def repair(
     range: _Span = "",
     again: Annotated[bool, typer.Option(help="also ask for what the exchange has said it lacks")] = False,
     fill: Annotated[bool, typer.Option(help="flat candles, marked as filled, where the exchange has none")] = False,
-    source: SourceOption = "rest",
+    source: SourceOption = "",
     url: Annotated[
         str,
         typer.Option(
@@ -241,11 +243,16 @@ def repair(
     places, wanted = places_of(home), Filter.read(collection, symbol, interval, range, exchange)
     Path(places.home, "logs").mkdir(parents=True, exist_ok=True)
     with logging_to(Path(places.home, "logs", "repair.log"), "repair"):
-        rows = asyncio.run(repair_all(places, wanted, again=again, fill=fill, source=check_source(source), url=url))
+        rows = asyncio.run(
+            repair_all(places, wanted, again=again, fill=fill, source=source and check_source(source), url=url)
+        )
     if rows or json:
         _show(rows, json, _REPAIR, repair_cells, ("lacked",))
     if not json:
         where = f"by a workflow of {url}" if url else "by a loader and a connector in this process"
+        for row in rows:
+            if row["message"]:
+                typer.echo(f"{market_key(row['exchange'], row['symbol'])}: {row['message']}")
         for line in [f"repaired {where}"] if rows else asyncio.run(_nothing_to_repair(places.store_url, wanted)):
             typer.echo(line)
     if any(row["still"] for row in rows):

@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from ...client.client import Client
-from ...core.errors import BadData, TryAgain
+from ...core.errors import BadData, StreamForgeError, TryAgain
 from ...core.names import check_exchange, check_symbols, queue_id, telemetry_id
 from ...core.settings import Places
 from ...core.times import TimeRange, interval_ms, now_ms
@@ -33,6 +33,7 @@ from ...ledger.entries import Entry, LedgerKey, read_ledger, update_entry
 from ...ledger.ranges import Ranges
 from ...ledger.verify import Findings, stored_markets, verify, verify_trades
 from ...store.base import Store, open_store
+from ...workers.imports.files import IMPORT_EXCHANGE
 
 
 # %% ../../../nbs/80_cli/data/01_repair.ipynb #08ab0ca3
@@ -275,7 +276,8 @@ def _figures(market: LedgerKey, todo: Ranges, before: Findings, after: Findings,
         "still": after.gaps(entry),
     }
     named = {name: getattr(market, name) for name in ("collection", "exchange", "symbol", "interval")}
-    return named | {name: ranges.size // market.step for name, ranges in counts.items()}
+    message = "no exchange has it: import its files again" if market.exchange == IMPORT_EXCHANGE else ""
+    return named | {name: ranges.size // market.step for name, ranges in counts.items()} | {"message": message}
 
 
 # %% ../../../nbs/80_cli/data/01_repair.ipynb #15bbd123
@@ -285,23 +287,35 @@ async def repair_all(
     *,
     again: bool = False,  # also ask for what the exchange has said it lacks
     fill: bool = False,  # flat candles where the exchange has none
-    source: str = "rest",  # or `archive`, or `auto`
+    source: str = "",  # `auto`, `archive` or `rest`; empty: auto for candles, rest for trades, which it asks for by id
     url: str = "",  # of a queue-manager; empty: here
 ) -> list[JsonObject]:  # one per market that lacked something
-    "Verify, get what is missing or due, verify again; raises the errors of its workers."
+    """Verify, get what is missing or due, verify again; raises the first error of its workers, when all others are done.
+
+    Of data that were imported nothing is requested: a row's `message` says so.
+    """
     async with open_store(places.store_url) as store:
         lacking = await _lacking(store, wanted, again, fill)
         ledger = await read_ledger(store)
     groups: dict[tuple[str, str, str, str], list[tuple[LedgerKey, Ranges]]] = {}
     for market, _, todo in lacking:
+        if market.exchange == IMPORT_EXCHANGE:
+            continue
         span = todo if market.interval else ledger[msgspec.structs.replace(market, kind="trades")].asked
         group = market.collection, market.exchange, market.kind, market.interval
         groups.setdefault(group, []).append((market, span))
     flags = {"AGAIN": again, "FILL": fill}
+    failures: list[StreamForgeError] = []
     for (*_, interval), markets in groups.items():
         wishes = {name: "1" for name, set_ in flags.items() if set_ and (interval or name != "FILL")}
-        targets, queue = targets_of(markets, wishes | {"SOURCE": source}), queue_id("repair", markets[0][0].collection)
-        await (_ask_manager(url, queue, targets) if url else run_here(targets, places, queue))
+        wishes["SOURCE"] = source or ("auto" if interval else "rest")
+        targets, queue = targets_of(markets, wishes), queue_id("repair", markets[0][0].collection)
+        try:
+            await (_ask_manager(url, queue, targets) if url else run_here(targets, places, queue))
+        except StreamForgeError as error:  # of these markets; the others can still be had
+            failures.append(error)
+    if failures:
+        raise failures[0]
     async with open_store(places.store_url) as store:
         after = (
             {market: (findings, entry) for market, findings, entry in await verify_markets(store, wanted)}

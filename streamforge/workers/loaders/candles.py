@@ -254,6 +254,7 @@ class MarketStream:
         market, now = self.plan.market, self.now
         status = self.rest.statuses.get(market.symbol, "")
         early = Ranges.of((0, self._slot(self.first) if self.first else 0)) if status == "TRADING" else ranges
+        early = Ranges() if self.access and not self.access.known else early  # it may be known again
         state: NotedState = "missing" if self.received else "empty"
         return [Fact(market, "ended", ranges & early, now), Fact(market, state, ranges - early, now)]
 
@@ -356,13 +357,14 @@ class CandleHistorySource:
     async def _known(self, plans: list[MarketPlan]) -> list[MarketPlan]:
         "Look up the markets of which something is requested; leave out those that nobody knows."
         assert self.order.span
-        asked = [plan.market.symbol for plan in plans if plan.ask]
+        asked, optional = [plan.market.symbol for plan in plans if plan.ask], list[str]()
         stored = [plan.market.symbol for plan in plans if plan.stored or plan.seen or not plan.ask]
         if asked:
+            optional = asked if self.order.only_missing else stored  # a repair knows that there were such markets
             self.found = await find_markets(
-                self.rest, self.archive, asked, self.order.span, self.order.interval, optional=stored
+                self.rest, self.archive, asked, self.order.span, self.order.interval, optional=optional
             )
-        unknown = {symbol for symbol, access in self.found.items() if not access.known} - set(stored)
+        unknown = {symbol for symbol, access in self.found.items() if not access.known} - {*stored, *optional}
         return [plan for plan in plans if plan.market.symbol not in unknown]
 
     def _outcomes(self) -> list[MarketOutcome]:

@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, aclosing, nullcontext
 
 import msgspec
 
-from ...core.errors import BadSetting, NotFound
+from ...core.errors import BadSetting, NotFound, UnknownSymbol
 from ...core.times import TimeRange
 from ...core.types import JsonObject
 from ...exchange.binance.pages import IdRange
@@ -87,6 +87,7 @@ class TradeStream:
         self.span = Ranges.of((max(order.span.start, seen.moment if seen else 0), order.span.end))
         self.ask = self.stored = Ranges()  # times to request, and times to read from the store
         self.skipped = self.loaded = Ranges()  # ids that the exchange does not have, and ids that the ledger has
+        self.lost = Ranges()  # ids that a repair is after
         self.before = seen.real if seen else Ranges()  # ids that were published before a restart
         self.now, self.asked, self.from_store = 0, 0, 0
         self.archive: Archive | None = None  # asked before REST, where that pays
@@ -99,11 +100,21 @@ class TradeStream:
         "Divide the range into times to request and times to read from the store; raises `StoreError`."
         by_time, by_id = await read_entry(self.store, self.times), await read_entry(self.store, self.ids)
         self.loaded = by_id.loaded | by_id.verified
+        if self.order.only_missing:
+            self.lost = (by_id.asked | self.loaded | by_id.missing).hull - self.loaded - by_id.missing
         self.skipped = self.before.hull - self.before if self.before and not self.order.only_missing else Ranges()
         self.span = self.span & by_time.asked if self.order.only_missing else self.span
         by_ids = not isinstance(self.rest, PortHistory)  # only Binance's client finds a missing trade by its id
         self.stored = self.span & (by_time.loaded | by_time.verified) if self.loaded and by_ids else Ranges()
         self.ask = self.span - self.stored
+
+    def give_up(
+        self,
+        now: int,  # the exchange's time, ms
+    ) -> None:
+        "Request nothing, and take what was lost as missing: neither the exchange nor its archive knows the market."
+        self.now, self.skipped = now, self.skipped | self.lost
+        self.ask = self.stored = Ranges()
 
     async def pages(self) -> AsyncGenerator[list[Trade], None]:
         "Yield pages in order, none of them empty; raises `ExchangeError`, `UnknownSymbol`, `StoreError`."
@@ -134,10 +145,16 @@ class TradeStream:
                 always=self.always,
                 files_only=self.access.files_only if self.access else None,
             )
-        async with aclosing(aiter(answers)) as pages:
-            async for page in pages:
-                self.asked += len(page)
-                yield page
+        try:
+            async with aclosing(aiter(answers)) as pages:
+                async for page in pages:
+                    self.asked += len(page)
+                    yield page
+        except UnknownSymbol:
+            if not (self.order.only_missing and isinstance(span, IdRange)):
+                raise
+            self.skipped |= Ranges.of((span.start, span.end))  # nobody has the market any more
+            return
         self.skipped |= Ranges.of(*((gap.start, gap.end) for gap in answers.gaps))
         if isinstance(answers, ArchivedTrades):
             self.archived, self.lacked = self.archived + answers.archived, self.lacked + answers.lacked
@@ -228,10 +245,13 @@ class TradeHistorySource:
         asked = [stream.symbol for stream in self.streams.values() if stream.ask]
         stored = [stream.symbol for stream in self.streams.values() if stream.stored or stream.before]
         if asked:
-            self.found = await find_markets(self.rest, self.archive, asked, self.order.span, optional=stored)
+            optional = asked if self.order.only_missing else stored
+            self.found = await find_markets(self.rest, self.archive, asked, self.order.span, optional=optional)
         for symbol, access in self.found.items():
             self.streams[symbol].access = access
-            if not access.known and symbol not in stored:
+            if not access.known and self.order.only_missing:
+                self.streams[symbol].give_up(await self.rest.server_time())
+            elif not access.known and symbol not in stored:
                 del self.streams[symbol]
 
     def _outcomes(self) -> list[MarketOutcome]:
@@ -259,7 +279,8 @@ class TradeHistorySource:
 
     def _end(self, stream: TradeStream) -> list[Fact]:
         "State the loaded time of a finished market, and the ids that the exchange skipped."
-        closed = stream.ask & Ranges.of((0, stream.now))
+        unknown = stream.access and not stream.access.known
+        closed = Ranges() if unknown else stream.ask & Ranges.of((0, stream.now))
         return [
             Fact(stream.times, "loaded", closed),
             Fact(stream.ids, "missing", stream.skipped, stream.now),

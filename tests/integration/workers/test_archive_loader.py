@@ -223,6 +223,23 @@ async def test_a_market_that_has_left_the_exchange_comes_from_its_files(lab):
         assert not (await read_entry(store, LedgerKey("candles_1h", "NOUSDT", "candles", "1h"))).asked
 
 
+async def test_lost_trades_of_a_market_that_has_left_the_exchange_hold_up_no_repair(lab):
+    "They are told as missing, and the repair ends; nothing else is lost."
+    tables, order = read_folder(SAMPLES), TRADES | {"TIME_RANGE": "2021-05-11:2021-05-12", "SOURCE": "rest"}
+    async with serve_app(Simulator(tables, per_candle=12)) as url:
+        assert await lab.run("loader-producer", BINANCE_API_URL=url, **order) == 0
+        assert await lab.run("arango-connector", UPSTREAM="loader-producer__a1b2c3", **order) == 0
+    ids = [decode(Trade, value).trade_id for value in await values(lab)]
+    with sqlite3.connect(lab.places.store_url.removeprefix("sqlite:///")) as db:
+        db.execute("DELETE FROM trades WHERE trade_id BETWEEN ? AND ?", (ids[50], ids[52]))
+    assert (await data(lab, "verify"))[0] == 65
+    async with serve_app(Simulator({"ETHUSDT": tables["ETHUSDT"]})) as url:
+        code, repaired = await data(lab, "repair", BINANCE_API_URL=url)
+    assert code == 0 and [(row["lacked"], row["missing"], row["still"]) for row in repaired] == [(3, 3, 0)]
+    code, verified = await data(lab, "verify")
+    assert code == 0 and [(row["rows"], row["missing"]) for row in verified] == [(len(ids) - 3, 3)]
+
+
 async def _stored(lab, trades):
     "Every trade once, and volume by price that adds up."
     async with open_store(lab.places.store_url) as store:

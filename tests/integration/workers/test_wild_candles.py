@@ -283,6 +283,39 @@ async def test_a_repair_from_files_that_do_not_exist_takes_rest(lab):
     assert await stored(lab, "OFFUSDT") == before
 
 
+async def test_a_market_that_nobody_has_any_more_holds_up_no_repair(lab, tmp_path):
+    """A row is lost of a market that has left the exchange and has no files, of one that is traded, and of one that a user
+    has imported: what can be had is stored, the rest is told, and the repair ends."""
+    wild = WildExchange({"OFFUSDT": OFF_GRID, "CUTUSDT": CUT})
+    (tmp_path / "OWNUSDT.csv").write_text(
+        "open_time,open,high,low,close,volume\n"
+        + "".join(f"{STOP + n * HOUR},100,102,99,101,{n + 1}\n" for n in range(6))
+    )
+    async with wild.serve() as urls:
+        await load(lab, urls, SOURCE="rest")
+        assert (await data(lab, "import", str(tmp_path / "OWNUSDT.csv"), "--exchange", "import"))[0] == 0
+        before = await stored(lab, "OFFUSDT")
+        lost = {"OFFUSDT": before[30]["open_time"], "CUTUSDT": STOP - HOUR, "OWNUSDT": STOP + 2 * HOUR}
+        for symbol, time in lost.items():
+            await asyncio.to_thread(_delete, lab.places.store_url, time, symbol=symbol)
+        assert (await data(lab, "verify", **urls))[0] == 65
+        wild.delisted.add("CUTUSDT")
+        wild.files = False
+        code, repaired = await data(lab, "repair", **urls)
+        figures = {row["symbol"]: (row["stored"], row["missing"], row["still"]) for row in repaired}
+        assert figures == {"OFFUSDT": (1, 0, 0), "CUTUSDT": (0, 1, 0), "OWNUSDT": (0, 0, 1)} and code == 65
+        assert {row["symbol"] for row in repaired if "import its files again" in row["message"]} == {"OWNUSDT"}
+        assert await stored(lab, "OFFUSDT") == before
+        assert (await data(lab, "import", str(tmp_path / "OWNUSDT.csv"), "--exchange", "import"))[0] == 0
+        assert (await data(lab, "verify", **urls))[0] == 0
+        assert (await data(lab, "repair", **urls))[0] == 0
+        (denied,) = [gap for gap in (await entry_of(lab, "CUTUSDT")).no_data if gap.start == STOP - HOUR]
+        assert denied.count >= 0  # it may be known again: asked again when it is due
+        wild.files = True
+        code, repaired = await data(lab, "repair", "--again", "--symbol", "CUTUSDT", **urls)
+        assert code == 0 and repaired[0]["stored"] == 1  # the archive has it now
+
+
 async def test_a_live_loader_follows_a_market_through_a_stop(lab):
     """The stream has a candle cut short, one twice, skips one, and falls silent before the last one off the grid has
     closed: each candle that opens in the range once and in order, and what nobody has in the ledger."""
