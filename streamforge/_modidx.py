@@ -6179,6 +6179,10 @@ d = {
                 "10_messages/admission.html#exact_in_float",
                 "streamforge/messages/admission.py",
             ),
+            "streamforge.messages.admission.time_possible": (
+                "10_messages/admission.html#time_possible",
+                "streamforge/messages/admission.py",
+            ),
             "streamforge.messages.admission.trade_possible": (
                 "10_messages/admission.html#trade_possible",
                 "streamforge/messages/admission.py",

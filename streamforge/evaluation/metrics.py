@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
+from ..core.columns import as_ms_column
 from ..core.errors import BadData, NotEnoughData
 from ..core.times import interval_ms
 
@@ -106,13 +107,13 @@ _MONDAY = 345_600_000  # 1970-01-05 in ms
 
 
 def volatility_by_timeframe(
-    open_time: Sequence[int] | np.ndarray,  # (T,) ms UTC, sorted
+    open_time: object,  # (T,) ms UTC or datetimes of any unit, sorted
     price: np.ndarray,  # (T,) closes, or an equity curve
     interval: str,  # of the rows: `1h`
     timeframes: Sequence[str] = ("1h", "4h", "1d", "1w"),  # none finer than the interval
 ) -> dict[str, float | None]:  # yearly standard deviation of log returns; None with fewer than 3 prices
-    "Annualised volatility, sampled at the end of each timeframe; raises `BadInterval`."
-    closed, volatility = np.asarray(open_time, np.int64) + interval_ms(interval), {}
+    "Annualised volatility, sampled at the end of each timeframe; raises `BadInterval`, `BadTime`."
+    closed, volatility = as_ms_column(open_time, "open_time") + interval_ms(interval), {}
     for timeframe in timeframes:
         step = interval_ms(timeframe)
         bucket = (closed - 1 - (_MONDAY if timeframe == "1w" else 0)) // step

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
+from ..core.columns import as_ms_column
 from ..core.errors import BadData, NotEnoughData
 from .metrics import Performance, performance
 from ..trading.baselines import random_agents
@@ -39,22 +40,22 @@ def closed_out(
 
 
 def portfolio(
-    open_time: np.ndarray,  # (T,) ms UTC
+    open_time: object,  # (T,) ms UTC, or datetimes of any unit
     result: Backtest,  # (T, N): one account per market, equal capital
     costs: Costs,
 ) -> Curve:
-    "Average several accounts into one curve; raises `NotEnoughData`."
-    if result.equity.ndim != 2 or len(result.equity) < 2 or len(result.equity) != len(open_time):
+    "Average several accounts into one curve; raises `NotEnoughData`, `BadTime`."
+    times = as_ms_column(open_time, "open_time")
+    if result.equity.ndim != 2 or len(result.equity) < 2 or len(result.equity) != len(times):
         raise NotEnoughData(
-            f"expected accounts of shape ({len(open_time)}, markets) with at least 2 candles, "
-            f"found {result.equity.shape}",
+            f"expected accounts of shape ({len(times)}, markets) with at least 2 candles, found {result.equity.shape}",
             "backtest the rows of the test, all markets at once",
         )
     equity = closed_out(result, costs)
     weight = result.equity / result.equity.sum(axis=1, keepdims=True)  # a market's share of all capital
     last_sale = float((result.position[-1] * weight[-1]).sum())
     return Curve(
-        open_time=np.asarray(open_time, np.int64).tolist(),
+        open_time=times.tolist(),
         equity=(equity.mean(axis=1) / equity[0].mean()).tolist(),
         traded=float((np.abs(result.fills) * weight).sum()) + last_sale,
         exposure=float((result.position * weight).sum(axis=1).mean()),
@@ -63,7 +64,7 @@ def portfolio(
 
 # %% ../../nbs/45_evaluation/03_portfolio.ipynb #4d8db78a
 def random_portfolios(
-    open_time: np.ndarray,  # (T,) ms UTC
+    open_time: object,  # (T,) ms UTC, or datetimes of any unit
     open: np.ndarray,  # (T, N) NaN where a market has no candle
     close: np.ndarray,  # (T, N)
     agent: Backtest,  # (T, N): whose habits to copy
@@ -73,7 +74,8 @@ def random_portfolios(
     seed: int = 0,
 ) -> list[Curve]:  # n portfolios over all markets
     "Random baseline of a portfolio: random agents with the agent's own turnover and exposure in each market."
-    shape = (len(open_time), open.shape[1], n)
+    times = as_ms_column(open_time, "open_time")
+    shape = (len(times), open.shape[1], n)
     equity, positions, fills = np.ones(shape), np.zeros(shape), np.zeros(shape, np.int8)
     for market in range(open.shape[1]):
         rows = np.flatnonzero(np.isfinite(close[:, market]))
@@ -88,9 +90,7 @@ def random_portfolios(
         )
         aligned = align_account(rows, own, shape[0])
         equity[:, market], positions[:, market], fills[:, market] = aligned.equity, aligned.position, aligned.fills
-    return [
-        portfolio(open_time, Backtest(equity[:, :, i], positions[:, :, i], fills[:, :, i]), costs) for i in range(n)
-    ]
+    return [portfolio(times, Backtest(equity[:, :, i], positions[:, :, i], fills[:, :, i]), costs) for i in range(n)]
 
 
 # %% ../../nbs/45_evaluation/03_portfolio.ipynb #5160b3a1

@@ -13,7 +13,9 @@ import msgspec
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..core.columns import as_ms_column
 from ..core.errors import BadData, BadSetting
+from ..core.times import EARLIEST_MS, LATEST_MS, plausible_ms
 from ..core.types import JsonObject
 from .decimals import add_amounts, carry, limbs, nearest
 from .kernels import kernel
@@ -116,7 +118,6 @@ def _advance(
 
 
 # %% ../../nbs/40_features/08_trades.ipynb #e405a260
-_YEAR_2100 = 4_102_444_800_000
 _WANTED = ("a positive price and a quantity", "a time in ms", "a count of trades")
 
 
@@ -127,7 +128,7 @@ def _first_bad(price: np.ndarray, quantity: np.ndarray, timestamp: np.ndarray, c
         p, q = price[k], quantity[k]
         if q != 0 and not (0 < p < 9e10 and 0 < q < 9e15 and p * q < 1e22):
             return k, 0
-        if not 0 <= timestamp[k] < _YEAR_2100:
+        if not EARLIEST_MS <= timestamp[k] < LATEST_MS:
             return k, 1
         if count[k] < 0:
             return k, 2
@@ -154,16 +155,18 @@ def trade_columns(
     trade_id: ArrayLike,  # (n,) rising
     price: ArrayLike,  # (n,) quote currency
     quantity: ArrayLike,  # (n,) base asset
-    timestamp: ArrayLike,  # (n,) ms UTC
+    timestamp: object,  # (n,) ms UTC, or datetimes of any unit
     is_buyer_maker: ArrayLike,  # (n,) True: the seller was the taker
     count: ArrayLike | None = None,  # (n,) trades that each record stands for; None: one each
 ) -> TradeColumns:
-    "Convert trades to arrays of the right types; raises `BadData` for impossible ones."
+    "Convert trades to arrays of the right types; raises `BadData` for impossible ones, `BadTime` for other units."
+    times = np.asarray(timestamp)
+    times = times.astype(np.int64) if times.dtype.kind in "iu" else as_ms_column(timestamp, "timestamp")
     trades = TradeColumns(
         trade_id=np.asarray(trade_id, np.int64),
         price=np.asarray(price, np.float64),
         quantity=np.asarray(quantity, np.float64),
-        timestamp=np.asarray(timestamp, np.int64),
+        timestamp=times,
         is_buyer_maker=np.asarray(is_buyer_maker, np.bool_),
         count=np.ones(len(np.asarray(trade_id)), np.int64) if count is None else np.asarray(count, np.int64),
     )
@@ -173,6 +176,8 @@ def trade_columns(
             "pass one value per trade in each column",
         )
     bad, what = _first_bad(trades.price, trades.quantity, trades.timestamp, trades.count)
+    if bad >= 0 and what == 1:
+        plausible_ms(int(times[bad]), "timestamp", f" in trade {trades.trade_id[bad]}")
     if bad >= 0:
         values = f"price {trades.price[bad]}, quantity {trades.quantity[bad]}, time {trades.timestamp[bad]}"
         raise BadData(
@@ -262,7 +267,7 @@ class TradeCandles:
         trade_id: ArrayLike,  # (n,) rising; those seen before are skipped
         price: ArrayLike,  # (n,) quote currency
         quantity: ArrayLike,  # (n,) base asset
-        timestamp: ArrayLike,  # (n,) ms UTC
+        timestamp: object,  # (n,) ms UTC, or datetimes of any unit
         is_buyer_maker: ArrayLike,  # (n,) True: the seller was the taker
         *,
         count: ArrayLike | None = None,  # (n,) trades that each record stands for; None: one each
@@ -322,7 +327,7 @@ def candles_of_trades(
     trade_id: ArrayLike,  # (n,) rising
     price: ArrayLike,  # (n,) quote currency
     quantity: ArrayLike,  # (n,) base asset
-    timestamp: ArrayLike,  # (n,) ms UTC
+    timestamp: object,  # (n,) ms UTC, or datetimes of any unit
     is_buyer_maker: ArrayLike,  # (n,) True: the seller was the taker
     interval_ms: int,
     *,

@@ -111,7 +111,7 @@ class VolumeByPrice:
         trade_id: ArrayLike,  # (n,) rising; those seen before are skipped
         price: ArrayLike,  # (n,) quote currency
         quantity: ArrayLike,  # (n,) base asset
-        timestamp: ArrayLike,  # (n,) ms UTC
+        timestamp: object,  # (n,) ms UTC, or datetimes of any unit
         is_buyer_maker: ArrayLike,  # (n,) True: the seller was the taker
         *,
         count: ArrayLike | None = None,  # (n,) trades that each record stands for
@@ -175,7 +175,7 @@ def volume_by_price(
     trade_id: ArrayLike,  # (n,) rising
     price: ArrayLike,  # (n,) quote currency
     quantity: ArrayLike,  # (n,) base asset
-    timestamp: ArrayLike,  # (n,) ms UTC
+    timestamp: object,  # (n,) ms UTC, or datetimes of any unit
     is_buyer_maker: ArrayLike,  # (n,) True: the seller was the taker
     interval_ms: int,
     step: str,  # of price, decimal text such as `0.5`

@@ -44,7 +44,7 @@ from streamforge.core.names import (
     enriched_collection,
     market_key,
 )
-from ..core.times import interval_ms
+from ..core.times import as_ms, interval_ms
 from ..core.types import JsonObject, JsonValue
 from ..features.indicators import find_indicator
 from ..manager.api import same_origin
@@ -147,10 +147,10 @@ async def relations(
     store: Store,
     graph: str,  # name of the graph, as its builder stored it
     collection: str = "edges",
-    at: int | None = None,  # ms: the last snapshot at or before
+    at: object = None,  # ms UTC, text or datetime: the last snapshot at or before
 ) -> JsonObject:  # nodes, edges [{source, target, weight}], open_time, times
-    "Return one snapshot of a relation graph; raises `NotFound`."
-    table = await store.read(collection, where={"graph": graph}, end=None if at is None else at + 1)
+    "Return one snapshot of a relation graph; raises `NotFound`, `BadTime`."
+    table = await store.read(collection, where={"graph": graph}, end=None if at is None else as_ms(at, "at") + 1)
     if not table.num_rows:
         raise NotFound(
             f"expected edges of graph '{graph}' in '{collection}', found none",
@@ -217,7 +217,7 @@ def page_routes(store: Store, bus: Bus) -> APIRouter:
         return await chart(store, check_name(collection, "collection"), symbol, interval, last, exchange)
 
     @router.get("/api/graph")
-    async def get_graph(graph: str, collection: str = "edges", at: int | None = None) -> JsonObject:
+    async def get_graph(graph: str, collection: str = "edges", at: int | str | None = None) -> JsonObject:
         return await relations(store, graph, check_name(collection, "collection"), at)
 
     @router.websocket("/ws/topic/{topic}")

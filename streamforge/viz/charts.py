@@ -95,12 +95,13 @@ def _panel(name: str) -> int | str:
 
 def _add_decisions(figure: Figure, table: Columns, decisions: Columns) -> None:
     "Draw triangles below the low (buy) and above the high (sell) of the candle that was decided on."
-    rows = {int(moment): k for k, moment in enumerate(np.asarray(table["open_time"]))}
+    rows = {moment: k for k, moment in enumerate(as_ms_column(table["open_time"], "open_time").tolist())}
+    decided_on = as_ms_column(decisions["open_time"], "open_time of decisions").tolist()
     low, high = np.array(table["low"], np.float64), np.array(table["high"], np.float64)
     decided = [
-        (rows[int(moment)], _ACTIONS.get(action, action))
-        for moment, action in zip(np.asarray(decisions["open_time"]), np.asarray(decisions["action"]), strict=True)
-        if int(moment) in rows
+        (rows[moment], _ACTIONS.get(action, action))
+        for moment, action in zip(decided_on, np.asarray(decisions["action"]), strict=True)
+        if moment in rows
     ]
     moments = _moments(table["open_time"])
     looks = {

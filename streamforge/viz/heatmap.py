@@ -12,17 +12,22 @@ import numpy as np
 from plotly.graph_objects import Bar, Figure, Heatmap, Scatter
 from plotly.subplots import make_subplots
 
+from ..core.columns import as_ms_column
 from ..core.errors import BadData
 from ..features.frame import Columns
 from .charts import DOWN_COLOUR, UP_COLOUR, candlestick, styled
 
 # %% ../../nbs/50_viz/02_heatmap.ipynb #dd512095
 _SIDES = {"bid": "Blues", "ask": "Oranges"}
+_TIMES = ("timestamp", "open_time")
 
 
 def _columns(rows: Columns, names: tuple[str, ...]) -> list[np.ndarray]:
-    "Columns of rows; prices and quantities as float64. Raises `BadData` without rows or for different lengths."
-    columns = [np.asarray(rows[name]) for name in names]
+    """Columns of rows: times in ms, prices and quantities as float64.
+
+    Raises `BadData` without rows or for different lengths, `BadTime`.
+    """
+    columns = [as_ms_column(rows[name], name) if name in _TIMES else np.asarray(rows[name]) for name in names]
     if len({len(column) for column in columns}) > 1:
         lengths = [len(column) for column in columns]
         raise BadData(f"expected columns of one length, found {lengths}", "pass rows of one table")
@@ -30,7 +35,7 @@ def _columns(rows: Columns, names: tuple[str, ...]) -> list[np.ndarray]:
         raise BadData(
             f"expected rows with {', '.join(names)}, found none", "check whether anything was recorded in this range"
         )
-    whole = ("timestamp", "open_time", "side")
+    whole = (*_TIMES, "side")
     return [column if name in whole else column.astype(np.float64) for name, column in zip(names, columns, strict=True)]
 
 
@@ -60,7 +65,7 @@ def _spacing(values: np.ndarray, statistic: Callable[[np.ndarray], float]) -> fl
 
 # %% ../../nbs/50_viz/02_heatmap.ipynb #077186b9
 def liquidity_map(
-    rows: Columns,  # timestamp [ms UTC], side (`bid`, `ask`), price (lower edge), quantity
+    rows: Columns,  # timestamp [ms UTC, or datetimes], side (`bid`, `ask`), price (lower edge), quantity
     mid: Columns | None = None,  # timestamp and mid, as in rows of imbalance
     title: str = "",
 ) -> Figure:
@@ -103,13 +108,13 @@ def _mid_line(mid: Columns) -> Scatter:
 
 # %% ../../nbs/50_viz/02_heatmap.ipynb #4ac71d06
 def volume_profile(
-    table: Columns,  # candles: open_time [ms UTC], open, high, low, close
+    table: Columns,  # candles: open_time [ms UTC, or datetimes], open, high, low, close
     rows: Columns,  # open_time, price (lower edge), buy_volume, sell_volume; those of other candles are left out
     title: str = "",
 ) -> Figure:
     "Draw candles with bought and sold volume by price beside them; raises `BadData` without rows."
     moments, price, bought, sold = _columns(rows, ("open_time", "price", "buy_volume", "sell_volume"))
-    step, shown = _spacing(price, np.min), np.isin(moments, np.asarray(table["open_time"]))
+    step, shown = _spacing(price, np.min), np.isin(moments, as_ms_column(table["open_time"], "open_time"))
     edges, where = np.unique(price[shown], return_inverse=True)
     figure = make_subplots(rows=1, cols=2, shared_yaxes=True, column_widths=[0.75, 0.25], horizontal_spacing=0.01)
     for trace in candlestick(table).data:

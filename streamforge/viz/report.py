@@ -12,7 +12,7 @@ from html import escape
 import numpy as np
 from plotly.graph_objects import Figure, Scatter
 
-from ..core.times import iso
+from ..core.times import as_ms, iso
 from ..evaluation.results import PERFORMANCE_NUMBERS, FoldResult, StrategyResult, beaten, combine
 
 # %% ../../nbs/50_viz/03_report.ipynb #f570cc47
@@ -79,9 +79,9 @@ _STRATEGY_COLOURS = {
 
 def result_figure(
     results: Sequence[StrategyResult],
-    borders: Sequence[int] = (),  # ms UTC: where a new fold begins
+    borders: Sequence[object] = (),  # ms UTC or datetimes: where a new fold begins
 ) -> Figure:
-    "Draw the equity curves of all strategies, the random baseline as a band."
+    "Draw the equity curves of all strategies, the random baseline as a band; raises `BadTime`."
     figure = Figure()
     for result in results:
         x = np.asarray(result.curve.open_time, "datetime64[ms]")
@@ -99,7 +99,7 @@ def result_figure(
         label = STRATEGY_LABELS.get(result.name, result.name)
         figure.add_trace(Scatter(x=x, y=result.curve.equity, mode="lines", name=label, line=line))
     for border in borders:
-        moment = np.datetime64(int(border), "ms").astype(str)
+        moment = np.datetime64(as_ms(border, "border"), "ms").astype(str)
         figure.add_vline(x=moment, line={"dash": "dot", "width": 1, "color": "#999"})
     figure.update_layout(
         template="plotly_white",

@@ -28,8 +28,8 @@ import pyarrow.compute as pc
 from ...bus.base import Record
 from ...core.errors import BadName, BadRecord
 from ...core.names import check_exchange
-from ...core.times import INTERVALS
-from ...messages.admission import HUGE, candle_possible, exact_in_float, trade_possible
+from ...core.times import EARLIEST_MS, INTERVALS, LATEST_MS
+from ...messages.admission import HUGE, candle_possible, exact_in_float, time_possible, trade_possible
 from ...messages.records import BookSnapshot, Candle, DepthUpdate, Trade, decode
 from ...store.arrow import ARROW_TYPES, field_getter
 from ...store.base import Schema
@@ -183,8 +183,7 @@ CANDLE_KIND = Kind(
 # %% ../../../nbs/60_workers/connector/01_decoding.ipynb #f8c8a318
 def _trades_possible(table: pa.Table) -> np.ndarray:
     good = trade_possible({name: table[name].to_numpy() for name in ("price", "quantity")})
-    for name in ("timestamp", "trade_id"):
-        good &= exact_in_float(table[name].to_numpy())
+    good &= time_possible(table["timestamp"].to_numpy()) & exact_in_float(table["trade_id"].to_numpy())
     return good & _named(table)
 
 
@@ -217,7 +216,7 @@ def _book_possible(book: DepthUpdate | BookSnapshot) -> bool:
             numbers = book.numbers()
         except ValueError:
             return False
-        ordered = 0 <= book.U <= book.u < 1 << 63 and 0 <= book.E < 1 << 53
+        ordered = 0 <= book.U <= book.u < 1 << 63 and EARLIEST_MS <= book.E < LATEST_MS
         return (
             _is_exchange(book.exchange)
             and _is_symbol(book.s)
@@ -227,7 +226,7 @@ def _book_possible(book: DepthUpdate | BookSnapshot) -> bool:
     crossed = book.bids and book.asks and book.bids[0][0] >= book.asks[0][0]
     sound = _levels_possible(book.bids, False) and _levels_possible(book.asks, True)
     named = _is_exchange(book.exchange) and _is_symbol(book.symbol)
-    return named and not crossed and sound and 0 <= book.timestamp < 1 << 53
+    return named and not crossed and sound and EARLIEST_MS <= book.timestamp < LATEST_MS
 
 
 # %% ../../../nbs/60_workers/connector/01_decoding.ipynb #de876829
