@@ -8362,6 +8362,10 @@ d = {
                 "60_workers/imports/rows.html#_candle_rows",
                 "streamforge/workers/imports/rows.py",
             ),
+            "streamforge.workers.imports.rows._candles_key": (
+                "60_workers/imports/rows.html#_candles_key",
+                "streamforge/workers/imports/rows.py",
+            ),
             "streamforge.workers.imports.rows._floats": (
                 "60_workers/imports/rows.html#_floats",
                 "streamforge/workers/imports/rows.py",
@@ -8378,12 +8382,24 @@ d = {
                 "60_workers/imports/rows.html#_remember",
                 "streamforge/workers/imports/rows.py",
             ),
+            "streamforge.workers.imports.rows._times_of": (
+                "60_workers/imports/rows.html#_times_of",
+                "streamforge/workers/imports/rows.py",
+            ),
+            "streamforge.workers.imports.rows._trade_rows": (
+                "60_workers/imports/rows.html#_trade_rows",
+                "streamforge/workers/imports/rows.py",
+            ),
             "streamforge.workers.imports.rows._windows": (
                 "60_workers/imports/rows.html#_windows",
                 "streamforge/workers/imports/rows.py",
             ),
             "streamforge.workers.imports.rows._with_holes": (
                 "60_workers/imports/rows.html#_with_holes",
+                "streamforge/workers/imports/rows.py",
+            ),
+            "streamforge.workers.imports.rows.check_stored": (
+                "60_workers/imports/rows.html#check_stored",
                 "streamforge/workers/imports/rows.py",
             ),
             "streamforge.workers.imports.rows.enrich_stored": (

@@ -85,21 +85,20 @@ def import_command(
         symbol=symbol, interval=interval, exchange=exchange, collection=collection, skip_bad=skip_bad, replace=replace
     )
 
-    async def run() -> list[ImportReport]:
+    async def run() -> ImportReport:
         async with open_store(places_of(home).store_url) as opened:
-            return [await import_files(opened, source, wishes) for source in files]
+            return await import_files(opened, files, wishes)
 
     Path(places_of(home).home).mkdir(parents=True, exist_ok=True)
-    reports = asyncio.run(run())
-    markets = [market for report in reports for market in report.markets]
-    ignored = {name: why for report in reports for name, why in report.ignored.items()}
+    report = asyncio.run(run())
+    markets = report.markets
     if json:
-        typer.echo(jsons.dumps({"markets": msgspec.to_builtins(markets), "ignored": ignored}))
+        typer.echo(jsons.dumps({"markets": msgspec.to_builtins(markets), "ignored": report.ignored}))
         return
     print_rows(_IMPORTED, [imported_cells(market) for market in markets], least=("same", "skipped", "range"), left=4)
     for text in [text for market in markets for text in market.skipped]:
         typer.echo(f"skipped {text}")
-    for name, why in ignored.items():
+    for name, why in report.ignored.items():
         typer.echo(f"ignored {name}: {why}")
 
 

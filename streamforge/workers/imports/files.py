@@ -6,6 +6,7 @@
 __all__ = ["IMPORT_EXCHANGE", "ImportWishes", "ImportReport", "exchange_of", "import_files", "import_frame"]
 
 # %% ../../../nbs/60_workers/imports/03_files.ipynb #c9e28514
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from ...exchange.formats.names import FileName, list_files
 from ...exchange.formats.raw import read_raw, table_of_frame
 from ...ledger.ranges import Ranges
 from ...store.base import Store
-from .rows import Imported, import_candles, import_trades
+from .rows import Imported, check_stored, import_candles, import_trades
 from .trade_files import trades_of_table
 
 # %% ../../../nbs/60_workers/imports/03_files.ipynb #68beb048
@@ -73,15 +74,21 @@ def exchange_of(
 # %% ../../../nbs/60_workers/imports/03_files.ipynb #773f75fc
 async def import_files(
     store: Store,
-    source: str | Path,  # a file, or a folder with folders in it
+    source: str | Path | Sequence[str | Path],  # a file, or a folder with folders in it, or several
     wishes: ImportWishes = ImportWishes(),
 ) -> ImportReport:
-    "Read all files, then store them market by market; raises before anything is stored if one of them cannot be read."
-    listing = list_files(source)
+    """Read all files, then store them market by market.
+
+    Raises `BadCandles`, `BadName`, `BadSetting` with the file before anything is stored, if one of them cannot be read or
+    contradicts stored rows.
+    """
+    listings = [list_files(one) for one in ([source] if isinstance(source, str | Path) else source)]
+    files_of = {path: name for listing in listings for path, name in listing.files.items()}
+    ignored = {path.name: why for listing in listings for path, why in listing.ignored.items()}
     candles: dict[tuple[str, str, str], dict[str, CandleTable]] = {}
     trades: list[tuple[str, str, TradeTable]] = []
     skipped: dict[tuple[str, str, str], list[str]] = {}
-    for path, name in listing.files.items():
+    for path, name in files_of.items():
         exchange = exchange_of(path, name, wishes.exchange)
         if name.kind == "trades":
             trades.append((exchange, str(path), _trades(path, name, exchange, wishes)))
@@ -93,6 +100,11 @@ async def import_files(
     joined = {
         market: (join_tables(parts), tuple(Path(part).name for part in parts)) for market, parts in candles.items()
     }
+    if not wishes.replace and len(joined) + len(trades) > 1:  # one alone is checked before it is written
+        for (exchange, *_), (table, _) in joined.items():
+            await check_stored(store, table, exchange=exchange, collection=wishes.collection)
+        for exchange, _, tape in trades:
+            await check_stored(store, tape, exchange=exchange, collection=wishes.collection)
     markets = []
     for (exchange, symbol, interval), (table, files) in joined.items():
         done = await import_candles(
@@ -118,7 +130,7 @@ async def import_files(
                 replace=wishes.replace,
             )
         )
-    return ImportReport(markets=tuple(markets), ignored={path.name: why for path, why in listing.ignored.items()})
+    return ImportReport(markets=tuple(markets), ignored=ignored)
 
 
 def _trades(path: Path, name: FileName, exchange: str, wishes: ImportWishes) -> TradeTable:

@@ -96,6 +96,30 @@ async def test_a_second_time_writes_nothing_and_what_contradicts_is_refused(tmp_
             assert {name: plain(rows) for name, rows in again.items()} == {n: plain(r) for n, r in anew.items()}
 
 
+@pytest.mark.parametrize("bad", ["twice", "contradicts", "trades"])
+def test_a_bad_file_among_good_ones_is_named_before_anything_is_stored(tmp_path, bad):
+    "In a folder, and as one of several files of a command: each time the last one is bad."
+    home, folder = tmp_path / "home", tmp_path / "files"
+    folder.mkdir()
+    other = bars()
+    other.loc[100, "volume"] += 1
+    for name in ("AAAUSDT", "BBBUSDT", "CCCUSDT"):
+        bars().to_csv(folder / f"{name}.csv", index=False)
+    run = lambda *words: CliRunner().invoke(data_app, [*words, "--home", str(home)])  # noqa: E731
+    assert run("import", str(folder / "CCCUSDT.csv")).exit_code == 0
+    before = run("list", "--json").output
+    if bad == "trades":
+        (folder / "DDDUSDT-aggTrades-2021-02-28.csv").write_text("7,1,2,9,9,1614470400000,True,True\n" * 2)
+    else:
+        wrong = pd.concat([other, other.tail(1)]) if bad == "twice" else other
+        wrong.to_csv(folder / "CCCUSDT.csv", index=False)
+    for sources in ([folder], sorted(folder.iterdir())):
+        said = run("import", *map(str, sources), "--exchange", "import")
+        assert isinstance(said.exception, BadCandles), said.output
+        assert ("CCCUSDT" if bad != "trades" else "DDDUSDT") in str(said.exception)
+        assert run("list", "--json").output == before
+
+
 async def test_a_column_that_only_one_side_has_is_completed(tmp_path):
     rich = bars(quote_asset_volume=np.arange(200.0), number_of_trades=np.arange(200))
     async with opened(tmp_path) as store:
