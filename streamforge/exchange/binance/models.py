@@ -8,6 +8,7 @@ __all__ = ["DATA_API", "api_error", "SymbolInfo", "ExchangeInfo", "parse_klines"
 # %% ../../../nbs/30_exchange/binance/02_models.ipynb #b045683a
 import math
 from collections.abc import Mapping
+from operator import itemgetter
 
 import msgspec
 
@@ -107,7 +108,7 @@ def parse_klines(
     ]
     if not math.isfinite(math.fsum(sums)):  # true exactly if one number of the page is not finite
         raise ExchangeError(f"expected finite numbers in a page of {symbol}, found NaN or infinity", "ask again")
-    if not all(row[8] for row in rows):
+    if not all(map(itemgetter(8), rows)):
         rows = [_without_unknown(row) for row in rows]
     return [
         Candle(

@@ -101,7 +101,10 @@ class Klines:
 
     def _gaps_in(self, window: TimeRange, rows: list[Candle]) -> list[Gap]:
         "Find the slots of a window that no candle overlaps."
-        times, last = [candle.open_time for candle in rows], [candle.close_time for candle in rows]
+        times = [candle.open_time for candle in rows]
+        if self._forming not in window and times == list(open_times(window, self.interval)):
+            return []  # as nearly always: each slot has the candle that opens with it
+        last = [candle.close_time for candle in rows]
         if self._forming in window:
             last = [min(close_time, self._forming - 1) for close_time in last]
         return find_gaps(times, window, self.interval, last)

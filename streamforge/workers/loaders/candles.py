@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, nullcontext
 from functools import partial
+from operator import attrgetter
 
 import msgspec
 
@@ -209,6 +210,7 @@ class MarketStream:
     async def _requested(self, span: TimeRange) -> AsyncGenerator[list[Candle], None]:
         "Yield the candles of a range from archive and exchange, with flat ones where those are wanted."
         market, position, whole = self.plan.market, span.start, self.whole or span
+        step, origin = market.step, self._origin  # looked up once: there is a row for each minute of years
         klines = ArchivedCandles(
             self.archive,
             self.rest,
@@ -223,9 +225,7 @@ class MarketStream:
             async for page in answers:
                 self.now, self.received = klines.now, self.received + len(page)
                 await self._take_gaps(klines.gaps)
-                if {candle.open_time % market.step for candle in page} != {self._origin % market.step}:
-                    times = (candle.open_time for candle in page)
-                    self.off_grid += [time for time in times if (time - self._origin) % market.step]
+                self.off_grid += [candle.open_time for candle in page if (candle.open_time - origin) % step]
                 if self.fill:
                     flat = await self._flat(self._settled(Ranges.of((position, page[-1].open_time))), page)
                     page = sorted(page + flat, key=lambda candle: candle.open_time)
@@ -400,7 +400,7 @@ class CandleHistorySource:
     def _part(self, group: dict[str, MarketStream], records: list[Candle]) -> Part:
         "Make a part of candles with its facts, and count where they came from."
         last = {candle.symbol: candle.close_time + 1 for candle in records}
-        for symbol, number in Counter(candle.symbol for candle in records).items():
+        for symbol, number in Counter(map(attrgetter("symbol"), records)).items():
             group[symbol].records += number
         filled = {symbol: group[symbol].filled for symbol in last}
         in_store = {symbol: group[symbol].plan.stored for symbol in last}

@@ -150,9 +150,10 @@ async def publish_part(
         records = part.records
         if order.exchange != DEFAULT_EXCHANGE:  # an adapter reads what an exchange sends, which does not name itself
             records = [msgspec.structs.replace(record, exchange=order.exchange) for record in records]
+        symbols = list(map(_symbol_of, records))
+        keys = {symbol: market_key(order.exchange, symbol) for symbol in set(symbols)}
         messages = [
-            Message(value, market_key(order.exchange, _symbol_of(record)), headers)
-            for record, value in zip(records, encode_all(records), strict=True)
+            Message(value, keys[symbol], headers) for symbol, value in zip(symbols, encode_all(records), strict=True)
         ]
         if part.filled:
             messages = [
