@@ -144,6 +144,10 @@ class TimeRange(msgspec.Struct, frozen=True, order=True):
                 field="time_range",
             )
         start, end = to_ms(parts[1]), to_ms(parts[2])
+        if start < 0 or end > LATEST_MS:
+            raise BadTimeRange(
+                f"expected days from 1970 to 2100, found '{text}'", "correct the year", field="time_range"
+            )
         if end <= start:
             raise BadTimeRange(
                 f"'{text}' ends before it starts", "write START:END in UTC, end exclusive", field="time_range"

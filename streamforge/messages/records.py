@@ -28,6 +28,7 @@ from typing import Literal, Protocol, TypeVar
 import msgspec
 import numpy as np
 
+from ..core.columns import as_ms_column
 from ..core.errors import BadRecord
 from ..core.names import DEFAULT_EXCHANGE
 
@@ -270,13 +271,16 @@ def decode(
 
 # %% ../../nbs/10_messages/01_records.ipynb #52bf0cba
 def candles_of(
-    columns: Mapping[str, "Sequence[float] | np.ndarray"],  # (n,) each: open_time [ms], prices, volume, optional fields
+    columns: Mapping[
+        str, "Sequence[float] | np.ndarray"
+    ],  # (n,) each: open_time [ms or datetimes], prices, volume, ...
     symbol: str,
     interval: str,
     interval_ms: int,  # length of the interval in ms
     exchange: str = DEFAULT_EXCHANGE,
 ) -> list[Candle]:  # n
-    "Make candles from columns of equal length; other columns than a candle's fields are ignored."
+    "Make candles from columns of equal length, other columns are ignored; raises `BadTime`."
+    columns = {**columns, "open_time": as_ms_column(columns["open_time"], "open_time")}
     names = [name for name in Candle.__struct_fields__ if name in columns and name not in _NOT_COLUMNS]
     rows = zip(*(_plain(columns[name]) for name in names), strict=True)
     return [

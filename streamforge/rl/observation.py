@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
+from ..core.columns import as_ms_column
 from ..core.errors import BadCandles, BadData
 from ..trading.account import earned, position, unrealised
 from ..trading.engine import check_prices
@@ -37,12 +38,14 @@ class MarketHistory:
     "Candles and standardised features of one market, only rows that have a candle; raises `BadCandles`."
 
     symbol: str
-    open_time: np.ndarray  # (T,) int64 ms UTC, increasing
+    open_time: np.ndarray  # (T,) int64 ms UTC, increasing; datetimes of any unit are converted
     open: np.ndarray  # (T,) float64 quote currency
     close: np.ndarray  # (T,) float64 quote currency
     features: np.ndarray  # (T, F) float32 standardised; NaN while an input warms up
 
     def __post_init__(self) -> None:
+        if np.asarray(self.open_time).dtype.kind not in "iuf":
+            object.__setattr__(self, "open_time", as_ms_column(self.open_time, f"open_time of {self.symbol}"))
         for name, kind in (
             ("open_time", np.int64),
             ("open", np.float64),

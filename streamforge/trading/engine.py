@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
+from ..core.columns import as_ms_column
 from ..core.errors import BadCandles, BadData
 from .account import EQUITY, FILLS, buy, mark, open_account, position, sell
 from .costs import Costs
@@ -152,13 +153,14 @@ def backtest(
 
 # %% ../../nbs/42_trading/03_engine.ipynb #9fb1f80c
 def pooled(
-    open_times: Sequence[np.ndarray],  # per market (T_i,) int64 ms, increasing
+    open_times: Sequence[object],  # per market (T_i,) ms UTC or datetimes of any unit, increasing
     equities: Sequence[np.ndarray],  # per market (T_i,) float64, equity at the close of these candles
 ) -> tuple[np.ndarray, np.ndarray]:  # all open times (T,) int64, mean equity relative to the start (T,) float64
     "Average accounts with equal capital, without rebalancing; a market without a candle keeps its last equity."
-    times = np.unique(np.concatenate([np.asarray(own, np.int64) for own in open_times]))
+    moments = [as_ms_column(own, "open_times") for own in open_times]
+    times = np.unique(np.concatenate(moments))
     total = np.zeros(len(times))
-    for own, equity in zip(open_times, equities, strict=True):
+    for own, equity in zip(moments, equities, strict=True):
         relative = np.concatenate([[1.0], np.asarray(equity) / equity[0]])  # 1 until the market's first candle
         total += relative[np.searchsorted(own, times, side="right")]
     return times, total / len(open_times)
