@@ -253,7 +253,8 @@ def repair(
         for row in rows:
             if row["message"]:
                 typer.echo(f"{market_key(row['exchange'], row['symbol'])}: {row['message']}")
-        for line in [f"repaired {where}"] if rows else asyncio.run(_nothing_to_repair(places.store_url, wanted)):
+        done = "no request was made" if all(row["message"] for row in rows) else f"repaired {where}"
+        for line in [done] if rows else asyncio.run(_nothing_to_repair(places.store_url, wanted)):
             typer.echo(line)
     if any(row["still"] for row in rows):
         raise typer.Exit(65)

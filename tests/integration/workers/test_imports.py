@@ -3,6 +3,7 @@
 import asyncio
 import json
 import secrets
+import sqlite3
 import sys
 from pathlib import Path
 
@@ -304,3 +305,9 @@ def test_the_commands_say_what_they_did(tmp_path):
     assert files == ["exchange=import/symbol=BTCUSDT/interval=1h/candles_1h.parquet"]
     assert pd.read_parquet(out)["symbol"].unique().tolist() == ["BTCUSDT"]
     assert run("verify").exit_code == 0
+    with sqlite3.connect(tmp_path / "home" / "store.db") as db:
+        db.execute("DELETE FROM candles_1h WHERE open_time = ?", (START + 9 * HOUR,))
+    said = run("repair")
+    assert said.exit_code == 65 and "import:BTCUSDT: no exchange has it: import its files again" in said.output
+    assert said.output.endswith("no request was made\n")
+    assert run("import", str(source)).exit_code == run("verify").exit_code == run("repair").exit_code == 0
