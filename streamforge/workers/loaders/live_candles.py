@@ -164,8 +164,9 @@ class LiveCandleSource:
             if gaps:
                 missing = Ranges.of(*((gap.start, gap.end) for gap in gaps))
                 facts.append(Fact(self.order.market(symbol), "missing", missing, now))
-            closed = rows[-1].close_time + 1 if rows else 0  # off the grid the next one may open before the part's end
-            self.follower.advance(symbol, closed if closed > part.end - self.step else part.end)
+            next_open = rows[-1].close_time + 1 if rows else part.start
+            forms = next_open > part.end - self.step and now < next_open + self.step  # off the grid: not closed yet
+            self.follower.advance(symbol, next_open if forms else part.end)
             if rows:
                 self.follower.last[symbol] = max(rows[-1].open_time, self.follower.last[symbol])
                 yield rows
