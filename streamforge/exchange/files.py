@@ -321,7 +321,7 @@ def read_candles(
     skip_bad: bool = False,  # leave out bad rows and list them, instead of refusing the file
 ) -> CandleFile:
     "Read one file of candles; raises `BadName`, and what `candles_of_table` raises."
-    name = name or name_of(path)
+    name = name or name_of(path, symbol=symbol)
     return candles_of_table(
         read_raw(path, name.format, name.packed),
         str(path),

@@ -57,8 +57,9 @@ def format_of(
 def name_of(
     path: Path,  # of one file
     root: Path | None = None,  # folders below it count; None: only the file's own name
+    symbol: str = "",  # wins over what the path says; empty: as it says
 ) -> FileName:
-    "Read what a file's path says; raises `BadName` if it says no symbol that could be one."
+    "Read what a file's path says; raises `BadName` if neither it nor the caller says a symbol that could be one."
     if not (ends := format_of(path)):
         raise BadName(
             f"expected a file that ends with {' '.join(_FORMATS)}, or with .gz or .zip behind it, found '{path.name}'",
@@ -71,12 +72,12 @@ def name_of(
     name = FileName(
         format=format,
         packed=packed,
-        symbol=check_symbol(hive["symbol"]) if hive.get("symbol") else "",
+        symbol=check_symbol(symbol or hive["symbol"]) if symbol or hive.get("symbol") else "",
         interval=hive.get("interval", ""),
         exchange=check_exchange(hive["exchange"]) if hive.get("exchange") else "",
         kind="trades" if hive.get("kind") == "trades" else "",
     )
-    if not name.symbol:
+    if symbol or not name.symbol:
         name = _from_stem(stem, name, [part for part in reversed(folders) if "=" not in part])
     if name.interval and name.interval not in INTERVALS:
         raise BadName(
@@ -95,7 +96,7 @@ def _from_stem(stem: str, name: FileName, folders: Sequence[str]) -> FileName:
         kind = _BY_WORD.get(word.lower(), "candles")
         interval = "" if kind == "trades" else word
         if kind == "trades" or re.fullmatch(r"\d+(s|m|h|d|w|mo|M)", word):
-            symbol = check_symbol(parts[1])
+            symbol = name.symbol or check_symbol(parts[1])
             writer = "binance trades" if word.lower() == "trades" else "binance archive"
             return msgspec.structs.replace(
                 name, symbol=symbol, interval=interval, kind=kind, exchange="binance", writer=writer
@@ -120,7 +121,7 @@ def _from_stem(stem: str, name: FileName, folders: Sequence[str]) -> FileName:
             body = folder
     return msgspec.structs.replace(
         name,
-        symbol=check_symbol(body) if body else "",
+        symbol=name.symbol or (check_symbol(body) if body else ""),
         interval=interval,
         kind=kind or ("candles" if interval else ""),
         writer="freqtrade" if freqtrade else "",
@@ -141,11 +142,12 @@ class FolderListing(msgspec.Struct, frozen=True):
 
 def list_files(
     source: str | Path,  # a folder, with folders in it, or a file
+    symbol: str = "",  # of all files; empty: as their names say
 ) -> FolderListing:
     "List the data files of a folder; raises `BadSetting` for none at all, `BadName` for one that cannot be read."
     root = Path(source)
     if root.is_file():
-        return FolderListing({root: _named(root, root.parent)}, {})
+        return FolderListing({root: _named(root, root.parent, symbol)}, {})
     if not root.is_dir():
         raise BadSetting(f"expected a file or folder, found nothing at '{source}'", "check the path", field="source")
     files, ignored = dict[Path, FileName](), dict[Path, str]()
@@ -161,7 +163,7 @@ def list_files(
         elif path.suffix.lower() in _BESIDE and not format_of(path):
             ignored[path] = "no data by its name"
         else:
-            files[path] = _named(path, root)
+            files[path] = _named(path, root, symbol)
     if not files:
         raise BadSetting(
             f"expected a folder with files such as BTCUSDT.csv or BTCUSDT.parquet, found none in '{source}'",
@@ -171,7 +173,7 @@ def list_files(
     return FolderListing(files, ignored)
 
 
-def _named(path: Path, root: Path) -> FileName:
+def _named(path: Path, root: Path, symbol: str) -> FileName:
     "Read a path; raises `BadName` with the file."
     if path.suffix.lower() in _NO_PICKLES:
         raise BadName(
@@ -180,6 +182,6 @@ def _named(path: Path, root: Path) -> FileName:
             field="file",
         )
     try:
-        return name_of(path, root)
+        return name_of(path, root, symbol)
     except BadName as error:
         raise BadName(f"'{path.name}': {error}", field="file") from None

@@ -82,7 +82,7 @@ async def import_files(
     Raises `BadCandles`, `BadName`, `BadSetting` with the file before anything is stored, if one of them cannot be read or
     contradicts stored rows.
     """
-    listings = [list_files(one) for one in ([source] if isinstance(source, str | Path) else source)]
+    listings = [list_files(one, wishes.symbol) for one in ([source] if isinstance(source, str | Path) else source)]
     files_of = {path: name for listing in listings for path, name in listing.files.items()}
     ignored = {path.name: why for listing in listings for path, why in listing.ignored.items()}
     candles: dict[tuple[str, str, str], dict[str, CandleTable]] = {}
