@@ -84,7 +84,7 @@ def outcome_of(
     access: MarketAccess | None,  # None: nothing was asked of the exchange
     records: int,
     asked: Ranges,  # the closed part of the range, ms; empty: nothing of it has closed
-    lacking: Ranges,  # what nobody has of it, ms
+    lacking: Ranges,  # what neither exchange nor archive has of it, ms
 ) -> MarketOutcome:
     "Judge a market by what it lacks at the edges of its range."
     if access and not access.known and not records:

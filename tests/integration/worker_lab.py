@@ -32,6 +32,17 @@ async def until(condition: Callable[[], Awaitable[object]], timeout: float = 90.
     return value
 
 
+async def data_command(home: Path, *arguments: str, **env: str) -> tuple[int, str]:
+    "`streamforge data ...` in a process: exit code and what it prints."
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "streamforge.cli.main", "data", *arguments, "--home", str(home)),
+        env=os.environ | env,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    out, _ = await asyncio.wait_for(process.communicate(), 120)
+    return process.returncode or 0, out.decode()
+
+
 class WorkerLab:
     "One home folder, or one corner of real servers, and the workers that live in it."
 

@@ -93,7 +93,7 @@ class SyntheticPrices:
         first: int,  # minutes since 1970
         last: int,  # exclusive
     ) -> SyntheticMinutes:
-        "Make some minutes."
+        "Make the minutes of a range; the same numbers whatever range they are asked for in."
         count = last - first
         number = np.arange(first, last)
         edges = np.rint(np.exp(self._log_price(first, last + 1))).astype(np.int64)
@@ -330,7 +330,7 @@ class SyntheticMarket(SimulatedMarket):
 
     @cached_property
     def tick_digits(self) -> int:
-        "Decimals of prices."
+        "Decimals of prices: of trades, and of the levels of the book."
         return min(self.prices.tick_digits + 1, 8)  # a level of the book has six digits, also after a fall by ten times
 
     @cached_property

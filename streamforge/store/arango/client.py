@@ -77,7 +77,7 @@ class ArangoCollection(Protocol):
         "All indexes, with their fields."
 
     def delete_index(self, index_id: str, ignore_missing: bool = False) -> object:
-        "Delete an index."
+        "Delete an index by its id; one that does not exist is an error unless `ignore_missing`."
 
     def import_bulk(
         self, documents: Sequence[JsonObject], *, halt_on_error: bool, details: bool, on_duplicate: str, sync: bool

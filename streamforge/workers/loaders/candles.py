@@ -355,7 +355,7 @@ class CandleHistorySource:
             yield Part(facts=[fact for stream in group.values() for fact in stream.facts()])
 
     async def _known(self, plans: list[MarketPlan]) -> list[MarketPlan]:
-        "Look up the markets of which something is requested; leave out those that nobody knows."
+        "Look up the markets of which something is requested; leave out those that neither exchange nor archive knows."
         assert self.order.span
         asked, optional = [plan.market.symbol for plan in plans if plan.ask], list[str]()
         stored = [plan.market.symbol for plan in plans if plan.stored or plan.seen or not plan.ask]

@@ -153,7 +153,7 @@ class TradeStream:
         except UnknownSymbol:
             if not (self.order.only_missing and isinstance(span, IdRange)):
                 raise
-            self.skipped |= Ranges.of((span.start, span.end))  # nobody has the market any more
+            self.skipped |= Ranges.of((span.start, span.end))  # neither exchange nor archive has the market any more
             return
         self.skipped |= Ranges.of(*((gap.start, gap.end) for gap in answers.gaps))
         if isinstance(answers, ArchivedTrades):
@@ -240,7 +240,7 @@ class TradeHistorySource:
             yield Part(facts=[fact for stream in group for fact in self._end(stream)])
 
     async def _find_markets(self) -> None:
-        "Look up the markets of which something is requested, and leave out those that nobody knows."
+        "Look up the markets of which something is requested, and leave out those that neither exchange nor archive knows."
         assert self.order.span
         asked = [stream.symbol for stream in self.streams.values() if stream.ask]
         stored = [stream.symbol for stream in self.streams.values() if stream.stored or stream.before]

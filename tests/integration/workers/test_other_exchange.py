@@ -1,8 +1,6 @@
 """Another exchange than Binance, through manager, loader and connector into the store: ccxt's class of Kraken against
 a stand-in with the shapes of Kraken's documentation."""
 
-import asyncio
-import os
 import sqlite3
 import sys
 from pathlib import Path
@@ -10,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from typer.testing import CliRunner
+from worker_lab import data_command
 
 from streamforge.cli.main import app
 from streamforge.cli.services import open_lab
@@ -52,17 +51,6 @@ def given(standin: KrakenStandIn) -> list[tuple]:
     return [(time * 1_000, *numbers) for time, *numbers in kept if time * 1_000 in SPAN]
 
 
-async def data(lab, *arguments: str) -> tuple[int, str]:
-    "`streamforge data ...` in a process: exit code and what it prints."
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "streamforge.cli.main", "data", *arguments, "--home", str(lab.home)),
-        env=dict(os.environ),
-        stdout=asyncio.subprocess.PIPE,
-    )
-    out, _ = await asyncio.wait_for(process.communicate(), 120)
-    return process.returncode, out.decode()
-
-
 @pytest.mark.slow
 async def test_candles_of_kraken_reach_the_store_and_its_ledger(lab, kraken):
     wanted = given(kraken)
@@ -86,10 +74,10 @@ async def test_candles_of_kraken_reach_the_store_and_its_ledger(lab, kraken):
     assert missing.size // HOUR == (SPAN.end - SPAN.start) // HOUR - len(wanted) > 5
     assert not binance.asked
 
-    code, out = await data(lab, "verify", "--json")
+    code, out = await data_command(lab.home, "verify", "--json")
     (verified,) = msgspec.json.decode(out)
     assert code == 0 and verified["rows"] == len(wanted) and verified["wanted"] == 0, out
-    code, out = await data(lab, "status", "--json")
+    code, out = await data_command(lab.home, "status", "--json")
     assert code == 0 and "kraken" in out
 
 
@@ -102,12 +90,12 @@ async def test_a_repair_asks_the_exchange_that_the_rows_are_of(lab, kraken):
     lost = to_ms("2021-04-10T05:00")
     with sqlite3.connect(lab.home / "store.db") as database:
         assert database.execute('delete from "candles_1h" where open_time = ?', (lost,)).rowcount == 1
-    assert (await data(lab, "verify"))[0] == 65
+    assert (await data_command(lab.home, "verify"))[0] == 65
     kraken.requests.clear()
-    code, out = await data(lab, "repair")
+    code, out = await data_command(lab.home, "repair")
     assert code == 0, out
     assert any("/OHLC" in request for request in kraken.requests)
-    assert (await data(lab, "verify"))[0] == 0
+    assert (await data_command(lab.home, "verify"))[0] == 0
 
 
 @pytest.mark.slow
@@ -121,7 +109,7 @@ async def test_trades_of_kraken_reach_the_store(lab, kraken):
     async with open_store(lab.places.store_url) as store:
         rows = (await store.read("trades")).to_pylist()
     assert [(row["exchange"], row["trade_id"]) for row in rows] == [("kraken", n) for n in range(1, 1_501)]
-    assert (await data(lab, "verify"))[0] == 0
+    assert (await data_command(lab.home, "verify"))[0] == 0
 
 
 async def test_an_unknown_symbol_and_a_missing_class_end_with_64(lab, kraken):

@@ -2,15 +2,13 @@
 manager, loader and connector into the store and out of it again."""
 
 import asyncio
-import os
-import sys
 from pathlib import Path
 
 import msgspec
 import pyarrow.parquet as pq
 import pytest
 from steady import Steady
-from worker_lab import until
+from worker_lab import data_command, until
 
 from streamforge.cli.services import open_lab
 from streamforge.client.client import Client
@@ -40,17 +38,6 @@ async def exchange(tmp_path, monkeypatch):
         for name, value in {"BINANCE_API_URL": url, "BINANCE_ARCHIVE_URL": url}.items():
             monkeypatch.setenv(name, value)
         yield url
-
-
-async def data(lab, *arguments: str) -> tuple[int, str]:
-    "`streamforge data ...` in a process: exit code and what it prints."
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "streamforge.cli.main", "data", *arguments, "--home", str(lab.home)),
-        env=dict(os.environ),
-        stdout=asyncio.subprocess.PIPE,
-    )
-    out, _ = await asyncio.wait_for(process.communicate(), 120)
-    return process.returncode, out.decode()
 
 
 def sample(symbol: str) -> list[tuple]:
@@ -86,14 +73,16 @@ async def test_a_market_by_any_spelling_reaches_the_store(lab, exchange, asked, 
     assert drawn["columns"]["symbol"] == [symbol] * len(wanted)
     assert entry.loaded == entry.verified == Ranges.of((SPAN.start, SPAN.end))
 
-    code, out = await data(lab, "status", "--symbol", asked, "--json")
+    code, out = await data_command(lab.home, "status", "--symbol", asked, "--json")
     (status,) = msgspec.json.decode(out)
     assert (code, status["symbol"], status["percent"]) == (0, symbol, 100.0)
-    code, out = await data(lab, "verify", "--symbol", asked, "--json")
+    code, out = await data_command(lab.home, "verify", "--symbol", asked, "--json")
     (verified,) = msgspec.json.decode(out)
     assert (code, verified["rows"], verified["wanted"]) == (0, len(wanted), 0)
-    assert (await data(lab, "repair", "--symbol", asked))[0] == 0
-    code, out = await data(lab, "export", "candles_1h", "--symbol", asked, "--to", str(lab.home / "out"), "--json")
+    assert (await data_command(lab.home, "repair", "--symbol", asked))[0] == 0
+    code, out = await data_command(
+        lab.home, "export", "candles_1h", "--symbol", asked, "--to", str(lab.home / "out"), "--json"
+    )
     (exported,) = msgspec.json.decode(out)
     assert code == 0 and f"symbol={symbol}" in Path(exported["file"]).parts
     assert pq.read_table(exported["file"], partitioning=None)["close"].to_pylist() == [row[4] for row in wanted]
@@ -126,7 +115,7 @@ async def test_files_and_trades_of_a_market_that_is_not_ascii(lab, exchange):
     day = "2021-05-01:2021-05-02"
     assert await lab.run("loader-producer", TIME_RANGE=day, TELEMETRY_PRODUCER_ID="loader-producer__d4e5f6", **env) == 0
     assert await connector.wait() == 0
-    code, out = await data(lab, "verify", "--symbol", CHINESE, "--json")
+    code, out = await data_command(lab.home, "verify", "--symbol", CHINESE, "--json")
     rows = {row["interval"]: (row["rows"] > 0, row["wanted"]) for row in msgspec.json.decode(out)}
     assert (code, rows) == (0, {"1h": (True, 0), "trade_ids": (True, 0)})
 
