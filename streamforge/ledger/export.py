@@ -103,7 +103,12 @@ async def export_market(
     columns = (await store.collections())[market.collection].columns
     kept = {name: ARROW_TYPES[kind] for name, kind in columns.items() if name not in ("exchange", "symbol", "interval")}
     schema = pa.schema(list(kept.items()))
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadSetting(
+            f"expected a folder to write to, found '{folder}' ({error.strerror})", "name another folder", field="to"
+        ) from None
     half = path.with_name(f".{path.name}.{os.getpid()}")
     span = Ranges.of((market.first - key.step, market.last + key.step))  # candles off the grid may reach out
     try:

@@ -18,7 +18,8 @@ from .commands import data_app
 from .repair import Filter
 from ..options import HomeOption, JsonOption, StoreOption, places_of
 from ..output import print_rows
-from ...core.errors import BadSetting
+from ...core.errors import BadSetting, NotFound
+from ...core.names import enriched_collection
 from ...core.times import iso
 from ...ledger.export import StoredMarket, export_market, list_markets
 from ...store.base import Store, open_store
@@ -135,16 +136,25 @@ def export_command(
     async def run() -> list[tuple[StoredMarket, Path]]:
         async with open_store(places_of(home).store_url) as opened:
             markets = await _stored(opened, wanted)
+            if not markets:
+                computed = wanted.collection.endswith(enriched_collection(""))
+                raise NotFound(
+                    f"expected candles or trades that are stored, found none{f' in {collection!r}' if collection else ''}",
+                    (
+                        "export the candles: enriched rows are computed from them when they are imported"
+                        if computed
+                        else "see `streamforge data list`"
+                    ),
+                    field="collection" if collection else "symbol",
+                )
             kind = cast(Literal["csv", "parquet"], format)  # `export_market` refuses others
             return [(one, await export_market(opened, one, to, kind, replace=replace)) for one in markets]
 
     written = asyncio.run(run())
     if json:
         typer.echo(jsons.dumps([msgspec.to_builtins(market) | {"file": str(path)} for market, path in written]))
-    elif written:
-        print_rows(("file", "rows"), [[str(path), f"{market.rows:,}"] for market, path in written], left=1)
     else:
-        typer.echo("nothing is stored of such data; `streamforge data list` shows what is there")
+        print_rows(("file", "rows"), [[str(path), f"{market.rows:,}"] for market, path in written], left=1)
 
 
 @data_app.command(name="list")
@@ -169,5 +179,7 @@ def list_command(
         typer.echo(jsons.dumps(msgspec.to_builtins(markets)))
     elif markets:
         print_rows(_STORED, [stored_cells(market) for market in markets], least=("source", "collection"), left=5)
+    elif collection or symbol or interval or exchange:
+        typer.echo("nothing is stored of such data; `streamforge data list` shows what is there")
     else:
         typer.echo("nothing is stored yet: `streamforge data import FILE` brings data, `streamforge start` loads them")

@@ -297,6 +297,15 @@ def test_the_commands_say_what_they_did(tmp_path):
     market = json.loads(run("list", "--json").output)[0]
     assert (market["rows"], market["first"], market["source"]) == (200, START, "import")
     out = tmp_path / "out"
+    for words, expected in (
+        (("candles_1h_enriched",), "none in 'candles_1h_enriched'; export the candles"),
+        (("candels_1h",), "none in 'candels_1h'; see `streamforge data list`"),
+        (("--symbol", "DOGEUSDT"), "candles or trades that are stored, found none"),
+    ):
+        assert expected in str(run("export", *words, "--to", str(out)).exception)
+    below = str(source / "BTC-USDT.csv" / "out")
+    assert f"found '{below}' (Not a directory)" in str(run("export", "--to", below).exception)
+    assert "nothing is stored of such data" in run("list", "--symbol", "DOGEUSDT").output
     assert run("export", "candles_1h", "--to", str(out)).exit_code == 0
     again = run("export", "candles_1h", "--to", str(out))
     assert again.exit_code != 0 and "--replace" in str(again.exception)
