@@ -1833,6 +1833,10 @@ d = {
                 "80_cli/data/repair.html#filter.read",
                 "streamforge/cli/data/repair.py",
             ),
+            "streamforge.cli.data.repair.Repaired": (
+                "80_cli/data/repair.html#repaired",
+                "streamforge/cli/data/repair.py",
+            ),
             "streamforge.cli.data.repair._ask_manager": (
                 "80_cli/data/repair.html#_ask_manager",
                 "streamforge/cli/data/repair.py",
@@ -1841,8 +1845,16 @@ d = {
                 "80_cli/data/repair.html#_figures",
                 "streamforge/cli/data/repair.py",
             ),
+            "streamforge.cli.data.repair._group_of": (
+                "80_cli/data/repair.html#_group_of",
+                "streamforge/cli/data/repair.py",
+            ),
             "streamforge.cli.data.repair._lacking": (
                 "80_cli/data/repair.html#_lacking",
+                "streamforge/cli/data/repair.py",
+            ),
+            "streamforge.cli.data.repair.check_filter": (
+                "80_cli/data/repair.html#check_filter",
                 "streamforge/cli/data/repair.py",
             ),
             "streamforge.cli.data.repair.denials_of": (
@@ -2585,6 +2597,10 @@ d = {
             ),
             "streamforge.exchange.base.PortHistory.trades": (
                 "30_exchange/base.html#porthistory.trades",
+                "streamforge/exchange/base.py",
+            ),
+            "streamforge.exchange.base.PortHistory.try_trades": (
+                "30_exchange/base.html#porthistory.try_trades",
                 "streamforge/exchange/base.py",
             ),
             "streamforge.exchange.base.TradeReader": (
@@ -8690,6 +8706,10 @@ d = {
                 "60_workers/loaders/candles.html#marketstream._flat",
                 "streamforge/workers/loaders/candles.py",
             ),
+            "streamforge.workers.loaders.candles.MarketStream._give_up": (
+                "60_workers/loaders/candles.html#marketstream._give_up",
+                "streamforge/workers/loaders/candles.py",
+            ),
             "streamforge.workers.loaders.candles.MarketStream._requested": (
                 "60_workers/loaders/candles.html#marketstream._requested",
                 "streamforge/workers/loaders/candles.py",
@@ -9170,6 +9190,14 @@ d = {
             ),
             "streamforge.workers.outcomes.outcome_of": (
                 "60_workers/outcomes.html#outcome_of",
+                "streamforge/workers/outcomes.py",
+            ),
+            "streamforge.workers.outcomes.refusal_words": (
+                "60_workers/outcomes.html#refusal_words",
+                "streamforge/workers/outcomes.py",
+            ),
+            "streamforge.workers.outcomes.try_market": (
+                "60_workers/outcomes.html#try_market",
                 "streamforge/workers/outcomes.py",
             ),
         },

@@ -24,6 +24,7 @@ __all__ = [
 # %% ../../nbs/30_exchange/01_base.ipynb #2bb14bd5
 import importlib
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
@@ -223,8 +224,14 @@ class PortHistory:
         return self.exchange.trades(symbol, span)
 
     async def first_open(self, symbol: str, interval: str) -> int | None:  # ms; None: not known
-        "Return the open time of a market's first candle, which the port does not tell."
+        "Return the open time of a market's first candle, which the port does not tell; raises `BadInterval`."
+        check_interval(interval, self.exchange.name, self.exchange.intervals)
         return None
+
+    async def try_trades(self, symbol: str, span: TimeRange) -> None:
+        "Ask for the first page of a market's trades; raises what forbids to load them, and `ExchangeError`."
+        async with aclosing(aiter(self.exchange.trades(symbol, span))) as pages:
+            await anext(pages, None)
 
 
 def history_of(

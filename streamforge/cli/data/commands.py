@@ -243,9 +243,10 @@ def repair(
     places, wanted = places_of(home), Filter.read(collection, symbol, interval, range, exchange)
     Path(places.home, "logs").mkdir(parents=True, exist_ok=True)
     with logging_to(Path(places.home, "logs", "repair.log"), "repair"):
-        rows = asyncio.run(
+        repaired = asyncio.run(
             repair_all(places, wanted, again=again, fill=fill, source=source and check_source(source), url=url)
         )
+    rows = repaired.markets
     if rows or json:
         _show(rows, json, _REPAIR, repair_cells, ("lacked",))
     if not json:
@@ -253,9 +254,12 @@ def repair(
         for row in rows:
             if row["message"]:
                 typer.echo(f"{market_key(row['exchange'], row['symbol'])}: {row['message']}")
-        done = "no request was made" if all(row["message"] for row in rows) else f"repaired {where}"
+        imported = all(row["exchange"] == IMPORT_EXCHANGE for row in rows)
+        done = "no request was made" if imported else f"repaired {where}"
         for line in [done] if rows else asyncio.run(_nothing_to_repair(places.store_url, wanted)):
             typer.echo(line)
+    if repaired.failures:
+        raise repaired.failures[0]
     if any(row["still"] for row in rows):
         raise typer.Exit(65)
 

@@ -7,24 +7,26 @@ __all__ = [
     "COUNTS",
     "Filter",
     "ledger_markets",
+    "check_filter",
     "denials_of",
     "describe_market",
     "verify_markets",
     "problems",
     "targets_of",
     "run_here",
+    "Repaired",
     "repair_all",
 ]
 
 # %% ../../../nbs/80_cli/data/01_repair.ipynb #2b983005
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
 from ...client.client import Client
-from ...core.errors import BadData, StreamForgeError, TryAgain
+from ...core.errors import BadData, NotFound, StreamForgeError, TryAgain
 from ...core.names import check_exchange, check_symbols, queue_id, telemetry_id
 from ...core.settings import Places
 from ...core.times import TimeRange, interval_ms, now_ms
@@ -34,6 +36,8 @@ from ...ledger.ranges import Ranges
 from ...ledger.verify import Findings, stored_markets, verify, verify_trades
 from ...store.base import Store, open_store
 from ...workers.imports.files import IMPORT_EXCHANGE
+from ...workers.outcomes import NAMED_MARKETS
+from ...workers.runtime.context import Context
 
 
 # %% ../../../nbs/80_cli/data/01_repair.ipynb #08ab0ca3
@@ -84,6 +88,28 @@ async def ledger_markets(
         }
         ledger |= {market: Entry() for market in stored - ledger.keys()}
     return {market: ledger[market] for market in sorted(ledger)}
+
+
+async def check_filter(
+    store: Store,
+    wanted: Filter,
+    markets: Collection[LedgerKey],  # that it leaves
+) -> None:
+    "Refuse a filter that names what a store with data does not have; raises `NotFound`."
+    if markets and {*wanted.symbols} <= {market.symbol for market in markets}:
+        return
+    left = [*await ledger_markets(store, Filter(), rows=True)]
+    choices = ("collection", (wanted.collection,)), ("exchange", (wanted.exchange,)), ("symbol", wanted.symbols)
+    for field, texts in (*choices, ("interval", (wanted.interval,))):
+        there = sorted({getattr(market, field) for market in left} - {""})
+        if there and (absent := [text for text in texts if text and text not in there]):
+            more = f" and {len(there) - NAMED_MARKETS} more" if len(there) > NAMED_MARKETS else ""
+            raise NotFound(
+                f"expected the {field} of stored data, found '{','.join(absent)}'",
+                f"there is {', '.join(there[:NAMED_MARKETS])}{more}; see `streamforge data list`",
+                field=field,
+            )
+        left = [market for market in left if not any(texts) or getattr(market, field) in texts]
 
 
 # %% ../../../nbs/80_cli/data/01_repair.ipynb #5dbc8733
@@ -140,9 +166,10 @@ async def verify_markets(
     store: Store,
     wanted: Filter,
 ) -> list[tuple[LedgerKey, Findings, Entry]]:
-    "Verify the markets that a filter leaves; raises `StoreError`."
-    verified = []
-    for market in await ledger_markets(store, wanted, rows=True):
+    "Verify the markets that a filter leaves; raises `NotFound` for a filter that names nothing, `StoreError`."
+    markets, verified = await ledger_markets(store, wanted, rows=True), []
+    await check_filter(store, wanted, markets)
+    for market in markets:
         if market.kind == "candles":
             verified.append((market, *await verify(store, market, wanted.span)))
         elif market.kind == "trade_ids":
@@ -207,12 +234,12 @@ async def run_here(
     targets: Sequence[JsonObject],
     places: Places,
     queue: str,
-) -> None:
+) -> list[JsonObject]:  # what the loaders report of each market, as `MarketOutcome`
     "Run a repair's workers in this process; raises `TryAgain`, `BadData` if one of them fails."
     from streamforge.workers.runtime.worker import serve
 
     upstream = ",".join(target["telemetry_id"] for target in targets if target["target"] != "arango-connector")
-    workers = []
+    workers, contexts = [], list[Context]()
     for target in targets:
         env = {
             "QUEUE_ID": queue,
@@ -230,6 +257,7 @@ async def run_here(
             serve(
                 target["target"],
                 dict(os.environ) | env | ({"UPSTREAM": upstream} if target["target"] == "arango-connector" else {}),
+                begun=contexts.append,
             )
         )
     codes = await asyncio.gather(*workers)
@@ -243,6 +271,7 @@ async def run_here(
             f"expected the repair to finish, found that {', '.join(failed)}",
             f"see {places.home}/logs/repair.log, and repair again: what was repaired stays",
         )
+    return [outcome for ctx in contexts for outcome in ctx.telemetry.extra.get("markets", ())]
 
 
 # %% ../../../nbs/80_cli/data/01_repair.ipynb #9dc8b88f
@@ -266,7 +295,9 @@ async def _lacking(store: Store, wanted: Filter, again: bool, fill: bool) -> lis
     return lacking
 
 
-def _figures(market: LedgerKey, todo: Ranges, before: Findings, after: Findings, entry: Entry) -> JsonObject:
+def _figures(
+    market: LedgerKey, todo: Ranges, before: Findings, after: Findings, entry: Entry, message: str
+) -> JsonObject:
     "Count what became of a market, in rows."
     counts = {
         "lacked": todo,
@@ -276,11 +307,17 @@ def _figures(market: LedgerKey, todo: Ranges, before: Findings, after: Findings,
         "still": after.gaps(entry),
     }
     named = {name: getattr(market, name) for name in ("collection", "exchange", "symbol", "interval")}
-    message = "no exchange has it: import its files again" if market.exchange == IMPORT_EXCHANGE else ""
     return named | {name: ranges.size // market.step for name, ranges in counts.items()} | {"message": message}
 
 
 # %% ../../../nbs/80_cli/data/01_repair.ipynb #15bbd123
+class Repaired(msgspec.Struct, frozen=True):
+    "What became of a repair."
+
+    markets: list[JsonObject]  # one per market that lacked something
+    failures: list[StreamForgeError]  # of workflows that did not finish
+
+
 async def repair_all(
     places: Places,
     wanted: Filter,
@@ -289,8 +326,8 @@ async def repair_all(
     fill: bool = False,  # flat candles where the exchange has none
     source: str = "",  # `auto`, `archive` or `rest`; empty: auto for candles, rest for trades, which it asks for by id
     url: str = "",  # of a queue-manager; empty: here
-) -> list[JsonObject]:  # one per market that lacked something
-    """Verify, get what is missing or due, verify again; raises the first error of its workers, when all others are done.
+) -> Repaired:
+    """Verify, get what is missing or due, verify again; raises `NotFound` for a filter that names nothing.
 
     Of data that were imported nothing is requested: a row's `message` says so.
     """
@@ -298,34 +335,47 @@ async def repair_all(
         lacking = await _lacking(store, wanted, again, fill)
         ledger = await read_ledger(store)
     groups: dict[tuple[str, str, str, str], list[tuple[LedgerKey, Ranges]]] = {}
+    messages: dict[tuple[tuple[str, str, str, str], str], str] = {}  # (group, symbol) -> why there is no more
     for market, _, todo in lacking:
         if market.exchange == IMPORT_EXCHANGE:
+            messages[_group_of(market), market.symbol] = "no exchange has it: import its files again"
             continue
         span = todo if market.interval else ledger[msgspec.structs.replace(market, kind="trades")].asked
-        group = market.collection, market.exchange, market.kind, market.interval
-        groups.setdefault(group, []).append((market, span))
+        groups.setdefault(_group_of(market), []).append((market, span))
     flags = {"AGAIN": again, "FILL": fill}
     failures: list[StreamForgeError] = []
-    for (*_, interval), markets in groups.items():
+    for group, markets in groups.items():
+        interval = markets[0][0].interval
         wishes = {name: "1" for name, set_ in flags.items() if set_ and (interval or name != "FILL")}
         wishes["SOURCE"] = source or ("auto" if interval else "rest")
         targets, queue = targets_of(markets, wishes), queue_id("repair", markets[0][0].collection)
         try:
-            await (_ask_manager(url, queue, targets) if url else run_here(targets, places, queue))
+            outcomes = await (_ask_manager(url, queue, targets) if url else run_here(targets, places, queue))
         except StreamForgeError as error:  # of these markets; the others can still be had
             failures.append(error)
-    if failures:
-        raise failures[0]
+            continue
+        refused = [outcome for outcome in outcomes if outcome["outcome"] in ("refused", "unknown")]
+        messages |= {(group, outcome["symbol"]): f"cannot be had: {outcome['message']}" for outcome in refused}
     async with open_store(places.store_url) as store:
         after = (
             {market: (findings, entry) for market, findings, entry in await verify_markets(store, wanted)}
             if lacking
             else {}
         )
-    return [_figures(market, todo, before, *after[market]) for market, before, todo in lacking]
+    rows = [
+        _figures(market, todo, before, *after[market], messages.get((_group_of(market), market.symbol), ""))
+        for market, before, todo in lacking
+    ]
+    return Repaired(rows, failures)
 
 
-async def _ask_manager(url: str, queue: str, targets: list[JsonObject]) -> None:
+def _group_of(market: LedgerKey) -> tuple[str, str, str, str]:
+    "What markets have in common that are repaired by one workflow."
+    return market.collection, market.exchange, market.kind, market.interval
+
+
+async def _ask_manager(url: str, queue: str, targets: list[JsonObject]) -> list[JsonObject]:
+    "Let a queue-manager repair; returns what its loaders report of each market. Raises `TryAgain` if it fails."
     async with Client(url) as client:
         flow = await client.start(queue_id=queue, targets=targets)
         done = await client.wait(flow["queue_id"], timeout=86_400)
@@ -334,3 +384,4 @@ async def _ask_manager(url: str, queue: str, targets: list[JsonObject]) -> None:
                 f"expected '{queue}' to finish, found it {done['status']}: {done['message']}",
                 "see the logs of its jobs, and repair again",
             )
+    return [outcome for target in done["targets"] for outcome in target["extra"].get("markets", ())]

@@ -23,7 +23,7 @@ from operator import attrgetter
 
 import msgspec
 
-from ...core.errors import NotFound
+from ...core.errors import BadConfig, NotFound
 from ...core.times import Gap, TimeRange, grid_origin, now_ms, open_times
 from ...core.types import JsonObject
 from ...exchange.binance.archive import Archive
@@ -36,7 +36,7 @@ from ...ledger.verify import chunks_of, closed_candles, inspect
 from ...messages.records import Candle
 from ...store.base import Store
 from .archive import ArchivedCandles, archive_figures, open_archive
-from ..outcomes import MarketAccess, MarketOutcome, find_markets, outcome_of
+from ..outcomes import MarketAccess, MarketOutcome, find_markets, outcome_of, refusal_words
 from ..runtime.context import Context
 from ..targets import CandleHistoryParameters
 from streamforge.workers.loaders.base import (
@@ -67,6 +67,7 @@ class MarketPlan(msgspec.Struct, frozen=True, kw_only=True):
     silent: Ranges = Ranges()  # denied by the exchange; left out
     seen: Ranges = Ranges()  # published by this loader before a restart
     begun: Ranges = Ranges()  # ms of a slot of which it had published a part
+    tried: bool = False  # the ledger has candles of it that the exchange has sent
 
 
 async def plan_market(
@@ -101,6 +102,7 @@ async def plan_market(
         silent=silent - fill,
         seen=done,
         begun=seen.doubtful & Ranges.of((0, seen.last + 1)) if seen else Ranges(),
+        tried=bool(entry.loaded | entry.verified),
     )
 
 
@@ -169,8 +171,9 @@ class MarketStream:
         whole: TimeRange | None = None,  # the order's range, whose months count
         always: bool = False,  # ask the archive whether or not it pays
         access: MarketAccess | None = None,  # where the market is to be had; None: nothing is requested
+        repair: bool = False,  # a refusal ends this market's requests, and no other's
     ):
-        self.access = access
+        self.access, self.repair = access, repair
         self.store, self.rest, self.plan, self.fill = store, rest, plan, fill
         self.archive, self.whole, self.always = archive, whole, always
         self.archived, self.lacked = 0, 0  # records that the archive had, and that it should have had
@@ -221,22 +224,33 @@ class MarketStream:
             always=self.always,
             files_only=self.access.files_only if self.access else None,
         )
-        async with aclosing(aiter(klines)) as answers:
-            async for page in answers:
-                self.now, self.received = klines.now, self.received + len(page)
-                await self._take_gaps(klines.gaps)
-                self.off_grid += [candle.open_time for candle in page if (candle.open_time - origin) % step]
-                if self.fill:
-                    flat = await self._flat(self._settled(Ranges.of((position, page[-1].open_time))), page)
-                    page = sorted(page + flat, key=lambda candle: candle.open_time)
-                self._last, position = page[-1], self._slot(page[-1].close_time + 1)
-                yield page
+        try:
+            async with aclosing(aiter(klines)) as answers:
+                async for page in answers:
+                    self.now, self.received = klines.now, self.received + len(page)
+                    await self._take_gaps(klines.gaps)
+                    self.off_grid += [candle.open_time for candle in page if (candle.open_time - origin) % step]
+                    if self.fill:
+                        flat = await self._flat(self._settled(Ranges.of((position, page[-1].open_time))), page)
+                        page = sorted(page + flat, key=lambda candle: candle.open_time)
+                    self._last, position = page[-1], self._slot(page[-1].close_time + 1)
+                    yield page
+        except BadConfig as error:
+            if not self.repair:
+                raise
+            self._give_up(error, closed_candles(market, TimeRange(position, span.end), klines.now))
         self.now = klines.now
         self.archived, self.lacked = self.archived + klines.archived, self.lacked + klines.lacked
         await self._take_gaps(klines.gaps)
         self.open |= Ranges.of((span.start, span.end)) - closed_candles(market, span, klines.now)
         if self.fill and (flat := await self._flat(self._settled(Ranges.of((position, span.end))))):
             yield flat
+
+    def _give_up(self, error: BadConfig, left: Ranges) -> None:
+        "Request nothing more of a market of which the exchange refuses such data, and take what is left as denied."
+        words = refusal_words(error, self.plan.market.interval)
+        known = self.access or MarketAccess(symbol=self.plan.market.symbol)
+        self.access, self.denied = msgspec.structs.replace(known, refusal=words), self.denied | left
 
     def _slot(self, moment: int) -> int:
         "The slot of the grid that a moment lies in."
@@ -255,7 +269,8 @@ class MarketStream:
         status = self.rest.statuses.get(market.symbol, "")
         early = Ranges.of((0, self._slot(self.first) if self.first else 0)) if status == "TRADING" else ranges
         early = Ranges() if self.access and not self.access.known else early  # it may be known again
-        state: NotedState = "missing" if self.received else "empty"
+        sure = self.received or (self.access and self.access.refusal)
+        state: NotedState = "missing" if sure else "empty"
         return [Fact(market, "ended", ranges & early, now), Fact(market, state, ranges - early, now)]
 
     def _settled(self, span: Ranges) -> Ranges:
@@ -321,7 +336,10 @@ class CandleHistorySource:
         await self._stack.aclose()
 
     async def parts(self) -> AsyncGenerator[Part, None]:
-        "Yield the order's candles, in time order; raises `UnknownSymbol`, `ExchangeError`, `StoreError`."
+        """Yield the order's candles, in time order.
+
+        Raises `UnknownSymbol`, `BadInterval` if no market of the order can be had, `ExchangeError`, `StoreError`.
+        """
         ctx, order = self.ctx, self.order
         plans = [
             await ctx.retry(
@@ -340,6 +358,7 @@ class CandleHistorySource:
                 whole=order.span,
                 always=self.always,
                 access=self.found.get(plan.market.symbol),
+                repair=order.only_missing,
             )
             for plan in plans
         ]
@@ -362,7 +381,13 @@ class CandleHistorySource:
         if asked:
             optional = asked if self.order.only_missing else stored  # a repair knows that there were such markets
             self.found = await find_markets(
-                self.rest, self.archive, asked, self.order.span, self.order.interval, optional=optional
+                self.rest,
+                self.archive,
+                asked,
+                self.order.span,
+                self.order.interval,
+                optional=optional,
+                untried=[] if self.order.only_missing else [plan.market.symbol for plan in plans if not plan.tried],
             )
         unknown = {symbol for symbol, access in self.found.items() if not access.known} - {*stored, *optional}
         return [plan for plan in plans if plan.market.symbol not in unknown]
@@ -372,7 +397,8 @@ class CandleHistorySource:
         assert self.order.span
         streams, outcomes = {stream.plan.market.symbol: stream for stream in self.streams}, []
         for symbol in self.order.symbols:
-            stream, access = streams.get(symbol), self.found.get(symbol)
+            stream = streams.get(symbol)
+            access = stream.access if stream else self.found.get(symbol)
             times = open_times(self.order.span, self.order.interval)
             whole = Ranges.of((times[0], times[-1] + times.step)) if len(times) and stream else Ranges()
             closed = Ranges() if stream and self.order.only_missing and not stream.plan.ask else whole

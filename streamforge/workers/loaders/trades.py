@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, aclosing, nullcontext
 
 import msgspec
 
-from ...core.errors import BadSetting, NotFound, UnknownSymbol
+from ...core.errors import BadConfig, BadSetting, NotFound
 from ...core.times import TimeRange
 from ...core.types import JsonObject
 from ...exchange.binance.pages import IdRange
@@ -26,7 +26,7 @@ from ...ledger.verify import chunks_of, inspect
 from ...messages.records import Trade
 from ...store.base import Store
 from .archive import ArchivedTrades, archive_figures, open_archive
-from ..outcomes import MarketAccess, MarketOutcome, find_markets, outcome_of
+from ..outcomes import MarketAccess, MarketOutcome, find_markets, outcome_of, refusal_words
 from ..runtime.context import Context
 from ..targets import HistoryParameters
 from .base import LISTED_GAPS, PARALLEL_MARKETS, Fact, Order, Part, Seen, in_time_order
@@ -150,10 +150,12 @@ class TradeStream:
                 async for page in pages:
                     self.asked += len(page)
                     yield page
-        except UnknownSymbol:
-            if not (self.order.only_missing and isinstance(span, IdRange)):
+        except BadConfig as error:  # the exchange refuses, or neither it nor its archive has the market any more
+            if not self.order.only_missing:
                 raise
-            self.skipped |= Ranges.of((span.start, span.end))  # neither exchange nor archive has the market any more
+            known = self.access or MarketAccess(symbol=self.symbol)
+            self.access = msgspec.structs.replace(known, refusal=refusal_words(error, ""))
+            self.skipped |= Ranges.of((span.start, span.end)) if isinstance(span, IdRange) else self.lost
             return
         self.skipped |= Ranges.of(*((gap.start, gap.end) for gap in answers.gaps))
         if isinstance(answers, ArchivedTrades):
@@ -246,7 +248,10 @@ class TradeHistorySource:
         stored = [stream.symbol for stream in self.streams.values() if stream.stored or stream.before]
         if asked:
             optional = asked if self.order.only_missing else stored
-            self.found = await find_markets(self.rest, self.archive, asked, self.order.span, optional=optional)
+            untried = [] if self.order.only_missing else [symbol for symbol in asked if not self.streams[symbol].loaded]
+            self.found = await find_markets(
+                self.rest, self.archive, asked, self.order.span, optional=optional, untried=untried
+            )
         for symbol, access in self.found.items():
             self.streams[symbol].access = access
             if not access.known and self.order.only_missing:
@@ -258,7 +263,8 @@ class TradeHistorySource:
         "Tell what became of each market; trades have no grid, so only a market without any is known to lack some."
         outcomes = []
         for symbol in self.order.symbols:
-            stream, access = self.streams.get(symbol), self.found.get(symbol)
+            stream = self.streams.get(symbol)
+            access = stream.access if stream else self.found.get(symbol)
             records = stream.asked + stream.from_store if stream else 0
             asked = stream.ask & Ranges.of((0, stream.now)) if stream and not stream.before else Ranges()
             lacking = asked if not records and not self.order.only_missing else Ranges()
