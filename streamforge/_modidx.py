@@ -2302,6 +2302,7 @@ d = {
             "streamforge.core.names.interval_of": ("00_core/names.html#interval_of", "streamforge/core/names.py"),
             "streamforge.core.names.job_name": ("00_core/names.html#job_name", "streamforge/core/names.py"),
             "streamforge.core.names.market_key": ("00_core/names.html#market_key", "streamforge/core/names.py"),
+            "streamforge.core.names.nearest_symbol": ("00_core/names.html#nearest_symbol", "streamforge/core/names.py"),
             "streamforge.core.names.open_topic": ("00_core/names.html#open_topic", "streamforge/core/names.py"),
             "streamforge.core.names.queue_id": ("00_core/names.html#queue_id", "streamforge/core/names.py"),
             "streamforge.core.names.revised_topic": ("00_core/names.html#revised_topic", "streamforge/core/names.py"),
@@ -3901,6 +3902,10 @@ d = {
                 "streamforge/exchange/files.py",
             ),
             "streamforge.exchange.files._by_name": ("30_exchange/files.html#_by_name", "streamforge/exchange/files.py"),
+            "streamforge.exchange.files._check_one_unit": (
+                "30_exchange/files.html#_check_one_unit",
+                "streamforge/exchange/files.py",
+            ),
             "streamforge.exchange.files._checked": ("30_exchange/files.html#_checked", "streamforge/exchange/files.py"),
             "streamforge.exchange.files._checks": ("30_exchange/files.html#_checks", "streamforge/exchange/files.py"),
             "streamforge.exchange.files._digits_to_ms": (
@@ -3908,6 +3913,7 @@ d = {
                 "streamforge/exchange/files.py",
             ),
             "streamforge.exchange.files._floats": ("30_exchange/files.html#_floats", "streamforge/exchange/files.py"),
+            "streamforge.exchange.files._merged": ("30_exchange/files.html#_merged", "streamforge/exchange/files.py"),
             "streamforge.exchange.files._one_market": (
                 "30_exchange/files.html#_one_market",
                 "streamforge/exchange/files.py",
@@ -3972,12 +3978,52 @@ d = {
                 "30_exchange/formats/names.html#folderlisting",
                 "streamforge/exchange/formats/names.py",
             ),
+            "streamforge.exchange.formats.names._Ends": (
+                "30_exchange/formats/names.html#_ends",
+                "streamforge/exchange/formats/names.py",
+            ),
+            "streamforge.exchange.formats.names._are_dates": (
+                "30_exchange/formats/names.html#_are_dates",
+                "streamforge/exchange/formats/names.py",
+            ),
+            "streamforge.exchange.formats.names._ends_of": (
+                "30_exchange/formats/names.html#_ends_of",
+                "streamforge/exchange/formats/names.py",
+            ),
             "streamforge.exchange.formats.names._from_stem": (
                 "30_exchange/formats/names.html#_from_stem",
                 "streamforge/exchange/formats/names.py",
             ),
+            "streamforge.exchange.formats.names._interval_meant": (
+                "30_exchange/formats/names.html#_interval_meant",
+                "streamforge/exchange/formats/names.py",
+            ),
+            "streamforge.exchange.formats.names._is_date": (
+                "30_exchange/formats/names.html#_is_date",
+                "streamforge/exchange/formats/names.py",
+            ),
+            "streamforge.exchange.formats.names._is_delivery": (
+                "30_exchange/formats/names.html#_is_delivery",
+                "streamforge/exchange/formats/names.py",
+            ),
             "streamforge.exchange.formats.names._named": (
                 "30_exchange/formats/names.html#_named",
+                "streamforge/exchange/formats/names.py",
+            ),
+            "streamforge.exchange.formats.names._no_interval": (
+                "30_exchange/formats/names.html#_no_interval",
+                "streamforge/exchange/formats/names.py",
+            ),
+            "streamforge.exchange.formats.names._say": (
+                "30_exchange/formats/names.html#_say",
+                "streamforge/exchange/formats/names.py",
+            ),
+            "streamforge.exchange.formats.names._says_something_else": (
+                "30_exchange/formats/names.html#_says_something_else",
+                "streamforge/exchange/formats/names.py",
+            ),
+            "streamforge.exchange.formats.names._symbol_in": (
+                "30_exchange/formats/names.html#_symbol_in",
                 "streamforge/exchange/formats/names.py",
             ),
             "streamforge.exchange.formats.names.format_of": (
@@ -8352,6 +8398,10 @@ d = {
                 "60_workers/imports/files.html#importwishes.__post_init__",
                 "streamforge/workers/imports/files.py",
             ),
+            "streamforge.workers.imports.files._check_collection": (
+                "60_workers/imports/files.html#_check_collection",
+                "streamforge/workers/imports/files.py",
+            ),
             "streamforge.workers.imports.files._trades": (
                 "60_workers/imports/files.html#_trades",
                 "streamforge/workers/imports/files.py",
@@ -8396,10 +8446,6 @@ d = {
             ),
             "streamforge.workers.imports.rows._remember": (
                 "60_workers/imports/rows.html#_remember",
-                "streamforge/workers/imports/rows.py",
-            ),
-            "streamforge.workers.imports.rows._times_of": (
-                "60_workers/imports/rows.html#_times_of",
                 "streamforge/workers/imports/rows.py",
             ),
             "streamforge.workers.imports.rows._trade_rows": (

@@ -9,6 +9,7 @@ __all__ = [
     "six",
     "check_exchange",
     "check_symbol",
+    "nearest_symbol",
     "check_symbols",
     "market_key",
     "split_market",
@@ -88,12 +89,23 @@ def check_symbol(
     symbol = (parts[1] + (parts[2] or "")).upper() if parts else ""
     if not 2 <= len(symbol) <= 30:
         apart = ", and the exchange by itself as `exchange`" if ":" in (text or "") else ""
+        near = f": {near}" if (near := nearest_symbol(text or "")) else ""
         raise BadName(
             f"expected a symbol such as BTCUSDT or BTC/USDT, found '{(text or '')[:60]}'",
-            f"write letters and digits, with one '/', '-' or '_' at most{apart}",
+            f"write letters and digits, with one '/', '-' or '_' at most{apart}{near}",
             field="symbol",
         )
     return symbol
+
+
+def nearest_symbol(
+    text: str,  # `BRK.B`, `^GSPC`, `EURUSD=X`
+) -> str:  # `BRKB`, `GSPC`, `EURUSD`
+    "Return the letters and digits of a text that is no symbol, to propose them; empty if that makes none."
+    if not re.fullmatch(r"[\w.^=&-]+", text):
+        return ""
+    symbol = re.sub(r"[\W_]", "", re.sub("=[XF]$", "", text)).upper()  # Yahoo's endings of currencies and futures
+    return symbol if 2 <= len(symbol) <= 30 else ""
 
 
 def check_symbols(

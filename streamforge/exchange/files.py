@@ -20,7 +20,7 @@ __all__ = [
 
 # %% ../../nbs/30_exchange/02_files.ipynb #dac14d74
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..core.errors import BadCandles, BadInterval, BadName, BadTimeRange, NotEnoughData
-from ..core.names import check_symbol
+from ..core.names import check_symbol, nearest_symbol
 from ..core.times import EARLIEST_MS, INTERVALS, LATEST_MS, TimeRange, interval_ms, iso, to_ms
 from .formats.names import FileName, list_files, name_of
 from .formats.raw import read_raw
@@ -80,7 +80,7 @@ class CandleTable(msgspec.Struct, frozen=True, kw_only=True):
 
 # %% ../../nbs/30_exchange/02_files.ipynb #a0f44a07
 _DIGITS = re.compile(r"(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(([01]\d|2[0-3])([0-5]\d([0-5]\d)?)?)?")
-_UNITS = {"s": 1000.0, "ms": 1.0, "us": 1e-3, "ns": 1e-6}  # ms in one
+_UNITS = {0.001: "s", 1: "ms", 1_000: "us", 1_000_000: "ns"}  # by how many are in one ms
 
 
 def times_to_ms(
@@ -106,15 +106,12 @@ def times_to_ms(
     per_ms = np.select([values < 1e11, values < 1e14, values < 1e17], [0.001, 1, 1_000], 1_000_000)  # units in one ms
     moments = values / per_ms
     wrong = ~((moments >= EARLIEST_MS) & (moments < LATEST_MS))
-    if not wrong.any() and len(values):
-        wrong = per_ms != per_ms[0]
-        if set(np.unique(per_ms).tolist()) == {1, 1_000}:
-            wrong = np.diff(per_ms, prepend=per_ms[0]) < 0  # microseconds may follow milliseconds, once
     if len(rows := np.flatnonzero(wrong)):
         raise BadTimeRange(
             f"expected open times since 1973 in s, ms, us or ns, found {values[rows[0]]} in row {rows[0]}",
             "check which column holds the time",
         )
+    _check_one_unit(values, per_ms)
     if np.issubdtype(values.dtype, np.integer):
         return np.where(per_ms < 1, values * 1_000, values // per_ms.astype(np.int64).clip(1))
     return np.round(moments).astype(np.int64)
@@ -126,6 +123,20 @@ def _without_nulls(column: pa.ChunkedArray) -> np.ndarray:
         row = int(np.flatnonzero(column.is_null().to_numpy())[0])
         raise BadTimeRange(f"expected a time in every row, found none in row {row}", "fill in or remove the row")
     return column.to_numpy()
+
+
+def _check_one_unit(values: np.ndarray, per_ms: np.ndarray) -> None:
+    "Raise `BadTimeRange` for the first time in another unit than that of most rows."
+    if not len(values) or (per_ms == per_ms[0]).all():
+        return
+    units, counts = np.unique(per_ms, return_counts=True)
+    usual = per_ms[0] if counts[units == per_ms[0]][0] == counts.max() else units[counts.argmax()]
+    row, like = int((per_ms != usual).argmax()), int((per_ms == usual).argmax())
+    raise BadTimeRange(
+        f"expected open times of one unit, {_UNITS[usual]} as {values[like]} in row {like}, "
+        f"found {values[row]} in row {row}, which is {_UNITS[per_ms[row]]}",
+        "convert the rows of the other unit, or write a file for each unit",
+    )
 
 
 def _are_digits(values: np.ndarray) -> bool:
@@ -367,17 +378,26 @@ def _one_market(present: Mapping[str, pa.ChunkedArray], symbol: str, where: str)
             field="symbol",
         )
     try:
+        symbol = check_symbol(symbol) if symbol else ""
         inside = check_symbol(texts[0]) if texts else ""
-        symbol = check_symbol(symbol) if symbol else inside
     except BadName as error:
-        raise BadCandles(f"'{where}': {error}", field="symbol") from None
-    if not symbol or (inside and inside != symbol):
+        if symbol:
+            return symbol  # Yahoo's BRK.B, for example, is named by the file or the caller
+        near = f"say --symbol {near}" if (near := nearest_symbol(texts[0])) else "say --symbol"
+        raise BadCandles(f"'{where}': {str(error).partition(';')[0]} in its rows", near, field="symbol") from None
+    if symbol and inside not in ("", symbol):
         raise BadCandles(
-            f"expected the symbol in the name of '{where}', found {f'{symbol} there and {texts[0]} in its rows' if symbol else 'none'}",
+            f"expected the symbol in the name of '{where}', found {symbol} there and {texts[0]} in its rows",
             "name the file after its market, or say --symbol",
             field="symbol",
         )
-    return symbol
+    if not symbol and not inside:
+        raise BadCandles(
+            f"expected a symbol such as BTCUSDT, or AAPL in capitals, in the name of '{where}', found none",
+            "name the file after its market, or say --symbol",
+            field="symbol",
+        )
+    return symbol or inside
 
 
 def _time_columns(present: Mapping[str, pa.ChunkedArray]) -> dict[str, pa.ChunkedArray]:
@@ -465,7 +485,7 @@ def _floats(column: pa.ChunkedArray, name: str, where: str) -> np.ndarray:
 def join_tables(
     parts: Mapping[str, CandleTable],  # file, for errors -> its candles; all of one market and interval
 ) -> CandleTable:
-    "Join the files of one market; raises `BadCandles` where two of them contradict each other."
+    "Join the files of one market, rows of one open time to one; raises `BadCandles` where files contradict each other."
     files, tables = list(parts), list(parts.values())
     if len(tables) == 1:
         return tables[0]
@@ -490,23 +510,7 @@ def join_tables(
         ),
     )
     order = np.argsort(whole.open_time, kind="stable")
-    whole, origin = whole.rows(order), origin[order]
-    again = np.flatnonzero(np.diff(whole.open_time) == 0) + 1
-    for name, column in {
-        **{name: getattr(whole, name) for name in (*PRICES, "volume")},
-        **whole.extra,
-        "close_time": whole.ends,
-    }.items():
-        here, before = column[again], column[again - 1]
-        if len(rows := again[(here != before) & ~((here != here) & (before != before))]):
-            one, two = files[origin[rows[0] - 1]], files[origin[rows[0]]]
-            raise BadCandles(
-                f"expected the same candle of {iso(int(whole.open_time[rows[0]]))} in '{one}' and '{two}', "
-                f"found {name} {column[rows[0] - 1]:g} and {column[rows[0]]:g} ({len(rows)} such rows)",
-                "find out which file is right, and remove the other",
-                field=name,
-            )
-    whole = whole.rows(np.diff(whole.open_time, prepend=-1) > 0)
+    whole = _merged(whole.rows(order), [files[n] for n in origin[order]])
     for check in _checks(whole)[-1:]:
         if len(rows := np.flatnonzero(check.wrong)):
             raise BadCandles(
@@ -514,6 +518,44 @@ def join_tables(
                 check.hint,
             )
     return whole
+
+
+def _merged(
+    whole: CandleTable,  # sorted by open time
+    files: Sequence[str],  # (T,) of each row
+) -> CandleTable:
+    """Make one row of those with one open time; raises `BadCandles` where they contradict each other.
+
+    What one row lacks is taken from another, as `data import` completes stored rows: an optional column, and a close time
+    that is not just the end of the interval.
+    """
+    starts = np.flatnonzero(np.diff(whole.open_time, prepend=-1) > 0)
+    if len(starts) == len(whole):
+        return whole
+    group = np.cumsum(np.diff(whole.open_time, prepend=-1) > 0) - 1
+    usual = whole.open_time + interval_ms(whole.interval) - 1
+    columns = {name: getattr(whole, name) for name in (*PRICES, "volume")} | whole.extra | {"close_time": whole.ends}
+    merged = {}
+    for name, column in columns.items():
+        known = column != usual if name == "close_time" else ~np.isnan(column)
+        first = np.minimum.reduceat(np.where(known, np.arange(len(whole)), len(whole)), starts)
+        first = np.where(first < len(whole), first, starts)  # no row has it
+        wrong = known & (column != column[first][group]) & known[first][group]
+        if len(rows := np.flatnonzero(wrong)):
+            row, before = rows[0], first[group[rows[0]]]
+            raise BadCandles(
+                f"expected the same candle of {iso(int(whole.open_time[row]))} in '{files[before]}' and '{files[row]}', "
+                f"found {name} {column[before]:g} and {column[row]:g} ({len(rows)} such rows)",
+                "find out which file is right, and remove the other",
+                field=name,
+            )
+        merged[name] = column[first]
+    return msgspec.structs.replace(
+        whole.rows(starts),
+        extra={name: merged[name] for name in whole.extra},
+        close_time=None if whole.close_time is None else merged["close_time"],
+        filled=None if whole.filled is None else np.logical_or.reduceat(whole.filled, starts),
+    )
 
 
 def read_markets(

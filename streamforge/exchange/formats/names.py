@@ -8,12 +8,13 @@ __all__ = ["FileName", "format_of", "name_of", "FolderListing", "list_files"]
 # %% ../../../nbs/30_exchange/formats/01_names.ipynb #eeca50e8
 import re
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 
 import msgspec
 
 from ...core.errors import BadName, BadSetting
-from ...core.names import check_exchange, check_symbol
+from ...core.names import check_exchange, check_symbol, nearest_symbol
 from ...core.times import INTERVALS
 
 
@@ -32,11 +33,17 @@ class FileName(msgspec.Struct, frozen=True, kw_only=True):
 
 _FORMATS = {".csv": "csv", ".parquet": "parquet", ".pq": "parquet", ".feather": "feather", ".json": "json"}
 _PACKED = (".gz", ".zip")
-_ARCHIVE = re.compile(r"([^\W_]+)-(\w+)-(\d{4}-\d\d(?:-\d\d)?)")
-_FREQTRADE = re.compile(r"([^\W_]+_[^\W_]+)-(\w+)")
-_SUFFIX = re.compile(r"(.+)[-_]([^-_]+)")
-_PERIOD = re.compile(r"(?i)\d{4}([-_]?\d\d){0,2}|(part|data|chunk)?[-_]?\d*")
-_BY_WORD = {"trades": "trades", "aggtrades": "trades"}
+_ARCHIVE = re.compile(r"[^\W_]+-\w+-\d{4}-\d\d(-\d\d)?")
+_KINDS = {
+    "trades": "trades",
+    "aggtrades": "trades",
+    "candles": "candles",
+    "candle": "candles",
+    "klines": "candles",
+    "kline": "candles",
+    "ohlcv": "candles",
+}
+_PART = re.compile(r"(?i)(part|chunk|data)\d*")
 
 
 # %% ../../../nbs/30_exchange/formats/01_names.ipynb #323469c0
@@ -58,8 +65,9 @@ def name_of(
     path: Path,  # of one file
     root: Path | None = None,  # folders below it count; None: only the file's own name
     symbol: str = "",  # wins over what the path says; empty: as it says
-) -> FileName:
-    "Read what a file's path says; raises `BadName` if neither it nor the caller says a symbol that could be one."
+    interval: str = "",  # likewise
+) -> FileName:  # without a symbol where the path names none that is certain
+    "Read what a file's path says; raises `BadName` for a symbol, interval or date that cannot be one."
     if not (ends := format_of(path)):
         raise BadName(
             f"expected a file that ends with {' '.join(_FORMATS)}, or with .gz or .zip behind it, found '{path.name}'",
@@ -73,59 +81,196 @@ def name_of(
         format=format,
         packed=packed,
         symbol=check_symbol(symbol or hive["symbol"]) if symbol or hive.get("symbol") else "",
-        interval=hive.get("interval", ""),
+        interval=interval or hive.get("interval", ""),
         exchange=check_exchange(hive["exchange"]) if hive.get("exchange") else "",
         kind="trades" if hive.get("kind") == "trades" else "",
     )
+    if name.interval not in ("", *INTERVALS):
+        raise _no_interval(name.interval, name.symbol, path)
     if symbol or not name.symbol:
-        name = _from_stem(stem, name, [part for part in reversed(folders) if "=" not in part])
-    if name.interval and name.interval not in INTERVALS:
-        raise BadName(
-            f"expected candles of one of {' '.join(INTERVALS)}, found {name.interval} in the name '{path.name}'",
-            "resample the candles, or rename the file",
-            field="file",
-        )
+        name = _from_stem(stem, name, path, [part for part in reversed(folders) if "=" not in part], bool(symbol))
     return name
 
 
 # %% ../../../nbs/30_exchange/formats/01_names.ipynb #0f8fbaee
-def _from_stem(stem: str, name: FileName, folders: Sequence[str]) -> FileName:
-    "Read the name itself, and the folders from the innermost for what it lacks."
-    if parts := _ARCHIVE.fullmatch(stem):
-        word = parts[2]
-        kind = _BY_WORD.get(word.lower(), "candles")
-        interval = "" if kind == "trades" else word
-        if kind == "trades" or re.fullmatch(r"\d+(s|m|h|d|w|mo|M)", word):
-            symbol = name.symbol or check_symbol(parts[1])
-            writer = "binance trades" if word.lower() == "trades" else "binance archive"
-            return msgspec.structs.replace(
-                name, symbol=symbol, interval=interval, kind=kind, exchange="binance", writer=writer
-            )
-    body, interval, kind = stem, name.interval, name.kind
-    while ending := _SUFFIX.fullmatch(body):
-        if ending[2] in INTERVALS:
-            body, interval = ending[1], ending[2]
-        elif ending[2].lower() in _BY_WORD:
-            body, kind = ending[1], "trades"
-        else:
-            break
-    freqtrade = name.format in ("feather", "json") and body != stem and "_" in body
-    if body in INTERVALS:
-        body, interval = "", body
-    if _PERIOD.fullmatch(body):
-        body = ""
+def _from_stem(stem: str, name: FileName, path: Path, folders: Sequence[str], given: bool) -> FileName:
+    "Read the name itself, and the folders from the innermost for what it lacks; what is given cannot be wrong."
+    ends = _ends_of(stem)
+    interval = name.interval or ends.interval
+    if ends.foreign and not interval and not given:
+        raise _no_interval(ends.foreign, _symbol_in(ends.body), path)
+    if ends.undated and not given:
+        raise BadName(
+            f"expected a date such as 2024-01 or 2024-01-31 in the name '{path.name}', found '{ends.undated}'",
+            f"rename the file, or {_say(_symbol_in(ends.body))}",
+            field="file",
+        )
+    symbol = name.symbol or _symbol_in(ends.body, path.name)
+    says_nothing = not ends.body or bool(_WORDS.fullmatch(ends.body))
     for folder in folders:
         if folder in INTERVALS:
             interval = interval or folder
-        elif not body and not _PERIOD.fullmatch(folder):
-            body = folder
+        elif not symbol and says_nothing:
+            symbol = _symbol_in(folder)
+    archive = bool(_ARCHIVE.fullmatch(stem)) and ends.dated and bool(ends.interval or ends.kind == "trades")
+    single = archive and "-trades-" in stem.lower()
+    freqtrade = name.format in ("feather", "json") and ends.body != stem and "_" in ends.body
     return msgspec.structs.replace(
         name,
-        symbol=name.symbol or (check_symbol(body) if body else ""),
-        interval=interval,
-        kind=kind or ("candles" if interval else ""),
-        writer="freqtrade" if freqtrade else "",
+        symbol=symbol,
+        interval="" if ends.kind == "trades" else interval,
+        kind=name.kind or ends.kind or ("candles" if interval else ""),
+        exchange=name.exchange or ("binance" if archive else ""),
+        writer="binance trades" if single else "binance archive" if archive else "freqtrade" if freqtrade else "",
     )
+
+
+# %% ../../../nbs/30_exchange/formats/01_names.ipynb #5a1c7e12
+_DATE = re.compile(r"(\d{4})(?:-?(\d\d)(?:-?(\d\d))?)?")
+
+
+class _Ends(msgspec.Struct, frozen=True, kw_only=True):
+    "What stands behind the symbol in a file's name."
+
+    body: str  # what is left: the symbol, or something else
+    interval: str = ""
+    kind: str = ""
+    foreign: str = ""  # looks like an interval, and is none
+    dated: bool = False
+    undated: str = ""  # looks like a date, and is none
+
+
+def _ends_of(stem: str) -> _Ends:
+    "Take intervals, kinds, dates and part numbers from the end of a name."
+    words, ends = re.split("[-_]", stem), _Ends(body="")
+    while words:
+        word, count = words[-1], 1
+        if word in INTERVALS:
+            ends = msgspec.structs.replace(ends, interval=word)
+        elif word.lower() in _KINDS:
+            ends = msgspec.structs.replace(ends, kind=_KINDS[word.lower()])
+        elif _interval_meant(word) is not None:
+            ends = msgspec.structs.replace(ends, foreign=word)
+        elif re.fullmatch("[0-9]+", word):
+            if len(words) > 1 and _is_delivery(word):
+                break
+            count = next((n for n, one in enumerate(reversed(words)) if not re.fullmatch("[0-9]+", one)), len(words))
+            text, before = "-".join(words[-count:]), words[:-count]
+            if _are_dates(words[-count:]):
+                ends = msgspec.structs.replace(ends, dated=True)
+            elif before and not _PART.fullmatch(before[-1]):
+                ends = msgspec.structs.replace(ends, undated=text)
+        elif not _PART.fullmatch(word):
+            break
+        words = words[:-count]
+    return msgspec.structs.replace(ends, body=stem[: len("-".join(words))])
+
+
+def _are_dates(words: Sequence[str]) -> bool:
+    "Whether digits are a year, month or day, or two of them as a range."
+    return _is_date("-".join(words)) or any(
+        _is_date("-".join(words[:n])) and _is_date("-".join(words[n:])) for n in range(1, len(words))
+    )
+
+
+def _is_date(text: str) -> bool:
+    if not (parts := _DATE.fullmatch(text)):
+        return False
+    try:
+        return 1970 <= date(int(parts[1]), int(parts[2] or 1), int(parts[3] or 1)).year < 2100
+    except ValueError:
+        return False
+
+
+def _is_delivery(word: str) -> bool:
+    "Whether digits are the delivery day of a contract: BTCUSDT_240628."
+    return len(word) == 6 and not _is_date(word) and _is_date(f"20{word}")
+
+
+# %% ../../../nbs/30_exchange/formats/01_names.ipynb #5a1c7e11
+_UNITS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}  # ms
+_SPELLED = re.compile(
+    r"(?i)(\d{1,4})(s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?|w|wks?|weeks?|mo|mons?|months?|y|yrs?|years?)"
+)
+_METATRADER = re.compile(r"(M)(1|2|3|4|5|6|10|12|15|20|30)|(H)(1|2|3|4|6|8|12)|(D)(1)|(W)(1)|MN1?")
+_BY_WORD = {"minutely": "1m", "hourly": "1h", "daily": "1d", "weekly": "1w", "monthly": "", "yearly": ""}
+
+
+def _interval_meant(word: str) -> str | None:  # `1h`; empty: one that we have not; None: it does not look like one
+    "The interval that a word means in somebody else's spelling: 60m, 1H, M15, hourly."
+    if word.lower() in _BY_WORD:
+        return _BY_WORD[word.lower()]
+    if parts := _METATRADER.fullmatch(word):
+        unit, count = [part for part in parts.groups() if part] or ("MN", "1")
+    elif parts := _SPELLED.fullmatch(word):
+        count, unit = parts.groups()
+        unit = "MN" if unit == "M" or unit.lower().startswith(("mo", "y")) else unit[0]  # 1M is a month at Binance
+    else:
+        return None
+    length = int(count) * _UNITS.get(unit.lower(), 0)
+    return next((name for name, ms in INTERVALS.items() if ms == length), "")
+
+
+def _say(symbol: str) -> str:
+    "How a caller names the market instead of the file."
+    return f"say --symbol {symbol}".rstrip()
+
+
+def _no_interval(word: str, symbol: str, path: Path) -> BadName:
+    "The error for an interval that is none of ours."
+    ours = _interval_meant(word)
+    return BadName(
+        f"expected candles of one of {' '.join(INTERVALS)}, found {word} in the name '{path.name}'",
+        (
+            f"write it {ours} in the name, or say --interval {ours}"
+            if ours
+            else f"resample the candles, or {_say(symbol)} and --interval if they have one of these"
+        ),
+        field="file",
+    )
+
+
+# %% ../../../nbs/30_exchange/formats/01_names.ipynb #5a1c7e10
+_QUOTES = "USDT|FDUSD|USDC|BUSD|TUSD|USDP|USDD|USD1|DAI|USD|EUR|GBP|JPY|CHF|CAD|AUD|BRL|KRW|BTC|XBT|ETH|BNB"
+_WORDS = re.compile(
+    r"(?i)readme|candles?|klines?|ohlcv?|(agg)?trades?|books?|orderbook|depth|prices?|quotes|data(set)?|history|historical"
+    r"|markets?|symbols|tickers|features|indicators|enriched|decisions|predictions|graph|panel|results|report|summary|notes"
+    r"|export|import|output|backup|te?mp|samples?|files?|futures"
+    r"|binance|bybit|okx|kraken|coinbase|bitstamp|bitfinex|kucoin|gemini|huobi|poloniex|bitmex|deribit|yahoo|yfinance"
+)
+_PAIR = re.compile(rf".+({_QUOTES})")
+_AFTER_QUOTE = re.compile(rf".*({_QUOTES})\d+")  # EURUSD60: MetaTrader's minutes
+_ATTACHED = re.compile(r"\D{3,}(\d\w*)")  # BTCUSDT1h, AAPL2024
+_LONGEST = 10  # letters and digits of a ticker in capitals
+
+
+def _symbol_in(
+    text: str,  # a name without its ends, or a folder
+    file: str = "",  # whose name it is; empty: a text that cannot be spelled is none
+) -> str:
+    "The symbol that a text can only mean, empty for none; raises `BadName` where a file's name cannot be spelled."
+    if not text or any(_says_something_else(word) for word in re.split("[-_]", text)):
+        return ""
+    try:
+        symbol = check_symbol(text)
+    except BadName as error:
+        if not file:
+            return ""
+        hint = f"{_say(nearest_symbol(text))}, or rename the file"
+        raise BadName(str(error).partition(";")[0], hint, field="file") from None
+    pair = text[:-7] if _is_delivery(text[-6:]) and text[-7:-6] in ("-", "_") else text
+    flat = re.sub("[-_]", "", pair)
+    if _PAIR.fullmatch(flat.upper()):
+        return symbol
+    attached = _ATTACHED.fullmatch(flat)
+    if _AFTER_QUOTE.fullmatch(flat.upper()) or (attached and _says_something_else(attached[1])):
+        return ""
+    return symbol if flat == flat.upper() and len(flat) <= _LONGEST else ""
+
+
+def _says_something_else(word: str) -> bool:
+    "Whether a part of a name is a general word, an interval or a date."
+    return bool(_WORDS.fullmatch(word)) or _interval_meant(word) is not None or _is_date(word)
 
 
 # %% ../../../nbs/30_exchange/formats/01_names.ipynb #f7bf540d
@@ -143,11 +288,12 @@ class FolderListing(msgspec.Struct, frozen=True):
 def list_files(
     source: str | Path,  # a folder, with folders in it, or a file
     symbol: str = "",  # of all files; empty: as their names say
+    interval: str = "",  # likewise
 ) -> FolderListing:
     "List the data files of a folder; raises `BadSetting` for none at all, `BadName` for one that cannot be read."
     root = Path(source)
     if root.is_file():
-        return FolderListing({root: _named(root, root.parent, symbol)}, {})
+        return FolderListing({root: _named(root, root.parent, symbol, interval)}, {})
     if not root.is_dir():
         raise BadSetting(f"expected a file or folder, found nothing at '{source}'", "check the path", field="source")
     files, ignored = dict[Path, FileName](), dict[Path, str]()
@@ -163,7 +309,7 @@ def list_files(
         elif path.suffix.lower() in _BESIDE and not format_of(path):
             ignored[path] = "no data by its name"
         else:
-            files[path] = _named(path, root, symbol)
+            files[path] = _named(path, root, symbol, interval)
     if not files:
         raise BadSetting(
             f"expected a folder with files such as BTCUSDT.csv or BTCUSDT.parquet, found none in '{source}'",
@@ -173,7 +319,7 @@ def list_files(
     return FolderListing(files, ignored)
 
 
-def _named(path: Path, root: Path, symbol: str) -> FileName:
+def _named(path: Path, root: Path, symbol: str, interval: str) -> FileName:
     "Read a path; raises `BadName` with the file."
     if path.suffix.lower() in _NO_PICKLES:
         raise BadName(
@@ -182,6 +328,6 @@ def _named(path: Path, root: Path, symbol: str) -> FileName:
             field="file",
         )
     try:
-        return name_of(path, root, symbol)
+        return name_of(path, root, symbol, interval)
     except BadName as error:
         raise BadName(f"'{path.name}': {error}", field="file") from None

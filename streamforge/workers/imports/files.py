@@ -6,6 +6,7 @@
 __all__ = ["IMPORT_EXCHANGE", "ImportWishes", "ImportReport", "exchange_of", "import_files", "import_frame"]
 
 # %% ../../../nbs/60_workers/imports/03_files.ipynb #c9e28514
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,14 @@ import msgspec
 
 from ...core.errors import BadCandles, BadSetting
 from ...core.names import check_exchange, check_name, check_symbol
-from ...core.times import interval_ms
+from ...core.times import INTERVALS, interval_ms
 from ...exchange.binance.archive_files import TradeTable
 from ...exchange.files import CandleTable, candles_of_table, join_tables, read_candles
 from ...exchange.formats.names import FileName, list_files
 from ...exchange.formats.raw import read_raw, table_of_frame
 from ...ledger.ranges import Ranges
 from ...store.base import Store
+from ...store.schemas import CANDLES, TRADES
 from .rows import Imported, check_stored, import_candles, import_trades
 from .trade_files import trades_of_table
 
@@ -82,7 +84,8 @@ async def import_files(
     Raises `BadCandles`, `BadName`, `BadSetting` with the file before anything is stored, if one of them cannot be read or
     contradicts stored rows.
     """
-    listings = [list_files(one, wishes.symbol) for one in ([source] if isinstance(source, str | Path) else source)]
+    sources = [source] if isinstance(source, str | Path) else source
+    listings = [list_files(one, wishes.symbol, wishes.interval) for one in sources]
     files_of = {path: name for listing in listings for path, name in listing.files.items()}
     ignored = {path.name: why for listing in listings for path, why in listing.ignored.items()}
     candles: dict[tuple[str, str, str], dict[str, CandleTable]] = {}
@@ -100,6 +103,10 @@ async def import_files(
     joined = {
         market: (join_tables(parts), tuple(Path(part).name for part in parts)) for market, parts in candles.items()
     }
+    for _, (table, files) in joined.items():
+        await _check_collection(store, wishes.collection, table.interval, files[0])
+    for _, file, _ in trades:
+        await _check_collection(store, wishes.collection, "", Path(file).name)
     if not wishes.replace and len(joined) + len(trades) > 1:  # one alone is checked before it is written
         for (exchange, *_), (table, _) in joined.items():
             await check_stored(store, table, exchange=exchange, collection=wishes.collection)
@@ -133,6 +140,34 @@ async def import_files(
     return ImportReport(markets=tuple(markets), ignored=ignored)
 
 
+async def _check_collection(
+    store: Store,
+    collection: str,  # as the user named it; empty: by default
+    interval: str,  # of candles; empty: trades
+    file: str,  # for the error
+) -> None:
+    "Raise `BadSetting` for a collection that is for other rows, by its name or by what it holds."
+    if not collection:
+        return
+    what, default = (f"candles of {interval}", f"candles_{interval}") if interval else ("trades", "trades")
+    stored = (await store.collections()).get(collection)
+    named = re.search(rf"(?:^|_)candles_({'|'.join(INTERVALS)})(?=_|$)", collection)
+    other = re.search(r"(?:^|_)(enriched|trades|books|decisions|predictions)$", collection)
+    if other and (interval or other[1] != "trades"):
+        holds = f"is for {other[1]}" + (" rows, which are computed" if other[1] == "enriched" else "")
+    elif named and named[1] != interval:
+        holds = f"is for candles of {named[1]}"
+    elif stored and stored.key != (CANDLES if interval else TRADES).key:
+        holds = f"has rows by {', '.join(stored.key)}"
+    else:
+        return
+    raise BadSetting(
+        f"expected a collection for {what} of '{file}', found '{collection}', which {holds}",
+        f"leave --collection out ({default}), or name another one",
+        field="collection",
+    )
+
+
 def _trades(path: Path, name: FileName, exchange: str, wishes: ImportWishes) -> TradeTable:
     "Read a file of trades; raises `BadCandles`."
     if name.writer == "binance trades":
@@ -158,11 +193,12 @@ async def import_frame(
     replace: bool = False,  # write over stored rows that differ
     skip_bad: bool = False,  # leave out bad rows and list them
 ) -> Imported:
-    "Store the candles of a data frame with ledger and indicators; raises `BadCandles`, `BadName`."
+    "Store the candles of a data frame with ledger and indicators; raises `BadCandles`, `BadName`, `BadSetting`."
     wishes = ImportWishes(symbol=symbol, interval=interval, collection=collection)
     read = candles_of_table(
         table_of_frame(frame), "the frame", symbol=check_symbol(symbol), interval=interval, skip_bad=skip_bad
     )
+    await _check_collection(store, wishes.collection, read.table.interval, "the frame")
     done = await import_candles(
         store,
         read.table,

@@ -64,17 +64,18 @@ async def import_candles(
     table = table.rows(closed)
     key = _candles_key(table, exchange, collection)
     await store.ensure(key.collection, CANDLES)
-    fresh = await _fresh(store, key, _candle_rows(table, exchange), _times_of(table), replace)
+    fresh = await _fresh(store, key, _candle_rows(table, exchange), "open_time", replace)
     if len(table):
         slots = slots_of(table.open_time, table.ends, key.step, grid_origin(key.interval))
         asked = slots | ((spans or slots.hull) & slots.hull)
         await update_entry(store, key, lambda entry: entry.note("asked", asked))
+        if len(fresh):
+            await _remember(store, key, files, len(table))
         for start in range(0, len(fresh), CHUNK_ROWS):
             await store.upsert(key.collection, fresh.slice(start, CHUNK_ROWS))
         await update_entry(store, key, lambda entry: _with_holes(entry.note("loaded", slots), key, asked))
         await verify(store, key, TimeRange(*slots.hull.parts[0]))
         await enrich_stored(store, key, int(table.open_time[0]))
-        await _remember(store, key, files, len(table))
     return Imported(
         exchange=exchange,
         symbol=key.symbol,
@@ -102,11 +103,6 @@ def _candles_key(table: CandleTable, exchange: str, collection: str) -> LedgerKe
     return LedgerKey(collection or f"candles_{table.interval}", table.symbol, "candles", table.interval, exchange)
 
 
-def _times_of(table: CandleTable) -> tuple[str, ...]:
-    "The columns of time that a file itself has."
-    return ("open_time", "close_time") if table.close_time is not None else ("open_time",)
-
-
 def _candle_rows(table: CandleTable, exchange: str) -> pa.Table:
     "Columns of CANDLES, as a connector writes them; NaN is null."
 
@@ -129,14 +125,14 @@ def _candle_rows(table: CandleTable, exchange: str) -> pa.Table:
     return pa.table(columns)
 
 
-async def _fresh(store: Store, key: LedgerKey, rows: pa.Table, certain: tuple[str, ...], replace: bool) -> pa.Table:
+async def _fresh(store: Store, key: LedgerKey, rows: pa.Table, at_key: str, replace: bool) -> pa.Table:
     """Select the rows that are not stored as they are, completed by what is stored; raises `BadCandles`.
 
-    `certain` names the columns of time that the file itself has; others were computed and contradict nothing.
+    `at_key` names the range column of the key. What is null contradicts nothing; nor does a close time that is just the end of
+    the interval, because it may have been computed.
     """
     if not len(rows):
         return rows
-    at_key = certain[0]
     moments = rows[at_key].to_numpy()
     stored = await store.read(key.collection, where=key.where, start=int(moments[0]), end=int(moments[-1]) + 1)
     if not len(stored):
@@ -149,8 +145,9 @@ async def _fresh(store: Store, key: LedgerKey, rows: pa.Table, certain: tuple[st
         if pa.types.is_string(rows[name].type) or name == at_key:
             continue
         new, old = _floats(rows[name]), np.where(exists, _floats(stored[name])[at], np.nan)
-        computed = name == "close_time" and name not in certain
-        differs = exists & (new != old) & ~np.isnan(new) & ~np.isnan(old) & (not computed)
+        if name == "close_time":
+            new, old = (np.where(column == moments + key.step - 1, np.nan, column) for column in (new, old))
+        differs = exists & (new != old) & ~np.isnan(new) & ~np.isnan(old)
         if differs.any() and not replace:
             row = int(differs.argmax())
             raise BadCandles(
@@ -160,7 +157,7 @@ async def _fresh(store: Store, key: LedgerKey, rows: pa.Table, certain: tuple[st
                 field=name,
             )
         write |= differs | (exists & np.isnan(old) & ~np.isnan(new))
-        keep = exists & ~np.isnan(old) & (np.isnan(new) | computed)
+        keep = exists & ~np.isnan(old) & np.isnan(new)
         if keep.any():
             taken = stored[name].take(pa.array(at))
             columns[name] = pa.chunked_array(
@@ -180,7 +177,7 @@ def _moment(name: str, value: int) -> str:
 
 
 async def _remember(store: Store, key: LedgerKey, files: tuple[str, ...], rows: int) -> None:
-    "Note that rows of a market were imported, and from which files."
+    "Note that rows of a market are being imported, and from which files: before the first is written."
     document = await store.get("imports", key.id)
     before = document.body["files"] if document else {}
     await store.put("imports", key.id, {"files": before | {name: {"rows": rows, "at": now_ms()} for name in files}})
@@ -242,11 +239,13 @@ async def import_trades(
     "Store trades with both of their ledgers; raises `BadCandles` if they contradict stored rows."
     ids, times = (LedgerKey(collection, table.symbol, kind, exchange=exchange) for kind in ("trade_ids", "trades"))
     await store.ensure(collection, TRADES)
-    fresh = await _fresh(store, ids, _trade_rows(table, exchange), ("trade_id",), replace)
+    fresh = await _fresh(store, ids, _trade_rows(table, exchange), "trade_id", replace)
     span = Ranges.of((int(table.timestamp.min()), int(table.timestamp.max()) + 1))
     by_id = covered(table.trade_id, 1)
     await update_entry(store, ids, lambda entry: entry.note("asked", by_id))
     await update_entry(store, times, lambda entry: entry.note("asked", span))
+    if len(fresh):
+        await _remember(store, ids, files, len(table))
     for start in range(0, len(fresh), CHUNK_ROWS):
         await store.upsert(collection, fresh.slice(start, CHUNK_ROWS))
     holes = by_id.hull - by_id
@@ -261,7 +260,6 @@ async def import_trades(
     )
     await update_entry(store, times, lambda entry: entry.note("loaded", span))
     await verify_trades(store, collection, table.symbol, exchange)
-    await _remember(store, ids, files, len(table))
     return Imported(
         exchange=exchange,
         symbol=table.symbol,
@@ -299,11 +297,10 @@ async def check_stored(
     "Raise `BadCandles` if rows contradict stored ones; writes nothing."
     if isinstance(table, TradeTable):
         key = LedgerKey(collection or "trades", table.symbol, "trade_ids", exchange=exchange)
-        certain: tuple[str, ...] = ("trade_id",)
-        rows = _trade_rows(table, exchange)
+        rows, at_key = _trade_rows(table, exchange), "trade_id"
     else:
         table = table.rows(table.ends < now_ms())
         key = _candles_key(table, exchange, collection)
-        rows, certain = _candle_rows(table, exchange), _times_of(table)
+        rows, at_key = _candle_rows(table, exchange), "open_time"
     if key.collection in await store.collections():
-        await _fresh(store, key, rows, certain, False)
+        await _fresh(store, key, rows, at_key, False)

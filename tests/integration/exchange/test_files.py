@@ -148,6 +148,71 @@ def test_frames_are_read_whatever_unit_their_index_has(unit, zone):
     assert table.volume.tolist() == [row[5] for row in OHLCV]
 
 
+NO_MARKET = {  # a file's name -> what the error says; each was read as a market of a made-up name
+    "BTCUSDT-1H.csv": "found 1H in the name 'BTCUSDT-1H.csv'; write it 1h in the name, or say --interval 1h",
+    "BTCUSDT-60m.csv": "say --interval 1h",
+    "BTCUSDT_60min.csv": "say --interval 1h",
+    "EURUSD_M15.csv": "say --interval 15m",
+    "AAPL_daily.csv": "say --interval 1d",
+    "BTCUSDT-1M.csv": "say --symbol BTCUSDT and --interval",
+    "BTCUSDT-10m.csv": "say --symbol BTCUSDT and --interval",
+    "BTCUSDT-1h-2024-13.csv": "found '2024-13'; rename the file, or say --symbol BTCUSDT",
+    "BTCUSDT-2024-02-30.csv": "found '2024-02-30'",
+    "BTCUSDT-20241301.csv": "found '20241301'",
+    "BTCUSDT-2.csv": "found '2'",
+    "candles_1h.csv": "found none; name the file after its market, or say --symbol",
+    "klines.csv": "say --symbol",
+    "README.csv": "say --symbol",
+    "my_data.csv": "say --symbol",
+    "aapl.csv": "say --symbol",
+    "BTCUSDT1h.csv": "say --symbol",
+    "EURUSD60.csv": "say --symbol",
+    "AAPL2024.csv": "say --symbol",
+    "1h_BTCUSDT.csv": "say --symbol",
+    "Binance_BTCUSDT_1h.csv": "say --symbol",
+    "BRK.B.csv": "say --symbol BRKB",
+    "^GSPC.csv": "say --symbol GSPC",
+    "EURUSD=X.csv": "say --symbol EURUSD",
+}
+
+
+@pytest.mark.parametrize("name", NO_MARKET)
+def test_a_name_that_is_no_market_is_refused_and_read_with_a_symbol(tmp_path, name):
+    (tmp_path / name).write_text(csv())
+    with pytest.raises(StreamForgeError) as caught:
+        read_folder(tmp_path)
+    assert NO_MARKET[name] in str(caught.value) and name in str(caught.value)
+    assert read_candles(tmp_path / name, symbol="BRK-B").table.symbol == "BRKB"
+
+
+MARKETS = {
+    "AAPL.csv": "AAPL",
+    "BRK-B.csv": "BRKB",
+    "BTC-USD.csv": "BTCUSD",
+    "btcusdt_2024.csv": "BTCUSDT",
+    "BTCUSDT_2024-01-01_2024-02-01.csv": "BTCUSDT",
+    "BTCUSDT_240628.csv": "BTCUSDT240628",
+    "BTCUSDT-klines-part-3.csv": "BTCUSDT",
+    "BTCUSD1.csv": "BTCUSD1",
+    "币安人生USDT.csv": "币安人生USDT",
+}
+
+
+@pytest.mark.parametrize("name", MARKETS)
+def test_a_name_that_can_only_be_a_market_is_read(tmp_path, name):
+    (tmp_path / name).write_text(csv())
+    assert list(read_folder(tmp_path)) == [MARKETS[name]]
+
+
+def test_a_general_name_leaves_the_market_to_the_rows(tmp_path):
+    (tmp_path / "candles_1h.csv").write_text(csv([[*row, "ETH/USDT"] for row in OHLCV], (*NAMES, "symbol")))
+    (tmp_path / "BRKB.csv").write_text(csv([[*row, "BRK.B"] for row in OHLCV], (*NAMES, "ticker")))
+    assert list(read_folder(tmp_path)) == ["BRKB", "ETHUSDT"]
+    (tmp_path / "data.csv").write_text(csv([[*row, "BRK.B"] for row in OHLCV], (*NAMES, "ticker")))
+    with pytest.raises(BadCandles, match=r"found 'BRK\.B' in its rows; say --symbol BRKB"):
+        read_folder(tmp_path)
+
+
 REFUSED = {  # the name of the file, its text, what the error says
     "two volumes": (
         "AAAUSDT.csv",
@@ -176,10 +241,20 @@ REFUSED = {  # the name of the file, its text, what the error says
         "AUSDT, BUSDT",
     ),
     "three columns": ("AAAUSDT.csv", csv([row[:3] for row in OHLCV], ()), "found 3 columns"),
-    "mixed units": (
+    "milliseconds first, then seconds": (
         "AAAUSDT.csv",
         csv([[t // (1000 if n else 1), *row] for n, (t, *row) in enumerate(OHLCV)]),
-        "in row 1",
+        "s as 1704070800 in row 1, found 1704067200000 in row 0, which is ms",
+    ),
+    "seconds at the end": (
+        "AAAUSDT.csv",
+        csv([[t // (1000 if n > 3 else 1), *row] for n, (t, *row) in enumerate(OHLCV)]),
+        "found 1704081600 in row 4, which is s",
+    ),
+    "milliseconds, then microseconds": (
+        "AAAUSDT.csv",
+        csv([[t * (1000 if n > 2 else 1), *row] for n, (t, *row) in enumerate(OHLCV)]),
+        "ms as 1704067200000 in row 0, found 1704078000000000 in row 3, which is us",
     ),
     "a pickle": ("AAAUSDT.pkl", "", "AAAUSDT.pkl"),
     "a name": ("a.b.c.csv", csv(), "a.b.c"),
@@ -264,6 +339,39 @@ def test_files_that_overlap_join_to_the_whole(count, data):
     joined = join_tables(parts)
     for name in NAMES:
         assert getattr(joined, name).tolist() == getattr(table, name).tolist()
+
+
+def test_files_of_two_units_are_one_market(tmp_path):
+    "Binance's archive went from milliseconds to microseconds between two files."
+    (tmp_path / "BTCUSDT-1h-2024-12.csv").write_text(csv(klines()[:3], ()))
+    (tmp_path / "BTCUSDT-1h-2025-01.csv").write_text(csv(klines(1000)[3:], ()))
+    assert read_folder(tmp_path)["BTCUSDT"].open_time.tolist() == [row[0] for row in OHLCV]
+
+
+@pytest.mark.parametrize("order", [("a", "b", "c"), ("b", "a", "c"), ("c", "b", "a")])
+def test_what_a_file_lacks_another_completes(order):
+    known = np.array([np.nan, 7.0])
+    parts = {
+        "a": part(2),
+        "b": part(2, quote_asset_volume=known),
+        "c": part(2, ends=np.array([HOUR - 1, 1_000_000]), number_of_trades=np.array([3.0, np.nan])),
+    }
+    joined = join_tables({name: parts[name] for name in order})
+    assert joined.extra["quote_asset_volume"].tolist()[1:] == [7.0] and np.isnan(joined.extra["quote_asset_volume"][0])
+    assert joined.extra["number_of_trades"].tolist()[:1] == [3.0] and np.isnan(joined.extra["number_of_trades"][1])
+    assert joined.ends.tolist() == [START + HOUR - 1, START + HOUR + 1_000_000]
+    parts["b"] = part(2, quote_asset_volume=np.array([np.nan, 8.0]))
+    parts["d"] = part(2, quote_asset_volume=known)
+    with pytest.raises(BadCandles, match="found quote_asset_volume [78] and [78]"):
+        join_tables({name: parts[name] for name in (*order, "d")})
+
+
+def part(count, ends=None, **extra):
+    times = START + HOUR * np.arange(count)
+    columns = {name: np.array([row[n] for row in OHLCV[:count]]) for n, name in enumerate(NAMES)}
+    return CandleTable(
+        symbol="BTCUSDT", interval="1h", **columns, extra=extra, close_time=None if ends is None else times + ends
+    )
 
 
 def test_names_that_are_not_ascii():

@@ -132,6 +132,78 @@ async def test_a_column_that_only_one_side_has_is_completed(tmp_path):
         assert (await store.read("candles_1h_enriched"))["quote_asset_volume"].to_pylist() == list(range(200))
 
 
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("first", ["poor", "rich"])
+async def test_files_of_which_one_lacks_a_column_are_one_market_in_any_order(tmp_path, together, first):
+    "freqtrade's frames have no quote volume, Binance's have it; one candle was cut short, and only one file says so."
+    ends = bars()["open_time"] + HOUR - 1
+    ends[7] -= 1_000_000
+    rich = bars(quote_asset_volume=np.arange(200.0), close_time=ends)
+    names = ("a", "b") if first == "poor" else ("b", "a")
+    for name, frame in zip(names, (bars().iloc[:150], rich.iloc[50:]), strict=True):
+        (tmp_path / name).mkdir()
+        frame.to_csv(tmp_path / name / "BTCUSDT.csv", index=False)
+    async with opened(tmp_path) as store:
+        for sources in [[tmp_path / "a", tmp_path / "b"]] if together else [[tmp_path / "a"], [tmp_path / "b"]]:
+            await import_files(store, sources)
+        rows = await store.read("candles_1h")
+        assert rows["quote_asset_volume"].to_pylist() == [None] * 50 + list(range(50, 200))
+        assert rows["close_time"].to_pylist() == [*(bars()["open_time"][:50] + HOUR - 1), *ends[50:]]
+        other = rich.assign(quote_asset_volume=rich["quote_asset_volume"] + 1)
+        with pytest.raises(BadCandles, match="found quote_asset_volume 51 instead of 50"):
+            await import_frame(store, other, symbol="BTCUSDT")
+
+
+async def test_a_close_time_that_one_side_knows_is_kept(tmp_path):
+    ends = bars()["open_time"] + HOUR - 1
+    ends[7] -= 1_000_000
+    for n, frames in enumerate(((bars(), bars(close_time=ends)), (bars(close_time=ends), bars()))):
+        async with opened(tmp_path, f"store{n}") as store:
+            for frame in frames:
+                await import_frame(store, frame, symbol="BTCUSDT")
+            assert (await store.read("candles_1h"))["close_time"].to_pylist() == ends.tolist()
+
+
+async def test_rows_go_only_into_collections_that_are_for_them(tmp_path):
+    bars().to_csv(tmp_path / "BTCUSDT.csv", index=False)
+    trades = tmp_path / "BTCUSDT-aggTrades-2024-01-01.csv"
+    trades.write_text(f"11,1.5,2,21,22,{START * 1000},true,true\n")
+    async with opened(tmp_path) as store:
+        for source, collection, message in (
+            ("BTCUSDT.csv", "trades", "candles of 1h of 'BTCUSDT.csv', found 'trades', which is for trades"),
+            ("BTCUSDT.csv", "candles_5m", "found 'candles_5m', which is for candles of 5m; leave --collection out"),
+            ("BTCUSDT.csv", "btcusdt_api_candles_5m_2024_01_01", "is for candles of 5m"),
+            ("BTCUSDT.csv", "candles_1h_enriched", "is for enriched rows, which are computed"),
+            ("BTCUSDT.csv", "books", "is for books"),
+            (trades.name, "candles_1h", "trades of 'BTCUSDT-aggTrades-2024-01-01.csv', found 'candles_1h'"),
+        ):
+            with pytest.raises(BadSetting, match=message):
+                await import_files(store, tmp_path / source, ImportWishes(collection=collection))
+        with pytest.raises(BadSetting, match="of 'the frame', found 'candles_5m'"):
+            await import_frame(store, bars(), symbol="BTCUSDT", collection="candles_5m")
+        with pytest.raises(BadCandles, match="expected candles of 5m in .*, found steps of 1h"):
+            await import_files(store, tmp_path / "BTCUSDT.csv", ImportWishes(interval="5m"))
+        assert not await store.collections()
+        await import_files(store, trades, ImportWishes(collection="mine"))
+        with pytest.raises(BadSetting, match="found 'mine', which has rows by exchange, symbol, trade_id"):
+            await import_files(store, tmp_path / "BTCUSDT.csv", ImportWishes(collection="mine"))
+        assert list(await store.collections()) == ["mine"]
+        await import_files(store, tmp_path / "BTCUSDT.csv", ImportWishes(collection="own_candles_1h"))
+        assert await store.count("own_candles_1h") == 200
+
+
+async def test_an_import_that_writes_nothing_leaves_the_source_as_it_was(tmp_path):
+    async with opened(tmp_path) as store:
+        await import_frame(store, bars(), symbol="BTCUSDT", exchange="binance")
+        key = LedgerKey("candles_1h", "BTCUSDT", "candles", "1h")
+        await store.delete("imports", key.id)  # as if they were loaded
+        assert [market.source for market in await list_markets(store)] == ["loaded"]
+        assert (await import_frame(store, bars(), symbol="BTCUSDT", exchange="binance")).written == 0
+        assert [market.source for market in await list_markets(store)] == ["loaded"]
+        await import_frame(store, bars(201), symbol="BTCUSDT", exchange="binance", replace=True)
+        assert [market.source for market in await list_markets(store)] == ["import"]
+
+
 @pytest.mark.parametrize("cut", [1, 2, 3, 4, 5])
 async def test_an_import_that_was_cut_off_is_finished_by_running_it_again(tmp_path, monkeypatch, cut):
     monkeypatch.setattr(import_rows, "CHUNK_ROWS", 80)
