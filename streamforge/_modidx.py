@@ -3794,12 +3794,12 @@ d = {
                 "30_exchange/ccxt/pages.html#candleseries.__init__",
                 "streamforge/exchange/ccxt/pages.py",
             ),
-            "streamforge.exchange.ccxt.pages.CandleSeries._add_gaps": (
-                "30_exchange/ccxt/pages.html#candleseries._add_gaps",
+            "streamforge.exchange.ccxt.pages.CandleSeries._judge": (
+                "30_exchange/ccxt/pages.html#candleseries._judge",
                 "streamforge/exchange/ccxt/pages.py",
             ),
-            "streamforge.exchange.ccxt.pages.CandleSeries._lacks": (
-                "30_exchange/ccxt/pages.html#candleseries._lacks",
+            "streamforge.exchange.ccxt.pages.CandleSeries._judged": (
+                "30_exchange/ccxt/pages.html#candleseries._judged",
                 "streamforge/exchange/ccxt/pages.py",
             ),
             "streamforge.exchange.ccxt.pages.CandleSeries._listed": (
@@ -3808,6 +3808,10 @@ d = {
             ),
             "streamforge.exchange.ccxt.pages.CandleSeries._page": (
                 "30_exchange/ccxt/pages.html#candleseries._page",
+                "streamforge/exchange/ccxt/pages.py",
+            ),
+            "streamforge.exchange.ccxt.pages.CandleSeries._slot_of": (
+                "30_exchange/ccxt/pages.html#candleseries._slot_of",
                 "streamforge/exchange/ccxt/pages.py",
             ),
             "streamforge.exchange.ccxt.pages.PageRules": (
@@ -3860,6 +3864,10 @@ d = {
             ),
             "streamforge.exchange.ccxt.pages._merged": (
                 "30_exchange/ccxt/pages.html#_merged",
+                "streamforge/exchange/ccxt/pages.py",
+            ),
+            "streamforge.exchange.ccxt.pages._times": (
+                "30_exchange/ccxt/pages.html#_times",
                 "streamforge/exchange/ccxt/pages.py",
             ),
             "streamforge.exchange.ccxt.pages.parse_candles": (
@@ -5972,6 +5980,10 @@ d = {
             ),
             "streamforge.ledger.ranges.covered": ("25_ledger/ranges.html#covered", "streamforge/ledger/ranges.py"),
             "streamforge.ledger.ranges.inside": ("25_ledger/ranges.html#inside", "streamforge/ledger/ranges.py"),
+            "streamforge.ledger.ranges.overlapped": (
+                "25_ledger/ranges.html#overlapped",
+                "streamforge/ledger/ranges.py",
+            ),
             "streamforge.ledger.ranges.slots_of": ("25_ledger/ranges.html#slots_of", "streamforge/ledger/ranges.py"),
             "streamforge.ledger.ranges.steps_of": ("25_ledger/ranges.html#steps_of", "streamforge/ledger/ranges.py"),
         },
@@ -8544,6 +8556,10 @@ d = {
                 "60_workers/loaders/archive.html#_differing",
                 "streamforge/workers/loaders/archive.py",
             ),
+            "streamforge.workers.loaders.archive._floor": (
+                "60_workers/loaders/archive.html#_floor",
+                "streamforge/workers/loaders/archive.py",
+            ),
             "streamforge.workers.loaders.archive._month": (
                 "60_workers/loaders/archive.html#_month",
                 "streamforge/workers/loaders/archive.py",
@@ -9024,6 +9040,14 @@ d = {
             ),
             "streamforge.workers.loaders.live_candles.LiveCandleSource.summary": (
                 "60_workers/loaders/live_candles.html#livecandlesource.summary",
+                "streamforge/workers/loaders/live_candles.py",
+            ),
+            "streamforge.workers.loaders.live_candles._floor": (
+                "60_workers/loaders/live_candles.html#_floor",
+                "streamforge/workers/loaders/live_candles.py",
+            ),
+            "streamforge.workers.loaders.live_candles._known_until": (
+                "60_workers/loaders/live_candles.html#_known_until",
                 "streamforge/workers/loaders/live_candles.py",
             ),
             "streamforge.workers.loaders.live_candles.fetch_closed_candles": (

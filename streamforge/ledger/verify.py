@@ -33,7 +33,7 @@ from ..core.errors import NotFound
 from ..core.names import DEFAULT_EXCHANGE
 from ..core.times import TimeRange, grid_origin, now_ms, open_times
 from .entries import Entry, LedgerKey, read_entry, read_ledger, update_entry
-from .ranges import Ranges, covered, inside, slots_of
+from .ranges import Ranges, covered, inside, overlapped, slots_of
 from ..messages.admission import candle_possible, trade_possible
 from ..store.base import Store
 from ..store.schemas import CANDLES
@@ -50,6 +50,7 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
     rows: int = 0
     good: Ranges = Ranges()  # slots or ids of rows with possible values, from the exchange
     filled: Ranges = Ranges()  # slots that were filled in
+    overlapped: Ranges = Ranges()  # slots in which no row opens, but into which a real candle reaches
     off_grid: tuple[int, ...] = ()  # open times of rows off the grid, which count as good
     short: tuple[int, ...] = ()  # open times of rows that were cut short, which count as good
     impossible: tuple[int, ...] = ()  # open times or ids
@@ -139,7 +140,7 @@ async def inspect(
         if market.kind == "candles"
         else ("trade_id", "price", "quantity")
     )
-    rows, good, flat, step = 0, Ranges(), Ranges(), market.step
+    rows, good, flat, tails, step = 0, Ranges(), Ranges(), Ranges(), market.step
     kinds: dict[str, list[int]] = {"off_grid": [], "short": [], "impossible": []}
     before = Ranges.of(*((start - step + 1, end) for start, end in span))
     async for chunk in chunks_of(store, market, before, names):
@@ -153,9 +154,10 @@ async def inspect(
             kinds["off_grid"] += moments[judged.off_grid & real & wanted].tolist()
             kinds["short"] += moments[judged.short & real & wanted].tolist()
             kinds["impossible"] += moments[~judged.possible & wanted].tolist()
-            slots = partial(slots_of, step=step, origin=grid_origin(market.interval))
-            flat |= slots(moments[filled], columns["close_time"][filled])
-            good |= slots(moments[real], columns["close_time"][real])
+            origin = grid_origin(market.interval)
+            flat |= slots_of(moments[filled], step, origin)
+            good |= slots_of(moments[real], step, origin)
+            tails |= overlapped(moments[real], columns["close_time"][real], step, origin)
         else:
             possible = trade_possible(columns)
             kinds["impossible"] += moments[~possible].tolist()
@@ -164,7 +166,13 @@ async def inspect(
     unmarked = good & entry.filled
     found = {name: tuple(moments) for name, moments in kinds.items()}
     return Findings(
-        market=market, span=span, rows=rows, good=good - unmarked, filled=(flat & span) - good | unmarked, **found
+        market=market,
+        span=span,
+        rows=rows,
+        good=good - unmarked,
+        filled=(flat & span) - good | unmarked,
+        overlapped=(tails & span) - good,
+        **found,
     )
 
 
@@ -222,7 +230,7 @@ async def whole_span(
     name = "open_time" if market.interval else "trade_id"
     moments = (await store.read(market.collection, where=market.where, columns=[name]))[name].to_numpy()
     if market.interval:
-        return slots_of(moments, moments, market.step, grid_origin(market.interval)).hull
+        return slots_of(moments, market.step, grid_origin(market.interval)).hull
     return covered(moments, market.step).hull
 
 
@@ -267,11 +275,9 @@ async def verify_loaded(
         if market.kind != "candles" or not todo:
             continue
         origin, stored, off = grid_origin(market.interval), Ranges(), list[int]()
-        before = Ranges.of(*((start - market.step + 1, end) for start, end in todo))
-        async for chunk in chunks_of(store, market, before, ("open_time", "close_time", "filled")):
-            real = ~array_of(chunk.rows, "filled")
-            moments = array_of(chunk.rows, "open_time")[real]
-            stored |= slots_of(moments, array_of(chunk.rows, "close_time")[real], market.step, origin)
+        async for chunk in chunks_of(store, market, todo, ("open_time", "filled")):
+            moments = array_of(chunk.rows, "open_time")[~array_of(chunk.rows, "filled")]
+            stored |= slots_of(moments, market.step, origin)
             off += moments[(moments - origin) % market.step != 0].tolist()
         stored = (stored & todo) - lost_off_grid(market, entry.off_grid & todo, off) - entry.filled
         await update_entry(store, market, partial(Entry.note, state="verified", ranges=stored))

@@ -45,6 +45,7 @@ class WildExchange:
         self.rows, self.interval, self.delisted = dict(rows), interval, set(delisted)
         self.silent = False  # answer every request for candles with an empty page
         self.files = True  # has an archive
+        self.archived: dict[str, Sequence[Row]] = {}  # rows of its archive, where they differ from those of REST
         self.log: list[dict[str, str]] = []  # requests for candles
         self.now: int | None = None  # its clock, ms; None: the real one
         self.live: Callable[[], AsyncIterator[dict[str, object]]] = _nothing  # the frames of its stream
@@ -104,7 +105,8 @@ class WildExchange:
         path = re.fullmatch(r".*/((\w+)-(\w+)-(\d{4}-\d\d(?:-\d\d)?)).zip(\.CHECKSUM)?", request.url.path)
         if not path or not self.files or path[3] != self.interval or path[2] not in self.rows:
             return Response(status_code=404)
-        rows = [row for row in self.rows[path[2]] if _day(int(row[0])).startswith(path[4])]
+        rows = self.archived.get(path[2], self.rows[path[2]])
+        rows = [row for row in rows if _day(int(row[0])).startswith(path[4])]
         if not rows:
             return Response(status_code=404)
         packed = io.BytesIO()

@@ -283,7 +283,7 @@ async def _lacking(store: Store, wanted: Filter, again: bool, fill: bool) -> lis
         if again:
             todo |= entry.missing & findings.span
         if fill and market.interval:
-            todo |= (entry.settled & findings.span) - findings.filled
+            todo |= (entry.settled & findings.span) - findings.filled - findings.overlapped
         if todo:
             lacking.append((market, findings, todo))
             if market.interval:

@@ -359,7 +359,7 @@ class ArchiveRead:
             await asyncio.to_thread(tables.close)  # type: ignore[attr-defined]
         inside = self.span.intersection(file.span)
         if file.kind == "klines" and file.interval != "1M" and inside:
-            for gap in find_gaps([time for time in present if time in inside], inside, file.interval):
+            for gap in find_gaps(present, inside, file.interval):
                 self._add_missing(gap.start, gap.end)
 
     @staticmethod

@@ -41,7 +41,6 @@ class Klines:
         self.now = 0  # the exchange's time when the iteration began, ms
         self.step = interval_ms(interval)
         self._pauses = MOST_PAUSES
-        self._forming = -1  # the slot in which a candle off the grid has opened that is not closed, ms
 
     async def __aiter__(self) -> AsyncGenerator[list[Candle], None]:
         """Yield pages in time order, none of them empty.
@@ -51,15 +50,9 @@ class Klines:
         self.gaps, self.now = [], await self._server_time()
         closed = TimeRange(self.span.start, min(self.span.end, self.now - self.step + 1))
         todo = await self._skip_years_before(deque(page_windows(closed, self.interval)))
-        before: list[Candle] | None = None  # the last candle before the window, which may reach into it
         async with aclosing(in_order(todo, self._fetch, self.rest.concurrency)) as pages:
-            async for window, (page, gaps) in pages:
-                if gaps and gaps[0].start == window.start:
-                    if before is None:
-                        before = (await self._request(window.start - self.step + 1, window.start, PAGE_ROWS))[-1:]
-                    gaps = self._gaps_in(window, before + page)
+            async for _, (page, gaps) in pages:
                 self._add_gaps(gaps)
-                before = page[-1:] or before or []
                 if page:
                     yield page
 
@@ -100,14 +93,11 @@ class Klines:
         return rows, gaps
 
     def _gaps_in(self, window: TimeRange, rows: list[Candle]) -> list[Gap]:
-        "Find the slots of a window that no candle overlaps."
+        "Find the slots of a window in which no candle opens."
         times = [candle.open_time for candle in rows]
-        if self._forming not in window and times == list(open_times(window, self.interval)):
+        if times == list(open_times(window, self.interval)):
             return []  # as nearly always: each slot has the candle that opens with it
-        last = [candle.close_time for candle in rows]
-        if self._forming in window:
-            last = [min(close_time, self._forming - 1) for close_time in last]
-        return find_gaps(times, window, self.interval, last)
+        return find_gaps(times, window, self.interval)
 
     async def _read(self, window: TimeRange) -> list[Candle]:
         "Read a window: one page, unless it is full before the window ends."
@@ -124,9 +114,6 @@ class Klines:
                     "the exchange repeats itself: try again later",
                 )
             start = last.open_time + 1
-        for candle in rows if window.end + self.step > self.now else ():
-            if candle.open_time in window and candle.close_time >= self.now:  # only off the grid
-                self._forming = open_times(TimeRange(candle.open_time - self.step + 1, window.end), self.interval)[0]
         return clean_page(rows, window, self.now)
 
     async def _request(self, start: int, end: int, limit: int) -> list[Candle]:

@@ -15,7 +15,7 @@ import msgspec
 
 from ...core.errors import BadSetting, BadTime, BadTimeRange, ExchangeError
 from ...core.columns import as_ms_column
-from ...core.times import Gap, TimeRange, find_gaps, interval_ms, iso
+from ...core.times import Gap, TimeRange, find_gaps, grid_origin, interval_ms, iso, open_times
 from ..base import IdRange
 from ...messages.records import Candle, Trade
 
@@ -100,20 +100,24 @@ class CandleSeries:
         self.step = interval_ms(interval)
         self.gaps: list[Gap] = []
         self.now = 0  # the exchange's time when the iteration began, ms
+        self._after = 0  # candles that open from here on were not yielded yet, ms
 
     async def __aiter__(self) -> AsyncGenerator[list[Candle], None]:
         "Yield pages in time order, none of them empty; raises `UnknownSymbol`, `ExchangeError`, `Refused`."
         self.gaps, self.now = [], await self.clock()
         end = min(self.span.end, self.now - self.step + 1)  # a candle that opens later has not closed
         place = await self._listed(end)
-        self._add_gaps(TimeRange(self.span.start, place), [])
+        slot = open_times(self.span, self.interval).start  # the first of the grid that is not judged yet
+        slot = self._judge(slot, self._slot_of(place), [])
+        self._after = place
         while place < end:
             page, reached = await self._page(place, end)
-            if self._lacks(TimeRange(place, reached), page):
+            if find_gaps(_times(page), self._judged(slot, page, reached, end), self.interval):
                 await self.sleep(self.rules.pause)
                 again, reached_again = await self._page(place, end)
                 page, reached = _each_once(page + again), max(reached, reached_again)
-            self._add_gaps(TimeRange(place, reached), page)
+            slot = self._judge(slot, self._judged(slot, page, reached, end).end, page)
+            self._after = page[-1].open_time + 1 if page else max(self._after, reached)
             if page:
                 yield page
             place = reached
@@ -130,22 +134,32 @@ class CandleSeries:
         "The closed candles of a page, and the time before which it says which candles there are."
         rows = await self.fetch(place - self.step, self.rules.rows)
         candles = parse_candles(rows, self.exchange, self.symbol, self.interval)
-        page = _each_once([candle for candle in candles if place <= candle.open_time < end])
+        page = _each_once([candle for candle in candles if self._after <= candle.open_time < end])
         if page:
             return page, min(page[-1].open_time + self.step, end)
         later = min((candle.open_time for candle in candles if candle.open_time >= end), default=0)
         return [], end if later else min(place + (self.rules.rows - 1) * self.step, end)
 
-    def _lacks(self, span: TimeRange, page: list[Candle]) -> list[Gap]:
-        "The gaps of a range; a candle off the grid counts for each slot of the grid that it overlaps."
-        opened, closed = [candle.open_time for candle in page], [candle.close_time for candle in page]
-        return find_gaps(opened, span, self.interval, closed)
+    def _slot_of(self, moment: int) -> int:
+        "The slot of the grid that a moment lies in."
+        return moment - (moment - grid_origin(self.interval)) % self.step
 
-    def _add_gaps(self, span: TimeRange, page: list[Candle]) -> None:
-        "Append the gaps of a page; two that touch become one."
-        for gap in self._lacks(span, page):
+    def _judged(self, slot: int, page: list[Candle], reached: int, end: int) -> TimeRange:
+        "The slots of which a page says whether a candle opens in them: up to the one of its last candle, or to the end."
+        until = self._slot_of(page[-1].open_time) + self.step if page else self._slot_of(reached)
+        until = self._slot_of(end - 1) + self.step if reached >= end else until
+        return TimeRange(slot, max(slot, until))
+
+    def _judge(self, slot: int, until: int, page: list[Candle]) -> int:
+        "Append the gaps of a page, of which two that touch become one, and return the next slot to judge."
+        for gap in find_gaps(_times(page), TimeRange(slot, until), self.interval):
             before = self.gaps.pop() if self.gaps and self.gaps[-1].end == gap.start else Gap(gap.start, gap.start, 0)
             self.gaps.append(Gap(before.start, gap.end, before.missing + gap.missing))
+        return max(slot, until)
+
+
+def _times(page: list[Candle]) -> list[int]:
+    return [candle.open_time for candle in page]
 
 
 def _each_once(candles: list[Candle]) -> list[Candle]:

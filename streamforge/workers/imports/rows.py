@@ -66,7 +66,7 @@ async def import_candles(
     await store.ensure(key.collection, CANDLES)
     fresh = await _fresh(store, key, _candle_rows(table, exchange), "open_time", replace)
     if len(table):
-        slots = slots_of(table.open_time, table.ends, key.step, grid_origin(key.interval))
+        slots = slots_of(table.open_time, key.step, grid_origin(key.interval))
         asked = slots | ((spans or slots.hull) & slots.hull)
         await update_entry(store, key, lambda entry: entry.note("asked", asked))
         if len(fresh):

@@ -32,7 +32,7 @@ import structlog
 from ...core.errors import BadSetting
 from ...core.names import DEFAULT_EXCHANGE
 from ...core.settings import WorkerSettings
-from ...core.times import Gap, TimeRange, find_gaps, interval_ms, open_times
+from ...core.times import Gap, TimeRange, find_gaps, grid_origin, interval_ms
 from ...core.types import JsonObject
 from ...exchange.binance.pages import IdRange
 from ...exchange.binance.archive import ARCHIVE_URL, Archive, BadFile
@@ -125,9 +125,11 @@ async def merge_sources(
 ) -> AsyncGenerator[tuple[list[_Row], bool], None]:  # a page, and whether the archive had it
     "Yield the pages of a range from tables, and from REST where the tables have gaps."
     position, end = span
-    done = position - 1  # the last open time or id that was yielded; one off the grid may come before `position`
+    done = position - 1  # the last open time or id that was yielded
     async for table in tables:
-        at = table.open_time if isinstance(table, CandleTable) else table.trade_id
+        at, last_ms = (
+            (table.open_time, table.ends) if isinstance(table, CandleTable) else (table.trade_id, table.trade_id)
+        )
         begin, first, last = (int(n) for n in np.searchsorted(at, (span[0], done + 1, end)))
         if begin < first:
             repeated(at[begin:first])
@@ -141,7 +143,9 @@ async def merge_sources(
                 yield cast(list[_Row], _records(table, k, min(k + _MADE_AT_ONCE, high))), True
             if low < high:
                 done = int(at[high - 1])
-                position = done + step
+                position = min(
+                    max(int(last_ms[high - 1]), done) + 1, done + step
+                )  # one that was cut short ends earlier
     if position < end:
         async for page in ask(position, end):
             yield page, False
@@ -187,6 +191,7 @@ class ArchivedCandles:
         self.gaps: list[Gap] = []  # in time order
         self.now, self.archived, self.lacked = 0, 0, 0  # the exchange's time, ms; records
         self.repeated = Ranges()  # always empty: files of candles do not overlap
+        self._slot = -1  # in which the archive's last candle has opened, ms
 
     async def __aiter__(self) -> AsyncGenerator[list[Candle], None]:
         "Yield pages in time order, none of them empty; raises what REST raises."
@@ -200,19 +205,18 @@ class ArchivedCandles:
             async with aclosing(merge_sources(tables, (self.span.start, self.span.end), step, self._ask)) as pages:
                 async for page, archived in pages:
                     self.archived += len(page) if archived else 0
+                    self._slot = _floor(page[-1].open_time, self.interval) if archived else self._slot
                     self.lacked += sum(candle.open_time in part[0] for candle in page) if part and not archived else 0
                     yield page
 
     async def _ask(self, start: int, end: int) -> AsyncIterator[list[Candle]]:
         "Yield REST's candles that open in a range, whose edges may be off the grid."
+        step, first, before = interval_ms(self.interval), _floor(start, self.interval), self.gaps
+        inside = TimeRange(first + step * (first == self._slot), _floor(end, self.interval))
         if self.files_only:
-            self.gaps += find_gaps([], TimeRange(start, min(end, self.now)), self.interval)
+            self.gaps += find_gaps([], TimeRange(inside.start, min(inside.end, self.now)), self.interval)
             return
-        step = interval_ms(self.interval)
-        slots, before = open_times(TimeRange(start - step + 1, end), self.interval), self.gaps
-        after = slots[-1] + step if len(slots) else slots.start
-        inside = TimeRange(slots.start + step * (slots.start < start), after - step * (after > end))
-        klines = self.rest.klines(self.symbol, self.interval, TimeRange(slots.start, end))
+        klines = self.rest.klines(self.symbol, self.interval, TimeRange(first, end))
         async with aclosing(aiter(klines)) as pages:
             async for page in pages:
                 self.gaps, self.now = before + _clipped(klines.gaps, inside, step), klines.now
@@ -229,6 +233,11 @@ class ArchivedCandles:
             self.symbol, self.interval, TimeRange(rows[0].open_time, rows[-1].open_time + 1), len(rows)
         )
         return _differing(rows, {candle.open_time: candle for candle in by_rest}, "open_time")
+
+
+def _floor(moment: int, interval: str) -> int:
+    "The slot of the grid that a moment lies in."
+    return moment - (moment - grid_origin(interval)) % interval_ms(interval)
 
 
 def _clipped(gaps: Sequence[Gap], inside: TimeRange, step: int) -> list[Gap]:

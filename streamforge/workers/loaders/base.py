@@ -241,7 +241,8 @@ class Seen:
         """Add the next record of the market: its open time [ms] or id, its time [ms], and where it ends, if not one
         step later."""
         runs, after = self._runs[filled], min(after or at + self.step, at + self.step)
-        start, end = at - (at - self.origin) % self.step, after + (self.origin - after) % self.step
+        start = at - (at - self.origin) % self.step
+        end = start + self.step
         if runs and runs[-1][0] <= start <= runs[-1][1]:
             runs[-1][1] = max(end, runs[-1][1])
         else:
@@ -269,12 +270,12 @@ class Seen:
 def slots_of_candles(
     candles: Sequence[Candle],  # of one market, sorted
     interval: str,  # `1h`
-) -> tuple[Ranges, Ranges]:  # slots that they overlap; open times off the grid, each as [time, time + 1)
+) -> tuple[Ranges, Ranges]:  # slots in which they open; open times off the grid, each as [time, time + 1)
     "Return what a ledger notes of some candles."
     step, origin = interval_ms(interval), grid_origin(interval)
     times = [candle.open_time for candle in candles]
     off_grid = Ranges.of(*((time, time + 1) for time in times if (time - origin) % step))
-    return slots_of(times, [candle.close_time for candle in candles], step, origin), off_grid
+    return slots_of(times, step, origin), off_grid
 
 
 # %% ../../../nbs/60_workers/loaders/01_base.ipynb #c9332202

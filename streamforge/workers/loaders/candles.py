@@ -146,14 +146,19 @@ async def last_close(
     store: Store,
     market: LedgerKey,
     before: int,  # ms
-) -> tuple[int, float]:  # its open time, ms, and the close; open time -1: nothing is stored before it
+) -> tuple[int, int, float]:  # its open time and last ms, and the close; open time -1: nothing is stored before it
     "Find the last stored close before a moment; raises `StoreError`."
     where = market.where
     try:
-        table = await store.read(market.collection, where=where, end=before, columns=["open_time", "close"], last=1)
+        table = await store.read(
+            market.collection, where=where, end=before, columns=["open_time", "close_time", "close"], last=1
+        )
     except NotFound:
-        return -1, 0.0
-    return (table["open_time"][0].as_py(), table["close"][0].as_py()) if table.num_rows else (-1, 0.0)
+        return -1, -1, 0.0
+    if not table.num_rows:
+        return -1, -1, 0.0
+    row = table.to_pylist()[0]
+    return row["open_time"], row["close_time"], row["close"]
 
 
 # %% ../../../nbs/60_workers/loaders/04_candles.ipynb #efe68fd7
@@ -279,15 +284,19 @@ class MarketStream:
         return self.denied & span & Ranges.of((0, (self.now - SETTLED_MS) // step * step))
 
     async def _flat(self, span: Ranges, page: Sequence[Candle] = ()) -> list[Candle]:
-        "Make flat candles at the close before each gap, from the page, the candle before it, or the store."
+        """Make flat candles at the close before each gap, from the page, the candle before it, or the store.
+
+        None is made where that candle reaches into the gap's first slot.
+        """
         flat: list[Candle] = []
         for start, end in span:
             near = [candle for candle in (self._last, *page) if candle and candle.open_time < start]
-            closes = [(candle.open_time, candle.close) for candle in near[-1:]]
-            open_time, close = max([await last_close(self.store, self.plan.market, start), *closes])
+            closes = [(candle.open_time, candle.close_time, candle.close) for candle in near[-1:]]
+            open_time, last_ms, close = max([await last_close(self.store, self.plan.market, start), *closes])
+            free = Ranges.of((start if last_ms < start else start + self.plan.market.step, end))
             if open_time >= 0:
-                flat += flat_candles(self.plan.market, Ranges.of((start, end)), close)
-                self.filled |= Ranges.of((start, end))
+                flat += flat_candles(self.plan.market, free, close)
+                self.filled |= free
         return flat
 
     def facts(

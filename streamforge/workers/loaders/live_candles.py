@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack, aclosing
 from ...bus.base import TopicSpec
 from ...core.errors import BadRecord
 from ...core.names import open_topic
-from ...core.times import Gap, TimeRange, find_gaps, interval_ms, open_times
+from ...core.times import Gap, TimeRange, find_gaps, grid_origin, interval_ms, open_times
 from ...core.types import JsonObject
 from ...exchange.binance.followers import CandleFollower
 from ...exchange.binance.socket import StreamEvent
@@ -41,25 +41,35 @@ async def fetch_closed_candles(
 ) -> tuple[list[Candle], list[Gap], int]:  # what the exchange has, what it lacks, and its time of the answer, ms
     """Request all closed candles that open in a range, by REST; raises `ExchangeError` after RETRY_SECONDS.
 
-    Where an edge of the range is off the grid, the candle beyond it reaches into its slot: only whole slots can lack.
+    Where an edge of the range is off the grid, its slot is judged by all candles that open in it, in the range or not.
+    The slot of the candle that begins at the range's end is not judged, nor that of one that has not closed.
     """
-    step, slots = interval_ms(interval), open_times(span, interval)
-    after = slots[-1] + step if len(slots) else span.start
-    whole = TimeRange(slots.start, after if after <= span.end else after - step)
-    wider = TimeRange(open_times(TimeRange(span.start - step + 1, span.end), interval)[0], span.end)
+    first = _floor(span.start, interval)
 
     async def ask() -> tuple[list[Candle], int]:
-        klines = session.rest.klines(symbol, interval, wider)
-        return [candle async for page in klines for candle in page if candle.open_time in span], klines.now
+        klines = session.rest.klines(symbol, interval, TimeRange(first, span.end))
+        return [candle async for page in klines for candle in page], klines.now
 
     for pause in (*RETRY_PAUSES, 0.0):
-        rows, now = await session.ctx.retry("exchange", ask)
-        closed = [candle.close_time for candle in rows]
-        gaps = find_gaps([candle.open_time for candle in rows], whole, interval, closed)
+        around, now = await session.ctx.retry("exchange", ask)
+        rows = [candle for candle in around if candle.open_time in span]
+        judged = TimeRange(first, _floor(_known_until(rows, span, interval, now), interval))
+        gaps = find_gaps([candle.open_time for candle in around], judged, interval)
         if not gaps or gaps[-1].end < now - RECENT_MS or not pause:
             break
         await asyncio.sleep(pause)
     return rows, gaps, now
+
+
+def _floor(moment: int, interval: str) -> int:
+    "The slot of the grid that a moment lies in."
+    return moment - (moment - grid_origin(interval)) % interval_ms(interval)
+
+
+def _known_until(rows: Sequence[Candle], span: TimeRange, interval: str, now: int) -> int:
+    "The end of a range, or the open time of the candle at its end that can still be forming."
+    step, next_open = interval_ms(interval), rows[-1].close_time + 1 if rows else span.start
+    return next_open if next_open > span.end - step and now < next_open + step else span.end
 
 
 def first_open(
@@ -125,10 +135,10 @@ class LiveCandleSource:
 
     async def _rest(self) -> AsyncGenerator[Part, None]:
         "Yield what is lacking after the end of the range; one off the grid that has opened before may have to close yet."
+        over = await self.session.now() >= self.last + 2 * self.step
         async with aclosing(self._history(self.last + self.step)) as history:
             async for part in history:
                 yield part
-        over = await self.session.now() >= self.last + 2 * self.step
         for symbol in self.order.symbols:
             if (
                 over or self.follower.after[symbol] - self.follower.last[symbol] < self.step
@@ -156,17 +166,15 @@ class LiveCandleSource:
 
     async def _pages(self, symbol: str, span: TimeRange, facts: list[Fact]) -> AsyncGenerator[list[Candle], None]:
         "Yield a market's candles by REST; reports gaps and appends their facts."
-        for start in range(span.start, span.end, _REQUESTED * self.step):
-            part = TimeRange(start, min(start + _REQUESTED * self.step, span.end))
+        for start in range(_floor(span.start, self.order.interval), span.end, _REQUESTED * self.step):
+            part = TimeRange(max(start, span.start), min(start + _REQUESTED * self.step, span.end))
             rows, gaps, now = await fetch_closed_candles(self.session, symbol, self.order.interval, part)
             for gap in gaps:
                 await self.session.report_gap(symbol, gap.start, gap.end, gap.missing)
             if gaps:
                 missing = Ranges.of(*((gap.start, gap.end) for gap in gaps))
                 facts.append(Fact(self.order.market(symbol), "missing", missing, now))
-            next_open = rows[-1].close_time + 1 if rows else part.start
-            forms = next_open > part.end - self.step and now < next_open + self.step  # off the grid: not closed yet
-            self.follower.advance(symbol, next_open if forms else part.end)
+            self.follower.advance(symbol, _known_until(rows, part, self.order.interval, now))
             if rows:
                 self.follower.last[symbol] = max(rows[-1].open_time, self.follower.last[symbol])
                 yield rows

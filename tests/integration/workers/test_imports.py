@@ -259,8 +259,20 @@ async def test_the_ledger_knows_holes_candles_off_the_grid_and_those_not_closed(
             assert (
                 entry.verified
                 == entry.loaded
-                == Ranges.of((START, START + 4 * HOUR), (START + 5 * HOUR, START + 11 * HOUR))
+                == Ranges.of((START, START + 4 * HOUR), (START + 5 * HOUR, START + 10 * HOUR))
             )
+
+
+async def test_daily_rows_of_a_stock_exchange_count_as_many_as_they_are(tmp_path):
+    "Days of New York open at 05:00, as yfinance gives them: sixty rows are sixty slots."
+    frame = bars(60, start=START + 5 * HOUR)
+    frame["open_time"] = START + 5 * HOUR + 24 * HOUR * np.arange(60)
+    async with opened(tmp_path) as store:
+        await import_frame(store, frame, symbol="AAPL", interval="1d")
+        key = LedgerKey("candles_1d", "AAPL", "candles", "1d", "import")
+        findings, entry = await verify(store, key)
+        assert (findings.rows, len(findings.off_grid), findings.gaps(entry)) == (60, 60, Ranges())
+        assert entry.asked == entry.verified == Ranges.of((START, START + 60 * 24 * HOUR))
 
 
 async def test_whose_data_they_are(tmp_path):

@@ -8,6 +8,7 @@ import sys
 
 import msgspec
 import numpy as np
+import pytest
 from wild_exchange import WildExchange, kline, kline_event
 from worker_lab import until
 
@@ -141,6 +142,74 @@ async def test_a_lost_candle_between_two_neighbours_is_found_and_repaired(lab):
     assert await stored(lab, "OFFUSDT") == before
 
 
+LOST = RESTART + 20 * HOUR  # both of its neighbours reach into its slot, [LOST_SLOT, LOST_SLOT + HOUR)
+LOST_SLOT = LOST - 1_694_789
+WITHOUT = [row for row in OFF_GRID if row[0] != LOST]
+HOLES = STOPPED | Ranges.of((LOST_SLOT, LOST_SLOT + HOUR))
+
+
+@pytest.mark.parametrize("source", ["rest", "archive", "delisted"])
+async def test_a_candle_that_the_exchange_lacks_between_two_off_the_grid_is_denied(lab, source):
+    "It is told and counted, no flat candle is laid over its neighbours, and it is stored once the exchange has it."
+    wild = WildExchange({"OFFUSDT": WITHOUT, "CUTUSDT": CUT})
+    if source == "delisted":
+        wild.delisted.add("OFFUSDT")
+    async with wild.serve() as urls:
+        await load(lab, urls, SOURCE="rest" if source == "rest" else "archive")
+        assert (await entry_of(lab, "OFFUSDT")).missing == HOLES
+        code, found = await data(lab, "verify", **urls)
+        counts = {row["symbol"]: (row["rows"], row["good"], row["missing"], row["wanted"]) for row in found}
+        assert code == 0 and counts["OFFUSDT"] == (75, 75, 33, 0), "108 hours, one row for each slot that has one"
+        code, repaired = await data(lab, "repair", "--fill", "--symbol", "OFFUSDT", **urls)
+        assert code == 0 and repaired[0]["filled"] == 32
+        assert await data(lab, "repair", "--fill", "--symbol", "OFFUSDT", **urls) == (0, [])
+        wild.rows["OFFUSDT"] = OFF_GRID
+        wild.delisted.clear()
+        code, repaired = await data(lab, "repair", "--again", "--symbol", "OFFUSDT", **urls)
+        assert code == 0 and [(row["stored"], row["still"]) for row in repaired] == [(1, 0)]
+    rows = [(row["open_time"], row["close_time"]) for row in await stored(lab, "OFFUSDT") if not row["filled"]]
+    assert rows == inside(OFF_GRID)
+
+
+async def test_a_candle_that_the_files_lack_between_two_off_the_grid_comes_by_rest(lab):
+    wild = WildExchange({"OFFUSDT": OFF_GRID, "CUTUSDT": CUT})
+    wild.archived = {"OFFUSDT": WITHOUT, "CUTUSDT": CUT}
+    async with wild.serve() as urls:
+        await load(lab, urls, SOURCE="archive")
+        assert [int(query["startTime"]) for query in wild.log if query["symbol"] == "OFFUSDT"].count(LOST_SLOT) == 1
+        assert (await entry_of(lab, "OFFUSDT")).missing == STOPPED
+    assert [(row["open_time"], row["close_time"]) for row in await stored(lab, "OFFUSDT")] == inside(OFF_GRID)
+
+
+@pytest.mark.parametrize("exchange", ["import", "binance"])
+async def test_a_file_that_lacks_a_candle_between_two_off_the_grid_says_so(lab, tmp_path, exchange):
+    "Of an exchange it is asked for; of a user's own data it is a hole. So is the hour of the return to the grid."
+    slots, rows = [*range(10), *range(22, 30)], {}
+    rows |= {STOP + n * HOUR: STOP + (n + 1) * HOUR - 1 for n in slots}
+    rows |= {STOP + n * HOUR + 1_694_789: STOP + (n + 1) * HOUR + 1_694_788 for n in range(10, 21)}
+    whole = [kline(opens, closes) for opens, closes in sorted(rows.items())]
+    lost = STOP + 14 * HOUR + 1_694_789
+    file = tmp_path / "OWNUSDT-1h.csv"
+    file.write_text(
+        "open_time,open,high,low,close,volume,close_time\n"
+        + "".join(",".join(map(str, row[:7])) + "\n" for row in whole if row[0] != lost)
+    )
+    wild = WildExchange({"OWNUSDT": whole})
+    wild.files = False
+    async with wild.serve() as urls:
+        assert (await data(lab, "import", str(file), "--exchange", exchange))[0] == 0
+        code, found = await data(lab, "verify", **urls)
+        assert (found[0]["rows"], found[0]["good"], found[0]["missing"] + found[0]["wanted"]) == (28, 28, 2)
+        assert (code, found[0]["wanted"]) == ((0, 0) if exchange == "import" else (65, 2))
+        code, repaired = await data(lab, "repair", **urls)
+        figures = [(row["stored"], row["missing"], row["still"]) for row in repaired]
+        assert code == 0 and figures == ([] if exchange == "import" else [(1, 1, 0)])
+        assert (await data(lab, "verify", **urls))[0] == 0
+        assert await data(lab, "repair", **urls) == (0, [])
+        code, listed = await data(lab, "list", **urls)
+        assert code == 0 and listed[0]["rows"] == (28 if exchange == "import" else 29)
+
+
 def _delete(url: str, open_time: int, collection: str = "candles_1h", symbol: str = "%") -> None:
     with sqlite3.connect(url.removeprefix("sqlite:///")) as connection:
         where = f"DELETE FROM {collection} WHERE open_time = ? AND symbol LIKE ?"
@@ -240,11 +309,14 @@ def minutes_of_december():
 
 
 async def test_minutes_around_several_stops_are_loaded_verified_repaired_and_filled(lab):
-    "Files, REST and the store agree; what is lost in between comes back, and only slots without any candle are filled."
+    """Files, REST and the store agree; what is lost in between comes back, and only slots without any candle are filled.
+
+    Nothing opens in minutes 101 to 130 and 350 to 359, which are 40. The last candle off the grid ends in minute 350.
+    In minute 300 two candles open.
+    """
     rows = minutes_of_december()
     times = [(row[0], row[6]) for row in rows]
-    reached = {slot for first, last in times for slot in range(first // MINUTE, last // MINUTE + 1)}
-    stopped = [slot * MINUTE for slot in range(DECEMBER // MINUTE, DECEMBER // MINUTE + 420) if slot not in reached]
+    stopped = [DECEMBER + minute * MINUTE for minute in (*range(101, 131), *range(351, 360))]
     env = {"TYPE": "api_candles_1m", "SYMBOL": "DECUSDT", "TIME_RANGE": "2017-12-18:2017-12-18T07:00"}
     wild = WildExchange({"DECUSDT": rows}, "1m")
     async with wild.serve() as urls:
@@ -253,17 +325,20 @@ async def test_minutes_around_several_stops_are_loaded_verified_repaired_and_fil
         before = await stored(lab, "DECUSDT", "candles_1m")
         assert [(row["open_time"], row["close_time"]) for row in before] == times
         code, found = await data(lab, "verify", **urls)
-        assert code == 0 and (found[0]["rows"], found[0]["missing"]) == (len(rows), 39) and len(stopped) == 39
+        assert code == 0 and (found[0]["rows"], found[0]["good"], found[0]["missing"]) == (381, 380, 40)
         assert (len(found[0]["off_grid"]), len(found[0]["short"]), found[0]["impossible"]) == (111, 3, [])
         lost = [DECEMBER + 100 * MINUTE, DECEMBER + 131 * MINUTE + 17_345, DECEMBER + 340 * MINUTE + 41_000]
+        lost += [DECEMBER + 300 * MINUTE + 41_000]  # the first one of the minute is still there
         for time in lost:
             await asyncio.to_thread(_delete, lab.places.store_url, time, "candles_1m")
-        assert (await data(lab, "verify", **urls))[0] == 65
+        code, found = await data(lab, "verify", **urls)
+        assert code == 65 and found[0]["wanted"] == len(lost)
         code, repaired = await data(lab, "repair", **urls)
         assert code == 0 and repaired[0]["still"] == 0
         assert await stored(lab, "DECUSDT", "candles_1m") == before
         code, repaired = await data(lab, "repair", "--fill", **urls)
         assert code == 0 and repaired[0]["filled"] == 39
+        assert await data(lab, "repair", "--fill", **urls) == (0, [])
         assert (await data(lab, "verify", **urls))[0] == 0
     after = await stored(lab, "DECUSDT", "candles_1m")
     assert [row["open_time"] for row in after if row["filled"]] == stopped
@@ -316,10 +391,14 @@ async def test_a_market_that_nobody_has_any_more_holds_up_no_repair(lab, tmp_pat
         assert code == 0 and repaired[0]["stored"] == 1  # the archive has it now
 
 
-async def test_a_live_loader_follows_a_market_through_a_stop(lab):
+@pytest.mark.parametrize("lacks", [False, True])
+async def test_a_live_loader_follows_a_market_through_a_stop(lab, lacks):
     """The stream has a candle cut short, one twice, skips one, and falls silent before the last one off the grid has
-    closed: each candle that opens in the range once and in order, and what nobody has in the ledger."""
-    wild, rows = WildExchange({"OFFUSDT": OFF_GRID}), {row[0]: row for row in OFF_GRID}
+    closed: each candle that opens in the range once and in order, and what nobody has in the ledger. Where the exchange
+    lacks the one that was skipped, its slot is a hole, although both neighbours reach into it."""
+    skipped = RESTART + HOUR
+    kept = [row for row in OFF_GRID if not lacks or row[0] != skipped]
+    wild, rows = WildExchange({"OFFUSDT": kept}), {row[0]: row for row in kept}
     wild.now, end = STOP + HOUR // 6, to_ms("2018-02-09T14:00")
 
     def frame(opens, *, closed=True):
@@ -353,11 +432,12 @@ async def test_a_live_loader_follows_a_market_through_a_stop(lab):
         assert await lab.run("arango-connector", UPSTREAM="loader-ws-candles__a1b2c3", **env) == 0
         published = [msgspec.json.decode(record.value) for record in await lab.records(lab.data)]
         assert [(row["open_time"], row["close_time"]) for row in published] == [
-            (row[0], row[6]) for row in OFF_GRID if end - 42 * HOUR <= row[0] < end
+            (row[0], row[6]) for row in kept if end - 42 * HOUR <= row[0] < end
         ]
         entry = await entry_of(lab, "OFFUSDT")
-        assert entry.missing == STOPPED and entry.off_grid.size == 5
+        hole = Ranges.of((skipped - 1_694_789, skipped - 1_694_789 + HOUR)) if lacks else Ranges()
+        assert entry.missing == STOPPED | hole and entry.off_grid.size == 5 - lacks
         code, found = await data(lab, "verify", **urls)
-        assert code == 0 and (len(found[0]["off_grid"]), len(found[0]["short"])) == (5, 1)
+        assert code == 0 and (len(found[0]["off_grid"]), len(found[0]["short"])) == (5 - lacks, 1)
         code, repaired = await data(lab, "repair", **urls)  # the denials are years old, so they are due
-        assert code == 0 and [(row["missing"], row["still"]) for row in repaired] == [(32, 0)]
+        assert code == 0 and [(row["missing"], row["still"]) for row in repaired] == [(32 + lacks, 0)]
