@@ -1853,6 +1853,10 @@ d = {
                 "80_cli/data/repair.html#_lacking",
                 "streamforge/cli/data/repair.py",
             ),
+            "streamforge.cli.data.repair._why_not": (
+                "80_cli/data/repair.html#_why_not",
+                "streamforge/cli/data/repair.py",
+            ),
             "streamforge.cli.data.repair.check_filter": (
                 "80_cli/data/repair.html#check_filter",
                 "streamforge/cli/data/repair.py",
@@ -2610,6 +2614,14 @@ d = {
             ),
             "streamforge.exchange.base.TradeReader.__aiter__": (
                 "30_exchange/base.html#tradereader.__aiter__",
+                "streamforge/exchange/base.py",
+            ),
+            "streamforge.exchange.base.check_adapter": (
+                "30_exchange/base.html#check_adapter",
+                "streamforge/exchange/base.py",
+            ),
+            "streamforge.exchange.base.check_archive": (
+                "30_exchange/base.html#check_archive",
                 "streamforge/exchange/base.py",
             ),
             "streamforge.exchange.base.check_interval": (
@@ -3764,8 +3776,16 @@ d = {
                 "30_exchange/ccxt/client.html#ccxtretry",
                 "streamforge/exchange/ccxt/client.py",
             ),
+            "streamforge.exchange.ccxt.client.check_class": (
+                "30_exchange/ccxt/client.html#check_class",
+                "streamforge/exchange/ccxt/client.py",
+            ),
             "streamforge.exchange.ccxt.client.exchange_class": (
                 "30_exchange/ccxt/client.html#exchange_class",
+                "streamforge/exchange/ccxt/client.py",
+            ),
+            "streamforge.exchange.ccxt.client.exchange_ids": (
+                "30_exchange/ccxt/client.html#exchange_ids",
                 "streamforge/exchange/ccxt/client.py",
             ),
             "streamforge.exchange.ccxt.client.make_client": (
@@ -9884,8 +9904,8 @@ d = {
                 "streamforge/workers/targets.py",
             ),
             "streamforge.workers.targets.Target": ("60_workers/targets.html#target", "streamforge/workers/targets.py"),
-            "streamforge.workers.targets.Target._check_streams": (
-                "60_workers/targets.html#target._check_streams",
+            "streamforge.workers.targets.Target._check_exchange": (
+                "60_workers/targets.html#target._check_exchange",
                 "streamforge/workers/targets.py",
             ),
             "streamforge.workers.targets.Target.check": (

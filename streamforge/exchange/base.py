@@ -18,6 +18,8 @@ __all__ = [
     "history_of",
     "read_exchanges",
     "exchange_url",
+    "check_adapter",
+    "check_archive",
     "check_streams",
 ]
 
@@ -152,13 +154,16 @@ class ExchangeAdapter(msgspec.Struct, frozen=True):
 
     place: str  # `module:Class`; made with the URL and `metrics`
     has: frozenset[str] = frozenset()  # of `streams`, `archive`
+    check: str = ""  # `module:function` that refuses a URL of an exchange it cannot read; empty: it reads all
 
 
 EXCHANGE_ADAPTERS = {
     "binance": ExchangeAdapter(
         "streamforge.exchange.binance.adapter:BinanceExchange", frozenset({"streams", "archive"})
     ),
-    "ccxt": ExchangeAdapter("streamforge.exchange.ccxt.adapter:CcxtExchange"),
+    "ccxt": ExchangeAdapter(
+        "streamforge.exchange.ccxt.adapter:CcxtExchange", check="streamforge.exchange.ccxt.client:check_class"
+    ),
 }
 
 
@@ -267,6 +272,27 @@ def exchange_url(
     "Return the URL that an exchange's name stands for; raises `BadName`."
     known = check_exchange(name)
     return configured.get(known) or ("binance://" if known == DEFAULT_EXCHANGE else f"ccxt://{known}")
+
+
+def check_adapter(
+    url: str,  # that an exchange's name stands for
+) -> None:
+    "Refuse an exchange that `open_exchange` would refuse, without opening it; raises `BadUrl`, `BadSetting`."
+    if place := exchange_adapter(url).check:
+        module, function = place.split(":")
+        getattr(importlib.import_module(module), function)(url)
+
+
+def check_archive(
+    name: str,  # `kraken`
+) -> None:
+    "Refuse an exchange without an archive; raises `BadSetting`."
+    if name != DEFAULT_EXCHANGE:
+        raise BadSetting(
+            f"expected an exchange with an archive ({DEFAULT_EXCHANGE}), found {name}",
+            "leave SOURCE out",
+            field="SOURCE",
+        )
 
 
 def check_streams(

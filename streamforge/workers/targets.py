@@ -45,7 +45,7 @@ import msgspec
 from ..artifacts.content import check_version
 from ..core import errors
 from ..core.errors import BadSetting, NotFound, StreamForgeError, UnknownTarget
-from ..core.names import check_market, check_name, interval_of
+from ..core.names import check_exchange, check_market, check_name, interval_of
 from ..core.settings import WorkerSettings
 from ..core.times import INTERVALS
 
@@ -623,21 +623,32 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
         for parameters in self.parameters:
             parameters.read(env)
         type_ = env.get("TYPE", "")
-        if env.get("EXCHANGE") and self.endless(type_):
-            self._check_streams(env)
+        if env.get("EXCHANGE") and self.loads:
+            self._check_exchange(env)
         for name in self.needed(self.kind_of(type_)):
             if not env.get(name, "").strip(", ") and not (name == "INTERVAL" and interval_of(type_)):
                 raise BadSetting(f"expected {name}, found none", f"set it: the target is to {self.help}", field=name)
 
-    def _check_streams(self, env: Mapping[str, str]) -> None:
-        "Refuse a live type at an exchange without streams; raises `BadSetting`, `BadUrl`."
-        from streamforge.exchange.base import check_streams, exchange_url, read_exchanges
+    def _check_exchange(self, env: Mapping[str, str]) -> None:
+        "Refuse an exchange that no adapter knows, or that lacks streams or archive; raises `BadSetting`, `BadUrl`."
+        from streamforge.exchange.base import (
+            check_adapter,
+            check_archive,
+            check_streams,
+            exchange_url,
+            read_exchanges,
+        )
 
         try:
             urls = read_exchanges(env.get("STREAMFORGE_EXCHANGES", ""))
-            check_streams(env["EXCHANGE"], exchange_url(env["EXCHANGE"], urls))
+            url = exchange_url(env["EXCHANGE"], urls)
+            check_adapter(url)
+            if self.endless(env.get("TYPE", "")):
+                check_streams(env["EXCHANGE"], url)
+            if env.get("SOURCE") == "archive":
+                check_archive(check_exchange(env["EXCHANGE"]))
         except BadSetting as error:
-            raise BadSetting(*error.args, field="EXCHANGE") from None
+            raise BadSetting(*error.args, field=error.field if error.field == "SOURCE" else "EXCHANGE") from None
 
     def needed(self, kind: str) -> tuple[str, ...]:
         "The variables that must be set for a kind that `kind_of` has returned."

@@ -254,9 +254,9 @@ def repair(
         for row in rows:
             if row["message"]:
                 typer.echo(f"{market_key(row['exchange'], row['symbol'])}: {row['message']}")
-        imported = all(row["exchange"] == IMPORT_EXCHANGE for row in rows)
-        done = "no request was made" if imported else f"repaired {where}"
-        for line in [done] if rows else asyncio.run(_nothing_to_repair(places.store_url, wanted)):
+        done = f"repaired {where}" if repaired.requested else "no request was made"
+        lines = [done] if rows else asyncio.run(_nothing_to_repair(places.store_url, wanted))
+        for line in lines if not repaired.failures else ():
             typer.echo(line)
     if repaired.failures:
         raise repaired.failures[0]

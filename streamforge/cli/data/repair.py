@@ -26,11 +26,13 @@ from collections.abc import Collection, Mapping, Sequence
 import msgspec
 
 from ...client.client import Client
-from ...core.errors import BadData, NotFound, StreamForgeError, TryAgain
+from ...core.errors import BadData, BadSetting, NotFound, StreamForgeError, TryAgain
 from ...core.names import check_exchange, check_symbols, queue_id, telemetry_id
 from ...core.settings import Places
 from ...core.times import TimeRange, interval_ms, now_ms
 from ...core.types import JsonObject
+from ...exchange.base import check_adapter, exchange_url, read_exchanges
+from ...jobs.base import FINAL_EXIT_CODES
 from ...ledger.entries import Entry, LedgerKey, read_ledger, update_entry
 from ...ledger.ranges import Ranges
 from ...ledger.verify import Findings, stored_markets, verify, verify_trades
@@ -261,14 +263,14 @@ async def run_here(
             )
         )
     codes = await asyncio.gather(*workers)
-    if failed := [
-        f"{target['target']} of {target['symbol']} ended with {code}"
-        for target, code in zip(targets, codes, strict=True)
-        if code
-    ]:
-        kind = BadData if any(code in (64, 65, 78) for code in codes) else TryAgain
+    failed = [(target, code) for target, code in zip(targets, codes, strict=True) if code]
+    # a connector that ends with its loader says nothing of the cause
+    causes = [code for target, code in failed if target["target"] != "arango-connector"] or codes
+    if failed:
+        kind = BadData if any(code in FINAL_EXIT_CODES for code in causes) else TryAgain
+        words = [f"{target['target']} of {target['symbol']} ended with {code}" for target, code in failed]
         raise kind(
-            f"expected the repair to finish, found that {', '.join(failed)}",
+            f"expected the repair to finish, found that {', '.join(words)}",
             f"see {places.home}/logs/repair.log, and repair again: what was repaired stays",
         )
     return [outcome for ctx in contexts for outcome in ctx.telemetry.extra.get("markets", ())]
@@ -316,6 +318,7 @@ class Repaired(msgspec.Struct, frozen=True):
 
     markets: list[JsonObject]  # one per market that lacked something
     failures: list[StreamForgeError]  # of workflows that did not finish
+    requested: bool  # whether an exchange was asked for anything
 
 
 async def repair_all(
@@ -329,7 +332,7 @@ async def repair_all(
 ) -> Repaired:
     """Verify, get what is missing or due, verify again; raises `NotFound` for a filter that names nothing.
 
-    Of data that were imported nothing is requested: a row's `message` says so.
+    Nothing is requested of an exchange that no adapter knows, such as that of imported data: a row's `message` says so.
     """
     async with open_store(places.store_url) as store:
         lacking = await _lacking(store, wanted, again, fill)
@@ -337,8 +340,8 @@ async def repair_all(
     groups: dict[tuple[str, str, str, str], list[tuple[LedgerKey, Ranges]]] = {}
     messages: dict[tuple[tuple[str, str, str, str], str], str] = {}  # (group, symbol) -> why there is no more
     for market, _, todo in lacking:
-        if market.exchange == IMPORT_EXCHANGE:
-            messages[_group_of(market), market.symbol] = "no exchange has it: import its files again"
+        if message := _why_not(market.exchange, url):
+            messages[_group_of(market), market.symbol] = message
             continue
         span = todo if market.interval else ledger[msgspec.structs.replace(market, kind="trades")].asked
         groups.setdefault(_group_of(market), []).append((market, span))
@@ -366,7 +369,19 @@ async def repair_all(
         _figures(market, todo, before, *after[market], messages.get((_group_of(market), market.symbol), ""))
         for market, before, todo in lacking
     ]
-    return Repaired(rows, failures)
+    return Repaired(rows, failures, bool(groups))
+
+
+def _why_not(exchange: str, url: str) -> str:
+    "Say why nothing can be requested of an exchange; empty if it can, or if the queue-manager at `url` decides."
+    if exchange == IMPORT_EXCHANGE:
+        return "no exchange has it: import its files again"
+    try:
+        if not url:
+            check_adapter(exchange_url(exchange, read_exchanges(os.environ.get("STREAMFORGE_EXCHANGES", ""))))
+    except BadSetting as error:
+        return f"no exchange has it ({error}): import its files again"
+    return ""
 
 
 def _group_of(market: LedgerKey) -> tuple[str, str, str, str]:

@@ -35,6 +35,7 @@ from ...core.settings import WorkerSettings
 from ...core.times import Gap, TimeRange, find_gaps, grid_origin, interval_ms
 from ...core.types import JsonObject
 from ...exchange.binance.pages import IdRange
+from ...exchange.base import check_archive
 from ...exchange.binance.archive import ARCHIVE_URL, Archive, BadFile
 from ...exchange.binance.archive_files import TradeTable, candle_records, trade_records
 from ...exchange.files import CandleTable
@@ -60,11 +61,7 @@ def open_archive(
     wanted = HistoryParameters.read(settings.options)
     if settings.exchange != DEFAULT_EXCHANGE:
         if wanted.source == "archive":
-            raise BadSetting(
-                f"expected an exchange with an archive ({DEFAULT_EXCHANGE}), found {settings.exchange}",
-                "leave SOURCE out",
-                field="SOURCE",
-            )
+            check_archive(settings.exchange)
         return None
     source, host = wanted.source, urlsplit(wanted.binance_api_url or DATA_API).hostname or ""
     usual = ARCHIVE_URL if f".{host}".endswith((".binance.com", ".binance.vision")) else ""

@@ -49,6 +49,12 @@ async def test_a_workflow_from_the_terminal(tmp_path):
         assert code == 0 and "note: 1 of 2 markets loaded whole; NOSUCHCOIN unknown" in err
         code, _, err = await run(*some, "--source", "sample")
         assert code == 64 and "expected --source as one of auto, archive, rest, found 'sample'" in err
+        code, _, err = await run(*some, "--exchange", "nope")
+        assert code == 64 and "expected binance or an exchange that ccxt knows, found 'nope'" in err
+        code, _, err = await run(*some, "--exchange", "krakenn")
+        assert code == 64 and "did you mean kraken" in err
+        code, _, err = await run(*some, "--exchange", "kraken", "--source", "archive")
+        assert code == 64 and "expected an exchange with an archive (binance), found kraken" in err
         code, _, err = await run(*some, "--source", "archive", "--wait")  # the lab's exchange has no archive
         assert code == 64 and "BINANCE_ARCHIVE_URL" in err
     _, topics, _ = await run("topics", "--home", home)

@@ -118,6 +118,12 @@ async def test_a_refused_request_leaves_nothing(tmp_path):
             "targets.0.parameters.LD_PRELOAD": SHORT
             | {"targets": [{"target": "dummy-service", "parameters": {"LD_PRELOAD": "x"}}]},
         }
+        wrong |= {
+            "exchange": SHORT | {"exchange": "nope"},
+            "targets.0.exchange": SHORT | {"targets": [{"target": "loader-producer", "exchange": "mine"}]},
+            "targets.0.parameters.SOURCE": SHORT
+            | {"exchange": "kraken", "targets": [{"target": "loader-producer", "parameters": {"SOURCE": "archive"}}]},
+        }
         topics = set(await lab.bus.topics())
         for field, body in wrong.items():
             with pytest.raises(BadConfig) as refused:

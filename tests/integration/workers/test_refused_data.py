@@ -105,11 +105,13 @@ async def test_a_repair_tells_what_is_refused_and_goes_on_with_the_others(lab, s
 
 @pytest.mark.slow
 async def test_a_workflow_that_fails_hides_no_other_market(lab, simulator):
-    "An exchange of which ccxt knows nothing beside Binance: its error comes after the table."
-    other = LedgerKey("candles_1h", "BTCUSD", "candles", "1h", "nowhere")
-    await ask_for(lab, other, LedgerKey("candles_1h", "ETHUSDT", "candles", "1h"))
-    code, out = await data_command(lab.home, "repair", BINANCE_API_URL=simulator)
-    assert code == 65 and "ETHUSDT" in out and "repaired by a loader" in out, out
+    "An exchange that is down: its error comes after the table. One of which only files were imported is not asked."
+    markets = {"binance": "ETHUSDT", "kraken": "BTCUSD", "mine": "BTCUSD"}
+    await ask_for(lab, *(LedgerKey("candles_1h", markets[name], "candles", "1h", name) for name in markets))
+    env = {"BINANCE_API_URL": simulator, "STREAMFORGE_EXCHANGES": "kraken=ccxt://kraken?url=http://127.0.0.1:9&pace=1"}
+    code, out = await data_command(lab.home, "repair", **env)
+    assert code == 75 and "mine:BTCUSD: no exchange has it (expected binance or an exchange that ccxt knows" in out, out
+    assert [line.split()[3:] for line in out.splitlines() if "ETHUSDT" in line] == [["24", "24", "0", "0", "0"]]
     code, out = await data_command(lab.home, "verify", "--json", "--exchange", "binance")
     assert code == 0 and msgspec.json.decode(out)[0]["good"] == 24
 
