@@ -2201,9 +2201,17 @@ d = {
             "streamforge.client.client.raise_for": ("72_client/client.html#raise_for", "streamforge/client/client.py"),
         },
         "streamforge.core.columns": {
+            "streamforge.core.columns._column_names": (
+                "00_core/columns.html#_column_names",
+                "streamforge/core/columns.py",
+            ),
             "streamforge.core.columns._plausible": ("00_core/columns.html#_plausible", "streamforge/core/columns.py"),
             "streamforge.core.columns.as_ms_column": (
                 "00_core/columns.html#as_ms_column",
+                "streamforge/core/columns.py",
+            ),
+            "streamforge.core.columns.candle_times": (
+                "00_core/columns.html#candle_times",
                 "streamforge/core/columns.py",
             ),
         },
@@ -5352,7 +5360,6 @@ d = {
             ),
             "streamforge.features.frame._merged": ("40_features/frame.html#_merged", "streamforge/features/frame.py"),
             "streamforge.features.frame._names": ("40_features/frame.html#_names", "streamforge/features/frame.py"),
-            "streamforge.features.frame._times": ("40_features/frame.html#_times", "streamforge/features/frame.py"),
             "streamforge.features.frame.features": ("40_features/frame.html#features", "streamforge/features/frame.py"),
             "streamforge.features.frame.panel_of": ("40_features/frame.html#panel_of", "streamforge/features/frame.py"),
             "streamforge.features.frame.slots_closed_in": (

@@ -20,7 +20,7 @@ __all__ = [
 
 # %% ../../nbs/30_exchange/02_files.ipynb #dac14d74
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -28,7 +28,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..core.errors import BadCandles, BadInterval, BadName, BadTimeRange, NotEnoughData
+from ..core.columns import as_ms_column
+from ..core.errors import BadCandles, BadInterval, BadName, BadTime, BadTimeRange, NotEnoughData
 from ..core.names import check_symbol, nearest_symbol
 from ..core.times import EARLIEST_MS, INTERVALS, LATEST_MS, TimeRange, interval_ms, iso, to_ms
 from .formats.names import FileName, list_files, name_of
@@ -275,6 +276,7 @@ def candles_of_table(
     symbol: str = "",  # empty: as the column `symbol` says
     interval: str = "",  # empty: inferred
     skip_bad: bool = False,  # leave out bad rows and list them, instead of refusing the file
+    is_frame: bool = False,  # numbers as times are milliseconds, as wherever frames are taken; in files the magnitude decides
 ) -> CandleFile:
     "Make checked candles of a table; raises `BadCandles` or `NotEnoughData` with the file, the row and what to do."
     present = _by_name(raw, where)
@@ -298,10 +300,11 @@ def candles_of_table(
             field=lacking[0],
         )
     try:
-        times = _times(clocks, where)
-        ends = times_to_ms(present["close_time"], "close_time") if "close_time" in present else None
+        convert = as_ms_column if is_frame else times_to_ms
+        times = _times(clocks, where, convert)
+        ends = convert(present["close_time"], "close_time") if "close_time" in present else None
         step = infer_interval(np.unique(times)) if len(np.unique(times)) > 1 or not interval else interval
-    except (BadTimeRange, BadInterval) as error:
+    except (BadTime, BadTimeRange, BadInterval) as error:
         raise BadCandles(f"'{where}': {error}", field="open_time") from None
     except NotEnoughData as error:
         raise NotEnoughData(f"'{where}': {error}") from None
@@ -416,14 +419,14 @@ def _time_columns(present: Mapping[str, pa.ChunkedArray]) -> dict[str, pa.Chunke
     return clocks or {name: present[name] for name in _INDEX if name in present}
 
 
-def _times(clocks: Mapping[str, pa.ChunkedArray], where: str) -> np.ndarray:
+def _times(clocks: Mapping[str, pa.ChunkedArray], where: str, convert: Callable[..., np.ndarray]) -> np.ndarray:
     "The open times; raises `BadCandles` where two columns contradict each other."
     (first, column), *others = clocks.items()
-    times = times_to_ms(column, first)
+    times = convert(column, first)
     for name, other in others:
         if pa.types.is_string(other.type) and other.null_count == len(other):
             continue
-        more = times_to_ms(other, name)
+        more = convert(other, name)
         days = more % 86_400_000 == 0
         if len(rows := np.flatnonzero((more != times) & ~(days & (times // 86_400_000 * 86_400_000 == more)))):
             raise BadCandles(

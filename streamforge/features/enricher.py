@@ -13,7 +13,7 @@ from typing import Protocol, Self, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..core.columns import as_ms_column
+from ..core.columns import as_ms_column, candle_times
 from ..core.errors import BadCandles, BadData
 from .indicators import INDICATORS, advance, advance_all
 from .kernels import kernel
@@ -86,10 +86,10 @@ class Enricher:
 
     def enrich(
         self,
-        candles: _Table,  # pandas table with CANDLE_COLUMNS, ascending, after the last candle
+        candles: _Table,  # pandas table with CANDLE_COLUMNS (open_time may be the index), ascending, after the last candle
     ) -> _Table:  # the same rows, the indicators as further columns
-        "Add the indicators of a table's candles to it; raises `BadCandles` as `history` does."
-        values = self.history(*(candles[name] for name in CANDLE_COLUMNS))
+        "Add the indicators of a table's candles to it; raises `BadData` without open times, and what `history` raises."
+        values = self.history(candle_times(candles), *(candles[name] for name in CANDLE_COLUMNS[1:]))
         return candles.assign(**dict(zip(self.names, values.T, strict=True)))
 
     def state(self) -> bytes:  # JSON: names, last_open_time, state

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..core.columns import as_ms_column
+from ..core.columns import as_ms_column, candle_times
 from ..core.errors import BadCandles, BadData, BadTime, NotEnoughData
 from ..core.times import INTERVALS, grid_origin
 from .enricher import CANDLE_COLUMNS, Enricher
@@ -132,7 +132,7 @@ def _column(table: "Columns", name: str) -> np.ndarray:
     return np.array(table[name], np.float64)
 
 
-def _indicators(symbol: str, table: "Columns") -> np.ndarray:
+def _indicators(symbol: str, table: "Columns", times: np.ndarray) -> np.ndarray:
     "A market's indicators: those that its table has, or computed if it has none."
     names = _names(table)
     present = [name for name in INDICATORS if name in names]
@@ -145,7 +145,7 @@ def _indicators(symbol: str, table: "Columns") -> np.ndarray:
     if present:
         return np.stack([_column(table, name) for name in INDICATORS], -1)
     try:
-        return Enricher().history(table["open_time"], *(_column(table, name) for name in _PRICES))
+        return Enricher().history(times, *(_column(table, name) for name in _PRICES))
     except BadCandles as error:
         raise BadCandles(f"{symbol}: {error}") from None
 
@@ -175,17 +175,6 @@ def slots_closed_in(
 
 
 # %% ../../nbs/40_features/05_frame.ipynb #cb596e5b
-def _times(symbol: str, table: Columns) -> np.ndarray:
-    "A market's open times in ms, which ascend."
-    times = as_ms_column(table["open_time"], f"open_time of {symbol}")
-    if (np.diff(times) <= 0).any():
-        raise BadCandles(
-            f"expected ascending open times for {symbol}, found repeated or unsorted ones",
-            "sort the candles and drop repeats",
-        )
-    return times
-
-
 def _interval_of(times: Iterable[np.ndarray]) -> str:
     "The interval of the commonest step between open times; empty if none has that length."
     steps, counts = np.unique(np.concatenate([np.diff(column) for column in times]), return_counts=True)
@@ -209,7 +198,9 @@ def _merged(column: np.ndarray, name: str, first: np.ndarray, last: np.ndarray) 
 
 # %% ../../nbs/40_features/05_frame.ipynb #baa53f76
 def panel_of(
-    markets: Mapping[str, Columns],  # symbol -> open_time, open, high, low, close, volume and all INDICATORS or none
+    markets: Mapping[
+        str, Columns
+    ],  # symbol -> open_time (or datetimes as index), open, high, low, close, volume and all INDICATORS or none
 ) -> Panel:
     """Put many markets into one panel, in the order given, each candle in the slot in which it closes.
 
@@ -218,12 +209,12 @@ def panel_of(
     if not markets:
         raise NotEnoughData("expected at least one market, found none", "load candles first")
     for symbol, table in markets.items():
-        if missing := set(CANDLE_COLUMNS) - _names(table):
+        if missing := set(_PRICES) - _names(table):
             raise BadData(
                 f"expected columns {', '.join(CANDLE_COLUMNS)} for {symbol}, found no {', '.join(sorted(missing))}",
                 "rename or add them",
             )
-    times = {symbol: _times(symbol, table) for symbol, table in markets.items()}
+    times = {symbol: candle_times(table, symbol) for symbol, table in markets.items()}
     interval = _interval_of(times.values())
     slots = {symbol: slots_closed_in(times[symbol], interval, _close_times(table)) for symbol, table in markets.items()}
     union = np.unique(np.concatenate(list(slots.values())))
@@ -236,7 +227,7 @@ def panel_of(
         first = np.flatnonzero(np.diff(slots[symbol], prepend=slots[symbol][0] - 1))  # of each slot's candles
         at = np.searchsorted(union, slots[symbol][first])
         last = np.append(first[1:], len(slots[symbol])) - 1
-        indicators[at, n] = _indicators(symbol, table)[last]
+        indicators[at, n] = _indicators(symbol, table, times[symbol])[last]
         for name in _PRICES:
             prices[name][at, n] = _merged(_column(table, name), name, first, last)
     return Panel(tuple(markets), union, **prices, indicators=indicators, features=features(prices["close"], indicators))

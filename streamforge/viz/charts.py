@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from plotly.graph_objects import Candlestick, Figure, Scatter
 from plotly.subplots import make_subplots
 
-from ..core.columns import as_ms_column
+from ..core.columns import as_ms_column, candle_times
 from ..core.errors import BadData
 from ..features.frame import Columns
 from ..features.indicators import find_indicator
@@ -93,9 +93,9 @@ def _panel(name: str) -> int | str:
     return "price" if column.indicator.on_price else column.operation
 
 
-def _add_decisions(figure: Figure, table: Columns, decisions: Columns) -> None:
+def _add_decisions(figure: Figure, table: Columns, times: np.ndarray, decisions: Columns) -> None:
     "Draw triangles below the low (buy) and above the high (sell) of the candle that was decided on."
-    rows = {moment: k for k, moment in enumerate(as_ms_column(table["open_time"], "open_time").tolist())}
+    rows = {moment: k for k, moment in enumerate(times.tolist())}
     decided_on = as_ms_column(decisions["open_time"], "open_time of decisions").tolist()
     low, high = np.array(table["low"], np.float64), np.array(table["high"], np.float64)
     decided = [
@@ -103,7 +103,7 @@ def _add_decisions(figure: Figure, table: Columns, decisions: Columns) -> None:
         for moment, action in zip(decided_on, np.asarray(decisions["action"]), strict=True)
         if moment in rows
     ]
-    moments = _moments(table["open_time"])
+    moments = _moments(times)
     looks = {
         "buy": ("triangle-up", UP_COLOUR, low * 0.997),
         "sell": ("triangle-down", DOWN_COLOUR, high * 1.003),
@@ -117,14 +117,18 @@ def _add_decisions(figure: Figure, table: Columns, decisions: Columns) -> None:
 
 # %% ../../nbs/50_viz/01_charts.ipynb #1f8b552f
 def candlestick(
-    table: Columns,  # open_time [ms UTC], open, high, low, close and every indicator named
+    table: Columns,  # open_time (or datetimes as index), ascending; open, high, low, close and every indicator named
     indicators: Sequence[str] = (),  # columns to draw
     decisions: Columns | None = None,  # open_time, action (sell, hold, buy or 0, 1, 2); outside the table: left out
     title: str = "",
 ) -> Figure:
-    "Draw candles with indicators and decisions; raises `BadData` for columns of different lengths."
+    """Draw candles with indicators and decisions.
+
+    Raises `BadData` for columns of different lengths, and what `candle_times` raises.
+    """
     panels = list(dict.fromkeys(panel for panel in map(_panel, indicators) if panel != "price"))
-    moments = _moments(table["open_time"])
+    times = candle_times(table)
+    moments = _moments(times)
     heights = [1.0] + [0.3] * len(panels)
     figure = make_subplots(rows=len(heights), cols=1, shared_xaxes=True, vertical_spacing=0.03, row_heights=heights)
     prices = {name: _numbers(table[name], len(moments), name) for name in ("open", "high", "low", "close")}
@@ -139,7 +143,7 @@ def candlestick(
         values = _numbers(table[name], len(moments), name)
         figure.add_trace(Scatter(x=moments, y=values, name=name, mode="lines", line=line), row=row, col=1)
     if decisions is not None:
-        _add_decisions(figure, table, decisions)
+        _add_decisions(figure, table, times, decisions)
     figure.update_xaxes(rangeslider_visible=False)
     return styled(figure, 380 + 130 * len(panels), title)
 

@@ -12,7 +12,7 @@ import numpy as np
 from plotly.graph_objects import Bar, Figure, Heatmap, Scatter
 from plotly.subplots import make_subplots
 
-from ..core.columns import as_ms_column
+from ..core.columns import as_ms_column, candle_times
 from ..core.errors import BadData
 from ..features.frame import Columns
 from .charts import DOWN_COLOUR, UP_COLOUR, candlestick, styled
@@ -108,13 +108,13 @@ def _mid_line(mid: Columns) -> Scatter:
 
 # %% ../../nbs/50_viz/02_heatmap.ipynb #4ac71d06
 def volume_profile(
-    table: Columns,  # candles: open_time [ms UTC, or datetimes], open, high, low, close
+    table: Columns,  # candles: open_time (or datetimes as index), ascending; open, high, low, close
     rows: Columns,  # open_time, price (lower edge), buy_volume, sell_volume; those of other candles are left out
     title: str = "",
 ) -> Figure:
     "Draw candles with bought and sold volume by price beside them; raises `BadData` without rows."
     moments, price, bought, sold = _columns(rows, ("open_time", "price", "buy_volume", "sell_volume"))
-    step, shown = _spacing(price, np.min), np.isin(moments, as_ms_column(table["open_time"], "open_time"))
+    step, shown = _spacing(price, np.min), np.isin(moments, candle_times(table))
     edges, where = np.unique(price[shown], return_inverse=True)
     figure = make_subplots(rows=1, cols=2, shared_yaxes=True, column_widths=[0.75, 0.25], horizontal_spacing=0.01)
     for trace in candlestick(table).data:

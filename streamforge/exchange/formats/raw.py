@@ -21,6 +21,7 @@ import pyarrow.csv
 import pyarrow.feather
 import pyarrow.parquet
 
+from ...core.columns import candle_times
 from ...core.errors import BadCandles
 
 # %% ../../../nbs/30_exchange/formats/02_raw.ipynb #d9bc21c3
@@ -210,7 +211,7 @@ def _column(values: list[Any]) -> pa.Array:  # Any: JSON values
 def table_of_frame(
     frame: Any,  # Any: pandas.DataFrame, polars.DataFrame, pyarrow.Table, a mapping of columns, or a list of rows
 ) -> pa.Table:
-    "Make columns of a data frame, its index included; raises `BadCandles`."
+    "Make columns of a data frame, its index included; raises `BadCandles`, `BadTime`."
     try:
         if isinstance(frame, pa.Table):
             return frame
@@ -219,8 +220,11 @@ def table_of_frame(
         if hasattr(frame, "columns") and hasattr(frame, "index"):  # pandas
             if frame.columns.nlevels > 1:
                 frame = frame.set_axis(_one_level([(str(a), str(b)) for a, b, *_ in frame.columns]), axis=1)
-            if frame.index.dtype.kind == "M" or frame.index.name:
-                frame = frame.rename_axis(frame.index.name or "open_time").reset_index()
+            if "open_time" in frame.columns or frame.index.dtype.kind == "M" or frame.index.name == "open_time":
+                times = candle_times(frame, "the frame", ordered=False)  # the caller judges their order
+                frame = frame.reset_index(drop=True).assign(open_time=times)
+            elif frame.index.name:
+                frame = frame.reset_index()
             names = [str(name) for name in frame.columns]
             table = pa.Table.from_pandas(frame.set_axis(_apart(names), axis=1), preserve_index=False)
             return table.rename_columns(names)

@@ -193,10 +193,15 @@ async def import_frame(
     replace: bool = False,  # write over stored rows that differ
     skip_bad: bool = False,  # leave out bad rows and list them
 ) -> Imported:
-    "Store the candles of a data frame with ledger and indicators; raises `BadCandles`, `BadName`, `BadSetting`."
+    "Store the candles of a data frame with ledger and indicators; raises `BadCandles`, `BadName`, `BadSetting`, `BadTime`."
     wishes = ImportWishes(symbol=symbol, interval=interval, collection=collection)
     read = candles_of_table(
-        table_of_frame(frame), "the frame", symbol=check_symbol(symbol), interval=interval, skip_bad=skip_bad
+        table_of_frame(frame),
+        "the frame",
+        symbol=check_symbol(symbol),
+        interval=interval,
+        skip_bad=skip_bad,
+        is_frame=True,
     )
     await _check_collection(store, wishes.collection, read.table.interval, "the frame")
     done = await import_candles(
