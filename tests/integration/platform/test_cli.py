@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import socket
 import sys
 import time
@@ -102,7 +103,21 @@ async def test_bad_words_get_one_line_and_64(tmp_path):
     assert code == 75 and "streamforge up" in err
 
 
-async def test_ctrl_c_stops_everything(tmp_path):
+@pytest.fixture
+def in_background():
+    """SIGINT ignored, as in what a shell script starts with `&`: a suite that runs so passes it on to all its children
+    (POSIX, Shell Command Language, 2.11), and a demo that ignores Ctrl-C goes on to its end and exit code 0."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def as_in_a_terminal() -> None:
+    "In a child, before its program begins: Ctrl-C is not ignored, whatever started the tests."
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+async def test_ctrl_c_stops_everything(tmp_path, in_background):
     "Interrupted while workers run, the demo says where things are and leaves no process behind."
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -113,12 +128,13 @@ async def test_ctrl_c_stops_everything(tmp_path):
         str(tmp_path),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
+        preexec_fn=as_in_a_terminal,
     )
     deadline = time.monotonic() + 90
     while not list((tmp_path / "logs").glob("loader-*.log")):
         assert time.monotonic() < deadline and process.returncode is None
         await asyncio.sleep(0.1)
-    process.send_signal(2)
+    process.send_signal(signal.SIGINT)
     out, _ = await asyncio.wait_for(process.communicate(), 90)
     assert process.returncode == 130 and f"Stopped. What was done lies in {tmp_path}" in out.decode().replace(
         "\n", " "

@@ -8,6 +8,8 @@ import msgspec
 import pytest
 from worker_lab import data_command, sample_candles
 
+from streamforge.cli.services import open_lab
+from streamforge.client.client import Client
 from streamforge.core.samples import candles
 from streamforge.core.times import TimeRange, to_ms
 from streamforge.exchange.simulator.app import Simulator, serve_app
@@ -101,6 +103,23 @@ async def test_a_repair_tells_what_is_refused_and_goes_on_with_the_others(lab, s
     assert told["GONEUSDT 5m"]["message"] == "cannot be had: neither the exchange nor its archive knows it"
     code, out = await data_command(lab.home, "repair", "--again", BINANCE_API_URL=simulator)
     assert code == 0 and "BTCUSDT: cannot be had: the exchange has no 5m" in out
+
+
+@pytest.mark.slow
+async def test_a_queue_manager_refuses_and_repairs_in_the_same_way(lab, simulator):
+    minutes = LedgerKey("candles_5m", "BTCUSDT", "candles", "5m")
+    async with (
+        open_lab(lab.places, env={"BINANCE_API_URL": simulator, "TELEMETRY_INTERVAL": "0.1"}) as platform,
+        Client(platform.url) as client,
+    ):
+        flow = await client.start(symbol="BTCUSDT", type="api_candles_5m", time_range=str(SPAN))
+        done = await client.wait(flow["queue_id"], timeout=90)
+        assert done["status"] == "error" and "found '5m'" in done["message"], done
+        assert await read_ledger(platform.store) == {}
+        await ask_for(lab, minutes)
+        code, out = await data_command(lab.home, "repair", "--json", "--url", platform.url)
+    (row,) = msgspec.json.decode(out)
+    assert code == 0 and row["message"] == "cannot be had: the exchange has no 5m" and row["missing"] == 288
 
 
 @pytest.mark.slow
