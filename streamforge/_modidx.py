@@ -2323,6 +2323,12 @@ d = {
             "streamforge.core.names.split_market": ("00_core/names.html#split_market", "streamforge/core/names.py"),
             "streamforge.core.names.telemetry_id": ("00_core/names.html#telemetry_id", "streamforge/core/names.py"),
         },
+        "streamforge.core.numbers": {
+            "streamforge.core.numbers._floats": ("00_core/numbers.html#_floats", "streamforge/core/numbers.py"),
+            "streamforge.core.numbers.as_count": ("00_core/numbers.html#as_count", "streamforge/core/numbers.py"),
+            "streamforge.core.numbers.as_number": ("00_core/numbers.html#as_number", "streamforge/core/numbers.py"),
+            "streamforge.core.numbers.as_numbers": ("00_core/numbers.html#as_numbers", "streamforge/core/numbers.py"),
+        },
         "streamforge.core.samples": {
             "streamforge.core.samples.candles": ("00_core/samples.html#candles", "streamforge/core/samples.py")
         },
@@ -2412,6 +2418,26 @@ d = {
                 "45_evaluation/metrics.html#performance",
                 "streamforge/evaluation/metrics.py",
             ),
+            "streamforge.evaluation.metrics._ascending": (
+                "45_evaluation/metrics.html#_ascending",
+                "streamforge/evaluation/metrics.py",
+            ),
+            "streamforge.evaluation.metrics._curve": (
+                "45_evaluation/metrics.html#_curve",
+                "streamforge/evaluation/metrics.py",
+            ),
+            "streamforge.evaluation.metrics._held": (
+                "45_evaluation/metrics.html#_held",
+                "streamforge/evaluation/metrics.py",
+            ),
+            "streamforge.evaluation.metrics._whole_multiples": (
+                "45_evaluation/metrics.html#_whole_multiples",
+                "streamforge/evaluation/metrics.py",
+            ),
+            "streamforge.evaluation.metrics._yearly_rows": (
+                "45_evaluation/metrics.html#_yearly_rows",
+                "streamforge/evaluation/metrics.py",
+            ),
             "streamforge.evaluation.metrics.drawdown": (
                 "45_evaluation/metrics.html#drawdown",
                 "streamforge/evaluation/metrics.py",
@@ -2452,6 +2478,10 @@ d = {
                 "45_evaluation/portfolio.html#curve",
                 "streamforge/evaluation/portfolio.py",
             ),
+            "streamforge.evaluation.portfolio._accounts": (
+                "45_evaluation/portfolio.html#_accounts",
+                "streamforge/evaluation/portfolio.py",
+            ),
             "streamforge.evaluation.portfolio.chain": (
                 "45_evaluation/portfolio.html#chain",
                 "streamforge/evaluation/portfolio.py",
@@ -2484,6 +2514,10 @@ d = {
             ),
             "streamforge.evaluation.results._chained_random": (
                 "45_evaluation/results.html#_chained_random",
+                "streamforge/evaluation/results.py",
+            ),
+            "streamforge.evaluation.results._check_complete": (
+                "45_evaluation/results.html#_check_complete",
                 "streamforge/evaluation/results.py",
             ),
             "streamforge.evaluation.results._random_baseline": (
@@ -5329,6 +5363,10 @@ d = {
                 "streamforge/features/frame.py",
             ),
             "streamforge.features.frame.Scaler": ("40_features/frame.html#scaler", "streamforge/features/frame.py"),
+            "streamforge.features.frame.Scaler.__post_init__": (
+                "40_features/frame.html#scaler.__post_init__",
+                "streamforge/features/frame.py",
+            ),
             "streamforge.features.frame.Scaler.apply": (
                 "40_features/frame.html#scaler.apply",
                 "streamforge/features/frame.py",
@@ -6438,6 +6476,7 @@ d = {
             "streamforge.rl.env._until": ("43_rl/env.html#_until", "streamforge/rl/env.py"),
             "streamforge.rl.env.advance_episodes": ("43_rl/env.html#advance_episodes", "streamforge/rl/env.py"),
             "streamforge.rl.env.begin_episodes": ("43_rl/env.html#begin_episodes", "streamforge/rl/env.py"),
+            "streamforge.rl.env.one_action": ("43_rl/env.html#one_action", "streamforge/rl/env.py"),
             "streamforge.rl.env.pool_of": ("43_rl/env.html#pool_of", "streamforge/rl/env.py"),
             "streamforge.rl.env.spaces_of": ("43_rl/env.html#spaces_of", "streamforge/rl/env.py"),
         },
@@ -6445,6 +6484,7 @@ d = {
             "streamforge.rl.markets.agent_config": ("43_rl/markets.html#agent_config", "streamforge/rl/markets.py"),
             "streamforge.rl.markets.agent_features": ("43_rl/markets.html#agent_features", "streamforge/rl/markets.py"),
             "streamforge.rl.markets.agent_markets": ("43_rl/markets.html#agent_markets", "streamforge/rl/markets.py"),
+            "streamforge.rl.markets.feature_order": ("43_rl/markets.html#feature_order", "streamforge/rl/markets.py"),
             "streamforge.rl.markets.market_for": ("43_rl/markets.html#market_for", "streamforge/rl/markets.py"),
         },
         "streamforge.rl.observation": {
@@ -6535,6 +6575,14 @@ d = {
             ),
             "streamforge.rl.vector.BatchedTradingEnv.__init__": (
                 "43_rl/vector.html#batchedtradingenv.__init__",
+                "streamforge/rl/vector.py",
+            ),
+            "streamforge.rl.vector.BatchedTradingEnv._begin": (
+                "43_rl/vector.html#batchedtradingenv._begin",
+                "streamforge/rl/vector.py",
+            ),
+            "streamforge.rl.vector.BatchedTradingEnv._decidable": (
+                "43_rl/vector.html#batchedtradingenv._decidable",
                 "streamforge/rl/vector.py",
             ),
             "streamforge.rl.vector.BatchedTradingEnv.begin_at": (
@@ -6673,15 +6721,29 @@ d = {
                 "55_runs/notebooks.html#_kernel.provisioner",
                 "streamforge/runs/notebooks.py",
             ),
+            "streamforge.runs.notebooks._Parameter": (
+                "55_runs/notebooks.html#_parameter",
+                "streamforge/runs/notebooks.py",
+            ),
             "streamforge.runs.notebooks._cell_name": (
                 "55_runs/notebooks.html#_cell_name",
                 "streamforge/runs/notebooks.py",
             ),
-            "streamforge.runs.notebooks._cells": ("55_runs/notebooks.html#_cells", "streamforge/runs/notebooks.py"),
             "streamforge.runs.notebooks._end": ("55_runs/notebooks.html#_end", "streamforge/runs/notebooks.py"),
             "streamforge.runs.notebooks._failed": ("55_runs/notebooks.html#_failed", "streamforge/runs/notebooks.py"),
             "streamforge.runs.notebooks._kernels": ("55_runs/notebooks.html#_kernels", "streamforge/runs/notebooks.py"),
             "streamforge.runs.notebooks._kill": ("55_runs/notebooks.html#_kill", "streamforge/runs/notebooks.py"),
+            "streamforge.runs.notebooks._literal": ("55_runs/notebooks.html#_literal", "streamforge/runs/notebooks.py"),
+            "streamforge.runs.notebooks._parameters": (
+                "55_runs/notebooks.html#_parameters",
+                "streamforge/runs/notebooks.py",
+            ),
+            "streamforge.runs.notebooks._plain": ("55_runs/notebooks.html#_plain", "streamforge/runs/notebooks.py"),
+            "streamforge.runs.notebooks._read_notebook": (
+                "55_runs/notebooks.html#_read_notebook",
+                "streamforge/runs/notebooks.py",
+            ),
+            "streamforge.runs.notebooks._tags": ("55_runs/notebooks.html#_tags", "streamforge/runs/notebooks.py"),
             "streamforge.runs.notebooks.check_parameters": (
                 "55_runs/notebooks.html#check_parameters",
                 "streamforge/runs/notebooks.py",
@@ -7727,6 +7789,7 @@ d = {
                 "42_trading/engine.html#backtest.turnover",
                 "streamforge/trading/engine.py",
             ),
+            "streamforge.trading.engine._prices": ("42_trading/engine.html#_prices", "streamforge/trading/engine.py"),
             "streamforge.trading.engine._run": ("42_trading/engine.html#_run", "streamforge/trading/engine.py"),
             "streamforge.trading.engine.align_account": (
                 "42_trading/engine.html#align_account",

@@ -11,9 +11,11 @@ from collections.abc import Sequence
 
 import msgspec
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..core.columns import as_ms_column
-from ..core.errors import BadData, NotEnoughData
+from ..core.errors import BadData, BadInterval, NotEnoughData
+from ..core.numbers import as_number, as_numbers
 from ..core.times import interval_ms
 
 # %% ../../nbs/45_evaluation/01_metrics.ipynb #03356e6b
@@ -28,30 +30,38 @@ def periods_per_year(
 
 
 # %% ../../nbs/45_evaluation/01_metrics.ipynb #a669eb7a
-def returns(
-    equity: np.ndarray,  # (T,) positive, any unit
-) -> np.ndarray:  # (T-1,) simple returns per period
-    "Simple returns of an equity curve; raises `NotEnoughData`, `BadData`."
-    curve = np.asarray(equity, np.float64)
-    if curve.ndim != 1 or len(curve) < 2:
+_LARGEST_CHANGE = 1e100  # of an equity between two rows; the squares of larger ones overflow
+
+
+def _curve(equity: ArrayLike, least: int) -> np.ndarray:
+    "An equity curve as float64, oldest first; raises `NotEnoughData`, `BadData`."
+    curve = as_numbers(equity, "equity", positive=True)
+    if len(curve) < least:
         raise NotEnoughData(
-            f"expected an equity curve of at least 2 values, found shape {curve.shape}",
+            f"expected an equity curve of at least {least} values, found {len(curve)}",
             "give one value per candle, the start included",
         )
-    if not (np.isfinite(curve).all() and (curve > 0).all()):
-        at = int(np.flatnonzero(~(np.isfinite(curve) & (curve > 0)))[0])
+    if curve.max() / _LARGEST_CHANGE > curve.min():
         raise BadData(
-            f"expected positive finite equity, found {curve[at]} at row {at}",
+            f"expected equity that stays within a factor of {_LARGEST_CHANGE:g}, found {curve.min()} and {curve.max()}",
             "mark the account at prices that exist; a ruined account has no return",
         )
+    return curve
+
+
+def returns(
+    equity: ArrayLike,  # (T,) positive, any unit, oldest first
+) -> np.ndarray:  # (T-1,) simple returns per period
+    "Simple returns of an equity curve; raises `NotEnoughData`, `BadData`."
+    curve = _curve(equity, 2)
     return curve[1:] / curve[:-1] - 1
 
 
 def drawdown(
-    equity: np.ndarray,  # (T,) positive
+    equity: ArrayLike,  # (T,) positive, oldest first
 ) -> np.ndarray:  # (T,) 0..1, the share lost since the highest value so far
-    "Share lost since the highest value so far, at each point of a curve."
-    curve = np.asarray(equity, np.float64)
+    "Share lost since the highest value so far, at each point of a curve; raises `NotEnoughData`, `BadData`."
+    curve = _curve(equity, 1)
     return 1 - curve / np.maximum.accumulate(curve)
 
 
@@ -75,19 +85,21 @@ _FLAT = 1e-12  # a spread of returns below this is rounding
 
 
 def performance(
-    equity: np.ndarray,  # (T,) net of costs, positive
-    position: np.ndarray | None = None,  # (T,) share of equity held from this row to the next, 0..1
+    equity: ArrayLike,  # (T,) net of costs, positive, oldest first
+    position: ArrayLike | None = None,  # (T,) share of equity held from this row to the next, 0..1
     *,
-    periods_per_year: float = 365 * 24.0,  # the default is for hourly rows
+    periods_per_year: float | None = None,  # None: by the times that index a pandas.Series, else of hourly rows
 ) -> Performance:
-    "Measure a curve (definitions above); raises `NotEnoughData`, `BadData`."
-    r = returns(equity)
+    "Measure a curve (definitions above); raises `NotEnoughData`, `BadData`, `BadSetting`."
+    curve = _curve(equity, 2)
+    r, own = curve[1:] / curve[:-1] - 1, _yearly_rows(equity)
+    periods_per_year = own if periods_per_year is None else as_number(periods_per_year, "periods_per_year", above=0)
+    held = None if position is None else _held(position, equity, len(curve))
     spread = float(np.std(r, ddof=1)) if len(r) > 1 else 0.0
     downside = math.sqrt(float(np.mean(np.minimum(r, 0.0) ** 2)))
-    root, worst = math.sqrt(periods_per_year), float(drawdown(equity).max())
-    growth = math.log(float(equity[-1]) / float(equity[0]))
+    root, worst = math.sqrt(periods_per_year), float(drawdown(curve).max())
+    growth = math.log(float(curve[-1]) / float(curve[0]))
     yearly = math.expm1(min(growth * periods_per_year / len(r), 700.0))  # a day that doubles would overflow as a year
-    held = None if position is None else np.asarray(position, np.float64)
     return Performance(
         total_return=math.expm1(growth),
         sharpe=float(r.mean()) / spread * root if spread > _FLAT else None,
@@ -102,25 +114,85 @@ def performance(
     )
 
 
+# %% ../../nbs/45_evaluation/01_metrics.ipynb #003dd058
+def _ascending(times: object, field: str) -> np.ndarray:
+    "Times in ms UTC, (T,); raises `BadTime`, and `BadData` if one does not come after the one before."
+    moments = as_ms_column(times, field)
+    if moments.ndim != 1 or (np.diff(moments) <= 0).any():
+        raise BadData(f"expected ascending {field}, found repeated or unsorted ones", "sort the rows and drop repeats")
+    return moments
+
+
+def _yearly_rows(equity: object) -> float:
+    "Rows in a year: by the commonest step of a Series' times, 8,760 without times."
+    index = getattr(equity, "index", None)
+    if getattr(getattr(index, "dtype", None), "kind", "") != "M":
+        return 365 * 24.0
+    steps, counts = np.unique(np.diff(_ascending(index, "index of equity")), return_counts=True)
+    return _YEAR_MS / float(steps[counts.argmax()])
+
+
+def _held(position: ArrayLike, equity: object, rows: int) -> np.ndarray:
+    "Positions of the rows of an equity; raises `BadData`."
+    held = as_numbers(position, "position", shape=(rows,))
+    of_position, of_equity = (getattr(series, "index", None) for series in (position, equity))
+    same = getattr(of_position, "equals", None)  # a list has an index, too: a method
+    if same and hasattr(of_equity, "equals") and not same(of_equity):
+        raise BadData(
+            "expected position and equity of the same rows, found Series with different indexes",
+            "align them, or give position.to_numpy() if they go row by row",
+            field="position",
+        )
+    if held.min() < 0 or held.max() > 1:
+        raise BadData(
+            f"expected positions as shares of the equity, 0 to 1, found {held.min()} to {held.max()}",
+            "divide the value held by the equity",
+            field="position",
+        )
+    return held
+
+
+# %% ../../nbs/45_evaluation/01_metrics.ipynb #9f6386fe
+def _whole_multiples(timeframes: Sequence[str] | None, interval: str) -> list[str]:
+    "Timeframes that consist of whole rows; raises `BadInterval` for another one."
+    own = interval_ms(interval)
+    if timeframes is None:
+        return [name for name in ("1h", "4h", "1d", "1w") if not interval_ms(name) % own]
+    names = [timeframes] if isinstance(timeframes, str) else list(timeframes)
+    for name in names:
+        if interval_ms(name) % own:
+            raise BadInterval(
+                f"expected timeframes in whole multiples of {interval}, found {name}",
+                "rows of an interval do not tell what happened within one",
+                field="timeframes",
+            )
+    return names
+
+
 # %% ../../nbs/45_evaluation/01_metrics.ipynb #f0d91079
 _MONDAY = 345_600_000  # 1970-01-05 in ms
 
 
 def volatility_by_timeframe(
-    open_time: object,  # (T,) ms UTC or datetimes of any unit, sorted
-    price: np.ndarray,  # (T,) closes, or an equity curve
+    open_time: object,  # (T,) ms UTC or datetimes of any unit, ascending
+    price: ArrayLike,  # (T,) closes, or an equity curve
     interval: str,  # of the rows: `1h`
-    timeframes: Sequence[str] = ("1h", "4h", "1d", "1w"),  # none finer than the interval
+    timeframes: Sequence[str] | None = None,  # whole multiples of the interval; None: those of 1h, 4h, 1d and 1w
 ) -> dict[str, float | None]:  # yearly standard deviation of log returns; None with fewer than 3 prices
-    "Annualised volatility, sampled at the end of each timeframe; raises `BadInterval`, `BadTime`."
-    closed, volatility = as_ms_column(open_time, "open_time") + interval_ms(interval), {}
-    for timeframe in timeframes:
+    "Annualised volatility, sampled at the end of each timeframe; raises `BadInterval`, `BadTime`, `BadData`."
+    moments = _ascending(open_time, "open_time")
+    prices = as_numbers(price, "price", shape=moments.shape, positive=True)
+    closed, volatility = moments + interval_ms(interval), dict[str, float | None]()
+    for timeframe in _whole_multiples(timeframes, interval):
         step = interval_ms(timeframe)
+        if not len(closed):
+            volatility[timeframe] = None
+            continue
         bucket = (closed - 1 - (_MONDAY if timeframe == "1w" else 0)) // step
         last = np.flatnonzero(np.diff(bucket, append=bucket[-1] + 1))
         if (closed[-1] - (_MONDAY if timeframe == "1w" else 0)) % step:
             last = last[:-1]
-        r = np.diff(np.log(np.asarray(price, np.float64)[last]))
+        r = np.diff(np.log(prices[last]))
         yearly = math.sqrt(periods_per_year(timeframe))
         volatility[timeframe] = float(np.std(r, ddof=1)) * yearly if len(r) > 1 else None
     return volatility

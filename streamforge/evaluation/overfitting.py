@@ -11,7 +11,8 @@ from statistics import NormalDist
 
 import numpy as np
 
-from ..core.errors import BadSetting, NotEnoughData
+from ..core.errors import NotEnoughData
+from ..core.numbers import as_number, as_numbers
 
 # %% ../../nbs/45_evaluation/04_overfitting.ipynb #d579503b
 _NORMAL = NormalDist()
@@ -25,7 +26,10 @@ def probabilistic_sharpe(
     skew: float = 0.0,  # of the returns
     kurtosis: float = 3.0,  # of the returns; 3 is normal (not the excess)
 ) -> float:  # 0..1
-    "Probability that the true Sharpe ratio is above a benchmark (2012, equation 11); raises `NotEnoughData`."
+    "Probability that the true Sharpe ratio is above a benchmark (2012, equation 11); raises `NotEnoughData`, `BadSetting`."
+    for name, value in (("sharpe", sharpe), ("benchmark", benchmark), ("skew", skew), ("kurtosis", kurtosis)):
+        as_number(value, name, least=-1e12, most=1e12)
+    as_number(periods, "periods", least=0)
     if periods < 2:
         raise NotEnoughData(f"expected at least 2 returns, found {periods}", "test on a longer range")
     variance = 1 - skew * sharpe + (kurtosis - 1) / 4 * sharpe**2
@@ -43,12 +47,8 @@ def expected_best(
     variance: float,  # of the trials' ratios, per period
 ) -> float:  # per period
     "Expected highest Sharpe ratio of strategies whose true ratio is zero (2014, equation 1); raises `BadSetting`."
-    if trials < 1 or variance < 0:
-        raise BadSetting(
-            f"expected at least one trial and a variance of at least 0, found {trials} and {variance}",
-            "count every trial",
-            field="trials",
-        )
+    as_number(trials, "trials", least=1, most=1e15)  # there is no quantile of more, as 1 - 1 / trials becomes 1
+    as_number(variance, "variance", least=0)
     if trials == 1:
         return 0.0
     gamma, tail = 0.5772156649015329, _NORMAL.inv_cdf  # the Euler-Mascheroni constant
@@ -61,15 +61,14 @@ def deflated_sharpe(
     trials: int,
     variance: float,  # of the trials' ratios, per period
 ) -> float:  # 0..1; below 0.95 there is no reason for confidence
-    "Probability that the best of many trials has a true ratio above zero; raises `NotEnoughData`, `BadSetting`."
-    r = np.asarray(returns, np.float64)
+    """Probability that the best of many trials has a true ratio above zero; raises `NotEnoughData`, `BadData`,
+    `BadSetting`."""
+    r, best = as_numbers(returns, "returns"), expected_best(trials, variance)
     spread = float(np.std(r)) if len(r) else 0.0
-    if spread == 0:
+    if spread <= 1e-12 * np.abs(r).max(initial=0.0):  # equal numbers have a spread, of rounding
         raise NotEnoughData(
             f"expected returns that vary, found {len(r)} equal ones", "a strategy that never trades has no Sharpe ratio"
         )
     z = (r - r.mean()) / spread
     moments = {"skew": float((z**3).mean()), "kurtosis": float((z**4).mean())}
-    return probabilistic_sharpe(
-        float(r.mean()) / float(np.std(r, ddof=1)), len(r), benchmark=expected_best(trials, variance), **moments
-    )
+    return probabilistic_sharpe(float(r.mean()) / float(np.std(r, ddof=1)), len(r), benchmark=best, **moments)

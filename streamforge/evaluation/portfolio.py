@@ -13,10 +13,23 @@ import numpy as np
 
 from ..core.columns import as_ms_column
 from ..core.errors import BadData, NotEnoughData
+from ..core.numbers import as_count, as_number, as_numbers
 from .metrics import Performance, performance
 from ..trading.baselines import random_agents
 from ..trading.costs import Costs
 from ..trading.engine import Backtest, align_account
+
+
+# %% ../../nbs/45_evaluation/03_portfolio.ipynb #6d267577
+def _accounts(result: Backtest) -> np.ndarray:
+    "The equity of a backtest; raises `NotEnoughData`, `BadData` for shapes that differ or equity that cannot be."
+    shape = np.shape(result.equity)
+    if not shape or not shape[0]:
+        raise NotEnoughData("expected accounts with at least one candle, found none", "backtest the rows of the test")
+    equity = as_numbers(result.equity, "equity", shape=shape, positive=True)
+    as_numbers(result.position, "position", shape=shape)
+    as_numbers(result.fills, "fills", shape=shape)
+    return equity
 
 
 # %% ../../nbs/45_evaluation/03_portfolio.ipynb #846604ac
@@ -33,8 +46,9 @@ def closed_out(
     result: Backtest,  # (T, N): one account per market
     costs: Costs,
 ) -> np.ndarray:  # (T, N) equity; in the last row, what is held has been sold
-    "Equity of each account with its open position sold at the last close, costs included."
-    equity = np.array(result.equity, np.float64)
+    """Equity of each account with its open position sold at the last close, costs included; raises `NotEnoughData`,
+    `BadData`."""
+    equity = _accounts(result).copy()
     equity[-1] *= np.where(result.position[-1] > 0, (1 - costs.slippage) * (1 - costs.fee), 1.0)
     return equity
 
@@ -44,8 +58,10 @@ def portfolio(
     result: Backtest,  # (T, N): one account per market, equal capital
     costs: Costs,
 ) -> Curve:
-    "Average several accounts into one curve; raises `NotEnoughData`, `BadTime`."
+    "Average several accounts into one curve; raises `NotEnoughData`, `BadData`, `BadTime`."
     times = as_ms_column(open_time, "open_time")
+    if (np.diff(times) <= 0).any():
+        raise BadData("expected ascending open_time, found repeated or unsorted ones", "sort the rows and drop repeats")
     if result.equity.ndim != 2 or len(result.equity) < 2 or len(result.equity) != len(times):
         raise NotEnoughData(
             f"expected accounts of shape ({len(times)}, markets) with at least 2 candles, found {result.equity.shape}",
@@ -75,6 +91,15 @@ def random_portfolios(
 ) -> list[Curve]:  # n portfolios over all markets
     "Random baseline of a portfolio: random agents with the agent's own turnover and exposure in each market."
     times = as_ms_column(open_time, "open_time")
+    as_count(n, "n")
+    open = as_numbers(open, "open", shape=(len(times), None), finite=None)
+    close = as_numbers(close, "close", shape=open.shape, finite=None)
+    if _accounts(agent).shape != open.shape:
+        raise BadData(
+            f"expected an agent's accounts of shape {open.shape}, found {np.shape(agent.equity)}",
+            "backtest it on the same rows and markets",
+            field="agent",
+        )
     shape = (len(times), open.shape[1], n)
     equity, positions, fills = np.ones(shape), np.zeros(shape), np.zeros(shape, np.int8)
     for market in range(open.shape[1]):
@@ -102,6 +127,9 @@ def chain(
         raise NotEnoughData("expected at least one curve to chain, found none", "finish a fold first")
     times, equity = np.array([], np.int64), np.array([], np.float64)
     for curve in curves:
+        own = as_numbers(curve.equity, "equity of a curve", shape=(len(curve.open_time),), positive=True)
+        if not len(own) or (np.diff(curve.open_time) <= 0).any():
+            raise BadData("expected curves with ascending open times, found none or unsorted ones", "sort the rows")
         if len(times) and curve.open_time[0] <= times[-1]:
             raise BadData(
                 f"expected folds in time order without overlap, found {curve.open_time[0]} after {times[-1]}",
@@ -123,6 +151,8 @@ def measure(
     periods_per_year: float = 365 * 24.0,  # the default is for hourly rows
 ) -> Performance:
     "Performance of a portfolio's curve, with the turnover of what was traded in each market."
+    as_number(curve.traded, "traded", least=0)
+    as_number(periods_per_year, "periods_per_year", above=0)
     measured = performance(np.asarray(curve.equity), periods_per_year=periods_per_year)
     turnover = curve.traded / measured.periods * periods_per_year
     return msgspec.structs.replace(measured, turnover=turnover, exposure=curve.exposure)

@@ -6,12 +6,13 @@
 __all__ = ["PERFORMANCE_NUMBERS", "FoldResult", "StrategyResult", "combine", "beaten"]
 
 # %% ../../nbs/45_evaluation/05_results.ipynb #d16d1981
+import itertools
 from collections.abc import Sequence
 
 import msgspec
 import numpy as np
 
-from ..core.errors import BadData, NotEnoughData
+from ..core.errors import BadData, BadSetting, NotEnoughData
 from ..core.types import JsonObject
 from .metrics import Performance
 from .portfolio import Curve, chain, measure
@@ -22,6 +23,7 @@ class FoldResult(msgspec.Struct, frozen=True, kw_only=True):
     "What one fold of a walk-forward measured."
 
     fold: int  # from 0
+    folds: int = 0  # of the whole walk-forward; 0: not known
     dataset_sha256: str
     seed: int
     symbols: list[str]
@@ -75,6 +77,7 @@ def combine(
                 f"than fold {first.fold}",
                 "give the results of one walk-forward",
             )
+    _check_complete(ordered)
     curves = {name: chain([fold.strategies[name] for fold in ordered]) for name in first.strategies}
     results = [
         StrategyResult(name=name, curve=curve, performance=measure(curve, first.periods_per_year))
@@ -88,8 +91,11 @@ def beaten(
     folds: Sequence[FoldResult],
     name: str = "agent",
 ) -> float | None:  # 0..1; None without random portfolios
-    "Compute the share of random portfolios that ended below a strategy; raises `NotEnoughData`, `BadData`."
-    final_equity = next(result for result in combine(folds) if result.name == name).curve.equity[-1]
+    "Compute the share of random portfolios that ended below a strategy; raises `NotEnoughData`, `BadData`, `BadSetting`."
+    results = {result.name: result for result in combine(folds)}
+    if name not in results:
+        raise BadSetting(f"expected one of {', '.join(results)}, found '{name}'", "correct the name", field="name")
+    final_equity = results[name].curve.equity[-1]
     ends = [curve.equity[-1] for curve in _chained_random(sorted(folds, key=lambda fold: fold.fold))]
     return float(np.mean([end < final_equity for end in ends])) if ends else None
 
@@ -98,6 +104,26 @@ def beaten(
 def _run_of(fold: FoldResult) -> tuple[str, list[str], int, float]:
     "What all folds of one walk-forward share."
     return fold.dataset_sha256, list(fold.strategies), len(fold.random), fold.periods_per_year
+
+
+def _check_complete(ordered: Sequence[FoldResult]) -> None:
+    "Raise `BadData` unless the folds are all of a walk-forward, each once, and their tests adjacent."
+    numbers, whole = [fold.fold for fold in ordered], max(fold.folds for fold in ordered) or len(ordered)
+    if numbers != list(range(whole)):
+        raise BadData(
+            f"expected each of the folds 0 to {max(whole - 1, *numbers)} once, found {', '.join(map(str, numbers))}",
+            "give the results of all folds: the record of some is chained as if the others had not been",
+            field="folds",
+        )
+    for before, after in itertools.pairwise(ordered):
+        ended, begun = before.rows.get("test", (0, 0))[1], after.rows.get("test", (0, 0))[0]
+        if "test" in before.rows and "test" in after.rows and ended != begun:
+            raise BadData(
+                f"expected the test of fold {after.fold} to begin at row {ended}, where that of fold {before.fold} "
+                f"ends, found {begun}",
+                "give the results of one walk-forward",
+                field="folds",
+            )
 
 
 def _chained_random(ordered: Sequence[FoldResult]) -> list[Curve]:

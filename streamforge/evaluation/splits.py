@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from ..core.errors import BadSetting, NotEnoughData
+from ..core.numbers import as_count, as_number, as_numbers
 
 # %% ../../nbs/45_evaluation/02_splits.ipynb #585675f7
 RowSpan = tuple[int, int]  # rows [start, end)
@@ -47,11 +48,9 @@ def walk_forward_splits(
         ("purge", purge, 0),
         ("embargo", embargo, 0),
     ):
-        if value < least:
-            raise BadSetting(
-                f"expected {name} of at least {least}, found {value}", "give rows as whole numbers", field=name
-            )
-    size = test or int(n_rows * (1 - first_train)) // n_folds
+        as_count(value, name, least=least)
+    left = 1 - as_number(first_train, "first_train", least=0, most=1)
+    size = test or int(round(n_rows * left, 6)) // n_folds  # 1 - 0.9 is a little less than 0.1
     folds = []
     for i in range(n_folds):
         start = n_rows - (n_folds - i) * size
@@ -76,7 +75,11 @@ def consecutive(
     *,
     purge: int,  # rows left out between neighbours
 ) -> list[RowSpan]:  # as many as shares, each not empty
-    "Divide a span of rows into chronological parts; raises `NotEnoughData`."
+    "Divide a span of rows into chronological parts; raises `BadSetting`, `NotEnoughData`."
+    for name, value in (("span", span[0]), ("span", span[1]), ("purge", purge)):
+        as_count(value, name)
+    if not len(as_numbers(shares, "shares", positive=True, error=BadSetting)):
+        raise BadSetting("expected at least one share, found none", "give one per part", field="shares")
     left = span[1] - span[0] - purge * (len(shares) - 1)
     ends = np.floor(np.cumsum(shares) / np.sum(shares) * left + 1e-9).astype(int)
     starts = np.concatenate([[0], ends[:-1]])
@@ -99,7 +102,14 @@ def purged_kfold(
     purge: int = 1,  # rows that a label looks ahead
     embargo: int = 0,  # further rows after each test
 ) -> list[tuple[np.ndarray, RowSpan]]:  # (rows to train on (n,) int64, rows of the test), tests in time order
-    "Cut rows into k folds whose training labels never overlap a test label; raises `NotEnoughData`."
+    "Cut rows into k folds whose training labels never overlap a test label; raises `BadSetting`, `NotEnoughData`."
+    for name, value, least in (
+        ("n_rows", n_rows, 1),
+        ("n_folds", n_folds, 1),
+        ("purge", purge, 0),
+        ("embargo", embargo, 0),
+    ):
+        as_count(value, name, least=least)
     edges = np.linspace(0, n_rows, n_folds + 1).astype(int)
     every, folds = np.arange(n_rows), []
     for start, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):

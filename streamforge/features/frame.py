@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from ..core.columns import as_ms_column, candle_times
 from ..core.errors import BadCandles, BadData, BadTime, NotEnoughData
+from ..core.numbers import as_numbers
 from ..core.times import INTERVALS, grid_origin
 from .enricher import CANDLE_COLUMNS, Enricher
 from .indicators import INDICATORS
@@ -241,13 +242,19 @@ class Scaler:
     mean: np.ndarray  # (F,) float64
     std: np.ndarray  # (F,) float64, 1 where a feature did not vary
 
+    def __post_init__(self) -> None:
+        as_numbers(self.mean, "mean")
+        as_numbers(self.std, "std", shape=np.shape(self.mean), positive=True)
+
     @classmethod
     def fit(
         cls,
         features: np.ndarray,  # (..., F), training rows only; NaN is left out
     ) -> "Scaler":
-        "Measure the mean and standard deviation of each feature; raises `NotEnoughData` if one has no finite value."
-        rows = np.asarray(features, np.float64).reshape(-1, np.shape(features)[-1])
+        """Measure the mean and standard deviation of each feature; raises `NotEnoughData` if one has no finite value,
+        `BadData` if one is infinite."""
+        table = as_numbers(features, "features", shape=(None,) * max(1, np.ndim(features)), finite=False)
+        rows = table.reshape(-1, table.shape[-1])
         if (counts := np.isfinite(rows).sum(0)).min(initial=len(rows)) < 1:
             raise NotEnoughData(
                 f"expected finite training values in every feature, found {counts.tolist()}",
@@ -260,8 +267,9 @@ class Scaler:
         self,
         features: np.ndarray,  # (..., F)
     ) -> np.ndarray:  # (..., F) float32, NaN stays NaN
-        "Subtract the mean of each feature and divide by its standard deviation."
-        return ((np.asarray(features, np.float64) - self.mean) / self.std).astype(np.float32)
+        "Subtract the mean of each feature and divide by its standard deviation; raises `BadData` for another width."
+        shape = (*(None,) * max(0, np.ndim(features) - 1), len(self.mean))
+        return ((as_numbers(features, "features", shape=shape, finite=None) - self.mean) / self.std).astype(np.float32)
 
     def parameters(self) -> dict[str, list[float]]:
         "Give mean and standard deviation as lists, for a model's config.json."
@@ -269,5 +277,9 @@ class Scaler:
 
     @classmethod
     def of(cls, parameters: Mapping[str, list[float]]) -> "Scaler":
-        "Make the scaler with these parameters."
-        return cls(np.array(parameters["mean"], np.float64), np.array(parameters["std"], np.float64))
+        "Make the scaler with these parameters; raises `BadData` for numbers that are no mean or no deviation."
+        if missing := {"mean", "std"} - set(parameters):
+            raise BadData(
+                f"expected mean and std, found no {' and no '.join(sorted(missing))}", "give what parameters() returns"
+            )
+        return cls(*(as_numbers(parameters[name], name) for name in ("mean", "std")))

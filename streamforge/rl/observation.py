@@ -13,6 +13,7 @@ from numba import njit
 
 from ..core.columns import as_ms_column
 from ..core.errors import BadCandles, BadData
+from ..core.numbers import as_numbers
 from ..trading.account import earned, position, unrealised
 from ..trading.engine import check_prices
 
@@ -23,14 +24,19 @@ def standardise(
     mean: np.ndarray,  # (F,) of the training rows
     std: np.ndarray,  # (F,) of the training rows, above zero
 ) -> np.ndarray:  # (..., F) float32; NaN stays NaN
-    "Features in units of the training rows' standard deviation; raises `BadData` if the widths differ."
-    features = np.asarray(features)
+    "Features in units of the training rows' standard deviation; raises `BadData` for another width or no deviation."
+    features = as_numbers(features, "features", shape=(None,) * np.ndim(features), finite=None)
+    if not (np.isfinite(mean).all() and np.greater(std, 0).all() and np.isfinite(std).all()):
+        raise BadData(
+            f"expected a finite mean and a deviation above zero of each feature, found {mean} and {std}",
+            "fit the scaler on the training rows",
+        )
     if features.shape[-1:] != np.shape(mean) or np.shape(mean) != np.shape(std):
         raise BadData(
             f"expected {np.size(mean)} features, found {features.shape[-1:]}",
             "give the features that the scaler was fitted on, in their order",
         )
-    return ((features.astype(np.float64) - mean) / std).astype(np.float32)
+    return ((features - mean) / std).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -42,10 +48,23 @@ class MarketHistory:
     open: np.ndarray  # (T,) float64 quote currency
     close: np.ndarray  # (T,) float64 quote currency
     features: np.ndarray  # (T, F) float32 standardised; NaN while an input warms up
+    names: tuple[str, ...] = ()  # (F,) of the features; empty where they are not known
 
     def __post_init__(self) -> None:
-        if np.asarray(self.open_time).dtype.kind not in "iuf":
+        times = np.asarray(self.open_time)
+        if times.dtype.kind == "f" and not (times == np.floor(times)).all():
+            raise BadCandles(
+                f"expected open times of {self.symbol} as whole ms, found {times[times != np.floor(times)][0]}",
+                "leave out rows without a time",
+            )
+        if times.dtype.kind not in "iuf":
             object.__setattr__(self, "open_time", as_ms_column(self.open_time, f"open_time of {self.symbol}"))
+        for name in ("open", "close", "features"):
+            column = getattr(self, name)
+            if getattr(getattr(column, "dtype", None), "kind", "") not in ("i", "u", "f"):
+                shape = (None,) * (2 if name == "features" else 1)
+                field = f"{name} of {self.symbol}"
+                object.__setattr__(self, name, as_numbers(column, field, shape=shape, finite=None, error=BadCandles))
         for name, kind in (
             ("open_time", np.int64),
             ("open", np.float64),
@@ -54,11 +73,17 @@ class MarketHistory:
         ):
             object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name), kind))
         lengths = {len(self.open_time), len(self.open), len(self.close), len(self.features)}
-        if self.features.ndim != 2 or len(lengths) != 1:
+        flat = self.open_time.ndim == self.open.ndim == self.close.ndim == 1
+        if self.features.ndim != 2 or len(lengths) != 1 or not flat:
             raise BadCandles(
                 f"expected columns of one length and a table of features for {self.symbol}, found "
                 f"{self.open_time.shape}, {self.open.shape}, {self.close.shape}, {self.features.shape}",
                 "give the same rows of each",
+            )
+        if self.names and len(self.names) != self.features.shape[1]:
+            raise BadCandles(
+                f"expected one name per feature of {self.symbol}, found {len(self.names)} for {self.features.shape[1]}",
+                "name them all, or none",
             )
         if (np.diff(self.open_time) <= 0).any():
             raise BadCandles(
@@ -73,8 +98,10 @@ class MarketHistory:
 
     def rows(self, start: int, end: int) -> "MarketHistory":
         "The part with rows start <= t < end."
-        columns = (self.open_time, self.open, self.close, self.features)
-        return MarketHistory(self.symbol, *(column[start:end] for column in columns))
+        open_time, open, close, features = (
+            column[start:end] for column in (self.open_time, self.open, self.close, self.features)
+        )
+        return MarketHistory(self.symbol, open_time, open, close, features, self.names)
 
 
 # %% ../../nbs/43_rl/01_observation.ipynb #d01203ae

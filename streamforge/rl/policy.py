@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from ..core.errors import BadData, BadSetting, DamagedArtifact
+from ..core.numbers import as_count, as_numbers
 from ..core.types import JsonObject
 from .observation import OWN, observe
 from ..trading.account import position
@@ -48,6 +49,7 @@ class PolicyConfig(msgspec.Struct, frozen=True, kw_only=True):
         if (
             len(widths) != 1
             or not self.features
+            or len(set(self.features)) < len(self.features)
             or not np.isfinite([*self.mean, *self.std]).all()
             or min(self.std) <= 0
         ):
@@ -56,10 +58,12 @@ class PolicyConfig(msgspec.Struct, frozen=True, kw_only=True):
                 f"{len(self.mean)} means, deviations {self.std}",
                 "fit the scaler on the training rows of these features",
             )
-        if self.window < 1 or not self.hidden:
+        for name, values in (("window", [self.window]), ("hidden", self.hidden)):
+            for value in values:
+                as_count(value, name, least=1)
+        if not self.hidden:
             raise BadSetting(
-                f"expected a window of at least 1 row and a hidden layer, found {self.window} and {self.hidden}",
-                "the defaults are 16 and (64, 64)",
+                f"expected at least one hidden layer, found {self.hidden}", "the default is (64, 64)", field="hidden"
             )
 
     @property
@@ -184,19 +188,16 @@ class Policy:
         obs: np.ndarray,  # (D,)
     ) -> np.ndarray:  # (3,) float64
         "Unnormalised log probabilities of sell, hold, buy; raises `BadData` for an observation of another width."
-        if obs.shape != (self.config.sizes[0],) or not np.isfinite(obs).all():
-            raise BadData(
-                f"expected {self.config.sizes[0]} finite numbers, found {obs.shape}",
-                "build observations with rl.observation.observe",
-            )
-        return forward(np.asarray(obs, np.float32), *self.net, self.buffers()[1]).copy()
+        seen = as_numbers(obs, "observation", shape=(self.config.sizes[0],))
+        return forward(seen.astype(np.float32), *self.net, self.buffers()[1]).copy()
 
     def act(
         self,
         obs: np.ndarray,  # (D,)
     ) -> int:  # SELL, HOLD or BUY
         "The action with the most probable effect, given the position that the observation shows."
-        return int(choose_action(self.logits(obs), bool(obs[-OWN] > 0)))
+        logits = self.logits(obs)
+        return int(choose_action(logits, bool(np.asarray(obs)[-OWN] > 0)))
 
     def files(self) -> dict[str, bytes]:  # file name -> content
         "The two files to publish; the same policy gives the same bytes."

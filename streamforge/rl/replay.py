@@ -12,6 +12,7 @@ import numpy as np
 from numba import njit
 
 from ..core.errors import BadData
+from ..core.numbers import as_count
 from ..features.frame import Panel
 from .markets import agent_markets
 from .observation import MarketHistory
@@ -65,11 +66,18 @@ def replay_policy(
     start: int = 0,  # first row that is traded; rows before it only fill the window
 ) -> Replay:
     "Let a policy trade a history, decision by decision; raises `BadData` if the features are not the policy's."
+    start = as_count(start, "start", most=max(len(market) - 1, 0))
     costs, rows = costs or policy.config.costs, len(market) - start
-    if market.features.shape[1] != len(policy.config.features) or not 0 <= start < len(market):
+    if market.names and market.names != policy.config.features:
         raise BadData(
-            f"expected features {policy.config.features} and a first row within {len(market)}, "
-            f"found {market.features.shape[1]} features and row {start}",
+            f"expected features {policy.config.features}, found {market.names}",
+            "build the market with agent_markets or market_for",
+            field="features",
+        )
+    if market.features.shape[1] != len(policy.config.features) or not len(market):
+        raise BadData(
+            f"expected features {policy.config.features} and at least one row, "
+            f"found {market.features.shape[1]} features and {len(market)} rows",
             "build the market with market_for",
         )
     actions = np.empty(rows, np.int64)
@@ -100,16 +108,7 @@ def replay_panel(
     costs: Costs | None = None,  # defaults to those it was trained with
 ) -> Backtest:  # (T - start, N): one account per market
     "Let a policy trade all markets of a panel; raises `BadData` if the features are not the policy's."
-    if policy.config.graph != (probability is not None):
-        given = (
-            "a policy with the graph's column and no probabilities"
-            if policy.config.graph
-            else "probabilities and a policy without the graph's column"
-        )
-        raise BadData(
-            f"expected probabilities exactly where the policy has the graph's column, found {given}",
-            "replay with what it was trained with",
-        )
+    start = as_count(start, "start", most=max(len(panel) - 1, 0))
     left, accounts = len(panel) - start, []
     markets = {market.symbol: market for market in agent_markets(policy.config, panel, probability)}
     for n, symbol in enumerate(panel.symbols):

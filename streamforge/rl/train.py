@@ -6,6 +6,7 @@
 __all__ = ["RolloutProgress", "PpoConfig", "PpoResult", "make_ppo", "train_ppo"]
 
 # %% ../../nbs/43_rl/08_train.ipynb #734c6fba
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -16,6 +17,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.logger import KVWriter, Logger
 
 from ..core.errors import BadData, BadSetting
+from ..core.numbers import as_count, as_number
 from .env import EnvConfig
 from .observation import MarketHistory
 from .policy import Policy, PolicyConfig
@@ -41,10 +43,13 @@ class PpoConfig(msgspec.Struct, frozen=True):
     reward_scale: float = 100.0  # log equity -> percent
 
     def __post_init__(self) -> None:
-        counts = (self.steps, self.n_envs, self.n_steps, self.batch_size, self.n_epochs)
-        if min(counts) < 1 or (self.n_envs * self.n_steps) % self.batch_size:
+        for name in ("steps", "n_envs", "n_steps", "batch_size", "n_epochs", "episode"):
+            as_count(getattr(self, name), name, least=1)
+        for name in ("learning_rate", "gamma", "gae_lambda", "entropy", "clip", "reward_scale"):
+            as_number(getattr(self, name), name, above=0 if name in ("clip", "reward_scale") else -math.inf)
+        if (self.n_envs * self.n_steps) % self.batch_size:
             raise BadSetting(
-                f"expected counts above zero and a rollout of {self.n_envs} * {self.n_steps} steps in whole batches, "
+                f"expected a rollout of {self.n_envs} * {self.n_steps} steps in whole batches, "
                 f"found batches of {self.batch_size}",
                 "choose a batch size that divides n_envs * n_steps",
             )
@@ -143,6 +148,14 @@ def make_ppo(
             f"expected {len(policy.features)} features, found {[(m.symbol, m.features.shape[1]) for m in markets]}",
             "build the markets from the policy's features",
         )
+    for market in markets:
+        if market.names and market.names != policy.features:
+            raise BadData(
+                f"expected features {policy.features} of {market.symbol}, found {market.names}",
+                "build the markets from the policy's features",
+                field="features",
+            )
+    as_count(seed, "seed")
     rules = EnvConfig(window=policy.window, episode=config.episode, costs=policy.costs)
     env = BatchedTradingEnv(markets, rules, config.n_envs, seed=seed, reward_scale=config.reward_scale)
     return PPO(

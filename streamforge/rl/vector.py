@@ -12,9 +12,12 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
+from ..core.errors import BadConfig, BadData, BadSetting
+from ..core.numbers import as_count, as_number
 from .env import EnvConfig, advance_episodes, begin_episodes, pool_of, spaces_of
 from .observation import MarketHistory
 from ..trading.account import EQUITY, WIDTH
+from ..trading.engine import ACTIONS
 
 
 # %% ../../nbs/43_rl/03_vector.ipynb #4f63d694
@@ -30,15 +33,19 @@ class BatchedTradingEnv(VecEnv):
         seed: int = 0,
         reward_scale: float = 1.0,  # rewards are multiplied by it; 1 leaves them in log equity
     ):
-        self.pool, self.config, self.reward_scale = pool_of(markets, config), config, reward_scale
+        as_count(n_envs, "n_envs", least=1)
+        as_count(seed, "seed")
+        self.reward_scale = as_number(reward_scale, "reward_scale", above=0)
+        self.pool, self.config = pool_of(markets, config), config
         self.render_mode = None
         super().__init__(n_envs, *spaces_of(self.pool, config))
         self._rng = np.random.default_rng(seed)
         self.accounts = np.empty((n_envs, WIDTH))
-        self.rows, self.ends, self._begun = (np.zeros(n_envs, np.int64) for _ in range(3))
+        self.rows, self.ends, self._begun = (np.full(n_envs, -1, np.int64) for _ in range(3))
         self._obs = np.empty((n_envs, *self.observation_space.shape), np.float32)  # type: ignore[misc]
         self._rewards, self._dones = np.empty(n_envs), np.zeros(n_envs, np.bool_)
-        self._actions = np.zeros(n_envs, np.int64)
+        self._actions: np.ndarray | None = None  # given, and not played yet
+        self._playing = False  # whether every episode has been begun
         self._prices, self._costs = (self.pool.open, self.pool.close), (config.costs.fee, config.costs.slippage)
         self._no_infos: list[dict[str, object]] = [{} for _ in range(n_envs)]
 
@@ -53,7 +60,26 @@ class BatchedTradingEnv(VecEnv):
         starts: np.ndarray,  # (k,) rows of the pool
         lengths: np.ndarray,  # (k,) candles
     ) -> None:
-        "Begin some episodes at given rows."
+        "Begin some episodes at given rows; raises `BadSetting` for rows that no episode can begin at."
+        which, starts, lengths = np.asarray(which), np.asarray(starts), np.asarray(lengths)
+        whole = all(column.dtype.kind in "iu" and column.shape == which.shape for column in (which, starts, lengths))
+        inside = whole and np.isin(which, np.arange(self.num_envs)).all() and np.isin(starts, self._decidable()).all()
+        if not inside or (lengths < 1).any() or len(np.unique(which)) < which.size:
+            raise BadSetting(
+                f"expected different episodes of {self.num_envs}, decidable rows with a candle after them and lengths "
+                f"of at least 1, found {which[:5]}, {starts[:5]} and {lengths[:5]}",
+                "take rows of pool.starts",
+                field="starts",
+            )
+        self._begin(which, starts, lengths)
+        self._playing = bool((self._begun >= 0).all())
+
+    def _decidable(self) -> np.ndarray:
+        "Rows of the pool at which an episode can begin, however short."
+        return np.flatnonzero(self.pool.until > np.arange(len(self.pool.until)))
+
+    def _begin(self, which: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> None:
+        "Begin some episodes at rows that are known to be decidable."
         self.rows[which] = self._begun[which] = starts
         self.ends[which] = np.minimum(starts + lengths, self.pool.until[starts])
         begin_episodes(self.accounts, self.rows, which, self.pool.features, self.config.window, self._obs)
@@ -61,22 +87,42 @@ class BatchedTradingEnv(VecEnv):
     def reset(self) -> np.ndarray:  # (n, D) float32
         "Begin all episodes at random rows, the first ones with random lengths."
         lengths = self._rng.integers(1, self.config.episode + 1, self.num_envs)
-        self.begin_at(np.arange(self.num_envs), self._rng.choice(self.pool.starts, self.num_envs), lengths)
+        self._begin(np.arange(self.num_envs), self._rng.choice(self.pool.starts, self.num_envs), lengths)
+        self._playing = True
         return self._obs.copy()
 
     def step_async(self, actions: np.ndarray) -> None:
-        "Keep the actions of all episodes for `step_wait`."
-        self._actions = np.asarray(actions, np.int64)
+        "Keep the actions of all episodes for `step_wait`; raises `BadData` unless there is one of 0, 1, 2 for each."
+        given = np.asarray(actions)
+        if given.dtype.kind == "f" and np.isin(given, range(len(ACTIONS))).all():
+            given = given.astype(np.int64)
+        if (
+            given.dtype.kind not in "iu"
+            or given.shape != (self.num_envs,)
+            or (given.astype(np.uint64, copy=False) >= len(ACTIONS)).any()  # a negative number becomes a large one
+        ):
+            raise BadData(
+                f"expected {self.num_envs} actions, each 0, 1 or 2 for {', '.join(ACTIONS)}, "
+                f"found shape {given.shape} of type {given.dtype} with {given.ravel()[:5]}",
+                "give one action per episode",
+            )
+        self._actions = given.astype(np.int64, copy=False)
 
     def step_wait(
         self,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, object]]]:  # (n, D), (n,), (n,), n infos
-        "Play one candle in every episode; those that were cut begin anew."
+        "Play one candle in every episode; those that were cut begin anew. Raises `BadConfig` before `reset`."
+        actions, self._actions = self._actions, None
+        if actions is None or not self._playing:
+            raise BadConfig(
+                "expected reset and then actions, found none",
+                "call reset at the beginning, and give actions to each step",
+            )
         advance_episodes(
             self.accounts,
             self.rows,
             self.ends,
-            self._actions,
+            actions,
             self._prices,
             self._costs,
             self.pool.features,
@@ -96,7 +142,7 @@ class BatchedTradingEnv(VecEnv):
                     "TimeLimit.truncated": True,
                     "episode": episode,
                 }
-            self.begin_at(cut, self._rng.choice(self.pool.starts, len(cut)), np.full(len(cut), self.config.episode))
+            self._begin(cut, self._rng.choice(self.pool.starts, len(cut)), np.full(len(cut), self.config.episode))
         return self._obs.copy(), rewards, self._dones.copy(), infos
 
     def close(self) -> None:

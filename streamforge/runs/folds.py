@@ -68,6 +68,7 @@ class FoldParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     "Parameters of one fold, with the folder of its result; sent to the worker in FOLD_PARAMETERS."
 
     fold: int  # from 0
+    folds: int = 0  # of the whole walk-forward; 0: not known
     dataset: str  # name of a frozen dataset
     version: str  # its sha256
     artifacts_url: str  # where it is
@@ -112,6 +113,7 @@ def plan_folds(
         planned.append(
             FoldParameters(
                 fold=i,
+                folds=len(folds),
                 dataset=dataset.name,
                 version=dataset.version,
                 artifacts_url=artifacts_url,

@@ -6,20 +6,29 @@
 __all__ = ["pipelines_dir", "check_parameters", "run_notebook"]
 
 # %% ../../nbs/55_runs/04_notebooks.ipynb #f1ae3ace
+import ast
 import asyncio
+import io
+import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+import tokenize
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
+import numpy as np
 
 import streamforge
 from ..core import errors
-from ..core.errors import BadConfig, BadSetting, NotFound, StreamForgeError, TryAgain
+from ..core.errors import BadConfig, BadData, BadSetting, NotFound, StreamForgeError, TryAgain
+from ..core.numbers import as_number
 from ..core.types import JsonValue
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 
 # %% ../../nbs/55_runs/04_notebooks.ipynb #a0d3ae47
@@ -35,22 +44,113 @@ def pipelines_dir() -> Path:
     )
 
 
+# %% ../../nbs/55_runs/04_notebooks.ipynb #e9215a2d
+class _Parameter(msgspec.Struct, frozen=True):
+    "A name that a notebook's parameters cell assigns."
+
+    name: str
+    required: bool  # its type does not allow the None that it has
+    help: str  # the comment on its line
+
+
+def _tags(cell: "NotebookNode") -> list[str]:
+    tags: list[str] = cell.metadata.get("tags", [])
+    return tags
+
+
+def _read_notebook(notebook: Path) -> "NotebookNode":
+    "Read a notebook of Python cells; raises `NotFound`, `BadData`, `BadConfig`."
+    import nbformat
+
+    if not notebook.is_file():
+        raise NotFound(f"expected a notebook '{notebook}', found none", f"see {notebook.parent} for those there are")
+    try:
+        node = nbformat.read(notebook, 4)
+        nbformat.validate(node)
+    except (ValueError, LookupError, AttributeError, TypeError, nbformat.ValidationError) as error:
+        # nbformat has no error of its own for each kind of damage
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise BadData(
+            f"expected a notebook in '{notebook}', found a file that is damaged or of another kind ({reason[:120]})",
+            "restore it, or save it again in JupyterLab",
+        ) from None
+    about = node.metadata
+    language = about.get("language_info", {}).get("name") or about.get("kernelspec", {}).get("language") or "python"
+    if language.lower() not in ("python", "python3", "ipython"):
+        raise BadConfig(f"expected {notebook.name} in Python, found {language}", "pipelines run in this interpreter")
+    return node
+
+
+def _parameters(notebook: Path, node: "NotebookNode") -> Iterator[_Parameter]:
+    "What the first cell tagged `parameters` assigns; raises `BadConfig` if it cannot be read."
+    source = next((cell.source for cell in node.cells if "parameters" in _tags(cell)), "")
+    try:
+        statements = ast.parse(source).body
+        tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
+    except (SyntaxError, tokenize.TokenError) as error:
+        raise BadConfig(
+            f"expected assignments in the parameters of {notebook.name}, found {error}", "correct that cell"
+        ) from None
+    comments = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
+    for statement in statements:
+        typed = isinstance(statement, ast.AnnAssign)
+        targets = [statement.target] if isinstance(statement, ast.AnnAssign) else getattr(statement, "targets", [])
+        value = getattr(statement, "value", None)
+        none = value is None or (isinstance(value, ast.Constant) and value.value is None)
+        kind = ast.unparse(statement.annotation) if isinstance(statement, ast.AnnAssign) else ""
+        optional = any(word in kind for word in ("None", "Optional", "Any", "object"))
+        for target in targets:
+            if isinstance(target, ast.Name):
+                yield _Parameter(
+                    target.id, typed and none and not optional, comments.get(statement.end_lineno or 0, "")
+                )
+
+
+def _plain(value: object, name: str) -> "JsonValue":
+    "A value as JSON holds it, numpy's scalars included; raises `BadSetting` naming the parameter."
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, msgspec.Struct):
+        value = msgspec.to_builtins(value)
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise BadSetting(
+                f"expected parameter '{name}' as a finite number, found {value}",
+                "JSON has no such number: give None, or leave it out",
+                field=name,
+            )
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{name}[{n}]") for n, item in enumerate(value)]
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: _plain(item, f"{name}.{key}" if name else key) for key, item in value.items()}
+    raise BadSetting(
+        f"expected parameter '{name}' as a JSON value, found a {type(value).__name__}",
+        "give numbers, text, lists and dicts with names as keys",
+        field=name,
+    )
+
+
 # %% ../../nbs/55_runs/04_notebooks.ipynb #d81186e2
 def check_parameters(
     notebook: Path,
     given: Mapping[str, JsonValue],
 ) -> None:
-    "Check parameters against the notebook's `parameters` cell; raises `BadSetting` naming the parameter, `NotFound`."
+    """Check parameters against the notebook's `parameters` cell.
+
+    Raises `BadSetting` naming the parameter, `NotFound`, `BadData` for a file that is no notebook, and `BadConfig` for
+    a notebook of another language.
+    """
     try:
-        from papermill import inspect_notebook
+        import papermill as _  # noqa: F401  # asked for before a worker starts, and not loaded twice
     except ModuleNotFoundError as error:
         raise BadConfig(
             f"expected papermill for running {notebook.name}, found no module '{error.name}'",
             "install streamforge[lab,ml]",
         ) from None
-    if not notebook.is_file():
-        raise NotFound(f"expected a notebook '{notebook}', found none", f"see {notebook.parent} for those there are")
-    expected = inspect_notebook(str(notebook))
+    expected = {parameter.name: parameter for parameter in _parameters(notebook, _read_notebook(notebook))}
     for name in given:
         if name not in expected:
             raise BadSetting(
@@ -58,13 +158,14 @@ def check_parameters(
                 "correct the name",
                 field=name,
             )
-    for name, about in expected.items():
-        if about["default"] == "None" and given.get(name) is None:
+    for name, parameter in expected.items():
+        if parameter.required and given.get(name) is None:
             raise BadSetting(
                 f"expected parameter '{name}' for {notebook.name}, found none",
-                about["help"] or "give it a value",
+                parameter.help or "give it a value",
                 field=name,
             )
+    _plain(given, "")
 
 
 # %% ../../nbs/55_runs/04_notebooks.ipynb #0e15dfb6
@@ -75,6 +176,21 @@ class _Kernel(Protocol):
     def provisioner(self) -> object | None: ...
 
 
+# ipykernel's own launcher, with room for any amount of output: of more than a thousand messages that wait to be read,
+# ZeroMQ would drop the latest, the one that says that the cell is done among them
+_LAUNCHER = """
+import sys
+if sys.path[0] == "":
+    del sys.path[0]
+from ipykernel.kernelapp import IPKernelApp
+class App(IPKernelApp):
+    def init_iopub(self, context):
+        context.sndhwm = 0
+        super().init_iopub(context)
+App.launch_instance()
+"""
+
+
 def _kernels(started: list[_Kernel]) -> type:
     "A class of kernel managers that append themselves to `started`."
     from jupyter_client.kernelspec import KernelSpec
@@ -83,6 +199,7 @@ def _kernels(started: list[_Kernel]) -> type:
     class Kernel(AsyncKernelManager):
         def __init__(self, *args: object, **kwargs: object):
             super().__init__(*args, **kwargs)
+            self.context.rcvhwm = 0
             started.append(self)
 
         @property
@@ -90,8 +207,8 @@ def _kernels(started: list[_Kernel]) -> type:
             return KernelSpec(
                 argv=[
                     sys.executable,
-                    "-m",
-                    "ipykernel_launcher",
+                    "-c",
+                    _LAUNCHER,
                     "-f",
                     "{connection_file}",
                     "--IPKernelApp.log_level=40",
@@ -114,35 +231,49 @@ def _kill(started: list[_Kernel], how: signal.Signals) -> None:
 
 
 # %% ../../nbs/55_runs/04_notebooks.ipynb #2ce6e579
+_ERROR_MARK = "papermill-error-cell-tag"  # of the cells that papermill adds where an executed notebook failed
+
+
 class _CellError(Protocol):
     "What is used of papermill's error for an exception of a cell."
 
+    cell_index: int  # in the executed notebook
     ename: str
     evalue: str
     source: str
 
 
-def _cell_name(notebook: Path, source: str) -> str:
+def _cell_name(notebook: Path, index: int, injected: bool) -> str:
     "A cell as a person looks for it: its number in the notebook as it is in the repository, and its id."
-    import nbformat
+    cells = _read_notebook(notebook).cells
+    executed = [n for n, cell in enumerate(cells) if _ERROR_MARK not in _tags(cell)]  # papermill drops its own marks
+    if injected and not any("injected-parameters" in _tags(cells[n]) for n in executed):
+        places = [k for k, n in enumerate(executed) if "parameters" in _tags(cells[n])]
+        executed.insert(places[0] + 1 if places else 0, -1)
+    number = executed[index]
+    return f"cell {number} (id {cells[number].get('id', 'none')})" if number >= 0 else "the injected parameters"
 
-    for number, cell in enumerate(nbformat.read(notebook, 4).cells):
-        if cell.source == source:
-            return f"cell {number} (id {cell.id})"
-    return "the injected parameters"
 
-
-def _failed(notebook: Path, output: Path, error: _CellError) -> StreamForgeError:
+def _failed(notebook: Path, output: Path, error: _CellError, injected: bool) -> StreamForgeError:
     "The error of the project's tree for an exception of a cell."
     kind = getattr(errors, error.ename, None)
     ours = isinstance(kind, type) and issubclass(kind, StreamForgeError)
-    where = f"{notebook.name}, {_cell_name(notebook, error.source)}: {error.ename}: {error.evalue}"
+    where = f"{notebook.name}, {_cell_name(notebook, error.cell_index, injected)}: {error.ename}: {error.evalue}"
     line = next((line.strip() for line in error.source.splitlines() if line.strip()), "")
     raised: type[StreamForgeError] = kind if ours and kind else BadConfig
     return raised(
         f"expected every cell to run, found {where} (the cell begins `{line[:80]}`)",
         f"see the executed notebook {output}",
     )
+
+
+# %% ../../nbs/55_runs/04_notebooks.ipynb #5c3120b0
+_OUTPUT_S = 600  # seconds in which the output of a finished cell must arrive: a hundred thousand lines take a while
+
+
+def _literal(path: Path) -> str:
+    "A path that papermill does not take for a template."
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 # %% ../../nbs/55_runs/04_notebooks.ipynb #8f5e2b64
@@ -157,18 +288,29 @@ async def run_notebook(
 ) -> None:
     """Execute a notebook.
 
-    Raises `BadSetting` for wrong parameters, the error of the project's tree that a cell raised, `BadConfig` for any
+    Raises what `check_parameters` raises, the error of the project's tree that a cell raised, `BadConfig` for any
     other exception of a cell, and `TryAgain` for a dead kernel.
     """
     check_parameters(notebook, parameters)
+    grace = as_number(grace, "grace", least=0)
+    seconds = None if timeout is None else math.ceil(as_number(timeout, "timeout", above=0))
+    if output.is_dir() or output.resolve() == notebook.resolve():
+        raise BadSetting(
+            f"expected an output beside the notebook {notebook}, found '{output}'", "name another file", field="output"
+        )
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill import execute_notebook
     from papermill.exceptions import PapermillExecutionError
 
     started: list[_Kernel] = []
-    plain = msgspec.json.decode(msgspec.json.encode(parameters))  # papermill would write a tuple as text
-    output.parent.mkdir(parents=True, exist_ok=True)
-    total = _cells(notebook)
+    plain = _plain(parameters, "")  # papermill would write a tuple as text
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise BadSetting(
+            f"expected a folder for the output '{output}', found a file", "name another folder", field="output"
+        ) from None
+    total = len(_read_notebook(notebook).cells) + bool(plain)  # papermill adds a cell for parameters
 
     def report(cell: object, cell_index: int, **_: object) -> None:
         if progress:
@@ -176,11 +318,14 @@ async def run_notebook(
 
     def execute() -> None:
         execute_notebook(
-            str(notebook),
-            str(output),
+            _literal(notebook),
+            _literal(output),
             parameters=plain,
+            kernel_name="python3",  # a notebook need not name one; the kernel is this interpreter
+            language="python",
             kernel_manager_class=_kernels(started),
-            execution_timeout=timeout,
+            execution_timeout=seconds,
+            iopub_timeout=_OUTPUT_S,
             progress_bar=False,
             log_output=False,
             on_cell_executed=report,
@@ -193,7 +338,7 @@ async def run_notebook(
         await _end(running, started, grace)
         raise
     except PapermillExecutionError as error:
-        raise _failed(notebook, output, error) from None
+        raise _failed(notebook, output, error, bool(plain)) from None
     except (DeadKernelError, CellTimeoutError) as error:
         raise TryAgain(
             f"expected {notebook.name} to finish, found {type(error).__name__}: {str(error).splitlines()[0]}",
@@ -202,13 +347,6 @@ async def run_notebook(
 
 
 # %% ../../nbs/55_runs/04_notebooks.ipynb #b2f233db
-def _cells(notebook: Path) -> int:
-    "Number of cells that papermill will run."
-    import nbformat
-
-    return len(nbformat.read(notebook, 4).cells) + 1  # papermill adds one for the parameters
-
-
 async def _end(running: asyncio.Future[None], started: list[_Kernel], grace: float) -> None:
     "Kill the kernel and wait for papermill's thread, which may be starting it at this moment."
     clock = asyncio.get_running_loop().time

@@ -9,7 +9,8 @@ __all__ = ["cash", "buy_and_hold", "random_actions", "random_agents"]
 import numpy as np
 from numba import njit
 
-from ..core.errors import BadSetting
+from ..core.errors import BadCandles, BadSetting
+from ..core.numbers import as_count, as_number, as_numbers
 from .costs import Costs
 from .engine import BUY, HOLD, SELL, Backtest, backtest
 
@@ -55,11 +56,20 @@ def random_actions(
     exposure: float,  # share of candles with a position to aim at, 0..1
     seed: int = 0,
 ) -> np.ndarray:  # (n_candles, n_agents) int64: SELL or BUY
-    "Decisions of agents that toss coins; raises `BadSetting` for turnover or exposure outside 0..1."
-    if not (0 <= exposure <= 1 and 0 <= turnover <= 1):
+    "Decisions of agents that toss coins; raises `BadSetting` for habits that no agent can have."
+    as_count(n_candles, "n_candles", least=1)
+    as_count(n_agents, "n_agents")
+    as_count(seed, "seed")
+    for name, share in (("turnover", turnover), ("exposure", exposure)):
+        as_number(share, name, least=0, most=1)
+    # each purchase begins at least one candle in the market, each sale one outside; a record may end between the two
+    most = 2 * min(exposure, 1 - exposure) + 1 / n_candles
+    if turnover > most + 1e-9:
         raise BadSetting(
-            f"expected turnover and exposure between 0 and 1, found {turnover} and {exposure}",
-            "take them from the agent's own Backtest",
+            f"expected a turnover of at most {most:.4g} with an exposure of {exposure} over {n_candles} candles, "
+            f"found {turnover}",
+            "take both from the agent's own Backtest",
+            field="turnover",
         )
     enter = min(1.0, turnover / (2 * (1 - exposure))) if exposure < 1 else 1.0
     leave = min(1.0, turnover / (2 * exposure)) if exposure > 0 else 1.0
@@ -80,6 +90,10 @@ def random_agents(
 ) -> Backtest:  # arrays of (T, n): one column per agent
     """The random baseline of an agent on one market: same turnover and exposure, random times; raises
     `BadSetting`, `BadCandles`."""
-    opens, closes = (np.repeat(np.asarray(prices, np.float64)[:, None], n, axis=1) for prices in (open, close))
+    as_count(n, "n")
+    columns = (
+        as_numbers(prices, name, finite=None, error=BadCandles) for name, prices in (("open", open), ("close", close))
+    )
+    opens, closes = (np.repeat(prices[:, None], n, axis=1) for prices in columns)
     actions = random_actions(len(opens), n, turnover=turnover, exposure=exposure, seed=seed)
     return backtest(opens, closes, actions, costs)

@@ -7,6 +7,7 @@ __all__ = ["Costs", "bought", "sold"]
 
 # %% ../../nbs/42_trading/01_costs.ipynb #e0714210
 import math
+from numbers import Real
 
 import msgspec
 from numba import njit
@@ -24,8 +25,9 @@ class Costs(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         for name in ("fee_bps", "slippage_bps"):
             value = getattr(self, name)
-            if not (math.isfinite(value) and 0 <= value < 10_000):
-                raise BadSetting(f"expected {name} between 0 and 10000, found {value}", "1 bps is 0.01 %", field=name)
+            numeric = isinstance(value, Real) and not isinstance(value, bool)
+            if not (numeric and math.isfinite(value) and 0 <= value < 10_000):
+                raise BadSetting(f"expected {name} between 0 and 10000, found {value!r}", "1 bps is 0.01 %", field=name)
 
     @property
     def fee(self) -> float:

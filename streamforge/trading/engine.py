@@ -14,7 +14,8 @@ import numpy as np
 from numba import njit
 
 from ..core.columns import as_ms_column
-from ..core.errors import BadCandles, BadData
+from ..core.errors import BadCandles, BadData, NotEnoughData
+from ..core.numbers import as_count, as_number, as_numbers
 from .account import EQUITY, FILLS, buy, mark, open_account, position, sell
 from .costs import Costs
 
@@ -97,6 +98,12 @@ def _run(
             equity[t, n], positions[t, n] = account[EQUITY], position(account)
 
 
+# %% ../../nbs/42_trading/03_engine.ipynb #2262a1c8
+def _prices(values: np.ndarray, name: str) -> np.ndarray:
+    "Prices as float64, of one or several markets; raises `BadCandles` for what is no table of numbers."
+    return as_numbers(values, name, shape=(None,) * max(1, np.ndim(values)), finite=None, error=BadCandles)
+
+
 # %% ../../nbs/42_trading/03_engine.ipynb #39620175
 def check_prices(
     open: np.ndarray,  # (T,) or (T, N) float64
@@ -104,6 +111,7 @@ def check_prices(
     holes: bool = False,  # whether NaN may stand for "no candle"
 ) -> None:
     "Check that every price is finite and above zero, and that both are there or neither; raises `BadCandles`."
+    open, close = _prices(open, "open"), _prices(close, "close")
     if open.shape != close.shape or open.ndim not in (1, 2):
         raise BadCandles(
             f"expected open and close of one shape, found {open.shape} and {close.shape}", "give both of the same rows"
@@ -126,14 +134,19 @@ def backtest(
     *,
     cash: float = 1.0,  # starting capital of each market
 ) -> Backtest:  # arrays of the same shape
-    "Trade given decisions; raises `BadCandles` for impossible prices and `BadData` for impossible actions."
-    open, close, actions = np.asarray(open, np.float64), np.asarray(close, np.float64), np.asarray(actions)
+    """Trade given decisions; raises `BadCandles` for impossible prices, `BadData` for impossible actions and
+    `BadSetting` for no cash."""
+    open, close, actions = _prices(open, "open"), _prices(close, "close"), np.asarray(actions)
     check_prices(open, close, holes=open.ndim == 2)
-    if actions.shape != open.shape or not np.isin(actions, (SELL, HOLD, BUY)).all():
+    cash = as_number(cash, "cash", above=0)
+    numeric = actions.dtype.kind in "iuf"  # a boolean is a position, and as a number it would be SELL or HOLD
+    if not numeric or actions.shape != open.shape or not np.isin(actions, (SELL, HOLD, BUY)).all():
+        few = np.unique(actions)[:5] if numeric else actions.ravel()[:5]
         raise BadData(
             f"expected actions 0, 1 or 2 of shape {open.shape}, "
-            f"found shape {actions.shape} with values {np.unique(actions)[:5]}",
-            "give one of SELL, HOLD, BUY per candle",
+            f"found shape {actions.shape} with values {few} of type {actions.dtype}",
+            "give one of SELL, HOLD, BUY per candle: np.where(signal, BUY, SELL) for a boolean signal",
+            field="actions",
         )
     columns = open.shape if open.ndim == 2 else (len(open), 1)
     equity, positions, fills = np.empty(columns), np.empty(columns), np.zeros(columns, np.int8)
@@ -156,12 +169,26 @@ def pooled(
     open_times: Sequence[object],  # per market (T_i,) ms UTC or datetimes of any unit, increasing
     equities: Sequence[np.ndarray],  # per market (T_i,) float64, equity at the close of these candles
 ) -> tuple[np.ndarray, np.ndarray]:  # all open times (T,) int64, mean equity relative to the start (T,) float64
-    "Average accounts with equal capital, without rebalancing; a market without a candle keeps its last equity."
+    """Average accounts with equal capital, without rebalancing; a market without a candle keeps its last equity.
+
+    Raises `NotEnoughData` for an account without a candle, `BadData`, `BadTime`.
+    """
     moments = [as_ms_column(own, "open_times") for own in open_times]
+    curves = [as_numbers(equity, "equity", positive=True) for equity in equities]
+    if [own.shape for own in moments] != [own.shape for own in curves]:
+        raise BadData(
+            f"expected one equity per open time of each market, found shapes {[own.shape for own in curves]} "
+            f"for {[own.shape for own in moments]}",
+            "give the same rows of each",
+        )
+    if not moments or not all(map(len, moments)):
+        raise NotEnoughData("expected accounts with at least one candle, found one without", "leave that market out")
+    if any((np.diff(own) <= 0).any() for own in moments):
+        raise BadData("expected ascending open_times, found repeated or unsorted ones", "sort each market's rows")
     times = np.unique(np.concatenate(moments))
     total = np.zeros(len(times))
-    for own, equity in zip(moments, equities, strict=True):
-        relative = np.concatenate([[1.0], np.asarray(equity) / equity[0]])  # 1 until the market's first candle
+    for own, equity in zip(moments, curves, strict=True):
+        relative = np.concatenate([[1.0], equity / equity[0]])  # 1 until the market's first candle
         total += relative[np.searchsorted(own, times, side="right")]
     return times, total / len(open_times)
 
@@ -171,7 +198,22 @@ def align_account(
     own: Backtest,  # (R, ...) on those rows
     n_rows: int,  # rows of all markets
 ) -> Backtest:  # (n_rows, ...)
-    "An account on the rows of all markets: unchanged where its market has no candle, 1.0 in cash before the first."
+    "An account on the rows of all markets: unchanged where its market has no candle, 1.0 in cash before the first; raises `BadData`, `BadSetting`."
+    places, n_rows = np.asarray(rows), as_count(n_rows, "n_rows")
+    lengths = {len(column) for column in (own.equity, own.position, own.fills)}
+    inside = not places.size or (places[0] >= 0 and places[-1] < n_rows and (np.diff(places) > 0).all())
+    if (
+        places.shape != (len(own.equity),)
+        or len(lengths) > 1
+        or not inside
+        or (places.size and places.dtype.kind not in "iu")
+    ):
+        raise BadData(
+            f"expected one increasing row below {n_rows} for each of {len(own.equity)} candles, found {places[:5]} "
+            f"of shape {places.shape}",
+            "give the rows that the market has a candle for",
+            field="rows",
+        )
     shape = (n_rows, *own.equity.shape[1:])
     equity, positions, fills = np.ones(shape), np.zeros(shape), np.zeros(shape, np.int8)
     latest = np.searchsorted(rows, np.arange(n_rows), side="right") - 1  # the last candle so far; -1 before the first

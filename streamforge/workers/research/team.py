@@ -19,6 +19,7 @@ from ...graph.predict import Predictor
 from ...graph.relations import log_returns
 from ...messages.records import enriched_type
 from ...rl.agent import Agent, Decided
+from ...rl.markets import feature_order
 from ...rl.policy import Policy
 from ...runs.models import load_model
 from ...store.schemas import market_where
@@ -34,6 +35,14 @@ class Team:
     def __init__(self, symbols: Iterable[str], policy: Policy, predictor: Predictor | None):
         self.symbols, self.policy, self.predictor = tuple(symbols), policy, predictor
         self.agents = {symbol: Agent(policy) for symbol in self.symbols}
+        self._order = feature_order(policy.config.features)
+        if policy.config.graph != bool(predictor):
+            raise BadSetting(
+                "expected a graph model exactly where the policy has the graph's column, "
+                f"found {'one' if predictor else 'none'}",
+                "give what the policy was trained with",
+                field="GNN_MODEL",
+            )
         rows = predictor.window + 1 if predictor else 1
         self._closes = np.full((rows, len(self.symbols)), np.nan)
 
@@ -49,9 +58,9 @@ class Team:
         self._closes = np.vstack([self._closes[1:], closes])
         raw = features(closes, np.array(values))
         if not self.predictor:
-            return raw
+            return raw[:, self._order]
         probability = self.predictor.predict_row(raw, log_returns(self._closes)[1:])
-        return np.column_stack([raw, (probability - 0.5).astype(np.float32)])
+        return np.column_stack([raw, (probability - 0.5).astype(np.float32)])[:, self._order]
 
     def see(self, row: MarketRow) -> None:
         "Take a row in without trading."
