@@ -452,6 +452,10 @@ d = {
             ),
         },
         "streamforge.bus.embedded.bus": {
+            "streamforge.bus.embedded.bus.BusOptions": (
+                "20_bus/embedded/bus.html#busoptions",
+                "streamforge/bus/embedded/bus.py",
+            ),
             "streamforge.bus.embedded.bus.EmbeddedBus": (
                 "20_bus/embedded/bus.html#embeddedbus",
                 "streamforge/bus/embedded/bus.py",
@@ -518,6 +522,14 @@ d = {
             ),
             "streamforge.bus.embedded.bus.TopicWriters.__init__": (
                 "20_bus/embedded/bus.html#topicwriters.__init__",
+                "streamforge/bus/embedded/bus.py",
+            ),
+            "streamforge.bus.embedded.bus.TopicWriters._force": (
+                "20_bus/embedded/bus.html#topicwriters._force",
+                "streamforge/bus/embedded/bus.py",
+            ),
+            "streamforge.bus.embedded.bus.TopicWriters._force_soon": (
+                "20_bus/embedded/bus.html#topicwriters._force_soon",
                 "streamforge/bus/embedded/bus.py",
             ),
             "streamforge.bus.embedded.bus.TopicWriters.begin_offsets": (
@@ -679,6 +691,76 @@ d = {
                 "streamforge/bus/embedded/consumer.py",
             ),
         },
+        "streamforge.bus.embedded.files": {
+            "streamforge.bus.embedded.files.TopicInfo": (
+                "20_bus/embedded/files.html#topicinfo",
+                "streamforge/bus/embedded/files.py",
+            ),
+            "streamforge.bus.embedded.files._committed_id": (
+                "20_bus/embedded/files.html#_committed_id",
+                "streamforge/bus/embedded/files.py",
+            ),
+            "streamforge.bus.embedded.files._partition_folders": (
+                "20_bus/embedded/files.html#_partition_folders",
+                "streamforge/bus/embedded/files.py",
+            ),
+            "streamforge.bus.embedded.files.aside_path": (
+                "20_bus/embedded/files.html#aside_path",
+                "streamforge/bus/embedded/files.py",
+            ),
+            "streamforge.bus.embedded.files.decode_checked": (
+                "20_bus/embedded/files.html#decode_checked",
+                "streamforge/bus/embedded/files.py",
+            ),
+            "streamforge.bus.embedded.files.encode_checked": (
+                "20_bus/embedded/files.html#encode_checked",
+                "streamforge/bus/embedded/files.py",
+            ),
+            "streamforge.bus.embedded.files.narrow": (
+                "20_bus/embedded/files.html#narrow",
+                "streamforge/bus/embedded/files.py",
+            ),
+            "streamforge.bus.embedded.files.next_path": (
+                "20_bus/embedded/files.html#next_path",
+                "streamforge/bus/embedded/files.py",
+            ),
+            "streamforge.bus.embedded.files.open_file": (
+                "20_bus/embedded/files.html#open_file",
+                "streamforge/bus/embedded/files.py",
+            ),
+            "streamforge.bus.embedded.files.pack_next": (
+                "20_bus/embedded/files.html#pack_next",
+                "streamforge/bus/embedded/files.py",
+            ),
+            "streamforge.bus.embedded.files.read_next": (
+                "20_bus/embedded/files.html#read_next",
+                "streamforge/bus/embedded/files.py",
+            ),
+            "streamforge.bus.embedded.files.read_topic_info": (
+                "20_bus/embedded/files.html#read_topic_info",
+                "streamforge/bus/embedded/files.py",
+            ),
+            "streamforge.bus.embedded.files.read_whole": (
+                "20_bus/embedded/files.html#read_whole",
+                "streamforge/bus/embedded/files.py",
+            ),
+            "streamforge.bus.embedded.files.replace_file": (
+                "20_bus/embedded/files.html#replace_file",
+                "streamforge/bus/embedded/files.py",
+            ),
+            "streamforge.bus.embedded.files.set_aside": (
+                "20_bus/embedded/files.html#set_aside",
+                "streamforge/bus/embedded/files.py",
+            ),
+            "streamforge.bus.embedded.files.topic_names": (
+                "20_bus/embedded/files.html#topic_names",
+                "streamforge/bus/embedded/files.py",
+            ),
+            "streamforge.bus.embedded.files.warn_once": (
+                "20_bus/embedded/files.html#warn_once",
+                "streamforge/bus/embedded/files.py",
+            ),
+        },
         "streamforge.bus.embedded.frames": {
             "streamforge.bus.embedded.frames.Frame": (
                 "20_bus/embedded/frames.html#frame",
@@ -708,8 +790,20 @@ d = {
                 "20_bus/embedded/frames.html#end_frame",
                 "streamforge/bus/embedded/frames.py",
             ),
+            "streamforge.bus.embedded.frames.find_frame": (
+                "20_bus/embedded/frames.html#find_frame",
+                "streamforge/bus/embedded/frames.py",
+            ),
+            "streamforge.bus.embedded.frames.frame_at": (
+                "20_bus/embedded/frames.html#frame_at",
+                "streamforge/bus/embedded/frames.py",
+            ),
             "streamforge.bus.embedded.frames.frames": (
                 "20_bus/embedded/frames.html#frames",
+                "streamforge/bus/embedded/frames.py",
+            ),
+            "streamforge.bus.embedded.frames.lost_frame": (
+                "20_bus/embedded/frames.html#lost_frame",
                 "streamforge/bus/embedded/frames.py",
             ),
         },
@@ -728,6 +822,10 @@ d = {
             ),
             "streamforge.bus.embedded.group.GroupFiles.heartbeat": (
                 "20_bus/embedded/group.html#groupfiles.heartbeat",
+                "streamforge/bus/embedded/group.py",
+            ),
+            "streamforge.bus.embedded.group.GroupFiles.lock": (
+                "20_bus/embedded/group.html#groupfiles.lock",
                 "streamforge/bus/embedded/group.py",
             ),
             "streamforge.bus.embedded.group.GroupFiles.save": (
@@ -752,6 +850,10 @@ d = {
             ),
             "streamforge.bus.embedded.group.GroupOffsets._read": (
                 "20_bus/embedded/group.html#groupoffsets._read",
+                "streamforge/bus/embedded/group.py",
+            ),
+            "streamforge.bus.embedded.group.GroupOffsets._write": (
+                "20_bus/embedded/group.html#groupoffsets._write",
                 "streamforge/bus/embedded/group.py",
             ),
             "streamforge.bus.embedded.group.GroupOffsets.commit": (
@@ -784,10 +886,6 @@ d = {
             ),
             "streamforge.bus.embedded.group._is_free": (
                 "20_bus/embedded/group.html#_is_free",
-                "streamforge/bus/embedded/group.py",
-            ),
-            "streamforge.bus.embedded.group._replace": (
-                "20_bus/embedded/group.html#_replace",
                 "streamforge/bus/embedded/group.py",
             ),
             "streamforge.bus.embedded.group.is_dead": (
@@ -868,6 +966,10 @@ d = {
                 "20_bus/embedded/log.html#logend.__init__",
                 "streamforge/bus/embedded/log.py",
             ),
+            "streamforge.bus.embedded.log.LogEnd._ends": (
+                "20_bus/embedded/log.html#logend._ends",
+                "streamforge/bus/embedded/log.py",
+            ),
             "streamforge.bus.embedded.log.LogEnd._next_segment": (
                 "20_bus/embedded/log.html#logend._next_segment",
                 "streamforge/bus/embedded/log.py",
@@ -904,8 +1006,32 @@ d = {
                 "20_bus/embedded/log.html#partitionlog._begin",
                 "streamforge/bus/embedded/log.py",
             ),
+            "streamforge.bus.embedded.log.PartitionLog._cut": (
+                "20_bus/embedded/log.html#partitionlog._cut",
+                "streamforge/bus/embedded/log.py",
+            ),
+            "streamforge.bus.embedded.log.PartitionLog._index": (
+                "20_bus/embedded/log.html#partitionlog._index",
+                "streamforge/bus/embedded/log.py",
+            ),
+            "streamforge.bus.embedded.log.PartitionLog._keep": (
+                "20_bus/embedded/log.html#partitionlog._keep",
+                "streamforge/bus/embedded/log.py",
+            ),
             "streamforge.bus.embedded.log.PartitionLog._open": (
                 "20_bus/embedded/log.html#partitionlog._open",
+                "streamforge/bus/embedded/log.py",
+            ),
+            "streamforge.bus.embedded.log.PartitionLog._pass_over": (
+                "20_bus/embedded/log.html#partitionlog._pass_over",
+                "streamforge/bus/embedded/log.py",
+            ),
+            "streamforge.bus.embedded.log.PartitionLog._report": (
+                "20_bus/embedded/log.html#partitionlog._report",
+                "streamforge/bus/embedded/log.py",
+            ),
+            "streamforge.bus.embedded.log.PartitionLog._settle": (
+                "20_bus/embedded/log.html#partitionlog._settle",
                 "streamforge/bus/embedded/log.py",
             ),
             "streamforge.bus.embedded.log.PartitionLog._spans_retention": (
@@ -916,6 +1042,14 @@ d = {
                 "20_bus/embedded/log.html#partitionlog.append",
                 "streamforge/bus/embedded/log.py",
             ),
+            "streamforge.bus.embedded.log.PartitionLog.close": (
+                "20_bus/embedded/log.html#partitionlog.close",
+                "streamforge/bus/embedded/log.py",
+            ),
+            "streamforge.bus.embedded.log.PartitionLog.files": (
+                "20_bus/embedded/log.html#partitionlog.files",
+                "streamforge/bus/embedded/log.py",
+            ),
             "streamforge.bus.embedded.log.PartitionLog.mend": (
                 "20_bus/embedded/log.html#partitionlog.mend",
                 "streamforge/bus/embedded/log.py",
@@ -924,48 +1058,8 @@ d = {
                 "20_bus/embedded/log.html#partitionlog.roll",
                 "streamforge/bus/embedded/log.py",
             ),
-            "streamforge.bus.embedded.log._append_index": (
-                "20_bus/embedded/log.html#_append_index",
-                "streamforge/bus/embedded/log.py",
-            ),
-            "streamforge.bus.embedded.log._records": (
-                "20_bus/embedded/log.html#_records",
-                "streamforge/bus/embedded/log.py",
-            ),
-            "streamforge.bus.embedded.log._rewrite": (
-                "20_bus/embedded/log.html#_rewrite",
-                "streamforge/bus/embedded/log.py",
-            ),
             "streamforge.bus.embedded.log._write": (
                 "20_bus/embedded/log.html#_write",
-                "streamforge/bus/embedded/log.py",
-            ),
-            "streamforge.bus.embedded.log.compact": (
-                "20_bus/embedded/log.html#compact",
-                "streamforge/bus/embedded/log.py",
-            ),
-            "streamforge.bus.embedded.log.expire": (
-                "20_bus/embedded/log.html#expire",
-                "streamforge/bus/embedded/log.py",
-            ),
-            "streamforge.bus.embedded.log.find_position": (
-                "20_bus/embedded/log.html#find_position",
-                "streamforge/bus/embedded/log.py",
-            ),
-            "streamforge.bus.embedded.log.index_entries": (
-                "20_bus/embedded/log.html#index_entries",
-                "streamforge/bus/embedded/log.py",
-            ),
-            "streamforge.bus.embedded.log.newest_of": (
-                "20_bus/embedded/log.html#newest_of",
-                "streamforge/bus/embedded/log.py",
-            ),
-            "streamforge.bus.embedded.log.segment_path": (
-                "20_bus/embedded/log.html#segment_path",
-                "streamforge/bus/embedded/log.py",
-            ),
-            "streamforge.bus.embedded.log.segments": (
-                "20_bus/embedded/log.html#segments",
                 "streamforge/bus/embedded/log.py",
             ),
         },
@@ -982,12 +1076,40 @@ d = {
                 "20_bus/embedded/reader.html#partitionreader._enter",
                 "streamforge/bus/embedded/reader.py",
             ),
+            "streamforge.bus.embedded.reader.PartitionReader._expires": (
+                "20_bus/embedded/reader.html#partitionreader._expires",
+                "streamforge/bus/embedded/reader.py",
+            ),
             "streamforge.bus.embedded.reader.PartitionReader._find": (
                 "20_bus/embedded/reader.html#partitionreader._find",
                 "streamforge/bus/embedded/reader.py",
             ),
+            "streamforge.bus.embedded.reader.PartitionReader._look_closer": (
+                "20_bus/embedded/reader.html#partitionreader._look_closer",
+                "streamforge/bus/embedded/reader.py",
+            ),
             "streamforge.bus.embedded.reader.PartitionReader._next_frame": (
                 "20_bus/embedded/reader.html#partitionreader._next_frame",
+                "streamforge/bus/embedded/reader.py",
+            ),
+            "streamforge.bus.embedded.reader.PartitionReader._open_again": (
+                "20_bus/embedded/reader.html#partitionreader._open_again",
+                "streamforge/bus/embedded/reader.py",
+            ),
+            "streamforge.bus.embedded.reader.PartitionReader._pass_damage": (
+                "20_bus/embedded/reader.html#partitionreader._pass_damage",
+                "streamforge/bus/embedded/reader.py",
+            ),
+            "streamforge.bus.embedded.reader.PartitionReader._pass_gap": (
+                "20_bus/embedded/reader.html#partitionreader._pass_gap",
+                "streamforge/bus/embedded/reader.py",
+            ),
+            "streamforge.bus.embedded.reader.PartitionReader._pass_lost": (
+                "20_bus/embedded/reader.html#partitionreader._pass_lost",
+                "streamforge/bus/embedded/reader.py",
+            ),
+            "streamforge.bus.embedded.reader.PartitionReader._spec": (
+                "20_bus/embedded/reader.html#partitionreader._spec",
                 "streamforge/bus/embedded/reader.py",
             ),
             "streamforge.bus.embedded.reader.PartitionReader.close": (
@@ -1010,10 +1132,6 @@ d = {
                 "20_bus/embedded/reader.html#segmentcursor.__init__",
                 "streamforge/bus/embedded/reader.py",
             ),
-            "streamforge.bus.embedded.reader.SegmentCursor._check_damage": (
-                "20_bus/embedded/reader.html#segmentcursor._check_damage",
-                "streamforge/bus/embedded/reader.py",
-            ),
             "streamforge.bus.embedded.reader.SegmentCursor._refill": (
                 "20_bus/embedded/reader.html#segmentcursor._refill",
                 "streamforge/bus/embedded/reader.py",
@@ -1030,12 +1148,96 @@ d = {
                 "20_bus/embedded/reader.html#segmentcursor.next_frame",
                 "streamforge/bus/embedded/reader.py",
             ),
+            "streamforge.bus.embedded.reader.SegmentCursor.rest": (
+                "20_bus/embedded/reader.html#segmentcursor.rest",
+                "streamforge/bus/embedded/reader.py",
+            ),
+            "streamforge.bus.embedded.reader.SegmentCursor.skip_damage": (
+                "20_bus/embedded/reader.html#segmentcursor.skip_damage",
+                "streamforge/bus/embedded/reader.py",
+            ),
+            "streamforge.bus.embedded.reader.batch_of": (
+                "20_bus/embedded/reader.html#batch_of",
+                "streamforge/bus/embedded/reader.py",
+            ),
+            "streamforge.bus.embedded.reader.offset_within": (
+                "20_bus/embedded/reader.html#offset_within",
+                "streamforge/bus/embedded/reader.py",
+            ),
+        },
+        "streamforge.bus.embedded.retention": {
+            "streamforge.bus.embedded.retention._rewrite": (
+                "20_bus/embedded/retention.html#_rewrite",
+                "streamforge/bus/embedded/retention.py",
+            ),
+            "streamforge.bus.embedded.retention.compact": (
+                "20_bus/embedded/retention.html#compact",
+                "streamforge/bus/embedded/retention.py",
+            ),
+            "streamforge.bus.embedded.retention.expire": (
+                "20_bus/embedded/retention.html#expire",
+                "streamforge/bus/embedded/retention.py",
+            ),
+            "streamforge.bus.embedded.retention.newest_of": (
+                "20_bus/embedded/retention.html#newest_of",
+                "streamforge/bus/embedded/retention.py",
+            ),
+            "streamforge.bus.embedded.retention.sound_records": (
+                "20_bus/embedded/retention.html#sound_records",
+                "streamforge/bus/embedded/retention.py",
+            ),
+        },
+        "streamforge.bus.embedded.segments": {
+            "streamforge.bus.embedded.segments.Damage": (
+                "20_bus/embedded/segments.html#damage",
+                "streamforge/bus/embedded/segments.py",
+            ),
+            "streamforge.bus.embedded.segments.Survey": (
+                "20_bus/embedded/segments.html#survey",
+                "streamforge/bus/embedded/segments.py",
+            ),
+            "streamforge.bus.embedded.segments.Survey.closed": (
+                "20_bus/embedded/segments.html#survey.closed",
+                "streamforge/bus/embedded/segments.py",
+            ),
+            "streamforge.bus.embedded.segments._first_segment": (
+                "20_bus/embedded/segments.html#_first_segment",
+                "streamforge/bus/embedded/segments.py",
+            ),
+            "streamforge.bus.embedded.segments.append_index": (
+                "20_bus/embedded/segments.html#append_index",
+                "streamforge/bus/embedded/segments.py",
+            ),
+            "streamforge.bus.embedded.segments.ensure_partition": (
+                "20_bus/embedded/segments.html#ensure_partition",
+                "streamforge/bus/embedded/segments.py",
+            ),
+            "streamforge.bus.embedded.segments.find_position": (
+                "20_bus/embedded/segments.html#find_position",
+                "streamforge/bus/embedded/segments.py",
+            ),
+            "streamforge.bus.embedded.segments.index_entries": (
+                "20_bus/embedded/segments.html#index_entries",
+                "streamforge/bus/embedded/segments.py",
+            ),
+            "streamforge.bus.embedded.segments.index_entry": (
+                "20_bus/embedded/segments.html#index_entry",
+                "streamforge/bus/embedded/segments.py",
+            ),
+            "streamforge.bus.embedded.segments.segment_path": (
+                "20_bus/embedded/segments.html#segment_path",
+                "streamforge/bus/embedded/segments.py",
+            ),
+            "streamforge.bus.embedded.segments.segments": (
+                "20_bus/embedded/segments.html#segments",
+                "streamforge/bus/embedded/segments.py",
+            ),
+            "streamforge.bus.embedded.segments.survey": (
+                "20_bus/embedded/segments.html#survey",
+                "streamforge/bus/embedded/segments.py",
+            ),
         },
         "streamforge.bus.embedded.topics": {
-            "streamforge.bus.embedded.topics.TopicInfo": (
-                "20_bus/embedded/topics.html#topicinfo",
-                "streamforge/bus/embedded/topics.py",
-            ),
             "streamforge.bus.embedded.topics.TopicWriter": (
                 "20_bus/embedded/topics.html#topicwriter",
                 "streamforge/bus/embedded/topics.py",
@@ -1056,12 +1258,20 @@ d = {
                 "20_bus/embedded/topics.html#topicwriter.expire",
                 "streamforge/bus/embedded/topics.py",
             ),
+            "streamforge.bus.embedded.topics.TopicWriter.force": (
+                "20_bus/embedded/topics.html#topicwriter.force",
+                "streamforge/bus/embedded/topics.py",
+            ),
             "streamforge.bus.embedded.topics.TopicWriter.gone": (
                 "20_bus/embedded/topics.html#topicwriter.gone",
                 "streamforge/bus/embedded/topics.py",
             ),
             "streamforge.bus.embedded.topics.TopicWriter.partition": (
                 "20_bus/embedded/topics.html#topicwriter.partition",
+                "streamforge/bus/embedded/topics.py",
+            ),
+            "streamforge.bus.embedded.topics._force": (
+                "20_bus/embedded/topics.html#_force",
                 "streamforge/bus/embedded/topics.py",
             ),
             "streamforge.bus.embedded.topics.create_folder": (
@@ -1074,10 +1284,6 @@ d = {
             ),
             "streamforge.bus.embedded.topics.frame_writes": (
                 "20_bus/embedded/topics.html#frame_writes",
-                "streamforge/bus/embedded/topics.py",
-            ),
-            "streamforge.bus.embedded.topics.read_topic_info": (
-                "20_bus/embedded/topics.html#read_topic_info",
                 "streamforge/bus/embedded/topics.py",
             ),
             "streamforge.bus.embedded.topics.sort_messages": (

@@ -83,7 +83,7 @@ def test_one_notebook_one_module():
 
 def test_what_ran_before_in_the_process_changes_no_output():
     structlog.configure(logger_factory=structlog.PrintLoggerFactory())  # as a test leaves it behind: lines to stdout
-    run = NotebookRun(ROOT / "nbs/20_bus/embedded/03_log.ipynb")
+    run = NotebookRun(ROOT / "nbs/20_bus/embedded/05_log.ipynb")
     section = next(number for number, (title, _) in enumerate(run.sections) if title == "Killed writers")
     try:
         run.upto(section)
