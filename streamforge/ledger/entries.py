@@ -81,8 +81,8 @@ class LedgerKey(msgspec.Struct, frozen=True, order=True):
 
 # %% ../../nbs/25_ledger/02_entries.ipynb #f990e7f0
 NotedState = Literal[
-    "asked", "loaded", "off_grid", "verified", "missing", "empty", "ended", "filled", "absent", "repeated"
-]  # empty, ended: missing as well, see `Entry.note`; absent: not found in the store
+    "asked", "loaded", "off_grid", "verified", "missing", "ended", "filled", "absent", "repeated"
+]  # ended: missing as well, see `Entry.note`; absent: not found in the store
 SETTLED_MS = 600_000  # an answer "nothing there" counts for what ended at least so long before it
 _HOUR = 3_600_000
 DUE_AFTER_MS = (_HOUR, 24 * _HOUR, 168 * _HOUR, 720 * _HOUR)  # after the first, second, third, every further denial
@@ -94,14 +94,14 @@ class NoData(msgspec.Struct, frozen=True):
     start: int
     end: int  # exclusive
     at: int  # time of the last answer, ms UTC
-    count: int = 1  # denials; 0: an empty answer that was not confirmed yet, -1: outside the market's life
+    count: int = 1  # denials; -1: outside the market's life; 0: of an earlier release, as good as 1
 
     @property
     def due(self) -> int:  # ms UTC
         "When to ask again."
         if self.count < 0:
             return 1 << 62
-        return self.at + (DUE_AFTER_MS[min(self.count, len(DUE_AFTER_MS)) - 1] if self.count else 0)
+        return self.at + DUE_AFTER_MS[min(max(self.count, 1), len(DUE_AFTER_MS)) - 1]
 
 
 # %% ../../nbs/25_ledger/02_entries.ipynb #fcf90aa2
@@ -142,12 +142,11 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
         self,
         state: NotedState,
         ranges: Ranges,  # ms or ids
-        at: int = 0,  # time of the exchange's answer, ms UTC; for `missing`, `empty` and `ended`
+        at: int = 0,  # time of the exchange's answer, ms UTC; for `missing` and `ended`
     ) -> "Entry":
         """Return the entry with one more fact: these ranges are in this state.
 
-        Three states say that the exchange has no data: `missing` between or beside other data, `empty` where it
-        answered with nothing at all, `ended` outside the life of the market.
+        Two states say that the exchange has no data: `missing` inside the life of the market, `ended` outside.
         """
         if state == "loaded":
             return msgspec.structs.replace(
@@ -157,7 +156,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
                 no_data=_without(self.no_data, ranges),
                 off_grid=self.off_grid - ranges,
             )
-        if state in ("missing", "empty", "ended"):
+        if state in ("missing", "ended"):
             return msgspec.structs.replace(
                 self,
                 no_data=_joined((*_without(self.no_data, ranges), *_denied(self.no_data, ranges, state, at))),
@@ -198,7 +197,7 @@ def _without(no_data: Sequence[NoData], ranges: Ranges) -> tuple[NoData, ...]:
 
 def _denied(no_data: Sequence[NoData], ranges: Ranges, state: NotedState, at: int) -> list[NoData]:
     "Count one more denial of these ranges."
-    first = {"missing": 1, "empty": 0, "ended": -1}[state]
+    first = -1 if state == "ended" else 1
     fresh, known = list[NoData](), Ranges()
     for gap in no_data:
         part = Ranges.of((gap.start, gap.end)) & ranges
@@ -346,7 +345,7 @@ class Notes:
         market: LedgerKey,
         state: NotedState,
         ranges: Ranges,  # ms or ids; empty: nothing is noted
-        at: int = 0,  # time of the exchange's answer, ms UTC; for `missing`, `empty` and `ended`
+        at: int = 0,  # time of the exchange's answer, ms UTC; for `missing` and `ended`
     ) -> None:
         "Keep a fact in memory until the next `write`."
         if not ranges:

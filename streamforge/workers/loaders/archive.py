@@ -37,7 +37,7 @@ from ...core.types import JsonObject
 from ...exchange.binance.pages import IdRange
 from ...exchange.base import check_archive
 from ...exchange.binance.archive import ARCHIVE_URL, Archive, BadFile
-from ...exchange.binance.archive_files import TradeTable, candle_records, trade_records
+from ...exchange.binance.archive_files import CLOSE_TIME, TradeTable, candle_records, trade_records
 from ...exchange.files import CandleTable
 from ...exchange.binance.models import DATA_API
 from ...exchange.binance.rest import BinanceRest
@@ -124,9 +124,9 @@ async def merge_sources(
     position, end = span
     done = position - 1  # the last open time or id that was yielded
     async for table in tables:
-        at, last_ms = (
-            (table.open_time, table.ends) if isinstance(table, CandleTable) else (table.trade_id, table.trade_id)
-        )
+        at = last_ms = table.open_time if isinstance(table, CandleTable) else table.trade_id
+        if isinstance(table, CandleTable):
+            last_ms = table.extra.get(CLOSE_TIME, table.ends)
         begin, first, last = (int(n) for n in np.searchsorted(at, (span[0], done + 1, end)))
         if begin < first:
             repeated(at[begin:first])
@@ -140,9 +140,7 @@ async def merge_sources(
                 yield cast(list[_Row], _records(table, k, min(k + _MADE_AT_ONCE, high))), True
             if low < high:
                 done = int(at[high - 1])
-                position = min(
-                    max(int(last_ms[high - 1]), done) + 1, done + step
-                )  # one that was cut short ends earlier
+                position = min(max(int(last_ms[high - 1]), done) + 1, done + step)  # a short one ends earlier
     if position < end:
         async for page in ask(position, end):
             yield page, False

@@ -30,7 +30,7 @@ from ...exchange.binance.archive import Archive
 from ...exchange.base import history_of, open_exchange
 from ...exchange.binance.adapter import configured_url
 from ...exchange.binance.rest import BinanceRest
-from ...ledger.entries import SETTLED_MS, LedgerKey, NotedState, read_entry
+from ...ledger.entries import SETTLED_MS, LedgerKey, read_entry
 from ...ledger.ranges import Ranges, steps_of
 from ...ledger.verify import chunks_of, closed_candles, inspect
 from ...messages.records import Candle
@@ -186,7 +186,6 @@ class MarketStream:
         self.records = 0  # that were yielded
         self.denied, self.filled = Ranges(), plan.flat
         self.open = Ranges()  # requested, but not closed yet
-        self.received = 0  # candles that archive and exchange sent
         self.off_grid: list[int] = []  # open times among them, ms
         self.first: int | None = None  # open time of the market's first candle, ms; None: not asked, or not known
         self.now = 0  # the exchange's time of its last answer, ms
@@ -232,7 +231,7 @@ class MarketStream:
         try:
             async with aclosing(aiter(klines)) as answers:
                 async for page in answers:
-                    self.now, self.received = klines.now, self.received + len(page)
+                    self.now = klines.now
                     await self._take_gaps(klines.gaps)
                     self.off_grid += [candle.open_time for candle in page if (candle.open_time - origin) % step]
                     if self.fill:
@@ -274,9 +273,7 @@ class MarketStream:
         status = self.rest.statuses.get(market.symbol, "")
         early = Ranges.of((0, self._slot(self.first) if self.first else 0)) if status == "TRADING" else ranges
         early = Ranges() if self.access and not self.access.known else early  # it may be known again
-        sure = self.received or (self.access and self.access.refusal)
-        state: NotedState = "missing" if sure else "empty"
-        return [Fact(market, "ended", ranges & early, now), Fact(market, state, ranges - early, now)]
+        return [Fact(market, "ended", ranges & early, now), Fact(market, "missing", ranges - early, now)]
 
     def _settled(self, span: Ranges) -> Ranges:
         "Select the gaps of a range that are old enough for the exchange to know all candles before them."

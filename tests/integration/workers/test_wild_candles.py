@@ -240,18 +240,24 @@ async def test_indicators_over_candles_off_the_grid_are_those_of_their_history(l
 
 
 async def test_an_exchange_that_has_nothing_for_a_while_loses_nothing(lab):
-    "It answers every question with an empty page; what it denied is due at once, and in the end all is there."
+    "It answers every question with an empty page; what it denied is due after an hour, and in the end all is there."
     wild = WildExchange({"LATEUSDT": hours(*full(to_ms("2024-03-01"), to_ms("2024-03-05")))})
     async with wild.serve() as urls:
         wild.silent = True
         env = {"TYPE": "api_candles_1h", "SYMBOL": "LATEUSDT", "TIME_RANGE": "2024-03-01:2024-03-05", **urls}
         assert await lab.run("loader-producer", **env, SOURCE="rest") == 0
         entry = await entry_of(lab, "LATEUSDT")
-        assert entry.missing.size == 96 * HOUR == entry.due(entry.no_data[0].at).size
+        denied_at = entry.no_data[0].at
+        assert entry.missing.size == 96 * HOUR == entry.due(denied_at + HOUR).size
+        assert not entry.due(denied_at + HOUR - 1)
         assert (await data(lab, "verify", **urls))[0] == 0
         code, out = await data(lab, "status", **urls)
-        assert code == 0 and (out[0]["denied"], out[0]["due"]) == (96, out[0]["denied_at"])
+        assert code == 0 and (out[0]["denied"], out[0]["due"]) == (96, out[0]["denied_at"] + HOUR)
         wild.silent = False
+        assert await data(lab, "repair", **urls) == (0, [])
+        key = LedgerKey("candles_1h", "LATEUSDT", "candles", "1h")
+        async with open_store(lab.places.store_url) as store:
+            await update_entry(store, key, lambda entry: _earlier(entry, HOUR))
         code, repaired = await data(lab, "repair", **urls)
         assert code == 0 and [row["stored"] for row in repaired] == [96]
         assert await data(lab, "repair", **urls) == (0, [])
@@ -343,6 +349,23 @@ async def test_minutes_around_several_stops_are_loaded_verified_repaired_and_fil
     after = await stored(lab, "DECUSDT", "candles_1m")
     assert [row["open_time"] for row in after if row["filled"]] == stopped
     assert [row for row in after if not row["filled"]] == before
+
+
+async def test_minutes_that_the_files_lack_around_several_stops_come_by_rest(lab):
+    "Among them the second candle of a minute, after one that was cut short, and the short one at a return to the grid."
+    rows = minutes_of_december()
+    lacked = {DECEMBER + ms for ms in (300 * MINUTE + 41_000, 191 * MINUTE + 17_345, 340 * MINUTE + 41_000)}
+    env = {"TYPE": "api_candles_1m", "SYMBOL": "DECUSDT", "TIME_RANGE": "2017-12-18:2017-12-19", "SOURCE": "archive"}
+    wild = WildExchange({"DECUSDT": rows}, "1m")
+    wild.archived = {"DECUSDT": [row for row in rows if row[0] not in lacked]}
+    async with wild.serve() as urls:
+        assert await lab.run("loader-producer", **env, **urls) == 0
+    records = [msgspec.json.decode(record.value) for record in await lab.records(lab.data)]
+    assert [(row["open_time"], row["close_time"]) for row in records] == [(row[0], row[6]) for row in rows]
+    async with open_store(lab.places.store_url) as store:
+        entry = await read_entry(store, LedgerKey("candles_1m", "DECUSDT", "candles", "1m"))
+    holes = ((101, 131), (350, 360), (420, 1_440))
+    assert entry.missing == Ranges.of(*((DECEMBER + a * MINUTE, DECEMBER + b * MINUTE) for a, b in holes))
 
 
 async def test_a_repair_from_files_that_do_not_exist_takes_rest(lab):
