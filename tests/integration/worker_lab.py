@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -41,6 +42,12 @@ async def data_command(home: Path, *arguments: str, **env: str) -> tuple[int, st
     )
     out, _ = await asyncio.wait_for(process.communicate(), 120)
     return process.returncode or 0, out.decode()
+
+
+async def data_rows(home: Path, *arguments: str, **env: str) -> tuple[int, list[dict[str, Any]]]:
+    "`streamforge data ... --json` in a process: exit code and the rows that it prints."
+    code, out = await data_command(home, *arguments, "--json", **env)
+    return code, msgspec.json.decode(out)
 
 
 class WorkerLab:

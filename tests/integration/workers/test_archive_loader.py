@@ -2,15 +2,13 @@
 end to end."""
 
 import asyncio
-import os
 import signal
 import sqlite3
-import sys
 from contextlib import asynccontextmanager
 
-import msgspec
 import pytest
 from other_archive import OtherArchive, damaged, rows_at, zipped
+from worker_lab import data_rows
 
 from streamforge.core.samples import SAMPLES, candles
 from streamforge.core.times import TimeRange, find_gaps
@@ -44,24 +42,6 @@ def asked(sim, ending: str) -> int:
 
 async def values(lab, queue="wf-1") -> list[bytes]:
     return [record.value for record in await lab.records(f"{queue}-data")]
-
-
-async def data(lab, *arguments, **env):
-    "`streamforge data ...`: exit code and what it prints."
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "streamforge.cli.main",
-        "data",
-        *arguments,
-        "--home",
-        str(lab.home),
-        "--json",
-        env=os.environ | env,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    out, _ = await asyncio.wait_for(process.communicate(), 120)
-    return process.returncode, msgspec.json.decode(out)
 
 
 @pytest.mark.slow
@@ -156,20 +136,20 @@ async def test_trades_from_files_and_rest_are_stored_complete_and_repaired(lab):
         )
         await _stored(lab, trades)
 
-        code, verified = await data(lab, "verify")
+        code, verified = await data_rows(lab.home, "verify")
         assert code == 0 and [(row["rows"], row["wanted"], row["missing"]) for row in verified] == [(len(ids), 0, 240)]
         lost = [(ids[0], ids[0] + 3), (ids[6_000], ids[6_000] + 50)]
         with sqlite3.connect(lab.places.store_url.removeprefix("sqlite:///")) as db:
             for first, last in lost:
                 db.execute("DELETE FROM trades WHERE trade_id >= ? AND trade_id < ?", (first, last))
-        code, verified = await data(lab, "verify")
+        code, verified = await data_rows(lab.home, "verify")
         assert code == 65 and verified[0]["holes"] == [list(gap) for gap in lost]
         sim.log.clear()
-        code, repaired = await data(lab, "repair", **urls)
+        code, repaired = await data_rows(lab.home, "repair", **urls)
         assert code == 0 and [(row["lacked"], row["stored"], row["still"]) for row in repaired] == [(53, 53, 0)]
         assert 0 < asked(sim, "aggTrades") <= 20 and not asked(sim, ".zip"), list(sim.log)
         await _stored(lab, trades)
-        code, entries = await data(lab, "status")
+        code, entries = await data_rows(lab.home, "status")
         assert code == 0 and [
             (entry["verified"], entry["missing"]) for entry in entries if entry["kind"] == "trade_ids"
         ] == [(len(ids), 240)]
@@ -232,11 +212,11 @@ async def test_lost_trades_of_a_market_that_has_left_the_exchange_hold_up_no_rep
     ids = [decode(Trade, value).trade_id for value in await values(lab)]
     with sqlite3.connect(lab.places.store_url.removeprefix("sqlite:///")) as db:
         db.execute("DELETE FROM trades WHERE trade_id BETWEEN ? AND ?", (ids[50], ids[52]))
-    assert (await data(lab, "verify"))[0] == 65
+    assert (await data_rows(lab.home, "verify"))[0] == 65
     async with serve_app(Simulator({"ETHUSDT": tables["ETHUSDT"]})) as url:
-        code, repaired = await data(lab, "repair", BINANCE_API_URL=url)
+        code, repaired = await data_rows(lab.home, "repair", BINANCE_API_URL=url)
     assert code == 0 and [(row["lacked"], row["missing"], row["still"]) for row in repaired] == [(3, 3, 0)]
-    code, verified = await data(lab, "verify")
+    code, verified = await data_rows(lab.home, "verify")
     assert code == 0 and [(row["rows"], row["missing"]) for row in verified] == [(len(ids) - 3, 3)]
 
 

@@ -2,7 +2,6 @@
 what lacks."""
 
 import asyncio
-import os
 import signal
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ from uuid import uuid4
 
 import msgspec
 import pytest
-from worker_lab import until
+from worker_lab import data_command, until
 
 from streamforge.cli.services import open_lab
 from streamforge.client.client import Client
@@ -59,23 +58,6 @@ async def load_and_store(lab, url, **more):
     assert await asyncio.wait_for(connector.wait(), 120) == 0
 
 
-async def data(lab, *arguments, **env):
-    "`streamforge data ...`: exit code and what it prints."
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "streamforge.cli.main",
-        "data",
-        *arguments,
-        "--home",
-        str(lab.home),
-        env=os.environ | env,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    out, _ = await asyncio.wait_for(process.communicate(), 120)
-    return process.returncode, out.decode()
-
-
 @pytest.mark.slow
 async def test_a_second_run_asks_for_nothing_and_a_repair_for_exactly_what_lacks(lab):
     "The same records, byte for byte, without a request; then rows are lost, and only they are asked for."
@@ -105,33 +87,37 @@ async def test_a_second_run_asks_for_nothing_and_a_repair_for_exactly_what_lacks
             == (holes.size + holes_of_file("ETHUSDT").size) // HOUR
         )
 
-        code, out = await data(lab, "verify", "--json")
+        code, out = await data_command(lab.home, "verify", "--json")
         assert code == 0 and all(
             record["wanted"] == 0 and record["impossible"] == [] for record in msgspec.json.decode(out)
         )
         lost = await _lose_rows(lab)
-        code, out = await data(lab, "verify", "--json")
+        code, out = await data_command(lab.home, "verify", "--json")
         assert code == 65 and {record["symbol"]: record["holes"] for record in msgspec.json.decode(out)} == {
             "BTCUSDT": [list(gap) for gap in lost],
             "ETHUSDT": [],
         }
 
         exchange.log.clear()
-        code, out = await data(lab, "repair", "--json", BINANCE_API_URL=url)
+        code, out = await data_command(lab.home, "repair", "--json", BINANCE_API_URL=url)
         assert code == 0 and [
             (record["lacked"], record["stored"], record["still"]) for record in msgspec.json.decode(out)
         ] == [(4, 4, 0)]
         assert sorted(asked(exchange)) == [("BTCUSDT", *gap) for gap in lost]
 
         exchange.log.clear()
-        code, out = await data(lab, "repair", BINANCE_API_URL=url)
+        code, out = await data_command(lab.home, "repair", BINANCE_API_URL=url)
         assert code == 0 and "nothing to repair" in out and not exchange.log
-        code, out = await data(lab, "repair", "--again", "--symbol", "BTCUSDT", "--json", BINANCE_API_URL=url)
+        code, out = await data_command(
+            lab.home, "repair", "--again", "--symbol", "BTCUSDT", "--json", BINANCE_API_URL=url
+        )
         assert code == 0 and set(asked(exchange)) == {("BTCUSDT", *hole) for hole in holes}, (
             "again asks for what was denied, and for nothing else"
         )
         exchange.log.clear()
-        code, out = await data(lab, "repair", "--fill", "--symbol", "BTCUSDT", "--json", BINANCE_API_URL=url)
+        code, out = await data_command(
+            lab.home, "repair", "--fill", "--symbol", "BTCUSDT", "--json", BINANCE_API_URL=url
+        )
         assert code == 0 and not exchange.log and msgspec.json.decode(out)[0]["filled"] == holes.size // HOUR
     async with open_store(lab.places.store_url) as store:
         rows = {
@@ -146,7 +132,7 @@ async def test_a_second_run_asks_for_nothing_and_a_repair_for_exactly_what_lacks
                 and rows[moment]["close"] == rows[moment]["open"] == rows[start - HOUR]["close"]
                 and rows[moment]["filled"]
             )
-    code, out = await data(lab, "status", "--json")
+    code, out = await data_command(lab.home, "status", "--json")
     assert (
         code == 0
         and {record["symbol"]: record["filled"] for record in msgspec.json.decode(out)}["BTCUSDT"] == holes.size // HOUR
@@ -192,7 +178,7 @@ async def test_a_running_manager_repairs_on_request(lab):
         _delete(lab, Ranges.of((lost, lost + HOUR)))
         assert await platform.store.count("candles_1h") == 47
         exchange.log.clear()
-        code, out = await data(lab, "repair", "--url", platform.url)
+        code, out = await data_command(lab.home, "repair", "--url", platform.url)
         assert code == 0 and f"repaired by a workflow of {platform.url}" in out and "…" not in out
         assert asked(exchange) == [("BTCUSDT", lost, lost + HOUR)]
         flows = [flow for flow in await client.list() if flow["queue_id"].startswith("wf-repair")]
@@ -210,8 +196,8 @@ async def test_a_killed_loader_leaves_the_same_topic_and_the_same_ledger(lab, po
     async with serve_app(exchange) as url:
         assert await lab.run("loader-producer", FAILPOINT=point, BINANCE_API_URL=url, **LOAD) == -signal.SIGKILL
         await load_and_store(lab, url)
-        code, out = await data(
-            lab, "repair", "--json", BINANCE_API_URL=url
+        code, out = await data_command(
+            lab.home, "repair", "--json", BINANCE_API_URL=url
         )  # what was denied just before the kill may not have been noted
         assert code == 0 and all(record["lacked"] == record["missing"] for record in msgspec.json.decode(out))
     rows = [decode(Candle, record.value) for record in await lab.records("wf-1-data")]
@@ -224,7 +210,7 @@ async def test_a_killed_loader_leaves_the_same_topic_and_the_same_ledger(lab, po
             and entry.asked == WHOLE
             and entry.settled == holes_of_file()
         )
-    assert (await data(lab, "verify", "--range", SPAN))[0] == 0
+    assert (await data_command(lab.home, "verify", "--range", SPAN))[0] == 0
 
 
 @pytest.mark.parametrize("server", ["sqlite", "postgresql"])
