@@ -178,11 +178,9 @@ class SimulatedBook:
         for k in sorted(touched):
             was = (k > before, self.quantity(k, tick - 1) if before - reach < k <= before + reach else "")
             new = (k > now, self.quantity(k, tick) if now - reach < k <= now + reach else "")
-            if was == new:
-                continue
             if was[1] and (was[0] != new[0] or not new[1]):
                 sides[was[0]][k] = _GONE
-            if new[1]:
+            if new[1] and was != new:
                 sides[new[0]][k] = new[1]
         return sides
 
