@@ -143,16 +143,13 @@ async def _records_between(
 ) -> AsyncGenerator[Record, None]:
     "Yield the records between two positions of a topic."
     left = {partition for partition in end if start[partition] < end[partition]}
-    if not left:
-        return
     async with aclosing(bus.tail(topic, start)) as batches:
-        async for batch in batches:
+        while left:
+            batch = await anext(batches)
             for record in batch.records:
                 if record.offset < end[record.partition]:
                     yield record
             left -= {partition for (_, partition), offset in batch.end_offsets.items() if offset >= end[partition]}
-            if not left:
-                return
 
 
 # %% ../../../nbs/60_workers/loaders/02_live.ipynb #4f97bf29
