@@ -565,6 +565,84 @@ d = {
                 "streamforge/bus/embedded/bus.py",
             ),
         },
+        "streamforge.bus.embedded.check": {
+            "streamforge.bus.embedded.check.BusReport": (
+                "20_bus/embedded/check.html#busreport",
+                "streamforge/bus/embedded/check.py",
+            ),
+            "streamforge.bus.embedded.check.BusReport.damaged": (
+                "20_bus/embedded/check.html#busreport.damaged",
+                "streamforge/bus/embedded/check.py",
+            ),
+            "streamforge.bus.embedded.check.BusReport.lost": (
+                "20_bus/embedded/check.html#busreport.lost",
+                "streamforge/bus/embedded/check.py",
+            ),
+            "streamforge.bus.embedded.check.Finding": (
+                "20_bus/embedded/check.html#finding",
+                "streamforge/bus/embedded/check.py",
+            ),
+            "streamforge.bus.embedded.check._beyond": (
+                "20_bus/embedded/check.html#_beyond",
+                "streamforge/bus/embedded/check.py",
+            ),
+            "streamforge.bus.embedded.check._committed": (
+                "20_bus/embedded/check.html#_committed",
+                "streamforge/bus/embedded/check.py",
+            ),
+            "streamforge.bus.embedded.check._end_findings": (
+                "20_bus/embedded/check.html#_end_findings",
+                "streamforge/bus/embedded/check.py",
+            ),
+            "streamforge.bus.embedded.check._group_findings": (
+                "20_bus/embedded/check.html#_group_findings",
+                "streamforge/bus/embedded/check.py",
+            ),
+            "streamforge.bus.embedded.check._index_findings": (
+                "20_bus/embedded/check.html#_index_findings",
+                "streamforge/bus/embedded/check.py",
+            ),
+            "streamforge.bus.embedded.check._rename_exchanged": (
+                "20_bus/embedded/check.html#_rename_exchanged",
+                "streamforge/bus/embedded/check.py",
+            ),
+            "streamforge.bus.embedded.check._repair_group": (
+                "20_bus/embedded/check.html#_repair_group",
+                "streamforge/bus/embedded/check.py",
+            ),
+            "streamforge.bus.embedded.check._repair_partition": (
+                "20_bus/embedded/check.html#_repair_partition",
+                "streamforge/bus/embedded/check.py",
+            ),
+            "streamforge.bus.embedded.check._topic_findings": (
+                "20_bus/embedded/check.html#_topic_findings",
+                "streamforge/bus/embedded/check.py",
+            ),
+            "streamforge.bus.embedded.check._write_index": (
+                "20_bus/embedded/check.html#_write_index",
+                "streamforge/bus/embedded/check.py",
+            ),
+            "streamforge.bus.embedded.check._write_segment": (
+                "20_bus/embedded/check.html#_write_segment",
+                "streamforge/bus/embedded/check.py",
+            ),
+            "streamforge.bus.embedded.check.check_bus": (
+                "20_bus/embedded/check.html#check_bus",
+                "streamforge/bus/embedded/check.py",
+            ),
+            "streamforge.bus.embedded.check.partition_findings": (
+                "20_bus/embedded/check.html#partition_findings",
+                "streamforge/bus/embedded/check.py",
+            ),
+            "streamforge.bus.embedded.check.repair_bus": (
+                "20_bus/embedded/check.html#repair_bus",
+                "streamforge/bus/embedded/check.py",
+            ),
+            "streamforge.bus.embedded.check.segment_findings": (
+                "20_bus/embedded/check.html#segment_findings",
+                "streamforge/bus/embedded/check.py",
+            ),
+        },
         "streamforge.bus.embedded.consumer": {
             "streamforge.bus.embedded.consumer.Assignment": (
                 "20_bus/embedded/consumer.html#assignment",
@@ -1222,6 +1300,10 @@ d = {
             ),
             "streamforge.bus.embedded.segments.index_entry": (
                 "20_bus/embedded/segments.html#index_entry",
+                "streamforge/bus/embedded/segments.py",
+            ),
+            "streamforge.bus.embedded.segments.segment_files": (
+                "20_bus/embedded/segments.html#segment_files",
                 "streamforge/bus/embedded/segments.py",
             ),
             "streamforge.bus.embedded.segments.segment_path": (
@@ -1989,6 +2071,28 @@ d = {
             "streamforge.cli.backtest.run_backtest": (
                 "80_cli/backtest.html#run_backtest",
                 "streamforge/cli/backtest.py",
+            ),
+        },
+        "streamforge.cli.bus.commands": {
+            "streamforge.cli.bus.commands._print": (
+                "80_cli/bus/commands.html#_print",
+                "streamforge/cli/bus/commands.py",
+            ),
+            "streamforge.cli.bus.commands.bus_folder": (
+                "80_cli/bus/commands.html#bus_folder",
+                "streamforge/cli/bus/commands.py",
+            ),
+            "streamforge.cli.bus.commands.check_files": (
+                "80_cli/bus/commands.html#check_files",
+                "streamforge/cli/bus/commands.py",
+            ),
+            "streamforge.cli.bus.commands.finding_cells": (
+                "80_cli/bus/commands.html#finding_cells",
+                "streamforge/cli/bus/commands.py",
+            ),
+            "streamforge.cli.bus.commands.repair_files": (
+                "80_cli/bus/commands.html#repair_files",
+                "streamforge/cli/bus/commands.py",
             ),
         },
         "streamforge.cli.data.commands": {

@@ -31,6 +31,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from .. import __version__
+from .bus.commands import bus_app
 from .data.transfer import data_app
 from .debug.commands import debug_app, dummy_service
 from .dlq import dlq_app
@@ -61,6 +62,7 @@ app = typer.Typer(
 backtest_app = typer.Typer(help="Out-of-sample backtests, fold by fold.", no_args_is_help=True)
 app.add_typer(backtest_app, name="backtest")
 app.add_typer(data_app, name="data")
+app.add_typer(bus_app, name="bus")
 app.add_typer(dlq_app, name="dlq")
 app.add_typer(debug_app, name="debug")
 app.command(name="dummy-service", context_settings=_WORDS, add_help_option=False)(dummy_service)

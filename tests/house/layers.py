@@ -36,7 +36,7 @@ LAYERS = [
     ["client"],
     ["lab"],
     ["cli"],
-    ["cli.demo", "cli.data", "cli.debug"],
+    ["cli.demo", "cli.data", "cli.debug", "cli.bus"],
     ["cli.backtest", "cli.dlq"],
     ["cli.main"],
 ]

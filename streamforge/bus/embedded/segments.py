@@ -10,6 +10,7 @@ __all__ = [
     "TIME_BITS",
     "segment_path",
     "segments",
+    "segment_files",
     "ensure_partition",
     "index_entries",
     "index_entry",
@@ -51,7 +52,14 @@ def segment_path(folder: Path, base: int) -> Path:
 def segments(
     folder: Path,  # of a partition
 ) -> list[int]:  # first offsets, ascending
-    "The segments that are kept; raises `UnknownTopic` if the folder is gone."
+    "The segments that are kept, at least one; raises `UnknownTopic` if the folder is gone."
+    return segment_files(folder) or [_first_segment(folder)]
+
+
+def segment_files(
+    folder: Path,  # of a partition
+) -> list[int]:  # first offsets, ascending
+    "The segments that have a file; warns once of other files. Raises `UnknownTopic` if the folder is gone."
     bases = list[int]()
     try:
         for entry in os.scandir(folder):
@@ -61,7 +69,7 @@ def segments(
                 warn_once(folder / entry.name, "stray file among the segments")
     except FileNotFoundError:
         raise UnknownTopic(f"expected a topic at '{folder.parent}', found none", "it was deleted") from None
-    return sorted(bases) or [_first_segment(folder)]
+    return sorted(bases)
 
 
 def _first_segment(folder: Path) -> int:  # its first offset
