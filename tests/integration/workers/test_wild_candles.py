@@ -2,15 +2,13 @@
 repaired, filled in and enriched. The hours around the stops follow those of Binance in January and February 2018."""
 
 import asyncio
-import os
 import sqlite3
-import sys
 
 import msgspec
 import numpy as np
 import pytest
 from wild_exchange import WildExchange, kline, kline_event
-from worker_lab import until
+from worker_lab import data_rows, until
 
 from streamforge.core.times import to_ms
 from streamforge.features.enricher import CANDLE_COLUMNS, Enricher
@@ -42,17 +40,6 @@ OFF_GRID = hours(
 )
 CUT = hours(*full(to_ms("2018-02-01"), STOP), (STOP, STOP + 14_838), *full(STOP + 2 * HOUR, to_ms("2018-02-14")))
 STOPPED = Ranges.of((STOP + HOUR, RESTART - 1_694_789))  # 32 whole hours
-
-
-async def data(lab, *arguments, **env):
-    "`streamforge data ...`: exit code and rows."
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "streamforge.cli.main", "data", *arguments, "--home", str(lab.home), "--json"),
-        env=os.environ | env,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    out, _ = await asyncio.wait_for(process.communicate(), 120)
-    return process.returncode, msgspec.json.decode(out)
 
 
 async def load(lab, urls, **more):
@@ -93,17 +80,17 @@ async def test_candles_around_a_stop_are_what_the_exchange_has(lab):
         entry = await entry_of(lab, "OFFUSDT")
         assert entry.missing == STOPPED == entry.settled and entry.loaded == entry.verified
         assert entry.asked - STOPPED == entry.verified and entry.off_grid.size == 43
-        code, found = await data(lab, "verify", **urls)
+        code, found = await data_rows(lab.home, "verify", **urls)
         counts = {row["symbol"]: row for row in found}
         assert code == 0, found
         assert (len(counts["OFFUSDT"]["off_grid"]), len(counts["OFFUSDT"]["short"])) == (43, 2)
         assert (counts["OFFUSDT"]["missing"], counts["CUTUSDT"]["missing"]) == (32, 1)
         assert len(counts["CUTUSDT"]["short"]) == 1 and not counts["CUTUSDT"]["impossible"]
-        assert (await data(lab, "repair", **urls))[0] == 0
-        code, repaired = await data(lab, "repair", "--fill", **urls)
+        assert (await data_rows(lab.home, "repair", **urls))[0] == 0
+        code, repaired = await data_rows(lab.home, "repair", "--fill", **urls)
         assert code == 0 and {row["symbol"]: row["filled"] for row in repaired} == {"OFFUSDT": 32, "CUTUSDT": 1}
-        assert await data(lab, "repair", "--fill", **urls) == (0, [])
-        assert (await data(lab, "verify", **urls))[0] == 0
+        assert await data_rows(lab.home, "repair", "--fill", **urls) == (0, [])
+        assert (await data_rows(lab.home, "verify", **urls))[0] == 0
     rows, enriched = await stored(lab, "OFFUSDT"), await stored(lab, "OFFUSDT", "candles_1h_enriched")
     assert sorted(row["open_time"] for row in rows if row["filled"]) == list(range(*STOPPED.parts[0], HOUR))
     assert [(row["open_time"], row["filled"]) for row in enriched] == [
@@ -135,10 +122,10 @@ async def test_a_lost_candle_between_two_neighbours_is_found_and_repaired(lab):
         before = await stored(lab, "OFFUSDT")
         lost = RESTART + 20 * HOUR
         await asyncio.to_thread(_delete, lab.places.store_url, lost)
-        code, found = await data(lab, "verify", **urls)
+        code, found = await data_rows(lab.home, "verify", **urls)
         assert code == 65 and sum(row["wanted"] for row in found) == 1
-        assert (await data(lab, "repair", **urls))[0] == 0
-        assert (await data(lab, "verify", **urls))[0] == 0
+        assert (await data_rows(lab.home, "repair", **urls))[0] == 0
+        assert (await data_rows(lab.home, "verify", **urls))[0] == 0
     assert await stored(lab, "OFFUSDT") == before
 
 
@@ -157,15 +144,15 @@ async def test_a_candle_that_the_exchange_lacks_between_two_off_the_grid_is_deni
     async with wild.serve() as urls:
         await load(lab, urls, SOURCE="rest" if source == "rest" else "archive")
         assert (await entry_of(lab, "OFFUSDT")).missing == HOLES
-        code, found = await data(lab, "verify", **urls)
+        code, found = await data_rows(lab.home, "verify", **urls)
         counts = {row["symbol"]: (row["rows"], row["good"], row["missing"], row["wanted"]) for row in found}
         assert code == 0 and counts["OFFUSDT"] == (75, 75, 33, 0), "108 hours, one row for each slot that has one"
-        code, repaired = await data(lab, "repair", "--fill", "--symbol", "OFFUSDT", **urls)
+        code, repaired = await data_rows(lab.home, "repair", "--fill", "--symbol", "OFFUSDT", **urls)
         assert code == 0 and repaired[0]["filled"] == 32
-        assert await data(lab, "repair", "--fill", "--symbol", "OFFUSDT", **urls) == (0, [])
+        assert await data_rows(lab.home, "repair", "--fill", "--symbol", "OFFUSDT", **urls) == (0, [])
         wild.rows["OFFUSDT"] = OFF_GRID
         wild.delisted.clear()
-        code, repaired = await data(lab, "repair", "--again", "--symbol", "OFFUSDT", **urls)
+        code, repaired = await data_rows(lab.home, "repair", "--again", "--symbol", "OFFUSDT", **urls)
         assert code == 0 and [(row["stored"], row["still"]) for row in repaired] == [(1, 0)]
     rows = [(row["open_time"], row["close_time"]) for row in await stored(lab, "OFFUSDT") if not row["filled"]]
     assert rows == inside(OFF_GRID)
@@ -197,16 +184,16 @@ async def test_a_file_that_lacks_a_candle_between_two_off_the_grid_says_so(lab, 
     wild = WildExchange({"OWNUSDT": whole})
     wild.files = False
     async with wild.serve() as urls:
-        assert (await data(lab, "import", str(file), "--exchange", exchange))[0] == 0
-        code, found = await data(lab, "verify", **urls)
+        assert (await data_rows(lab.home, "import", str(file), "--exchange", exchange))[0] == 0
+        code, found = await data_rows(lab.home, "verify", **urls)
         assert (found[0]["rows"], found[0]["good"], found[0]["missing"] + found[0]["wanted"]) == (28, 28, 2)
         assert (code, found[0]["wanted"]) == ((0, 0) if exchange == "import" else (65, 2))
-        code, repaired = await data(lab, "repair", **urls)
+        code, repaired = await data_rows(lab.home, "repair", **urls)
         figures = [(row["stored"], row["missing"], row["still"]) for row in repaired]
         assert code == 0 and figures == ([] if exchange == "import" else [(1, 1, 0)])
-        assert (await data(lab, "verify", **urls))[0] == 0
-        assert await data(lab, "repair", **urls) == (0, [])
-        code, listed = await data(lab, "list", **urls)
+        assert (await data_rows(lab.home, "verify", **urls))[0] == 0
+        assert await data_rows(lab.home, "repair", **urls) == (0, [])
+        code, listed = await data_rows(lab.home, "list", **urls)
         assert code == 0 and listed[0]["rows"] == (28 if exchange == "import" else 29)
 
 
@@ -250,17 +237,17 @@ async def test_an_exchange_that_has_nothing_for_a_while_loses_nothing(lab):
         denied_at = entry.no_data[0].at
         assert entry.missing.size == 96 * HOUR == entry.due(denied_at + HOUR).size
         assert not entry.due(denied_at + HOUR - 1)
-        assert (await data(lab, "verify", **urls))[0] == 0
-        code, out = await data(lab, "status", **urls)
+        assert (await data_rows(lab.home, "verify", **urls))[0] == 0
+        code, out = await data_rows(lab.home, "status", **urls)
         assert code == 0 and (out[0]["denied"], out[0]["due"]) == (96, out[0]["denied_at"] + HOUR)
         wild.silent = False
-        assert await data(lab, "repair", **urls) == (0, [])
+        assert await data_rows(lab.home, "repair", **urls) == (0, [])
         key = LedgerKey("candles_1h", "LATEUSDT", "candles", "1h")
         async with open_store(lab.places.store_url) as store:
             await update_entry(store, key, lambda entry: _earlier(entry, HOUR))
-        code, repaired = await data(lab, "repair", **urls)
+        code, repaired = await data_rows(lab.home, "repair", **urls)
         assert code == 0 and [row["stored"] for row in repaired] == [96]
-        assert await data(lab, "repair", **urls) == (0, [])
+        assert await data_rows(lab.home, "repair", **urls) == (0, [])
     assert len(await stored(lab, "LATEUSDT")) == 96
 
 
@@ -274,11 +261,11 @@ async def test_denied_hours_are_asked_for_when_they_are_due(lab):
         assert await lab.run("arango-connector", UPSTREAM="loader-producer__a1b2c3", **env) == 0
         wild.rows["HOLEUSDT"] = whole
         wild.log.clear()
-        assert await data(lab, "repair", **urls) == (0, []) and not wild.log
+        assert await data_rows(lab.home, "repair", **urls) == (0, []) and not wild.log
         key = LedgerKey("candles_1h", "HOLEUSDT", "candles", "1h")
         async with open_store(lab.places.store_url) as store:
             await update_entry(store, key, lambda entry: _earlier(entry, HOUR))
-        code, repaired = await data(lab, "repair", **urls)
+        code, repaired = await data_rows(lab.home, "repair", **urls)
         assert code == 0 and [row["stored"] for row in repaired] == [6]
     assert len(await stored(lab, "HOLEUSDT")) == 96 and not (await entry_of(lab, "HOLEUSDT")).missing
 
@@ -330,22 +317,22 @@ async def test_minutes_around_several_stops_are_loaded_verified_repaired_and_fil
         assert await lab.run("arango-connector", UPSTREAM="loader-producer__a1b2c3", **env) == 0
         before = await stored(lab, "DECUSDT", "candles_1m")
         assert [(row["open_time"], row["close_time"]) for row in before] == times
-        code, found = await data(lab, "verify", **urls)
+        code, found = await data_rows(lab.home, "verify", **urls)
         assert code == 0 and (found[0]["rows"], found[0]["good"], found[0]["missing"]) == (381, 380, 40)
         assert (len(found[0]["off_grid"]), len(found[0]["short"]), found[0]["impossible"]) == (111, 3, [])
         lost = [DECEMBER + 100 * MINUTE, DECEMBER + 131 * MINUTE + 17_345, DECEMBER + 340 * MINUTE + 41_000]
         lost += [DECEMBER + 300 * MINUTE + 41_000]  # the first one of the minute is still there
         for time in lost:
             await asyncio.to_thread(_delete, lab.places.store_url, time, "candles_1m")
-        code, found = await data(lab, "verify", **urls)
+        code, found = await data_rows(lab.home, "verify", **urls)
         assert code == 65 and found[0]["wanted"] == len(lost)
-        code, repaired = await data(lab, "repair", **urls)
+        code, repaired = await data_rows(lab.home, "repair", **urls)
         assert code == 0 and repaired[0]["still"] == 0
         assert await stored(lab, "DECUSDT", "candles_1m") == before
-        code, repaired = await data(lab, "repair", "--fill", **urls)
+        code, repaired = await data_rows(lab.home, "repair", "--fill", **urls)
         assert code == 0 and repaired[0]["filled"] == 39
-        assert await data(lab, "repair", "--fill", **urls) == (0, [])
-        assert (await data(lab, "verify", **urls))[0] == 0
+        assert await data_rows(lab.home, "repair", "--fill", **urls) == (0, [])
+        assert (await data_rows(lab.home, "verify", **urls))[0] == 0
     after = await stored(lab, "DECUSDT", "candles_1m")
     assert [row["open_time"] for row in after if row["filled"]] == stopped
     assert [row for row in after if not row["filled"]] == before
@@ -376,7 +363,7 @@ async def test_a_repair_from_files_that_do_not_exist_takes_rest(lab):
         before = await stored(lab, "OFFUSDT")
         await asyncio.to_thread(_delete, lab.places.store_url, before[30]["open_time"], symbol="OFFUSDT")
         wild.files = False
-        code, repaired = await data(lab, "repair", "--source", "archive", **urls)
+        code, repaired = await data_rows(lab.home, "repair", "--source", "archive", **urls)
         assert code == 0 and [(row["stored"], row["still"]) for row in repaired] == [(1, 0)]
     assert await stored(lab, "OFFUSDT") == before
 
@@ -391,26 +378,26 @@ async def test_a_market_that_nobody_has_any_more_holds_up_no_repair(lab, tmp_pat
     )
     async with wild.serve() as urls:
         await load(lab, urls, SOURCE="rest")
-        assert (await data(lab, "import", str(tmp_path / "OWNUSDT.csv"), "--exchange", "import"))[0] == 0
+        assert (await data_rows(lab.home, "import", str(tmp_path / "OWNUSDT.csv"), "--exchange", "import"))[0] == 0
         before = await stored(lab, "OFFUSDT")
         lost = {"OFFUSDT": before[30]["open_time"], "CUTUSDT": STOP - HOUR, "OWNUSDT": STOP + 2 * HOUR}
         for symbol, time in lost.items():
             await asyncio.to_thread(_delete, lab.places.store_url, time, symbol=symbol)
-        assert (await data(lab, "verify", **urls))[0] == 65
+        assert (await data_rows(lab.home, "verify", **urls))[0] == 65
         wild.delisted.add("CUTUSDT")
         wild.files = False
-        code, repaired = await data(lab, "repair", **urls)
+        code, repaired = await data_rows(lab.home, "repair", **urls)
         figures = {row["symbol"]: (row["stored"], row["missing"], row["still"]) for row in repaired}
         assert figures == {"OFFUSDT": (1, 0, 0), "CUTUSDT": (0, 1, 0), "OWNUSDT": (0, 0, 1)} and code == 65
         assert {row["symbol"] for row in repaired if "import its files again" in row["message"]} == {"OWNUSDT"}
         assert await stored(lab, "OFFUSDT") == before
-        assert (await data(lab, "import", str(tmp_path / "OWNUSDT.csv"), "--exchange", "import"))[0] == 0
-        assert (await data(lab, "verify", **urls))[0] == 0
-        assert (await data(lab, "repair", **urls))[0] == 0
+        assert (await data_rows(lab.home, "import", str(tmp_path / "OWNUSDT.csv"), "--exchange", "import"))[0] == 0
+        assert (await data_rows(lab.home, "verify", **urls))[0] == 0
+        assert (await data_rows(lab.home, "repair", **urls))[0] == 0
         (denied,) = [gap for gap in (await entry_of(lab, "CUTUSDT")).no_data if gap.start == STOP - HOUR]
         assert denied.count >= 0  # it may be known again: asked again when it is due
         wild.files = True
-        code, repaired = await data(lab, "repair", "--again", "--symbol", "CUTUSDT", **urls)
+        code, repaired = await data_rows(lab.home, "repair", "--again", "--symbol", "CUTUSDT", **urls)
         assert code == 0 and repaired[0]["stored"] == 1  # the archive has it now
 
 
@@ -460,7 +447,7 @@ async def test_a_live_loader_follows_a_market_through_a_stop(lab, lacks):
         entry = await entry_of(lab, "OFFUSDT")
         hole = Ranges.of((skipped - 1_694_789, skipped - 1_694_789 + HOUR)) if lacks else Ranges()
         assert entry.missing == STOPPED | hole and entry.off_grid.size == 5 - lacks
-        code, found = await data(lab, "verify", **urls)
+        code, found = await data_rows(lab.home, "verify", **urls)
         assert code == 0 and (len(found[0]["off_grid"]), len(found[0]["short"])) == (5 - lacks, 1)
-        code, repaired = await data(lab, "repair", **urls)  # the denials are years old, so they are due
+        code, repaired = await data_rows(lab.home, "repair", **urls)  # the denials are years old, so they are due
         assert code == 0 and [(row["missing"], row["still"]) for row in repaired] == [(32 + lacks, 0)]
