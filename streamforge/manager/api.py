@@ -235,7 +235,8 @@ def create_app(
 
     @app.get("/health/ready", tags=["health"])
     async def ready() -> dict[str, str]:
-        "Answer that the store can be read."
+        "Answer that the store can be read, and the workers' events."
+        manager.check()
         await asyncio.wait_for(manager.store.get("manager", "ready"), 5)
         return {"status": "ok"}
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine
 import msgspec
 
 from ..bus.base import Bus, Message, TopicSpec
-from ..core.errors import NotFound, StreamForgeError, UnknownTopic
+from ..core.errors import BusError, NotFound, StreamForgeError, UnknownTopic
 from ..core.logs import get_logger
 from ..core.metrics import Metrics
 from ..core.names import job_name, open_topic
@@ -30,6 +30,7 @@ from ..workers.runtime.context import is_own_topic
 _FORMING_KEPT_MS = 3_600_000  # forming candles are for drawing: an hour of them is enough
 _log = get_logger(__name__)
 
+READ_SECONDS = 30.0  # without a look at the events, after which the manager does not count as ready
 STOP_GRACE = 15.0  # seconds between a `stop` command and the signal to a worker that does not obey it
 
 
@@ -207,6 +208,8 @@ class Manager:
         self.store, self.world, self.board = store, world, Board(store)
         self._lock, self._wake, self._cursor = asyncio.Lock(), asyncio.Event(), dict[int, int]()
         self._tasks: list[asyncio.Task[None]] = []
+        self._troubles: dict[str, Exception] = {}  # by loop: why it was interrupted, until it goes on
+        self._read_at = time.monotonic()  # when events were read last, or found to be read
 
     async def __aenter__(self) -> "Manager":
         for topic in (
@@ -221,7 +224,8 @@ class Manager:
         await self.board.load()
         self._cursor = await _read_cursor(self.store, self.world.events_topic)
         self._tasks = [
-            asyncio.create_task(_forever(loop), name=loop.__name__) for loop in (self._follow, self._reconcile)
+            asyncio.create_task(_forever(loop, self._troubles), name=loop.__name__)
+            for loop in (self._follow, self._reconcile)
         ]
         return self
 
@@ -255,8 +259,22 @@ class Manager:
             self._wake.set()
         return workflow
 
+    def check(self) -> None:
+        "Raise `BusError` while events cannot be read, or workflows cannot be brought forward."
+        for loop, error in self._troubles.items():
+            what = f"events of '{self.world.events_topic}'" if loop == "_follow" else "workflows to go on"
+            raise BusError(f"expected {what}, found: {error}", "see the log; the manager tries again by itself")
+        silent = time.monotonic() - self._read_at
+        if silent > READ_SECONDS:
+            raise BusError(
+                f"expected to read '{self.world.events_topic}' every second, found no answer for {silent:.0f} s",
+                "see the log of the queue-manager, and `streamforge bus check`",
+            )
+
     async def _follow(self) -> None:
         async for batch in self.world.bus.tail(self.world.events_topic, self._cursor or "earliest", max_wait=1.0):
+            self._read_at = time.monotonic()
+            self._troubles.pop("_follow", None)
             async with self._lock:
                 await fold_events(self.board, [_event(record.value) for record in batch.records])
             if batch.records:
@@ -271,6 +289,7 @@ class Manager:
                     await _try_step(self.board, self.world, workflow)
             async with self._lock:
                 await sweep(self.board, self.world)
+            self._troubles.pop("_reconcile", None)
             await _pause(self._wake)
 
 
@@ -316,13 +335,18 @@ async def _end(tasks: list[asyncio.Task[None]]) -> None:
         _, pending = await asyncio.wait(pending, timeout=1.0)
 
 
-async def _forever(loop: Callable[[], Coroutine[None, None, None]]) -> None:
+async def _forever(
+    loop: Callable[[], Coroutine[None, None, None]],
+    troubles: dict[str, Exception],  # its last error, by name of the loop; the loop itself removes it
+) -> None:
     "Run a loop again and again, also after an error."
     while True:
         try:
             await loop()
         except StreamForgeError as error:
+            troubles[loop.__name__] = error
             _log.warning("loop interrupted, goes on", loop=loop.__name__, error=error)
-        except Exception:
+        except Exception as error:
+            troubles[loop.__name__] = error
             _log.exception("bug in a loop, goes on", loop=loop.__name__)
         await asyncio.sleep(0.5)
