@@ -6483,6 +6483,10 @@ d = {
                 "70_manager/reconcile.html#manager._reconcile",
                 "streamforge/manager/reconcile.py",
             ),
+            "streamforge.manager.reconcile.Manager.check": (
+                "70_manager/reconcile.html#manager.check",
+                "streamforge/manager/reconcile.py",
+            ),
             "streamforge.manager.reconcile.Manager.start": (
                 "70_manager/reconcile.html#manager.start",
                 "streamforge/manager/reconcile.py",

@@ -267,7 +267,9 @@ def _group_findings(home: Path, folder: Path) -> list[Finding]:
             else:
                 decode_checked(read_whole(path), GroupState)
         except FileNotFoundError:
-            if path == offsets and (folder / "state.json").exists():
+            if path != offsets:
+                found.append(Finding(f"{where}/state.json", "it is missing; consumers join again", 0, False))
+            elif (folder / "state.json").exists():
                 found.append(Finding(f"{where}/offsets/offsets.json", "it is missing; the group reads from the start"))
         except (BadData, BusError) as error:
             found.append(Finding(str(path.relative_to(home)), f"it is damaged: {error}"))

@@ -92,7 +92,8 @@ class GroupFiles:
                 os.write(fd, encode_checked({}))
                 os.close(fd)
         self.folder, self._lock = folder, FileLock(folder / "lock")
-        self._bytes, self._state = b"", GroupState()
+        self._state = GroupState()
+        self._bytes: bytes | None = None  # of the state's file, as it was read last
 
     @property
     def lock(self) -> FileLock:

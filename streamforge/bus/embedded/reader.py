@@ -152,7 +152,10 @@ class PartitionReader:
             try:
                 self._enter(max(self.offset, frame.first), SegmentCursor(self.folder, frame.first, frame.first))
             except FileNotFoundError:
-                later = [base for base in segments(self.folder) if base > frame.first]
+                kept = read_next(self.folder)  # before the files: what it says must be in them
+                later = [base for base in segments(self.folder) if base >= frame.first]
+                if not later and kept is not None and kept > frame.first:
+                    self._pass_gap(kept)  # the segment was deleted, and no writer has come since
                 if not later:
                     return None  # not begun yet
                 self._pass_gap(later[0], deleted=True)
