@@ -2422,6 +2422,8 @@ d = {
             "streamforge.cli.output.column_widths": ("80_cli/output.html#column_widths", "streamforge/cli/output.py"),
             "streamforge.cli.output.print_rows": ("80_cli/output.html#print_rows", "streamforge/cli/output.py"),
             "streamforge.cli.output.show_results": ("80_cli/output.html#show_results", "streamforge/cli/output.py"),
+            "streamforge.cli.output.stage_lines": ("80_cli/output.html#stage_lines", "streamforge/cli/output.py"),
+            "streamforge.cli.output.terminal_width": ("80_cli/output.html#terminal_width", "streamforge/cli/output.py"),
         },
         "streamforge.cli.services": {
             "streamforge.cli.services.Lab": ("80_cli/services.html#lab", "streamforge/cli/services.py"),

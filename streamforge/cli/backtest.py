@@ -93,5 +93,5 @@ async def run_backtest(options: BacktestOptions) -> WalkForwardRun:
             )
             report(1, 1, f"{len(run.results)} folds, {run.reused} of them from an earlier run")
         show_results(show, run.results)
-        show.console.print(f"  report  {run.report}")
+        show.console.print(f"  report  {run.report}", soft_wrap=True)
     return run

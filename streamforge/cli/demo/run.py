@@ -70,13 +70,14 @@ async def run_demo(options: DemoOptions) -> JsonObject:  # what --json writes
             show.console.print(
                 f"  report  {run.report}\n  page    "
                 f"{lab.url}{'' if options.keep else ' (with --keep, or later with `streamforge up`)'}\n  "
-                f"data    {places.home}"
+                f"data    {places.home}",
+                soft_wrap=True,
             )
             if options.json:
                 await asyncio.to_thread(
                     Path(options.json).write_bytes, msgspec.json.format(msgspec.json.encode(figures), indent=1)
                 )
-                show.console.print(f"  figures {options.json}")
+                show.console.print(f"  figures {options.json}", soft_wrap=True)
             if options.keep:
                 show.console.print("\nThe page stays up. Ctrl-C ends it.")
                 await asyncio.Event().wait()

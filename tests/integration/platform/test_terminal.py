@@ -1,0 +1,93 @@
+"""What a terminal of 80 and of 100 columns shows: each figure whole, no line longer than the screen."""
+
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+
+import pytest
+
+SHOWN = """
+import asyncio
+from streamforge.cli.output import Show, show_results
+from streamforge.evaluation.portfolio import Curve
+from streamforge.evaluation.results import FoldResult
+
+times = [hour * 3_600_000 for hour in range(48)]
+curve = lambda g: Curve(open_time=times, equity=[1 + g * (hour % 7 + hour) for hour in range(48)], traded=2.0, exposure=0.5)
+fold = FoldResult(fold=0, dataset_sha256="5a", seed=7, symbols=["BTCUSDT"], rows={}, periods_per_year=8760.0, gnn={}, ppo={},
+    strategies={"agent": curve(0.001), "buy_and_hold": curve(-0.002), "cash": curve(0.0)},
+    random=[curve(-0.001), curve(0.002)])
+
+async def main():
+    show = Show()
+    async with show.stage("load", "Load, store and enrich") as report:
+        report(1, 2, "epoch 17, auc_val 0.512, steps 114,688, steps_per_second 6,512")
+        await asyncio.sleep(0.3)
+        report(1, 1, "49,252 candles of 4 markets, 1,234 missing in 17 holes, PEPEUSDT from 2023-05-05T16:00:00")
+    show_results(show, [fold])
+
+asyncio.run(main())
+"""
+FIGURES = ("49,252", "1,234", "17", "2023-05-05T16:00:00")  # of the stage; the table's are asked of the library
+
+
+def on_terminal(code: str, columns: int, *words: str) -> str:
+    "Run Python code on a terminal of so many columns, and return what it wrote."
+    reading, writing = pty.openpty()
+    fcntl.ioctl(writing, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    env = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")} | {"TERM": "xterm"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *words], stdin=writing, stdout=writing, stderr=writing, env=env
+    )
+    os.close(writing)
+    written = b""
+    try:
+        while chunk := os.read(reading, 65536):
+            written += chunk
+    except OSError:  # how Linux says that the other end is closed
+        pass
+    finally:
+        os.close(reading)
+    assert process.wait(60) == 0, written.decode()
+    return written.decode()
+
+
+def lines_of(written: str) -> list[str]:
+    "Return lines as they stand on the screen, without colours and movements of the cursor."
+    return [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line).rstrip() for line in re.split(r"[\r\n]+", written)]
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+def test_a_terminal_shows_every_figure_of_the_demo_whole(columns: int) -> None:
+    lines = lines_of(on_terminal(SHOWN, columns))
+    assert max(map(len, lines)) <= columns
+    assert not any("…" in line for line in lines)
+    words = " ".join(lines).split()
+    assert set(FIGURES) <= set(words[words.index("✓") :])
+    assert {"auc_val", "0.512,", "114,688,", "6,512"} <= set(words)  # the bar, too, breaks between words
+    from streamforge.evaluation.portfolio import Curve
+    from streamforge.evaluation.results import FoldResult, combine
+    from streamforge.viz.report import RESULT_COLUMNS, result_rows
+
+    made = {"Curve": Curve, "FoldResult": FoldResult}
+    exec(SHOWN.partition("async def")[0].partition("FoldResult\n")[2], made)  # the same fold
+    table = words[words.index("costs") :]
+    for row in result_rows(combine([made["fold"]])):
+        for name, cell in zip(RESULT_COLUMNS, row, strict=True):
+            assert name in ("Calmar", "volatility") or set(cell.split()) <= set(table), (name, cell)
+    assert {"Sharpe", "Sortino", "drawdown", "turnover", "exposure"} <= set(table)
+
+
+def test_a_narrower_terminal_names_the_columns_that_had_to_go() -> None:
+    lines = lines_of(on_terminal(SHOWN, 50))
+    table = lines[lines.index("Out of sample, net of costs") :]
+    note = next(n for n, line in enumerate(table) if line.startswith("no room here for"))
+    assert max(map(len, table[:note])) <= 50
+    assert "Sharpe" in " ".join(table[:note]).split()
+    assert "exposure" not in " ".join(table[:note]).split()
+    assert "exposure" in table[note]
