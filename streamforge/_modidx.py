@@ -5546,6 +5546,7 @@ d = {
                 "streamforge/features/books.py",
             ),
             "streamforge.features.books._check": ("40_features/books.html#_check", "streamforge/features/books.py"),
+            "streamforge.features.books._pairs": ("40_features/books.html#_pairs", "streamforge/features/books.py"),
             "streamforge.features.books.imbalance": (
                 "40_features/books.html#imbalance",
                 "streamforge/features/books.py",
@@ -5728,6 +5729,10 @@ d = {
             ),
             "streamforge.features.indicators.IndicatorColumn.indicator": (
                 "40_features/indicators.html#indicatorcolumn.indicator",
+                "streamforge/features/indicators.py",
+            ),
+            "streamforge.features.indicators._listed": (
+                "40_features/indicators.html#_listed",
                 "streamforge/features/indicators.py",
             ),
             "streamforge.features.indicators._to_tails": (
@@ -5920,6 +5925,8 @@ d = {
                 "streamforge/features/trades.py",
             ),
             "streamforge.features.trades._row": ("40_features/trades.html#_row", "streamforge/features/trades.py"),
+            "streamforge.features.trades._sides": ("40_features/trades.html#_sides", "streamforge/features/trades.py"),
+            "streamforge.features.trades._whole": ("40_features/trades.html#_whole", "streamforge/features/trades.py"),
             "streamforge.features.trades.candles_of_trades": (
                 "40_features/trades.html#candles_of_trades",
                 "streamforge/features/trades.py",
@@ -6094,6 +6101,7 @@ d = {
             "streamforge.graph.train._by_symbol": ("41_graph/train.html#_by_symbol", "streamforge/graph/train.py"),
             "streamforge.graph.train._check_order": ("41_graph/train.html#_check_order", "streamforge/graph/train.py"),
             "streamforge.graph.train._epoch": ("41_graph/train.html#_epoch", "streamforge/graph/train.py"),
+            "streamforge.graph.train._judged": ("41_graph/train.html#_judged", "streamforge/graph/train.py"),
             "streamforge.graph.train._seeded": ("41_graph/train.html#_seeded", "streamforge/graph/train.py"),
             "streamforge.graph.train._stretches": ("41_graph/train.html#_stretches", "streamforge/graph/train.py"),
             "streamforge.graph.train.auc": ("41_graph/train.html#auc", "streamforge/graph/train.py"),
@@ -7011,6 +7019,10 @@ d = {
         "streamforge.runs.folds": {
             "streamforge.runs.folds.FoldParameters": ("55_runs/folds.html#foldparameters", "streamforge/runs/folds.py"),
             "streamforge.runs.folds.WalkForward": ("55_runs/folds.html#walkforward", "streamforge/runs/folds.py"),
+            "streamforge.runs.folds.WalkForward.__post_init__": (
+                "55_runs/folds.html#walkforward.__post_init__",
+                "streamforge/runs/folds.py",
+            ),
             "streamforge.runs.folds.code_sha256": ("55_runs/folds.html#code_sha256", "streamforge/runs/folds.py"),
             "streamforge.runs.folds.fold_folder": ("55_runs/folds.html#fold_folder", "streamforge/runs/folds.py"),
             "streamforge.runs.folds.fold_key": ("55_runs/folds.html#fold_key", "streamforge/runs/folds.py"),
@@ -8048,6 +8060,10 @@ d = {
             ),
         },
         "streamforge.trading.baselines": {
+            "streamforge.trading.baselines._always": (
+                "42_trading/baselines.html#_always",
+                "streamforge/trading/baselines.py",
+            ),
             "streamforge.trading.baselines._toss": (
                 "42_trading/baselines.html#_toss",
                 "streamforge/trading/baselines.py",
@@ -8107,6 +8123,10 @@ d = {
             ),
             "streamforge.trading.engine._prices": ("42_trading/engine.html#_prices", "streamforge/trading/engine.py"),
             "streamforge.trading.engine._run": ("42_trading/engine.html#_run", "streamforge/trading/engine.py"),
+            "streamforge.trading.engine._whole_array": (
+                "42_trading/engine.html#_whole_array",
+                "streamforge/trading/engine.py",
+            ),
             "streamforge.trading.engine.align_account": (
                 "42_trading/engine.html#align_account",
                 "streamforge/trading/engine.py",
@@ -8173,6 +8193,7 @@ d = {
             "streamforge.viz.heatmap._columns": ("50_viz/heatmap.html#_columns", "streamforge/viz/heatmap.py"),
             "streamforge.viz.heatmap._grid": ("50_viz/heatmap.html#_grid", "streamforge/viz/heatmap.py"),
             "streamforge.viz.heatmap._mid_line": ("50_viz/heatmap.html#_mid_line", "streamforge/viz/heatmap.py"),
+            "streamforge.viz.heatmap._read": ("50_viz/heatmap.html#_read", "streamforge/viz/heatmap.py"),
             "streamforge.viz.heatmap._spacing": ("50_viz/heatmap.html#_spacing", "streamforge/viz/heatmap.py"),
             "streamforge.viz.heatmap.liquidity_map": (
                 "50_viz/heatmap.html#liquidity_map",

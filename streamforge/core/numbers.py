@@ -19,14 +19,17 @@ def as_numbers(
     values: object,  # list, array, pandas.Series, pyarrow column; a masked or missing value is NaN
     field: str,  # what they are, for the error
     *,
-    shape: tuple[int | None, ...] = (None,),  # None: any length
+    shape: tuple[int | None, ...] | None = (None,),  # None for a length: any; None for all: any shape
     finite: bool | None = True,  # False: NaN stands for a value that does not exist; None: values are not looked at
     positive: bool = False,  # every number above zero
     error: type[StreamForgeError] = BadData,
 ) -> np.ndarray:  # float64
     "Convert numbers; raises `error` naming the field for another shape, text, booleans, dates, and what may not be."
     array = _floats(values, field, error)
-    if array.ndim != len(shape) or any(n is not None and n != own for n, own in zip(shape, array.shape, strict=True)):
+    fits = shape is None or (
+        array.ndim == len(shape) and all(n is None or n == own for n, own in zip(shape, array.shape, strict=True))
+    )
+    if shape is not None and not fits:
         wanted = ", ".join("any" if n is None else str(n) for n in shape) + ("," if len(shape) == 1 else "")
         raise error(f"expected {field} of shape ({wanted}), found {array.shape}", "give one value per row", field=field)
     if finite is None:

@@ -158,7 +158,7 @@ def _whole_multiples(timeframes: Sequence[str] | None, interval: str) -> list[st
     own = interval_ms(interval)
     if timeframes is None:
         return [name for name in ("1h", "4h", "1d", "1w") if not interval_ms(name) % own]
-    names = [timeframes] if isinstance(timeframes, str) else list(timeframes)
+    names = list(timeframes) if isinstance(timeframes, Sequence) and not isinstance(timeframes, str) else [timeframes]
     for name in names:
         if interval_ms(name) % own:
             raise BadInterval(

@@ -17,7 +17,7 @@ from ..core.numbers import as_count, as_number, as_numbers
 from .metrics import Performance, performance
 from ..trading.baselines import random_agents
 from ..trading.costs import Costs
-from ..trading.engine import Backtest, align_account
+from ..trading.engine import Backtest, align_account, check_prices
 
 
 # %% ../../nbs/45_evaluation/03_portfolio.ipynb #6d267577
@@ -91,9 +91,10 @@ def random_portfolios(
 ) -> list[Curve]:  # n portfolios over all markets
     "Random baseline of a portfolio: random agents with the agent's own turnover and exposure in each market."
     times = as_ms_column(open_time, "open_time")
-    as_count(n, "n")
+    n, seed = as_count(n, "n"), as_count(seed, "seed")
     open = as_numbers(open, "open", shape=(len(times), None), finite=None)
     close = as_numbers(close, "close", shape=open.shape, finite=None)
+    check_prices(open, close, holes=True)
     if _accounts(agent).shape != open.shape:
         raise BadData(
             f"expected an agent's accounts of shape {open.shape}, found {np.shape(agent.equity)}",

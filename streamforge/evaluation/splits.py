@@ -49,6 +49,7 @@ def walk_forward_splits(
         ("embargo", embargo, 0),
     ):
         as_count(value, name, least=least)
+    n_rows, n_folds, test, train, val, purge, embargo = map(int, (n_rows, n_folds, test, train, val, purge, embargo))
     left = 1 - as_number(first_train, "first_train", least=0, most=1)
     size = test or int(round(n_rows * left, 6)) // n_folds  # 1 - 0.9 is a little less than 0.1
     folds = []
@@ -78,14 +79,15 @@ def consecutive(
     "Divide a span of rows into chronological parts; raises `BadSetting`, `NotEnoughData`."
     for name, value in (("span", span[0]), ("span", span[1]), ("purge", purge)):
         as_count(value, name)
-    if not len(as_numbers(shares, "shares", positive=True, error=BadSetting)):
+    parts, purge = as_numbers(shares, "shares", positive=True, error=BadSetting), int(purge)
+    if not len(parts):
         raise BadSetting("expected at least one share, found none", "give one per part", field="shares")
-    left = span[1] - span[0] - purge * (len(shares) - 1)
-    ends = np.floor(np.cumsum(shares) / np.sum(shares) * left + 1e-9).astype(int)
+    left = span[1] - span[0] - purge * (len(parts) - 1)
+    ends = np.floor(np.cumsum(parts) / np.sum(parts) * left + 1e-9).astype(int)
     starts = np.concatenate([[0], ends[:-1]])
     if left < 1 or (ends <= starts).any():
         raise NotEnoughData(
-            f"expected rows for {len(shares)} parts with {purge} rows between them, found {span[1] - span[0]}",
+            f"expected rows for {len(parts)} parts with {purge} rows between them, found {span[1] - span[0]}",
             "load a longer range",
         )
     return [
@@ -110,6 +112,7 @@ def purged_kfold(
         ("embargo", embargo, 0),
     ):
         as_count(value, name, least=least)
+    n_rows, n_folds, purge, embargo = map(int, (n_rows, n_folds, purge, embargo))
     edges = np.linspace(0, n_rows, n_folds + 1).astype(int)
     every, folds = np.arange(n_rows), []
     for start, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):

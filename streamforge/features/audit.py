@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..core.errors import BadData
+from ..core.numbers import as_count, as_number
 from .frame import Panel
 
 
@@ -115,7 +116,11 @@ def audit(
     limit: int = 100,  # stop after so many leaking rows
 ) -> list[Leak]:  # one per leaking row, in the order of rows; empty: none found
     "Find the rows that use their future; raises `BadData` if the function does not return one row per row."
+    as_count(blocks, "blocks", least=1)
+    as_number(tolerance, "tolerance", least=0)
+    as_count(limit, "limit", least=1)
     places = _places(inputs)
+    rows = None if rows is None else [as_count(row, "rows", most=places - 1) for row in rows]
     whole = _rows(function, inputs, places)
     leaks: dict[int, Leak] = {}
     for until in np.unique(np.linspace(0, places - 2, blocks).astype(int)) if places > 1 else ():

@@ -13,17 +13,33 @@ import msgspec
 import numpy as np
 
 from ..core.errors import BadData, BadSetting
+from ..core.numbers import as_count, as_number, as_numbers
 from .decimals import price_steps, step_edges
 
 Levels = Sequence[tuple[float, float]]  # (price, quantity), best first
 
 
 # %% ../../nbs/40_features/09_books.ipynb #e399c9fc
+def _pairs(side: str, levels: Levels) -> Levels:
+    "Levels as pairs of numbers; raises `BadData` for what is none."
+    if isinstance(levels, list | tuple) and all(
+        isinstance(level, list | tuple) and len(level) == 2 for level in levels
+    ):
+        return levels
+    if isinstance(levels, np.ndarray) and not levels.size:
+        return []
+    return [(price, quantity) for price, quantity in as_numbers(levels, side, shape=(None, 2)).tolist()]
+
+
 def _check(bids: Levels, asks: Levels) -> None:
     "Raise `BadData` for an impossible book."
     for side, levels, sign in (("bids", bids, -1), ("asks", asks, 1)):
         for k, (price, quantity) in enumerate(levels):
-            if not (0 < price < math.inf and 0 < quantity < math.inf):
+            if (
+                isinstance(price, str | bool)
+                or isinstance(quantity, str | bool)
+                or not (0 < price < math.inf and 0 < quantity < math.inf)
+            ):
                 raise BadData(
                     f"expected a positive price and quantity, found {price} x {quantity} in {side}",
                     "a quantity of 0 removes a level: apply updates before asking",
@@ -60,12 +76,16 @@ def imbalance(
 ) -> Imbalance:
     "Measure a book in five numbers; raises `BadData` (crossed, unsorted), `BadSetting`."
     limits = [limit for limit in (levels, band_bps) if limit is not None]
-    if len(limits) != 1 or not 0 < limits[0] < math.inf:
+    if len(limits) == 1:
+        levels = None if levels is None else as_count(levels, "levels", least=1)
+        band_bps = None if band_bps is None else as_number(band_bps, "band_bps", above=0)
+    else:
         raise BadSetting(
             f"expected either a number of levels or a band, found levels={levels} and band_bps={band_bps}",
             "name one of them, above 0",
             field="levels",
         )
+    bids, asks = _pairs("bids", bids), _pairs("asks", asks)
     _check(bids, asks)
     mid = (bids[0][0] + asks[0][0]) / 2 if bids and asks else math.nan
     if levels is not None:
@@ -90,6 +110,7 @@ def microprice(
     asks: Levels,  # best first
 ) -> float:  # quote currency, between best bid and best ask; NaN if a side is empty
     "Compute the mid weighted by the quantity on the opposite side (Stoikov 2018, eq. 2); raises `BadData`."
+    bids, asks = _pairs("bids", bids), _pairs("asks", asks)
     _check(bids, asks)
     if not bids or not asks:
         return math.nan
@@ -104,6 +125,7 @@ def liquidity(
     step: str,  # of price, decimal text such as `0.5`
 ) -> list[tuple[str, str, float]]:  # (`bid` or `ask`, lower edge of the step, quantity [base]); each side best first
     "Sum the waiting quantity by side and step of price; raises `BadData`, `BadSetting`."
+    bids, asks = _pairs("bids", bids), _pairs("asks", asks)
     _check(bids, asks)
     rows = []
     for side, levels in (("bid", bids), ("ask", asks)):

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..core.errors import BadData, BadSetting
+from ..core.numbers import as_numbers
 from .kernels import kernel
 
 # %% ../../nbs/40_features/07_decimals.ipynb #cba7e520
@@ -81,7 +82,7 @@ def nearest(
 def _units(step: str) -> int:
     "Read a step in units of 1e-8; raises `BadSetting`."
     try:
-        units = Decimal(step) * LIMB_BASE
+        units = Decimal(step) * LIMB_BASE if isinstance(step, str) else Decimal(0)
     except InvalidOperation:
         units = Decimal(0)
     if not units.is_finite() or units <= 0 or units != int(units) or units >= 1 << 62:
@@ -99,7 +100,7 @@ def price_steps(
     step: str,  # decimal text, such as `0.5`
 ) -> np.ndarray:  # (n,) int64: k where k * step <= price < (k + 1) * step
     "Find the step that each price lies in, by exact decimals; raises `BadData`, `BadSetting`."
-    prices = np.asarray(price, np.float64)
+    prices = as_numbers(price, "price", finite=None)
     possible = (prices >= 0) & (prices < 9e10)
     if not possible.all():
         raise BadData(
@@ -117,6 +118,11 @@ def step_edges(
     "Write lower edges as decimal text, the same for `0.5` and `0.50`; raises `BadSetting`."
     _units(step)
     exact = Decimal(step).normalize()
-    few, where = np.unique(np.asarray(steps, np.int64), return_inverse=True)
+    numbers = as_numbers(steps, "steps")
+    if (numbers != np.floor(numbers)).any():
+        raise BadData(
+            f"expected whole steps, found {numbers[numbers != np.floor(numbers)][0]}", "give what price_steps returns"
+        )
+    few, where = np.unique(np.asarray(steps).astype(np.int64), return_inverse=True)
     texts = [format(exact * number, "f") for number in few.tolist()]
     return [texts[k] for k in where.tolist()]

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from ..core.columns import as_ms_column, candle_times
 from ..core.errors import BadCandles, BadData
+from ..core.numbers import as_numbers
 from .indicators import INDICATORS, advance, advance_all
 from .kernels import kernel
 from .program import program
@@ -77,7 +78,10 @@ class Enricher:
         times = np.require(
             as_ms_column(open_time, "open_time"), np.int64, ("C", "A", "W")
         )  # one kind of array, so that numba compiles once
-        columns = [np.require(column, np.float64, ("C", "A", "W")) for column in (open, high, low, close, volume)]
+        columns = [
+            np.require(as_numbers(column, name, finite=None, error=BadCandles), np.float64, ("C", "A", "W"))
+            for name, column in zip(CANDLE_COLUMNS[1:], (open, high, low, close, volume), strict=True)
+        ]
         _check_candles(times, columns, self.last_open_time)
         _, highs, lows, closes, volumes = columns
         values = advance_all(self._lines, self._state, times, highs, lows, closes, volumes, len(self.names))

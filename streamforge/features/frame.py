@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from ..core.columns import as_ms_column, candle_times
 from ..core.errors import BadCandles, BadData, BadTime, NotEnoughData
 from ..core.numbers import as_numbers
-from ..core.times import INTERVALS, grid_origin
+from ..core.times import INTERVALS, grid_origin, interval_ms
 from .enricher import CANDLE_COLUMNS, Enricher
 from .indicators import INDICATORS
 
@@ -42,7 +42,8 @@ def features(
     indicators: ArrayLike,  # (..., K) float64, columns in the order of INDICATORS
 ) -> np.ndarray:  # (..., F) float32, NaN while any indicator that a row needs warms up
     "Compute the scale-free features of each row; raises `BadData` for a wrong number of columns."
-    table, close = np.asarray(indicators, np.float64), np.asarray(close, np.float64)
+    close = as_numbers(close, "close", shape=None, finite=False, positive=True)
+    table = as_numbers(indicators, "indicators", shape=None, finite=False)
     if table.shape != (*close.shape, len(INDICATORS)):
         raise BadData(
             f"expected indicators of shape {(*close.shape, len(INDICATORS))}, found {table.shape}",
@@ -115,6 +116,16 @@ class Panel:
                     f"expected {key} {names}, found {tuple(arrays[key].tolist())}",
                     "use the version that froze the dataset, or freeze it again",
                 )
+        rows, markets = len(arrays["open_time"]), len(arrays["symbols"])
+        widths = {"indicators": (len(INDICATORS),), "features": (len(FEATURES),)}
+        for name in _ARRAYS:
+            shape = (rows,) if name == "open_time" else (rows, markets, *widths.get(name, ()))
+            if arrays[name].shape != shape or arrays[name].dtype.kind not in "iuf":
+                raise BadData(
+                    f"expected numbers of shape {shape} for {name}, found {arrays[name].dtype} of {arrays[name].shape}",
+                    "freeze the dataset again",
+                    field=name,
+                )
         return cls(tuple(arrays["symbols"].tolist()), **{name: arrays[name] for name in _ARRAYS})
 
 
@@ -128,9 +139,10 @@ def _names(table: "Columns") -> set[str]:
     return set(getattr(table, "column_names", table))  # type: ignore[arg-type]  # they iterate over them
 
 
-def _column(table: "Columns", name: str) -> np.ndarray:
-    "A column as float64; null is NaN."
-    return np.array(table[name], np.float64)
+def _column(symbol: str, table: "Columns", name: str, rows: int) -> np.ndarray:
+    "A column as float64; null is NaN, which an indicator may be and a price may not."
+    price, whole = name in ("open", "high", "low", "close"), name in CANDLE_COLUMNS
+    return as_numbers(table[name], f"{name} of {symbol}", shape=(rows,), finite=whole, positive=price, error=BadCandles)
 
 
 def _indicators(symbol: str, table: "Columns", times: np.ndarray) -> np.ndarray:
@@ -144,9 +156,9 @@ def _indicators(symbol: str, table: "Columns", times: np.ndarray) -> np.ndarray:
             f"add {missing}, or leave them out to have them computed",
         )
     if present:
-        return np.stack([_column(table, name) for name in INDICATORS], -1)
+        return np.stack([_column(symbol, table, name, len(times)) for name in INDICATORS], -1)
     try:
-        return Enricher().history(times, *(_column(table, name) for name in _PRICES))
+        return Enricher().history(times, *(_column(symbol, table, name, len(times)) for name in _PRICES))
     except BadCandles as error:
         raise BadCandles(f"{symbol}: {error}") from None
 
@@ -165,10 +177,22 @@ def slots_closed_in(
     interval: str,  # `1h`; empty: none is known
     close_time: np.ndarray | None = None,  # (n,) int64, last ms of each candle; None: each lasts an interval
 ) -> np.ndarray:  # (n,) int64 ms UTC, ascending
-    "Return the slot of the grid in which each candle closes, by its open time; unchanged where no interval is known."
+    """Return the slot of the grid in which each candle closes, by its open time; unchanged where no interval is known.
+
+    Raises `BadInterval`, `BadTime`, `BadData`.
+    """
+    open_time = as_ms_column(open_time, "open_time")
+    if close_time is not None:
+        close_time = as_ms_column(close_time, "close_time")
+        if close_time.shape != open_time.shape:
+            raise BadData(
+                f"expected one close_time per open_time, found {len(close_time)} for {len(open_time)}",
+                "give the same rows of each",
+                field="close_time",
+            )
     if not interval:
         return open_time
-    step, origin = INTERVALS[interval], grid_origin(interval)
+    step, origin = interval_ms(interval), grid_origin(interval)
     if close_time is None and not ((open_time - origin) % step).any():
         return open_time
     last = open_time + step - 1 if close_time is None else np.clip(close_time, open_time, open_time + step - 1)
@@ -230,7 +254,7 @@ def panel_of(
         last = np.append(first[1:], len(slots[symbol])) - 1
         indicators[at, n] = _indicators(symbol, table, times[symbol])[last]
         for name in _PRICES:
-            prices[name][at, n] = _merged(_column(table, name), name, first, last)
+            prices[name][at, n] = _merged(_column(symbol, table, name, len(times[symbol])), name, first, last)
     return Panel(tuple(markets), union, **prices, indicators=indicators, features=features(prices["close"], indicators))
 
 
@@ -253,7 +277,9 @@ class Scaler:
     ) -> "Scaler":
         """Measure the mean and standard deviation of each feature; raises `NotEnoughData` if one has no finite value,
         `BadData` if one is infinite."""
-        table = as_numbers(features, "features", shape=(None,) * max(1, np.ndim(features)), finite=False)
+        table = as_numbers(features, "features", shape=None, finite=False)
+        if not table.ndim:
+            raise BadData(f"expected rows of features, found {features!r}", "give the features of training rows")
         rows = table.reshape(-1, table.shape[-1])
         if (counts := np.isfinite(rows).sum(0)).min(initial=len(rows)) < 1:
             raise NotEnoughData(
@@ -268,8 +294,13 @@ class Scaler:
         features: np.ndarray,  # (..., F)
     ) -> np.ndarray:  # (..., F) float32, NaN stays NaN
         "Subtract the mean of each feature and divide by its standard deviation; raises `BadData` for another width."
-        shape = (*(None,) * max(0, np.ndim(features) - 1), len(self.mean))
-        return ((as_numbers(features, "features", shape=shape, finite=None) - self.mean) / self.std).astype(np.float32)
+        table = as_numbers(features, "features", shape=None, finite=None)
+        if table.shape[-1:] != self.mean.shape:
+            raise BadData(
+                f"expected {len(self.mean)} features in each row, found shape {table.shape}",
+                "give the features that the scaler was fitted on, in their order",
+            )
+        return ((table - self.mean) / self.std).astype(np.float32)
 
     def parameters(self) -> dict[str, list[float]]:
         "Give mean and standard deviation as lists, for a model's config.json."

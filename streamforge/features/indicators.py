@@ -568,6 +568,8 @@ def find_indicator(
     name: str,  # of a column, such as `rsi_14`
 ) -> IndicatorColumn | None:
     "Look up what the name of a column stands for; None if it is no indicator's."
+    if not isinstance(name, str):
+        return None
     fixed = _COLUMNS.get(name)
     if fixed and fixed.window:
         return fixed
@@ -584,7 +586,7 @@ def parse_indicator(
     "Look up what the name of a column stands for; raises `BadSetting` if it is no indicator's."
     column = find_indicator(name)
     if column is None:
-        similar = difflib.get_close_matches(re.sub(r"[0-9]+$", "N", name), _COLUMNS, n=1)
+        similar = difflib.get_close_matches(re.sub(r"[0-9]+$", "N", str(name)), _COLUMNS, n=1)
         raise BadSetting(
             f"expected an indicator such as rsi_14 (windows from 2 to {MAX_WINDOW} candles), found '{name}'",
             f"did you mean {similar[0]}?" if similar else "the table in features.indicators has all of them",
@@ -593,10 +595,20 @@ def parse_indicator(
     return column
 
 
+def _listed(names: Sequence[str]) -> tuple[str, ...]:
+    "Names as a tuple; a single one need not stand in a list. Raises `BadSetting`."
+    if isinstance(names, str):
+        return (names,)
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise BadSetting(f"expected names of indicators, found {names!r}", "name each as text", field="indicators")
+    return tuple(names)
+
+
 def check_indicators(
     names: Sequence[str],  # of columns
 ) -> list[IndicatorColumn]:  # in the same order
     "Look up the names of several columns; raises `BadSetting` for an unknown or repeated name, and for none at all."
+    names = _listed(names)
     if len(set(names)) != len(names) or not names:
         raise BadSetting(
             f"expected distinct indicator names, found {list(names)}", "name each indicator once", field="indicators"
@@ -608,6 +620,10 @@ def parse_indicators(
     text: str,  # `default`, `none`, or names with commas or spaces between them
 ) -> tuple[str, ...]:  # names of columns
     "Read the names in the setting INDICATORS; raises `BadSetting` as `check_indicators` does."
+    if not isinstance(text, str):
+        raise BadSetting(
+            f"expected INDICATORS as text, found {text!r}", "write names with commas between them", field="indicators"
+        )
     names = tuple(text.replace(",", " ").split())
     if names == ("none",):
         return ()
@@ -621,7 +637,7 @@ def warmup(
     names: Sequence[str],  # of columns
 ) -> int:  # candles
     "Count the candles before all of these columns have a value."
-    return max((column.indicator.warmup(column.window) for column in map(parse_indicator, names)), default=0)
+    return max((column.indicator.warmup(column.window) for column in map(parse_indicator, _listed(names))), default=0)
 
 
 WARMUP = warmup(INDICATORS)  # candles before every column of the default set has a value

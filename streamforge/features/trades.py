@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..core.columns import as_ms_column
-from ..core.errors import BadData, BadSetting
+from ..core.errors import BadData
+from ..core.numbers import as_count, as_numbers
 from ..core.times import EARLIEST_MS, LATEST_MS, plausible_ms
 from ..core.types import JsonObject
 from .decimals import add_amounts, carry, limbs, nearest
@@ -151,6 +152,40 @@ class TradeColumns:
         return len(self.trade_id)
 
 
+def _whole(values: ArrayLike, field: str) -> np.ndarray:
+    "Whole numbers as int64, (n,); raises `BadData`."
+    if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iu":
+        return values.astype(np.int64, copy=False)
+    rounded = as_numbers(values, field)
+    if (rounded != np.floor(rounded)).any():
+        raise BadData(
+            f"expected {field} as whole numbers, found {rounded[rounded != np.floor(rounded)][0]}",
+            "read the column as integers",
+            field=field,
+        )
+    return rounded.astype(np.int64)
+
+
+def _sides(values: ArrayLike) -> np.ndarray:
+    "Booleans, or 0 and 1, as booleans, (n,); raises `BadData` for anything else: any text would be true."
+    if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind == "b":
+        return values
+    try:
+        sides = np.asarray(values)
+    except ValueError:
+        sides = np.empty((0, 0))
+    if sides.ndim == 1 and all(isinstance(side, bool | np.bool_) for side in sides.flat):
+        return sides.astype(np.bool_)
+    numbers = as_numbers(values, "is_buyer_maker")
+    if not np.isin(numbers, (0, 1)).all():
+        raise BadData(
+            f"expected is_buyer_maker as booleans, found {numbers[~np.isin(numbers, (0, 1))][0]}",
+            "compare the column with what means true",
+            field="is_buyer_maker",
+        )
+    return numbers.astype(np.bool_)
+
+
 def trade_columns(
     trade_id: ArrayLike,  # (n,) rising
     price: ArrayLike,  # (n,) quote currency
@@ -162,13 +197,14 @@ def trade_columns(
     "Convert trades to arrays of the right types; raises `BadData` for impossible ones, `BadTime` for other units."
     times = np.asarray(timestamp)
     times = times.astype(np.int64) if times.dtype.kind in "iu" else as_ms_column(timestamp, "timestamp")
+    ids = _whole(trade_id, "trade_id")
     trades = TradeColumns(
-        trade_id=np.asarray(trade_id, np.int64),
-        price=np.asarray(price, np.float64),
-        quantity=np.asarray(quantity, np.float64),
+        trade_id=ids,
+        price=as_numbers(price, "price", finite=None),
+        quantity=as_numbers(quantity, "quantity", finite=None),
         timestamp=times,
-        is_buyer_maker=np.asarray(is_buyer_maker, np.bool_),
-        count=np.ones(len(np.asarray(trade_id)), np.int64) if count is None else np.asarray(count, np.int64),
+        is_buyer_maker=_sides(is_buyer_maker),
+        count=np.ones(len(ids), np.int64) if count is None else _whole(count, "count"),
     )
     if len(lengths := {len(column) for column in vars(trades).values()}) > 1:
         raise BadData(
@@ -191,7 +227,11 @@ def trade_open_times(
     timestamp: np.ndarray,  # (n,) int64, ms UTC
     interval_ms: int,
 ) -> np.ndarray:  # (n,) int64, ms UTC
-    "Compute the open time of the candle that each trade belongs to."
+    "Compute the open time of the candle that each trade belongs to; raises `BadSetting`, `BadTime`."
+    interval_ms = as_count(interval_ms, "interval_ms", least=1)
+    timestamp = np.asarray(timestamp)
+    if timestamp.dtype.kind not in "iu":
+        timestamp = as_ms_column(timestamp, "timestamp")
     origin = _ORIGIN.get(interval_ms, 0)
     return origin + (timestamp - origin) // interval_ms * interval_ms
 
@@ -253,13 +293,8 @@ class TradeCandles:
         interval_ms: int,  # length of a candle
         since_ms: int | None = None,  # all trades from this moment on will be given; None: unknown
     ):
-        if interval_ms <= 0:
-            raise BadSetting(
-                f"expected an interval of at least 1 ms, found {interval_ms}",
-                "take it from core.times.interval_ms",
-                field="interval_ms",
-            )
-        self.interval_ms, self.since_ms = interval_ms, since_ms
+        self.interval_ms = as_count(interval_ms, "interval_ms", least=1)
+        self.since_ms = None if since_ms is None else as_count(since_ms, "since_ms")
         self._ints, self._prices = np.zeros(_STATE, np.int64), np.zeros(4)
 
     def update(
@@ -339,6 +374,7 @@ def candles_of_trades(
     state = TradeCandles(interval_ms, since_ms)
     parts = [state.update(trade_id, price, quantity, timestamp, is_buyer_maker, count=count)]
     if until_ms is not None:
+        as_count(until_ms, "until_ms", most=LATEST_MS)
         parts.append(state.until(until_ms))
     last = state.forming()
     if until_ms is None or (last["number_of_trades"] > 0).any():

@@ -10,7 +10,8 @@ import msgspec
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..core.errors import BadData, BadSetting
+from ..core.errors import BadData
+from ..core.numbers import as_count
 from ..core.types import JsonObject
 from .decimals import LIMB_BASE, limbs, nearest, price_steps, step_edges
 from .kernels import kernel
@@ -95,13 +96,7 @@ class VolumeByPrice:
         step: str,  # of price, decimal text
     ):
         step_edges([], step)
-        if interval_ms <= 0:
-            raise BadSetting(
-                f"expected an interval of at least 1 ms, found {interval_ms}",
-                "take it from core.times.interval_ms",
-                field="interval_ms",
-            )
-        self.interval_ms, self.step = interval_ms, step
+        self.interval_ms, self.step = as_count(interval_ms, "interval_ms", least=1), step
         self._last: int | None = None
         # (open time, step) -> whole and small parts bought, whole and small parts sold, trades
         self._cells: dict[tuple[int, int], np.ndarray] = {}

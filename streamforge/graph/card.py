@@ -14,7 +14,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from ..core.errors import BadConfig, DamagedArtifact
+from ..core.errors import BadConfig, BadData, DamagedArtifact
 
 # %% ../../nbs/41_graph/03_card.ipynb #8e6e5b58
 FEATURE_CLIP = 5.0  # standard deviations at which a scaled feature is cut
@@ -45,6 +45,14 @@ class GnnConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         most = {"dropout": 0.9, "threshold": 1, "learning_rate": 1, "weight_decay": 1}
         for name in self.__struct_fields__:
             value = getattr(self, name)
+            whole = isinstance(type(self).__struct_defaults__[self.__struct_fields__.index(name)], int)
+            numeric = isinstance(value, int | np.integer if whole else int | float | np.number)
+            if name != "monitor" and (isinstance(value, bool) or not numeric):
+                raise BadConfig(
+                    f"expected {name} as a {'whole ' if whole else ''}number, found {value!r}",
+                    "change the configuration",
+                    field=name,
+                )
             if name != "monitor" and not least.get(name, 1) <= value <= most.get(name, 100_000):
                 raise BadConfig(
                     f"expected {name} between {least.get(name, 1)} and {most.get(name, 100_000)}, found {value}",
@@ -94,7 +102,15 @@ def pack_model(
     card: ModelCard,
     weights: Mapping[str, np.ndarray],  # as `shapes` names them, float32
 ) -> dict[str, bytes]:  # _WEIGHTS and _CARD
-    "Write a model as two files; the same model gives the same bytes."
+    "Write a model as two files; the same model gives the same bytes. Raises `BadData` for other weights than the card's."
+    for name, shape in shapes(card).items():
+        own = np.asarray(weights.get(name, ()))
+        if own.shape != shape or not np.isfinite(own).all():
+            raise BadData(
+                f"expected finite weights of shape {shape} for {name}, found shape {own.shape}",
+                "give the state of the model that the card describes",
+                field=name,
+            )
     arrays = {name: np.ascontiguousarray(weights[name], np.float32) for name in shapes(card)}
     return {_WEIGHTS: save(arrays), _CARD: msgspec.json.encode(card, order="sorted")}
 

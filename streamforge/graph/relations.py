@@ -9,6 +9,9 @@ __all__ = ["log_returns", "correlations", "neighbours", "edges"]
 import numpy as np
 from numba import njit
 
+from ..core.errors import BadData
+from ..core.numbers import as_count, as_number, as_numbers
+
 
 # %% ../../nbs/41_graph/01_relations.ipynb #0384f29d
 @njit(cache=True)
@@ -126,9 +129,20 @@ def edges(
 ) -> tuple[
     np.ndarray, np.ndarray
 ]:  # edge_index (2, E) int64: source, target; weight (E,) float32: the correlation with its sign
-    "Edges of a correlation matrix as a graph, ordered by target, then by strength."
+    """Edges of a correlation matrix as a graph, ordered by target, then by strength.
+
+    Raises `BadData` for a table that is not square or holds no correlations, and `BadSetting`.
+    """
+    k, threshold = as_count(k, "k", least=1), as_number(threshold, "threshold", least=0, most=1)
+    corr = as_numbers(corr, "corr", shape=(None, None), finite=False)
+    if len(corr) != corr.shape[1]:
+        raise BadData(f"expected one row and column per market, found {corr.shape}", "give what correlations returns")
+    if np.nanmax(np.abs(corr), initial=0.0) > 1 + 1e-9:
+        raise BadData(
+            f"expected correlations from -1 to 1, found {np.nanmax(np.abs(corr))}", "give what correlations returns"
+        )
     source = np.empty((len(corr), k), np.int32)
     weight = np.empty((len(corr), k), np.float32)
-    neighbours(np.asarray(corr, np.float64), k, threshold, source, weight)
+    neighbours(corr, k, threshold, source, weight)
     target, place = np.nonzero(source >= 0)
     return np.stack([source[target, place].astype(np.int64), target]), weight[target, place]

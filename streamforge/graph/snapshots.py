@@ -12,7 +12,8 @@ import msgspec
 import numpy as np
 from numba import njit
 
-from ..core.errors import BadConfig, NotEnoughData
+from ..core.errors import BadConfig, BadData, NotEnoughData
+from ..core.numbers import as_count, as_number
 from ..features.frame import Panel
 from .relations import correlations, log_returns, neighbours
 
@@ -57,7 +58,15 @@ def disjoint(
     source: np.ndarray,  # (B, N, k) int, -1 where there is none
     weight: np.ndarray,  # (B, N, k) float32
 ) -> tuple[np.ndarray, np.ndarray]:  # edge_index (2, E) int64 over B * N nodes, weight (E,) float32
-    "Join B graphs of N nodes into one without edges between them: node n of graph b becomes b * N + n."
+    "Join B graphs of N nodes into one without edges between them: node n of graph b becomes b * N + n; raises `BadData`."
+    source, weight = np.asarray(source), np.asarray(weight)
+    whole = source.ndim == 3 and source.dtype.kind in "iu" and weight.dtype.kind in "iuf"
+    if not whole or weight.shape != source.shape or (source >= source.shape[1]).any():
+        raise BadData(
+            f"expected sources (graphs, nodes, k) among the nodes, with a weight each, found {source.dtype} of "
+            f"{source.shape} and {weight.dtype} of {weight.shape}",
+            "give source and weight of Snapshots",
+        )
     graph, target, place = np.nonzero(source >= 0)
     offset = graph * source.shape[1]
     return np.stack([source[graph, target, place] + offset, target + offset]), weight[graph, target, place]
@@ -83,6 +92,10 @@ def build(
     threshold: float = 0.3,  # least absolute correlation
 ) -> Snapshots:
     "Build graphs at rows window, window + stride, ... of a panel; raises `BadConfig`, `NotEnoughData`."
+    for name, value in (("window", window), ("stride", stride), ("k", k)):
+        as_count(value, name)
+    window, stride, k = int(window), int(stride), int(k)
+    as_number(threshold, "threshold", least=0, most=1)
     if min(window, stride, k) < 1 or window < 3:
         raise BadConfig(
             f"expected window >= 3, stride >= 1 and k >= 1, found {window}, {stride} and {k}",
@@ -110,7 +123,11 @@ def edge_rows(
 ) -> dict[
     str, np.ndarray
 ]:  # columns of equal length: graph, source, target (text), open_time [ms UTC], weight (float64)
-    "All edges of all snapshots as columns of a table, in time order."
+    "All edges of all snapshots as columns of a table, in time order; raises `BadData` for other names than nodes."
+    if len(symbols) != snapshots.source.shape[1] or isinstance(symbols, str):
+        raise BadData(
+            f"expected {snapshots.source.shape[1]} names of nodes, found {symbols!r}", "give the markets of the panel"
+        )
     when, target, place = np.nonzero(snapshots.source >= 0)
     names = np.array(symbols, object)
     return {
@@ -128,6 +145,7 @@ def labels(
     horizon: int,  # candles ahead, at least 1
 ) -> np.ndarray:  # (T, N) int8: 1 rises, 0 does not, -1 unknown
     "Whether close[t + horizon] > close[t], for each market and row; raises `BadConfig`."
+    horizon = as_count(horizon, "horizon")
     if horizon < 1:
         raise BadConfig(
             f"expected a horizon of at least 1 candle, found {horizon}",
@@ -157,6 +175,8 @@ def split(
     first: int = 0,  # leave out the rows before this one
 ) -> Split:
     "Cut rows into train, validation and test by time; raises `BadConfig`."
+    n_rows, first = as_count(n_rows, "n_rows", least=1), as_count(first, "first")
+    train, val = as_number(train, "train"), as_number(val, "val")
     if min(train, val) <= 0 or train + val >= 1 or not 0 <= first < n_rows:
         raise BadConfig(
             f"expected shares above 0 that leave rows to test, found {train} and {val} of rows {first}..{n_rows}",
@@ -172,5 +192,9 @@ def samples(
     horizon: int,  # candles that a label looks ahead
     stride: int = 1,  # take every stride-th row
 ) -> np.ndarray:  # (S,) int64 rows with a complete window whose label is decided within the stretch
-    "Rows of a stretch to learn from or to judge, with the label's horizon purged at its end."
+    "Rows of a stretch to learn from or to judge, with the label's horizon purged at its end; raises `BadSetting`."
+    for name, value, least in (("window", window, 0), ("horizon", horizon, 0), ("stride", stride, 1)):
+        as_count(value, name, least=least)
+    as_count(rows.stop, "rows")
+    window, horizon, stride = int(window), int(horizon), int(stride)
     return np.arange(max(rows.start or 0, window), max(rows.stop - horizon, 0), stride)

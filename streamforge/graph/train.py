@@ -27,7 +27,8 @@ import numpy as np
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from ..core.errors import BadConfig, NotEnoughData
+from ..core.errors import BadConfig, BadData, NotEnoughData
+from ..core.numbers import as_numbers
 from ..features.frame import FEATURES, Panel, Scaler
 from .card import FEATURE_CLIP, GnnConfig, ModelCard, pack_model
 from .model import GATv2Classifier
@@ -35,11 +36,25 @@ from .snapshots import Snapshots, build, disjoint, labels, samples
 
 
 # %% ../../nbs/41_graph/05_train.ipynb #dd4b0b28
+def _judged(label: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    "Labels of 0 and 1 with a score each; raises `BadData`."
+    scores = as_numbers(score, "score")
+    labels_ = as_numbers(label, "label", shape=scores.shape)
+    if not np.isin(labels_, (0, 1)).all():
+        raise BadData(
+            f"expected labels of 0 and 1, found {labels_[~np.isin(labels_, (0, 1))][0]}",
+            "leave out rows without a known label",
+            field="label",
+        )
+    return labels_, scores
+
+
 def auc(
     label: np.ndarray,  # (S,) 1 or 0
     score: np.ndarray,  # (S,) anything that orders
 ) -> float | None:  # 0..1; None if only one class is there
-    "Area under the ROC curve by ranks (Mann and Whitney 1947)."
+    "Area under the ROC curve by ranks (Mann and Whitney 1947); raises `BadData`."
+    label, score = _judged(label, score)
     _, place, counts = np.unique(score, return_inverse=True, return_counts=True)
     rank = (np.cumsum(counts) - (counts - 1) / 2)[place]  # ties share the mean of their ranks
     up, down = int((label == 1).sum()), int((label == 0).sum())
@@ -50,9 +65,16 @@ def probability_scores(
     label: np.ndarray,  # (S,) 1 or 0
     probability: np.ndarray,  # (S,) of 1
 ) -> dict[str, float | None]:  # auc, accuracy, brier
-    "AUC, accuracy and Brier score of predicted probabilities; raises `NotEnoughData` without any row."
+    "AUC, accuracy and Brier score of predicted probabilities; raises `NotEnoughData` without any row, `BadData`."
+    label, probability = _judged(label, probability)
     if not len(label):
         raise NotEnoughData("expected at least one row with a known label, found none", "give a longer stretch")
+    if probability.min() < 0 or probability.max() > 1:
+        raise BadData(
+            f"expected probabilities from 0 to 1, found {probability.min()} to {probability.max()}",
+            "give probabilities, not logits",
+            field="probability",
+        )
     hit, error = (probability > 0.5) == (label == 1), probability - label
     return {"auc": auc(label, probability), "accuracy": float(hit.mean()), "brier": float((error**2).mean())}
 

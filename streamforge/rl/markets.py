@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..core.errors import BadData, NotEnoughData
-from ..core.numbers import as_numbers
+from ..core.numbers import as_count, as_numbers
 from ..core.types import JsonObject
 from ..features.frame import FEATURES, Panel, Scaler
 from .observation import MarketHistory, standardise
@@ -63,7 +63,7 @@ def agent_config(
     meta: JsonObject | None = None,  # small; goes into the policy's files
 ) -> PolicyConfig:
     "A policy's configuration with the scaler fitted on these rows; raises `NotEnoughData`."
-    features, costs = agent_features(panel, probability), costs or Costs()
+    features, costs, window = agent_features(panel, probability), costs or Costs(), as_count(window, "window", least=1)
     if not np.isfinite(features).all(-1).any():
         raise NotEnoughData(
             f"expected training rows whose features are all there, found none in {len(panel)} rows",

@@ -25,7 +25,7 @@ def standardise(
     std: np.ndarray,  # (F,) of the training rows, above zero
 ) -> np.ndarray:  # (..., F) float32; NaN stays NaN
     "Features in units of the training rows' standard deviation; raises `BadData` for another width or no deviation."
-    features = as_numbers(features, "features", shape=(None,) * np.ndim(features), finite=None)
+    features = as_numbers(features, "features", shape=None, finite=None)
     if not (np.isfinite(mean).all() and np.greater(std, 0).all() and np.isfinite(std).all()):
         raise BadData(
             f"expected a finite mean and a deviation above zero of each feature, found {mean} and {std}",

@@ -34,10 +34,12 @@ from ..artifacts.base import Manifest
 from ..core import errors
 from ..core.errors import BadSetting, BadUrl, DamagedArtifact, StreamForgeError
 from ..core.logs import get_logger
+from ..core.numbers import as_count, as_number
 from ..core.types import JsonObject
 from ..core.urls import redact
 from ..evaluation.results import FoldResult
 from ..evaluation.splits import consecutive, walk_forward_splits
+from ..trading.costs import Costs
 from .notebooks import pipelines_dir, run_notebook
 
 # %% ../../nbs/55_runs/05_folds.ipynb #d3f5668f
@@ -62,6 +64,21 @@ class WalkForward(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     slippage_bps: float = 2.0
     random_agents: int = 100
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("folds", 1),
+            ("test", 0),
+            ("train", 0),
+            ("purge", 0),
+            ("embargo", 0),
+            ("window", 1),
+            ("random_agents", 0),
+            ("seed", 0),
+        ):
+            as_count(getattr(self, name), name, least=least)
+        as_number(self.first_train, "first_train", least=0, most=1)
+        Costs(self.fee_bps, self.slippage_bps)
 
 
 class FoldParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -63,7 +63,9 @@ def open_account(cash: float = 1.0) -> np.ndarray:  # (WIDTH,) float64
 
 # %% ../../nbs/42_trading/02_account.ipynb #4d84340b
 def named(account: np.ndarray) -> dict[str, float]:  # by the names of ACCOUNT
-    "The account as a dict of plain floats, for people and JSON."
+    "The account as a dict of plain floats, for people and JSON; raises `BadData` for another width."
+    if np.shape(account) != (WIDTH,):
+        raise BadData(f"expected an account of {WIDTH} numbers, found shape {np.shape(account)}", "see ACCOUNT")
     return dict(zip(ACCOUNT, account.tolist(), strict=True))
 
 

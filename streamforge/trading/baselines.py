@@ -16,13 +16,18 @@ from .engine import BUY, HOLD, SELL, Backtest, backtest
 
 
 # %% ../../nbs/42_trading/04_baselines.ipynb #85a7929e
+def _always(action: int, open: np.ndarray) -> np.ndarray:
+    "One decision at every candle; raises `BadCandles`."
+    return np.full(as_numbers(open, "open", shape=None, finite=None, error=BadCandles).shape, action)
+
+
 def cash(
     open: np.ndarray,  # (T,) or (T, N) float64
     close: np.ndarray,  # the same shape
     costs: Costs = Costs(),
 ) -> Backtest:
     "Never trade: equity stays exactly what it was."
-    return backtest(open, close, np.full(np.shape(open), HOLD), costs)
+    return backtest(open, close, _always(HOLD, open), costs)
 
 
 def buy_and_hold(
@@ -31,7 +36,7 @@ def buy_and_hold(
     costs: Costs = Costs(),
 ) -> Backtest:
     "Decide to buy at the first close, and never sell: one entry, one cost."
-    return backtest(open, close, np.full(np.shape(open), BUY), costs)
+    return backtest(open, close, _always(BUY, open), costs)
 
 
 # %% ../../nbs/42_trading/04_baselines.ipynb #a84f423e
@@ -57,11 +62,12 @@ def random_actions(
     seed: int = 0,
 ) -> np.ndarray:  # (n_candles, n_agents) int64: SELL or BUY
     "Decisions of agents that toss coins; raises `BadSetting` for habits that no agent can have."
-    as_count(n_candles, "n_candles", least=1)
-    as_count(n_agents, "n_agents")
-    as_count(seed, "seed")
-    for name, share in (("turnover", turnover), ("exposure", exposure)):
-        as_number(share, name, least=0, most=1)
+    n_candles, n_agents = as_count(n_candles, "n_candles", least=1), as_count(n_agents, "n_agents")
+    seed = as_count(seed, "seed")
+    turnover, exposure = (
+        as_number(turnover, "turnover", least=0, most=1),
+        as_number(exposure, "exposure", least=0, most=1),
+    )
     # each purchase begins at least one candle in the market, each sale one outside; a record may end between the two
     most = 2 * min(exposure, 1 - exposure) + 1 / n_candles
     if turnover > most + 1e-9:
@@ -90,7 +96,7 @@ def random_agents(
 ) -> Backtest:  # arrays of (T, n): one column per agent
     """The random baseline of an agent on one market: same turnover and exposure, random times; raises
     `BadSetting`, `BadCandles`."""
-    as_count(n, "n")
+    n = as_count(n, "n")
     columns = (
         as_numbers(prices, name, finite=None, error=BadCandles) for name, prices in (("open", open), ("close", close))
     )

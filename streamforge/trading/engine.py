@@ -101,7 +101,15 @@ def _run(
 # %% ../../nbs/42_trading/03_engine.ipynb #2262a1c8
 def _prices(values: np.ndarray, name: str) -> np.ndarray:
     "Prices as float64, of one or several markets; raises `BadCandles` for what is no table of numbers."
-    return as_numbers(values, name, shape=(None,) * max(1, np.ndim(values)), finite=None, error=BadCandles)
+    return as_numbers(values, name, shape=None, finite=None, error=BadCandles)
+
+
+def _whole_array(values: object, name: str) -> np.ndarray:
+    "What numpy makes of values, whatever they are; raises `BadData` for rows of different lengths."
+    try:
+        return np.asarray(values)
+    except ValueError:
+        raise BadData(f"expected {name} in rows of one length, found others", "give one table", field=name) from None
 
 
 # %% ../../nbs/42_trading/03_engine.ipynb #39620175
@@ -136,9 +144,11 @@ def backtest(
 ) -> Backtest:  # arrays of the same shape
     """Trade given decisions; raises `BadCandles` for impossible prices, `BadData` for impossible actions and
     `BadSetting` for no cash."""
-    open, close, actions = _prices(open, "open"), _prices(close, "close"), np.asarray(actions)
+    open, close, actions = _prices(open, "open"), _prices(close, "close"), _whole_array(actions, "actions")
     check_prices(open, close, holes=open.ndim == 2)
     cash = as_number(cash, "cash", above=0)
+    if actions.dtype.kind == "O" and not any(isinstance(action, bool | str) for action in actions.flat):
+        actions = as_numbers(actions, "actions", shape=None, finite=None)
     numeric = actions.dtype.kind in "iuf"  # a boolean is a position, and as a number it would be SELL or HOLD
     if not numeric or actions.shape != open.shape or not np.isin(actions, (SELL, HOLD, BUY)).all():
         few = np.unique(actions)[:5] if numeric else actions.ravel()[:5]

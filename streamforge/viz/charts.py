@@ -17,6 +17,7 @@ from plotly.subplots import make_subplots
 
 from ..core.columns import as_ms_column, candle_times
 from ..core.errors import BadData
+from ..core.numbers import as_count, as_numbers
 from ..features.frame import Columns
 from ..features.indicators import find_indicator
 
@@ -53,10 +54,10 @@ def _moments(open_time: object) -> np.ndarray:
 
 def _numbers(values: ArrayLike, expected: int, name: str) -> np.ndarray:
     "A series as float64; null is NaN, which leaves a gap in a line. Raises `BadData` for another length."
-    series = np.array(values, np.float64)
+    series = as_numbers(values, f"'{name}'", finite=None)
     if len(series) != expected:
         raise BadData(f"expected {expected} values of '{name}', found {len(series)}", "pass one value per open time")
-    return series
+    return np.where(np.isfinite(series), series, np.nan)
 
 
 # %% ../../nbs/50_viz/01_charts.ipynb #19d7064a
@@ -67,7 +68,7 @@ def lines(
     title: str = "",
 ) -> Figure:
     "Draw series over time; raises `BadData` for a series of another length."
-    moments = _moments(open_time)
+    moments, rows = _moments(open_time), as_count(rows, "rows", least=1)
     panels = max(1, min(rows, len(series)))
     shared = len(series) - panels
     figure = make_subplots(rows=panels, cols=1, shared_xaxes=True, vertical_spacing=0.04)
@@ -154,7 +155,12 @@ _STRENGTHS = 4  # widths of lines; one trace per width and sign, however many ed
 
 def _undirected(count: int, edges: ArrayLike, weights: ArrayLike) -> dict[tuple[int, int], float]:
     "Each pair of different nodes once; raises `BadData`."
-    index = np.asarray(edges, np.int64).reshape(2, -1)
+    table = np.asarray(edges)
+    if table.dtype.kind not in "iuf" or not (table.size == 0 or (table.ndim == 2 and len(table) == 2)):
+        raise BadData(
+            f"expected edges of shape (2, any), found {table.dtype} of shape {table.shape}", "pass sources and targets"
+        )
+    index = np.where(np.isfinite(table), table, -1).astype(np.int64).reshape(2, -1)
     if index.size and (index.min() < 0 or index.max() >= count):
         raise BadData(
             f"expected edges between nodes 0 to {count - 1}, found {index.min()} to {index.max()}",
@@ -246,7 +252,10 @@ def equity_curves(
     "Draw equity and drawdown; raises `BadData` for a curve of another length."
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.04, row_heights=[0.7, 0.3])
     for k, (name, values) in enumerate(curves.items()):
-        runs = np.atleast_2d(np.array(values, np.float64))
+        equities = as_numbers(values, f"equity of '{name}'", shape=None, positive=True)
+        if equities.ndim not in (1, 2) or not equities.size:
+            raise BadData(f"expected equity of '{name}' by row, found shape {equities.shape}", "give (T,) or (runs, T)")
+        runs = np.atleast_2d(equities)
         x = np.arange(runs.shape[1]) if open_time is None else _moments(open_time)
         colour, middle = _COLOURS[k % len(_COLOURS)], _numbers(np.median(runs, 0), len(x), name)
         if len(runs) > 1:

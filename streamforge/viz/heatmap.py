@@ -9,11 +9,13 @@ __all__ = ["liquidity_map", "volume_profile"]
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import ArrayLike
 from plotly.graph_objects import Bar, Figure, Heatmap, Scatter
 from plotly.subplots import make_subplots
 
 from ..core.columns import as_ms_column, candle_times
 from ..core.errors import BadData
+from ..core.numbers import as_numbers
 from ..features.frame import Columns
 from .charts import DOWN_COLOUR, UP_COLOUR, candlestick, styled
 
@@ -22,12 +24,29 @@ _SIDES = {"bid": "Blues", "ask": "Oranges"}
 _TIMES = ("timestamp", "open_time")
 
 
+def _read(column: ArrayLike) -> ArrayLike:
+    "Decimal texts, as `price_steps` edges are stored, as floats; everything else, and text of another kind, as it is."
+    try:
+        texts = np.asarray(column)
+        return texts.astype(np.float64) if all(isinstance(text, str) for text in texts.flat) else column
+    except ValueError:
+        return column
+
+
 def _columns(rows: Columns, names: tuple[str, ...]) -> list[np.ndarray]:
     """Columns of rows: times in ms, prices and quantities as float64.
 
     Raises `BadData` without rows or for different lengths, `BadTime`.
     """
-    columns = [as_ms_column(rows[name], name) if name in _TIMES else np.asarray(rows[name]) for name in names]
+    # a mid is NaN where a side was empty
+    columns = [
+        (
+            as_ms_column(rows[name], name)
+            if name in _TIMES
+            else np.asarray(rows[name]) if name == "side" else as_numbers(_read(rows[name]), name, finite=name != "mid")
+        )
+        for name in names
+    ]
     if len({len(column) for column in columns}) > 1:
         lengths = [len(column) for column in columns]
         raise BadData(f"expected columns of one length, found {lengths}", "pass rows of one table")
@@ -35,8 +54,7 @@ def _columns(rows: Columns, names: tuple[str, ...]) -> list[np.ndarray]:
         raise BadData(
             f"expected rows with {', '.join(names)}, found none", "check whether anything was recorded in this range"
         )
-    whole = (*_TIMES, "side")
-    return [column if name in whole else column.astype(np.float64) for name, column in zip(names, columns, strict=True)]
+    return columns
 
 
 def _axis(values: np.ndarray, step: float) -> np.ndarray:

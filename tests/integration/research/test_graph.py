@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from streamforge.core.errors import DamagedArtifact
+from streamforge.core.errors import BadData, DamagedArtifact
 from streamforge.core.samples import SYMBOLS, candles
 from streamforge.features.frame import Panel, panel_of
 from streamforge.graph.card import GnnConfig, pack_model, unpack_model
@@ -193,8 +193,8 @@ def test_damaged_files_are_named(result: GnnResult):
     card, weights = unpack_model(result.files)
     assert pack_model(card, weights) == result.files
     for bad in (np.nan, np.inf):
-        with pytest.raises(DamagedArtifact):
-            Predictor.load(pack_model(card, weights | {"head.bias": np.array([bad])}))
+        with pytest.raises(BadData, match="expected finite weights of shape .1,. for head.bias"):
+            pack_model(card, weights | {"head.bias": np.array([bad])})
 
 
 SERVE = """
