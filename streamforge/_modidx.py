@@ -594,6 +594,10 @@ d = {
                 "20_bus/embedded/check.html#_end_findings",
                 "streamforge/bus/embedded/check.py",
             ),
+            "streamforge.bus.embedded.check._give_rights": (
+                "20_bus/embedded/check.html#_give_rights",
+                "streamforge/bus/embedded/check.py",
+            ),
             "streamforge.bus.embedded.check._group_findings": (
                 "20_bus/embedded/check.html#_group_findings",
                 "streamforge/bus/embedded/check.py",

@@ -298,3 +298,29 @@ def foreign(home: Path, made: Made) -> Harm:
     file, other = segment("last", made), made.files("candles", 0)[0]
     (home / file).write_bytes((home / other).read_bytes())
     return Harm(file, made.held(file))
+
+
+@way(BUS, "a log that may not be read")
+def log_rights(home: Path, made: Made) -> Harm:
+    (home / segment("middle", made)).chmod(0)
+    return Harm(segment("middle", made), stops="candles", after_repair=True)
+
+
+@way(BUS, "a partition's folder that may not be read")
+def folder_rights(home: Path, made: Made) -> Harm:
+    (home / "topics/candles/1").chmod(0)
+    return Harm("topics/candles/1", stops="candles", after_repair=True)
+
+
+@way(BUS, "a next offset that may not be read")
+def next_rights(home: Path, made: Made) -> Harm:
+    (home / "topics/candles/1.next").chmod(0)
+    return Harm("topics/candles/1.next", stops="candles", after_repair=True)
+
+
+@way(BUS, "an index that may not be read")
+def index_rights(home: Path, made: Made) -> Harm:
+    file = segment("middle", made).replace(".log", ".index")
+    (home / file).write_bytes(b"")
+    (home / file).chmod(0)
+    return Harm(file)

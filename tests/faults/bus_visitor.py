@@ -5,6 +5,7 @@ python tests/faults/bus_visitor.py HOME
 
 import asyncio
 import json
+import os
 import sys
 import time
 from contextlib import aclosing
@@ -13,11 +14,13 @@ from pathlib import Path
 import msgspec
 
 from streamforge.bus.base import Bus, Message, open_bus
+from streamforge.bus.embedded import bus as embedded  # noqa: F401  (loaded before the user changes)
 from streamforge.bus.embedded.check import check_bus, repair_bus
 from streamforge.core.errors import StreamForgeError
 from streamforge.core.logs import setup
 
 DEADLINE = 20
+NOBODY = 65_534
 GROUP, COMMITTED = "readers", 40  # the group that has committed this offset in every partition
 
 
@@ -59,12 +62,12 @@ async def visit(home: Path) -> dict:
     findings, errors, contents, group, grow = (await check_bus(home)).findings, [], {}, [], True
     async with open_bus(f"embedded://{home}?segment_bytes=3000") as bus:
         for topic in await bus.topics():
-            ends = await bus.end_offsets(topic)
-
-            async def write(topic: str = topic, keys: tuple[str, ...] = KEYS[: len(ends)]) -> list[tuple[int, int]]:
-                return await bus.publish(topic, [Message(b"new", key=key) for key in keys])
-
             try:
+                ends = await bus.end_offsets(topic)
+
+                async def write(topic: str = topic, keys: tuple[str, ...] = KEYS[: len(ends)]) -> list[tuple[int, int]]:
+                    return await bus.publish(topic, [Message(b"new", key=key) for key in keys])
+
                 await read_all(bus, topic)
                 seen, places = await read_group(bus, topic, write)
                 group += seen
@@ -91,4 +94,8 @@ async def visit(home: Path) -> dict:
 
 if __name__ == "__main__":
     setup("visitor", stream=sys.stderr)
+    if os.geteuid() == 0:  # rights mean nothing to root, so that it visits as another user
+        for path in (Path(sys.argv[1]), *Path(sys.argv[1]).rglob("*")):
+            os.chown(path, NOBODY, NOBODY)
+        os.setuid(NOBODY)
     print(json.dumps(asyncio.run(visit(Path(sys.argv[1])))))

@@ -24,6 +24,7 @@ class Harm:
     file: str  # what a check has to name, below the lab's home
     lost: set[tuple] = field(default_factory=set)  # keys of the records that the damaged bytes held
     quiet: bool = False  # nothing that is derived or foreign has to be told of by readers; a check names it
+    stops: str = ""  # a topic that cannot be used before the repair, by an error that names the file
     after_repair: bool = False  # what is undamaged is read again only after the repair
 
 
@@ -82,19 +83,28 @@ def keyed(rows: dict[str, list[list]]) -> Contents:
 def judge(outcome: Outcome, one: Way, harm: Harm, whole: Contents, seen: dict, lines: list[dict]) -> None:
     "Compare what a visitor has seen with what the damaged bytes have left."
     expected = {name: {k: v for k, v in rows.items() if k not in harm.lost} for name, rows in whole.items()}
+    if harm.stops:
+        new = {key for key, value in whole[harm.stops].items() if value == "new"}  # could not be written
+        expected[harm.stops] = {key: value for key, value in expected[harm.stops].items() if key not in new}
     what = f"{one.subject.name}: {one.name}"
     read = dict.fromkeys(expected, {}) | keyed(seen["after" if harm.after_repair else "contents"])
+    if harm.stops:  # some partitions can be written
+        read[harm.stops] = {key: value for key, value in read[harm.stops].items() if value != "new"}
     outcome.judge(expected, read, what)
     if not harm.after_repair:
         after = keyed(seen["after"])
         outcome.check(after == keyed(seen["contents"]), f"{what}: a repair changed what is read")
+    if harm.stops:
+        stopped = [error for error in seen["errors"] if error.startswith(f"{harm.stops}: BusError")]
+        outcome.check(len(stopped) == len(seen["errors"]) == 1 and harm.file in stopped[0], f"{what}: {seen['errors']}")
+        seen["errors"].clear()
     group = {tuple(key) for key in seen["group"]}
     missed = {key for rows in expected.values() for key in rows if key[2] >= seen["committed"]} - group
     outcome.check(harm.after_repair or not missed, f"{what}: the group missed {sorted(missed)[:3]}")
     outcome.check(not seen["errors"], f"{what}: {seen['errors'][:2]}")
     outcome.check(seen["offsets_grow"], f"{what}: offsets were used twice")
     told = any(line.get("level") in ("warning", "error") for line in lines)
-    outcome.check(told or harm.quiet, f"{what}: not a word in the log")
+    outcome.check(told or harm.quiet or harm.stops, f"{what}: not a word in the log")
     named = any(finding["path"].startswith(harm.file) for finding in seen["findings"])
     outcome.check(named, f"{what}: the check does not name {harm.file}: {seen['findings'][:3]}")
     outcome.check(not any(one["damaged"] for one in seen["left"]), f"{what}: damaged after the repair {seen['left']}")
@@ -105,6 +115,7 @@ async def damage(lab: Lab, runs: int) -> None:
     "Every way once, or `runs` of them evenly; a raw traceback, silence or a record too many or too few is a fault."
     chosen = WAYS if runs >= len(WAYS) else [WAYS[n * len(WAYS) // runs] for n in range(runs)]
     made: dict[str, Any] = {}
+    lab.folder.chmod(0o755)  # a visitor may be another user
     for number, one in enumerate(chosen):
         subject, pristine = one.subject, lab.folder / one.subject.name
         if subject.name not in made:

@@ -6,6 +6,8 @@
 __all__ = ["Finding", "BusReport", "segment_findings", "partition_findings", "check_bus", "repair_bus"]
 
 # %% ../../../nbs/20_bus/embedded/14_check.ipynb #c65fdc53
+import contextlib
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -126,7 +128,9 @@ def _index_findings(folder: Path, segment: Survey) -> Iterator[tuple[str, int, b
     path = segment_path(folder, segment.base).with_suffix(".index")
     entries = index_entries(folder, segment.base)
     places = {(frame.first, frame.start - HEADER.size) for frame in segment.frames}
-    if path.exists() and (
+    if path.exists() and not os.access(path, os.R_OK | os.W_OK):
+        yield "this user cannot read and write it", 0, True
+    elif path.exists() and (
         path.stat().st_size != 24 * len(entries) or any((first, at) not in places for first, at, _ in entries)
     ):
         yield "damaged entries; a search passes them over", 0, True
@@ -215,7 +219,9 @@ async def check_bus(
     report.topics = len(names)
     for where, known in ((home, {"topics", "groups", "drafts"}), (home / "topics", set(names))):
         for path in sorted(where.iterdir()):
-            if path.name not in known:
+            if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):
+                report.findings.append(Finding(str(path.relative_to(home)), "this user cannot read it"))
+            elif path.name not in known:
                 report.findings.append(Finding(str(path.relative_to(home)), "stray file", 0, False))
     for name in names:
         report.findings += await _topic_findings(home, name)
@@ -245,7 +251,10 @@ async def _topic_findings(home: Path, name: str) -> list[Finding]:
     spec = read_topic_info(home, name).spec
     for partition in range(spec.partitions):
         if (folder / str(partition)).is_dir():
-            found += await partition_findings(home, name, partition, spec)
+            try:
+                found += await partition_findings(home, name, partition, spec)
+            except BusError as error:
+                add(folder / str(partition), f"cannot be read: {error}")
         else:
             add(folder / str(partition), "the partition's folder is missing", read_next(folder / str(partition)) or 0)
     known = {f"{n}{suffix}" for n in range(spec.partitions) for suffix in ("", ".next")}
@@ -301,6 +310,7 @@ async def repair_bus(
 ) -> BusReport:  # what was found before
     "Put a bus in order; what is taken out is set aside beside its place. Raises `BadUrl`, `BusError`."
     report = await check_bus(home)
+    _give_rights(home)
     for folder in (home / "topics", home / "groups", home / "drafts"):
         folder.mkdir(mode=0o700, exist_ok=True)
         narrow(folder)
@@ -318,6 +328,17 @@ async def repair_bus(
         if folder.is_dir():
             await _repair_group(home, folder, damaged)
     return report
+
+
+def _give_rights(folder: Path) -> None:
+    "Give the owner of everything below a folder the right to read and write it."
+    for path in folder.iterdir():
+        needed = 0o700 if path.is_dir() else 0o600
+        if not path.is_symlink() and (mode := path.stat().st_mode) & needed != needed:
+            with contextlib.suppress(PermissionError):  # of another owner: a check names it
+                path.chmod(mode & 0o777 | needed)
+        if path.is_dir() and os.access(path, os.R_OK | os.X_OK):
+            _give_rights(path)
 
 
 async def _repair_group(home: Path, folder: Path, damaged: set[str]) -> None:

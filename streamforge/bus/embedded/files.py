@@ -187,6 +187,9 @@ def read_next(
         data = read_whole(next_path(folder))
     except FileNotFoundError:
         return None  # an earlier version wrote the log
+    except BusError as error:
+        warn_once(next_path(folder), "next offset cannot be read, the log's end counts", error=error)
+        return None
     if len(data) == _NEXT.size and data == pack_next(offset := _NEXT.unpack(data)[2]):
         return offset
     warn_once(next_path(folder), "next offset is damaged, the log's end counts", bytes=len(data))
@@ -229,7 +232,7 @@ def _partition_folders(folder: Path) -> list[int]:
     "The numbers of a topic's partitions that have a folder; empty if it is no topic."
     try:
         return [int(entry.name) for entry in os.scandir(folder) if entry.name.isdecimal() and entry.is_dir()]
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:
         return []
 
 
@@ -250,7 +253,9 @@ def topic_names(
     names = list[str]()
     for entry in sorted(os.scandir(home / "topics"), key=lambda entry: entry.name):
         path = Path(entry.path)
-        if entry.name[0] != "." and ((path / "topic.json").exists() or _partition_folders(path)):
+        if entry.is_dir() and not os.access(path, os.R_OK | os.X_OK):
+            warn_once(path, "topic's folder cannot be read by this user")
+        elif entry.name[0] != "." and ((path / "topic.json").exists() or _partition_folders(path)):
             names.append(entry.name)
         else:
             warn_once(path, "stray file beside the topics")

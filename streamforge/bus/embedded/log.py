@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..base import TopicSpec
-from .files import next_path, open_file, pack_next, read_next, set_aside
+from .files import next_path, open_file, pack_next, read_next, set_aside, warn_once
 from .frames import END, HEADER, Frame, Payload, end_frame, find_frame, frames, lost_frame
 from streamforge.bus.embedded.segments import (
     INDEX_BYTES,
@@ -176,7 +176,10 @@ class PartitionLog(LogEnd):
 
     def _index(self, first: int) -> None:
         if 0 <= self.newest < 1 << TIME_BITS:
-            append_index(self.folder, self.base, index_entry(first, self.size, self.newest))
+            try:
+                append_index(self.folder, self.base, index_entry(first, self.size, self.newest))
+            except (BusError, OSError) as error:  # it is derived, and the records are written already
+                warn_once(segment_path(self.folder, self.base).with_suffix(".index"), "no index entry", error=error)
             self._indexed = self.size
 
     def mend(self) -> None:

@@ -119,6 +119,7 @@ class PartitionReader:
     def _enter(self, offset: int, cursor: SegmentCursor) -> None:
         self.close()
         self.offset, self._cursor, self._rows = offset, cursor, []
+        self._look_at = 0.0  # nothing is known of these files yet
 
     def read(self, max_records: int, max_bytes: int = 8 << 20) -> list[Record]:
         "Read up to these bounds; empty at the end. Raises `UnknownTopic` if the topic was deleted, `BusError`."
@@ -199,7 +200,6 @@ class PartitionReader:
         if later:
             self._pass_gap(later[0], size=cursor.rest)
             self._enter(max(self.offset, later[0]), SegmentCursor(self.folder, later[0], later[0]))
-            self._look_at = 0.0
             return self._cursor.next_frame() or self._look_closer()
         if kept is not None:
             self._pass_gap(kept, size=cursor.rest)

@@ -32,7 +32,7 @@ import msgspec
 
 from .files import open_file, read_whole, read_next, warn_once
 from .frames import END, HEADER, MAGIC, Frame, find_frame, frames
-from ...core.errors import UnknownTopic
+from ...core.errors import BusError, UnknownTopic
 
 # %% ../../../nbs/20_bus/embedded/04_segments.ipynb #6c588ac4
 SEGMENT_BYTES = 64 << 20  # a segment is closed when it reaches this
@@ -69,6 +69,11 @@ def segment_files(
                 warn_once(folder / entry.name, "stray file among the segments")
     except FileNotFoundError:
         raise UnknownTopic(f"expected a topic at '{folder.parent}', found none", "it was deleted") from None
+    except OSError as error:
+        raise BusError(
+            f"expected a folder that this user can read, found '{folder}' ({error.strerror})",
+            "`streamforge bus repair` gives its owner the right to",
+        ) from error
     return sorted(bases)
 
 
@@ -100,6 +105,9 @@ def index_entries(
     try:
         data = read_whole(path)
     except FileNotFoundError:
+        return []
+    except BusError as error:
+        warn_once(path, "index cannot be read", error=error)
         return []
     entries, read = list[tuple[int, int, int]](), len(data) // _INDEX.size * _INDEX.size
     for first, position, marked in _INDEX.iter_unpack(data[:read]):
