@@ -113,6 +113,16 @@ class Rows(Protocol):
     async def count(self, collection: str, *, where: Where | None = None) -> int:
         "How many rows a collection has; 0 for one that does not exist."
 
+    async def distinct(
+        self,
+        collection: str,
+        columns: Sequence[str],  # text columns: the first ones of the key, in its order
+    ) -> list[tuple[str, ...]]:  # sorted
+        """List the different values that the first columns of the key have, from its index and without reading rows.
+
+        Raises `NotFound`, and `BadData` for other columns.
+        """
+
     async def collections(self) -> dict[str, Schema]:
         "All collections of rows, with their schemas."
 

@@ -201,6 +201,24 @@ async def test_one_symbol_at_two_exchanges(store, fresh):
     assert await store.count(fresh, where={"symbol": "BTCUSDT"}) == 7
 
 
+async def test_distinct_values_of_the_key(store, fresh):
+    "Of many rows, by code point; the columns must be the first of the key."
+    markets = [("binance", "BTCUSDT"), ("binance", "ETHUSDT"), ("kraken", "BTCUSD"), ("kraken", "a'b"), ("kraken", "Ω")]
+    row = {"price": 1.0, "quantity": 1.0, "timestamp": 1, "is_buyer_maker": False}
+    await store.ensure(fresh, TRADES)
+    assert await store.distinct(fresh, ["exchange"]) == []
+    for exchange, symbol in reversed(markets):
+        rows = [row | {"exchange": exchange, "symbol": symbol, "trade_id": id} for id in range(50)]
+        await store.upsert(fresh, rows)
+    assert await store.distinct(fresh, ["exchange", "symbol"]) == markets
+    assert await store.distinct(fresh, ["exchange"]) == [("binance",), ("kraken",)]
+    for wrong in (["symbol"], ["symbol", "exchange"], ["exchange", "symbol", "trade_id"], ["price"], ["nope"], []):
+        with pytest.raises(BadData, match="first columns of the key \\(exchange symbol\\)"):
+            await store.distinct(fresh, wrong)
+    with pytest.raises(NotFound):
+        await store.distinct(f"{fresh}_no", ["exchange"])
+
+
 async def test_columns(store, fresh):
     await store.ensure(fresh, EDGES)
     await store.upsert(fresh, [edge(k, float(k)) for k in range(3)])

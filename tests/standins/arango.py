@@ -554,6 +554,9 @@ _QUERIES = {
     "range": re.compile(_RANGE + r" RETURN KEEP\(d, @columns\)"),
     "nth last": re.compile(_RANGE + r" SORT d\[@range_column\] DESC LIMIT @skipped, 1 RETURN d\[@range_column\]"),
     "count": re.compile(r"FOR d IN @@collection" + _WHERE + " COLLECT WITH COUNT INTO n RETURN n"),
+    "distinct": re.compile(
+        r"FOR d IN @@collection COLLECT c0 = d\[@c0\](?:, c\d = d\[@c\d\])* RETURN \[c0(?:, c\d)*\]"
+    ),
     "schemas": re.compile(r"FOR d IN @@collection RETURN d"),
     "documents": re.compile(
         r"FOR d IN @@collection FILTER d\.kind == @kind AND STARTS_WITH\(d\.id, @prefix\) RETURN d"
@@ -583,6 +586,9 @@ def _answers(database: Database, text: str, variables: Json) -> list[Any]:
     if "range_column" in variables:
         moment, start, last = variables["range_column"], variables["start"], variables["last"]
         documents = [document for document in documents if start <= document[moment] <= last]
+    if name == "distinct":
+        columns = [variables[f"c{n}"] for n in re.findall(r"@c(\d)", text)]
+        return [list(values) for values in {tuple(document[k] for k in columns) for document in documents}]
     for n in re.findall(r"@c(\d)", text):
         column, values = variables[f"c{n}"], set(variables[f"v{n}"])
         documents = [document for document in documents if document.get(column) in values]

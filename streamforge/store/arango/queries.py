@@ -17,6 +17,7 @@ _AQL = {
     "range": f"{_IN_RANGE} RETURN KEEP(d, @columns)",
     "nth last": f"{_IN_RANGE} SORT d[@range_column] DESC LIMIT @skipped, 1 RETURN d[@range_column]",
     "count": "FOR d IN @@collection{where} COLLECT WITH COUNT INTO n RETURN n",
+    "distinct": "FOR d IN @@collection COLLECT {names} RETURN [{values}]",
     "all": "FOR d IN @@collection RETURN d",
     "documents": "FOR d IN @@collection FILTER d.kind == @kind AND STARTS_WITH(d.id, @prefix) RETURN d",
     "add exchange": "FOR d IN @@collection FILTER d.exchange == null LIMIT @rows "
@@ -26,11 +27,15 @@ _AQL = {
 
 # %% ../../../nbs/21_store/arango/05_queries.ipynb #592a993f
 def aql_text(
-    name: str,  # `range`, `nth last`, `count`, `all`, `documents`, `add exchange`
-    columns: int = 0,  # how many columns `where` has
+    name: str,  # `range`, `nth last`, `count`, `distinct`, `all`, `documents`, `add exchange`
+    columns: int = 0,  # how many columns `where` has, or are to be distinct
 ) -> str:
     "The AQL of one of the store's queries."
-    return _AQL[name].format(where="".join(f" FILTER d[@c{n}] IN @v{n}" for n in range(columns)))
+    return _AQL[name].format(
+        where="".join(f" FILTER d[@c{n}] IN @v{n}" for n in range(columns)),
+        names=", ".join(f"c{n} = d[@c{n}]" for n in range(columns)),
+        values=", ".join(f"c{n}" for n in range(columns)),
+    )
 
 
 # %% ../../../nbs/21_store/arango/05_queries.ipynb #b058354d

@@ -29,7 +29,7 @@ from streamforge.store.arango.collections import (
 from .errors import error_codes
 from .names import DOCUMENTS, document_key
 from .queries import aql_text, run_query
-from .rows import count_documents, read_rows, upsert_documents
+from .rows import count_documents, distinct_values, read_rows, upsert_documents
 from ..arrow import as_arrow
 from ..base import Document, RowBatch, Schema, Where, encode_body
 from ..query import RowQuery
@@ -174,6 +174,13 @@ class ArangoStore:
         check_name(collection, "collection_name")
         stored = await self._connection.run(lambda database: find_collection(database, collection))
         return await self._connection.run(lambda database: count_documents(database, stored, query)) if stored else 0
+
+    async def distinct(self, collection: str, columns: Sequence[str]) -> list[tuple[str, ...]]:
+        "The different values of the first columns of the key, sorted; raises `NotFound`, `BadData`."
+        check_name(collection, "collection_name")
+        return await self._connection.run(
+            lambda database: distinct_values(database, require_collection(database, collection), columns)
+        )
 
     async def collections(self) -> dict[str, Schema]:
         "All collections of rows, with their schemas."

@@ -13,6 +13,7 @@ __all__ = [
     "widen_text",
     "upsert_text",
     "only_exchange_text",
+    "next_key_text",
     "literal",
     "conditions",
     "select_text",
@@ -141,6 +142,17 @@ def only_exchange_text(
     "SELECT of the table's exchange where it has one only; looks at both ends of the key."
     ends = [f"(SELECT {end}(exchange) FROM {quoted(table)})" for end in ("min", "max")]
     return f"SELECT {ends[0]} AS name WHERE {ends[0]} = {ends[1]}"
+
+
+def next_key_text(
+    table: str,
+    columns: Sequence[str],  # the first ones of the key
+    after: Sequence[str] = (),  # their last values so far; empty: none yet
+) -> str:  # no row, or one
+    "SELECT of the values that follow in the key; one step in its index, however many rows have the same values."
+    names = ", ".join(map(quoted, columns))
+    where = f" WHERE ({names}) > ({', '.join(map(literal, after))})" if after else ""
+    return f"SELECT {names} FROM {quoted(table)}{where} ORDER BY {names} LIMIT 1"
 
 
 def literal(

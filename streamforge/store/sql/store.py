@@ -22,11 +22,11 @@ from ...core.types import JsonValue
 from ...core.urls import redact
 from ..arrow import ARROW_TYPES, as_arrow
 from ..base import Document, RowBatch, Schema, Where, encode_body
-from ..query import RowQuery, requested_columns
+from ..query import RowQuery, leading_columns, requested_columns
 from ..schemas import check_schema, missing_columns, with_exchange
 from .connections import Connection, Database, parameters
 from .pool import ConnectionPool, PooledConnection
-from .statements import conditions, only_exchange_text, quoted, select_text
+from .statements import conditions, next_key_text, only_exchange_text, quoted, select_text
 from streamforge.store.sql.tables import (
     CollectionTable,
     add_exchange,
@@ -141,6 +141,17 @@ def _count(connection: Connection, collection: str, query: RowQuery) -> int:
     return counted["n"][0].as_py()
 
 
+def _distinct(connection: Connection, collection: str, columns: Sequence[str]) -> list[tuple[str, ...]]:
+    "The different values of the first columns of the key, one query for each; raises `NotFound`, `BadData`."
+    table, values = require_table(connection, collection), list[tuple[str, ...]]()
+    names = leading_columns(table.schema, columns)
+    while True:
+        following = connection.query(next_key_text(table.name, names, values[-1] if values else ()))
+        if not following.num_rows:
+            return values
+        values.append(tuple(following[name][0].as_py() for name in names))
+
+
 # %% ../../../nbs/21_store/sql/07_store.ipynb #1d90c3e1
 _log = get_logger("store.sql")
 _MIGRATION_S = 3_600.0  # that a process waits for another one that migrates
@@ -240,6 +251,10 @@ class SqlStore:
     async def count(self, collection: str, *, where: Where | None = None) -> int:
         "How many rows a collection has; 0 for one that does not exist."
         return await self._reading.run(lambda connection: _count(connection, collection, RowQuery(where=where or {})))
+
+    async def distinct(self, collection: str, columns: Sequence[str]) -> list[tuple[str, ...]]:
+        "The different values of the first columns of the key, sorted; raises `NotFound`, `BadData`."
+        return await self._reading.run(lambda connection: _distinct(connection, collection, columns))
 
     async def collections(self) -> dict[str, Schema]:
         "All collections of rows, with their schemas."
