@@ -7455,6 +7455,10 @@ d = {
                 "21_store/arango/rows.html#count_documents",
                 "streamforge/store/arango/rows.py",
             ),
+            "streamforge.store.arango.rows.distinct_values": (
+                "21_store/arango/rows.html#distinct_values",
+                "streamforge/store/arango/rows.py",
+            ),
             "streamforge.store.arango.rows.import_documents": (
                 "21_store/arango/rows.html#import_documents",
                 "streamforge/store/arango/rows.py",
@@ -7503,6 +7507,10 @@ d = {
             ),
             "streamforge.store.arango.store.ArangoStore.delete": (
                 "21_store/arango/store.html#arangostore.delete",
+                "streamforge/store/arango/store.py",
+            ),
+            "streamforge.store.arango.store.ArangoStore.distinct": (
+                "21_store/arango/store.html#arangostore.distinct",
                 "streamforge/store/arango/store.py",
             ),
             "streamforge.store.arango.store.ArangoStore.ensure": (
@@ -7594,6 +7602,7 @@ d = {
                 "streamforge/store/base.py",
             ),
             "streamforge.store.base.Rows.count": ("21_store/base.html#rows.count", "streamforge/store/base.py"),
+            "streamforge.store.base.Rows.distinct": ("21_store/base.html#rows.distinct", "streamforge/store/base.py"),
             "streamforge.store.base.Rows.ensure": ("21_store/base.html#rows.ensure", "streamforge/store/base.py"),
             "streamforge.store.base.Rows.read": ("21_store/base.html#rows.read", "streamforge/store/base.py"),
             "streamforge.store.base.Rows.upsert": ("21_store/base.html#rows.upsert", "streamforge/store/base.py"),
@@ -7618,6 +7627,10 @@ d = {
             "streamforge.store.query.RowQuery": ("21_store/query.html#rowquery", "streamforge/store/query.py"),
             "streamforge.store.query.accepted_values": (
                 "21_store/query.html#accepted_values",
+                "streamforge/store/query.py",
+            ),
+            "streamforge.store.query.leading_columns": (
+                "21_store/query.html#leading_columns",
                 "streamforge/store/query.py",
             ),
             "streamforge.store.query.requested_columns": (
@@ -7897,6 +7910,10 @@ d = {
                 "21_store/sql/statements.html#literal",
                 "streamforge/store/sql/statements.py",
             ),
+            "streamforge.store.sql.statements.next_key_text": (
+                "21_store/sql/statements.html#next_key_text",
+                "streamforge/store/sql/statements.py",
+            ),
             "streamforge.store.sql.statements.only_exchange_text": (
                 "21_store/sql/statements.html#only_exchange_text",
                 "streamforge/store/sql/statements.py",
@@ -7959,6 +7976,10 @@ d = {
                 "21_store/sql/store.html#sqlstore.delete",
                 "streamforge/store/sql/store.py",
             ),
+            "streamforge.store.sql.store.SqlStore.distinct": (
+                "21_store/sql/store.html#sqlstore.distinct",
+                "streamforge/store/sql/store.py",
+            ),
             "streamforge.store.sql.store.SqlStore.ensure": (
                 "21_store/sql/store.html#sqlstore.ensure",
                 "streamforge/store/sql/store.py",
@@ -7986,6 +8007,10 @@ d = {
             "streamforge.store.sql.store._count": ("21_store/sql/store.html#_count", "streamforge/store/sql/store.py"),
             "streamforge.store.sql.store._database": (
                 "21_store/sql/store.html#_database",
+                "streamforge/store/sql/store.py",
+            ),
+            "streamforge.store.sql.store._distinct": (
+                "21_store/sql/store.html#_distinct",
                 "streamforge/store/sql/store.py",
             ),
             "streamforge.store.sql.store._get": ("21_store/sql/store.html#_get", "streamforge/store/sql/store.py"),

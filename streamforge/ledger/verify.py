@@ -209,12 +209,8 @@ async def stored_markets(
     for name, schema in (await store.collections()).items():
         is_candles = schema.key == CANDLES.key and schema.columns.keys() <= CANDLES.columns.keys()
         if collection in ("", name) and is_candles:
-            names = ["exchange", "symbol", "interval"]
-            markets = (await store.read(name, columns=names)).group_by(names).aggregate([]).to_pylist()
-            keys |= {
-                LedgerKey(name, market["symbol"], "candles", market["interval"], market["exchange"])
-                for market in markets
-            }
+            for exchange, symbol, interval in await store.distinct(name, ["exchange", "symbol", "interval"]):
+                keys.add(LedgerKey(name, symbol, "candles", interval, exchange))
     return keys
 
 

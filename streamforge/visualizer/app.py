@@ -6,6 +6,7 @@
 __all__ = [
     "STATIC",
     "HEADERS",
+    "MARKET",
     "plotly_js",
     "indicator_places",
     "markets",
@@ -47,6 +48,7 @@ from streamforge.core.names import (
 from ..core.times import as_ms, interval_ms
 from ..core.types import JsonObject, JsonValue
 from ..features.indicators import find_indicator
+from ..ledger.entries import Entry, LedgerKey, read_ledger
 from ..manager.api import same_origin
 from ..store.base import Store
 from ..store.schemas import CANDLES, market_where
@@ -83,26 +85,31 @@ def indicator_places(
 
 
 # %% ../../nbs/71_visualizer/01_app.ipynb #6db8f734
+MARKET = ("exchange", "symbol", "interval")  # the columns that a candle's key begins with
+
+
 async def markets(
     store: Store,
 ) -> list[JsonObject]:  # collection, exchange, symbol, interval, candles; sorted
-    "List the markets of all collections of candles."
+    "List the markets of all collections of candles, and how many each has by its ledger; reads no candles."
     listed: list[JsonObject] = []
+    ledger = await read_ledger(store)
     for collection, schema in (await store.collections()).items():
         if schema.key == CANDLES.key and set(CANDLES.columns) | {"filled"} == set(schema.columns) | {"filled"}:
-            names = ["exchange", "symbol", "interval"]
-            table = await store.read(collection, columns=names)
-            counts = table.group_by(names).aggregate([([], "count_all")])
-            listed += [
-                {
-                    "collection": collection,
-                    "exchange": row["exchange"],
-                    "symbol": row["symbol"],
-                    "interval": row["interval"],
-                    "candles": row["count_all"],
-                }
-                for row in counts.to_pylist()
-            ]
+            for exchange, symbol, interval in await store.distinct(collection, MARKET):
+                key = LedgerKey(collection, symbol, "candles", interval, exchange)
+                noted = ledger.get(key, Entry())
+                slots = noted.loaded | noted.verified | noted.filled
+                where = market_where(key.market, interval)
+                listed.append(
+                    {
+                        "collection": collection,
+                        "exchange": exchange,
+                        "symbol": symbol,
+                        "interval": interval,
+                        "candles": slots.size // key.step if slots else await store.count(collection, where=where),
+                    }
+                )
     return sorted(listed, key=lambda market: [market[k] for k in ("collection", "symbol", "interval", "exchange")])
 
 
@@ -120,7 +127,7 @@ async def chart(
     """
     market = market_key(check_exchange(exchange), check_symbol(symbol))
     interval_ms(interval)
-    where = market_where(market, interval)
+    where: dict[str, str | Sequence[str]] = {**market_where(market, interval)}
     stored = await store.collections()
     richest = enriched_collection(collection) if enriched_collection(collection) in stored else collection
     table = await store.read(richest, where=where, last=last)
@@ -135,7 +142,7 @@ async def chart(
         start = table["open_time"][0].as_py()
         decisions = await store.read(
             "decisions",
-            where=where,
+            where=where | {"agent": [agent for (agent,) in await store.distinct("decisions", ["agent"])]},
             start=start,
             columns=["agent", "exchange", "symbol", "interval", "open_time", "action", "equity", "position"],
         )
@@ -174,8 +181,8 @@ async def graphs(store: Store) -> list[dict[str, str]]:
     listed = []
     for collection, schema in (await store.collections()).items():
         if schema.key[:1] == ("graph",):
-            table = await store.read(collection, columns=["graph"])
-            listed += [{"collection": collection, "graph": graph} for graph in sorted(set(table["graph"].to_pylist()))]
+            names = await store.distinct(collection, ["graph"])
+            listed += [{"collection": collection, "graph": graph} for (graph,) in names]
     return listed
 
 

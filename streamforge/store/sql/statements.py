@@ -150,9 +150,16 @@ def next_key_text(
     after: Sequence[str] = (),  # their last values so far; empty: none yet
 ) -> str:  # no row, or one
     "SELECT of the values that follow in the key; one step in its index, however many rows have the same values."
-    names = ", ".join(map(quoted, columns))
-    where = f" WHERE ({names}) > ({', '.join(map(literal, after))})" if after else ""
-    return f"SELECT {names} FROM {quoted(table)}{where} ORDER BY {names} LIMIT 1"
+    names, source = ", ".join(map(quoted, columns)), quoted(table)
+    if not after:
+        return f"SELECT {names} FROM {source} ORDER BY {names} LIMIT 1"
+    # not (a, b) > (x, y): there SQLite begins with the first row of x, y and passes over them all
+    steps = []
+    for n, (name, value) in enumerate(zip(columns, after, strict=True)):
+        same = [f"{quoted(columns[i])} = {literal(after[i])}" for i in range(n)]
+        where = " AND ".join([*same, f"{quoted(name)} > {literal(value)}"])
+        steps.append(f"SELECT * FROM (SELECT {names} FROM {source} WHERE {where} ORDER BY {names} LIMIT 1) AS step{n}")
+    return f"{' UNION ALL '.join(steps)} ORDER BY {names} LIMIT 1"
 
 
 def literal(
