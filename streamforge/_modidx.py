@@ -8946,8 +8946,24 @@ d = {
             ),
         },
         "streamforge.workers.imports.trade_files": {
+            "streamforge.workers.imports.trade_files._by_name": (
+                "60_workers/imports/trade_files.html#_by_name",
+                "streamforge/workers/imports/trade_files.py",
+            ),
+            "streamforge.workers.imports.trade_files._makers": (
+                "60_workers/imports/trade_files.html#_makers",
+                "streamforge/workers/imports/trade_files.py",
+            ),
             "streamforge.workers.imports.trade_files._numbers": (
                 "60_workers/imports/trade_files.html#_numbers",
+                "streamforge/workers/imports/trade_files.py",
+            ),
+            "streamforge.workers.imports.trade_files._one_market": (
+                "60_workers/imports/trade_files.html#_one_market",
+                "streamforge/workers/imports/trade_files.py",
+            ),
+            "streamforge.workers.imports.trade_files._spelled": (
+                "60_workers/imports/trade_files.html#_spelled",
                 "streamforge/workers/imports/trade_files.py",
             ),
             "streamforge.workers.imports.trade_files.trades_of_table": (

@@ -323,6 +323,30 @@ async def test_trades_of_freqtrade_and_of_the_archive(tmp_path):
             await import_files(store, data / "BTCUSDT-trades-2024-01-01.csv")
 
 
+@pytest.mark.parametrize(
+    "name, words, message",
+    [
+        ("side", ["buy", "ask"], "side is 'ask' in row 1"),
+        ("side", ["buy", ""], "side is '(None)?' in row 1"),
+        ("symbol", ["ETHUSDT", "ETHUSDT"], "expected trades of BTCUSDT, .*, found ETHUSDT in its rows"),
+        ("pair", ["BTC/USDT", "ETH/USDT"], "expected trades of one market in .*, found 2: BTC/USDT, ETH/USDT"),
+        ("is_buyer_maker", [0.5, 1.0], "is_buyer_maker is 0.5 in row 0"),
+        ("timestamp", ["0204-01-02", "0204-01-02"], "1973"),
+    ],
+)
+async def test_trades_whose_side_market_or_time_is_not_certain_are_refused(tmp_path, name, words, message):
+    rows = pd.DataFrame({"id": [1, 2], "price": 1.5, "amount": 2.0, "timestamp": [START, START], "side": ["b", "S"]})
+    path = tmp_path / "BTCUSDT-trades.csv"
+    async with opened(tmp_path) as store:
+        rows.assign(**{name: words}).to_csv(path, index=False)
+        with pytest.raises(BadCandles, match=message):
+            await import_files(store, path)
+        assert not await store.collections()
+        rows.assign(symbol="BTC/USDT").to_csv(path, index=False)
+        await import_files(store, path)
+        assert (await store.read("trades"))["is_buyer_maker"].to_pylist() == [False, True]
+
+
 NUMBER = st.floats(1e-8, 1e8, allow_nan=False)
 
 
