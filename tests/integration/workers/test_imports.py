@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from streamforge.cli.data.transfer import data_app
-from streamforge.core.errors import BadCandles, BadSetting
+from streamforge.core.errors import BadCandles, BadSetting, StreamForgeError
 from streamforge.core.samples import candles
 from streamforge.core.times import now_ms
 from streamforge.exchange.simulator.app import Simulator, serve_app
@@ -119,6 +119,29 @@ def test_a_bad_file_among_good_ones_is_named_before_anything_is_stored(tmp_path,
         assert isinstance(said.exception, BadCandles), said.output
         assert ("CCCUSDT" if bad != "trades" else "DDDUSDT") in str(said.exception)
         assert run("list", "--json").output == before
+
+
+OLD = pd.date_range("1970-01-02", periods=200, freq="D", tz="America/New_York")
+IMPOSSIBLE = {  # what a frame has -> what the error says; verification would call each row impossible for good
+    "an index before 1973": (lambda bars: bars.drop(columns="open_time").set_index(OLD), "found 1970-01-02T05:00"),
+    "a column before 1973": (lambda bars: pa.Table.from_pandas(bars.assign(open_time=OLD)), "found 1970-01-02T05:00"),
+    "text before 1973": (lambda bars: bars.assign(open_time=OLD.strftime("%Y-%m-%d")), "found 1970-01-02"),
+    "a volume beyond all": (lambda bars: bars.assign(volume=1e31), "below 1e"),
+    "prices beyond all": (
+        lambda bars: bars.assign(**dict.fromkeys(("open", "high", "low", "close"), 1e30)),
+        "below 1e",
+    ),
+    "trades beyond all": (lambda bars: bars.assign(number_of_trades=1e300), r"number_of_trades 1e\+300"),
+}
+
+
+@pytest.mark.parametrize("case", IMPOSSIBLE)
+async def test_what_verification_calls_impossible_is_refused_before_the_first_row(tmp_path, case):
+    make, message = IMPOSSIBLE[case]
+    async with opened(tmp_path) as store:
+        with pytest.raises(StreamForgeError, match=message):
+            await import_frame(store, make(bars()), symbol="BTCUSDT")
+        assert not await store.collections()
 
 
 async def test_a_column_that_only_one_side_has_is_completed(tmp_path):
