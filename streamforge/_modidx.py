@@ -2239,12 +2239,20 @@ d = {
             ),
         },
         "streamforge.cli.debug.commands": {
+            "streamforge.cli.debug.commands._check_events": (
+                "80_cli/debug/commands.html#_check_events",
+                "streamforge/cli/debug/commands.py",
+            ),
             "streamforge.cli.debug.commands._ms": (
                 "80_cli/debug/commands.html#_ms",
                 "streamforge/cli/debug/commands.py",
             ),
             "streamforge.cli.debug.commands._place": (
                 "80_cli/debug/commands.html#_place",
+                "streamforge/cli/debug/commands.py",
+            ),
+            "streamforge.cli.debug.commands._unknown": (
+                "80_cli/debug/commands.html#_unknown",
                 "streamforge/cli/debug/commands.py",
             ),
             "streamforge.cli.debug.commands.dummy_service": (
@@ -2392,17 +2400,15 @@ d = {
             "streamforge.cli.dlq.replay_letters": ("80_cli/dlq.html#replay_letters", "streamforge/cli/dlq.py"),
         },
         "streamforge.cli.main": {
+            "streamforge.cli.main._check_topic": ("80_cli/main.html#_check_topic", "streamforge/cli/main.py"),
             "streamforge.cli.main._compile_into": ("80_cli/main.html#_compile_into", "streamforge/cli/main.py"),
             "streamforge.cli.main._print_version": ("80_cli/main.html#_print_version", "streamforge/cli/main.py"),
             "streamforge.cli.main._program": ("80_cli/main.html#_program", "streamforge/cli/main.py"),
-            "streamforge.cli.main._request_file": ("80_cli/main.html#_request_file", "streamforge/cli/main.py"),
             "streamforge.cli.main._run": ("80_cli/main.html#_run", "streamforge/cli/main.py"),
             "streamforge.cli.main.demo": ("80_cli/main.html#demo", "streamforge/cli/main.py"),
-            "streamforge.cli.main.list_workflows": ("80_cli/main.html#list_workflows", "streamforge/cli/main.py"),
             "streamforge.cli.main.main": ("80_cli/main.html#main", "streamforge/cli/main.py"),
+            "streamforge.cli.main.remove_topic": ("80_cli/main.html#remove_topic", "streamforge/cli/main.py"),
             "streamforge.cli.main.simulate_exchange": ("80_cli/main.html#simulate_exchange", "streamforge/cli/main.py"),
-            "streamforge.cli.main.start": ("80_cli/main.html#start", "streamforge/cli/main.py"),
-            "streamforge.cli.main.stop": ("80_cli/main.html#stop", "streamforge/cli/main.py"),
             "streamforge.cli.main.tail_topic": ("80_cli/main.html#tail_topic", "streamforge/cli/main.py"),
             "streamforge.cli.main.topics": ("80_cli/main.html#topics", "streamforge/cli/main.py"),
             "streamforge.cli.main.up": ("80_cli/main.html#up", "streamforge/cli/main.py"),
@@ -2474,6 +2480,52 @@ d = {
             "streamforge.cli.worker.worker_environment_of": (
                 "80_cli/worker.html#worker_environment_of",
                 "streamforge/cli/worker.py",
+            ),
+        },
+        "streamforge.cli.workflows": {
+            "streamforge.cli.workflows._request_file": (
+                "80_cli/workflows.html#_request_file",
+                "streamforge/cli/workflows.py",
+            ),
+            "streamforge.cli.workflows.choose_logs": (
+                "80_cli/workflows.html#choose_logs",
+                "streamforge/cli/workflows.py",
+            ),
+            "streamforge.cli.workflows.count_records": (
+                "80_cli/workflows.html#count_records",
+                "streamforge/cli/workflows.py",
+            ),
+            "streamforge.cli.workflows.duration_words": (
+                "80_cli/workflows.html#duration_words",
+                "streamforge/cli/workflows.py",
+            ),
+            "streamforge.cli.workflows.expected_records": (
+                "80_cli/workflows.html#expected_records",
+                "streamforge/cli/workflows.py",
+            ),
+            "streamforge.cli.workflows.list_workflows": (
+                "80_cli/workflows.html#list_workflows",
+                "streamforge/cli/workflows.py",
+            ),
+            "streamforge.cli.workflows.logs": ("80_cli/workflows.html#logs", "streamforge/cli/workflows.py"),
+            "streamforge.cli.workflows.new_lines": ("80_cli/workflows.html#new_lines", "streamforge/cli/workflows.py"),
+            "streamforge.cli.workflows.progress_words": (
+                "80_cli/workflows.html#progress_words",
+                "streamforge/cli/workflows.py",
+            ),
+            "streamforge.cli.workflows.showing_progress": (
+                "80_cli/workflows.html#showing_progress",
+                "streamforge/cli/workflows.py",
+            ),
+            "streamforge.cli.workflows.start": ("80_cli/workflows.html#start", "streamforge/cli/workflows.py"),
+            "streamforge.cli.workflows.stop": ("80_cli/workflows.html#stop", "streamforge/cli/workflows.py"),
+            "streamforge.cli.workflows.stopped_words": (
+                "80_cli/workflows.html#stopped_words",
+                "streamforge/cli/workflows.py",
+            ),
+            "streamforge.cli.workflows.workflow_lines": (
+                "80_cli/workflows.html#workflow_lines",
+                "streamforge/cli/workflows.py",
             ),
         },
         "streamforge.client.client": {

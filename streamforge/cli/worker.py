@@ -6,8 +6,11 @@
 __all__ = ["option_env", "print_targets", "print_target_help", "worker_environment_of"]
 
 # %% ../../nbs/80_cli/06_worker.ipynb #2cf91ebf
+import contextlib
 import os
+import sys
 from collections.abc import Mapping, Sequence
+from typing import TextIO
 
 from .output import print_rows
 from ..core.errors import BadConfig
@@ -63,10 +66,13 @@ def option_env(
 
 
 # %% ../../nbs/80_cli/06_worker.ipynb #d45c7182
-def print_targets() -> None:
+def print_targets(
+    file: TextIO | None = None,  # standard output unless told
+) -> None:
     "Print the targets, one a line."
-    print("Usage: streamforge worker TARGET [OPTIONS]; streamforge worker TARGET --help lists its parameters.\n")
-    print_rows(("target", "what it does"), [(name, target.help) for name, target in TARGETS.items()], left=2)
+    with contextlib.redirect_stdout(file or sys.stdout):
+        print("Usage: streamforge worker TARGET [OPTIONS]; streamforge worker TARGET --help lists its parameters.\n")
+        print_rows(("target", "what it does"), [(name, target.help) for name, target in TARGETS.items()], left=2)
 
 
 def print_target_help(

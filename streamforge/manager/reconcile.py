@@ -246,7 +246,7 @@ class Manager:
         if telemetry_id and workflow.find(telemetry_id) is None:
             raise NotFound(
                 f"expected a target of '{queue_id}', found '{telemetry_id}'",
-                "GET /queues/{queue_id} lists them",
+                f"it has {', '.join(target.telemetry_id for target in workflow.targets)}",
                 field="telemetry_id",
             )
         if not workflow.over:

@@ -185,7 +185,9 @@ class Board:
         "Return a workflow by its id; raises `NotFound`."
         if queue_id not in self.workflows:
             raise NotFound(
-                f"expected a known queue_id, found '{queue_id}'", "GET /queues/list lists them", field="queue_id"
+                f"expected a known queue_id, found '{queue_id}'",
+                "`streamforge list` or GET /queues/list lists them",
+                field="queue_id",
             )
         return self.workflows[queue_id]
 

@@ -20,7 +20,8 @@ from .probe import Pinged, Topics, ping, start_here, start_through, stop_workers
 from ..options import BusOption, HomeOption, JsonOption, places_of
 from ..output import print_rows
 from ..worker import print_target_help, worker_environment_of
-from ...core.errors import BadConfig, TryAgain
+from ...bus.base import Bus
+from ...core.errors import BadConfig, NotFound, TryAgain
 from ...core.types import JsonObject
 
 debug_app = typer.Typer(help="Ping, start and stop workers over the bus alone, with times.", no_args_is_help=True)
@@ -34,6 +35,21 @@ def _place(home: str) -> tuple[str, Topics]:
         os.environ.get("QUEUE_EVENTS_TOPIC") or "queue-events",
     )
     return places_of(home).bus_url, Topics(*names)
+
+
+async def _check_events(bus: Bus, topics: Topics, queue_id: str) -> None:
+    "Raise `NotFound` on a bus on which no worker has ever reported: a wrong --home or --bus looks like that."
+    if topics.events not in await bus.topics():
+        raise NotFound(
+            f"expected workers of '{queue_id}', found a bus on which no worker has reported",
+            "correct --home or --bus, or start one with `streamforge debug start`",
+            field="queue_id",
+        )
+
+
+def _unknown(queue_id: str, end: str) -> str:
+    "Say that a workflow has no live worker, and how to find one that has."
+    return f"no live worker of '{queue_id}' is known{end}; `streamforge list` lists workflows, `debug start` starts a dummy"
 
 
 def _ms(value: float) -> str:
@@ -56,6 +72,7 @@ def ping_workers(
     async def ask() -> list[Pinged]:
         url, topics = _place(home)
         async with open_bus(url) as opened:
+            await _check_events(opened, topics, queue_id)
             heard = (
                 (lambda worker, ms, number: None)
                 if json
@@ -84,7 +101,7 @@ def ping_workers(
             ],
         )
     else:
-        typer.echo(f"no live worker of '{queue_id}' is known, and none answered", err=True)
+        typer.echo(_unknown(queue_id, ", and none answered"), err=True)
     raise typer.Exit(0 if complete else TryAgain.exit_code)
 
 
@@ -102,6 +119,7 @@ def stop_workflow(
     async def ask() -> dict[str, tuple[str, float]]:
         url, topics = _place(home)
         async with open_bus(url) as opened:
+            await _check_events(opened, topics, queue_id)
             return await stop_workers(opened, queue_id, timeout=timeout, topics=topics)
 
     ends = asyncio.run(ask())
@@ -118,7 +136,7 @@ def stop_workflow(
             [[name, status or "none", _ms(ms)] for name, (status, ms) in sorted(ends.items())],
         )
     else:
-        typer.echo(f"no live worker of '{queue_id}' is known: nothing to stop", err=True)
+        typer.echo(_unknown(queue_id, ": nothing to stop"), err=True)
     raise typer.Exit(0 if complete else TryAgain.exit_code)
 
 

@@ -215,7 +215,7 @@ class Archive:
             )
         raise ExchangeError(
             f"expected '{path}' from {self.client.base_url.host}, found after {failures + bans} tries: {code}",
-            "see whether the archive can be reached from here, and try again later",
+            "see whether the archive can be reached from here; offline, `streamforge up --simulate packaged` stands in",
         )
 
 

@@ -155,7 +155,7 @@ class RestRequests:
         raise ExchangeError(
             f"expected {endpoint} {query} from {self.clients[0].base_url.host}, "
             f"found after {failures + bans} tries: {last}",
-            "see whether the exchange can be reached from here, and try again later",
+            "see whether the exchange can be reached from here; offline, `streamforge up --simulate packaged` stands in",
         )
 
     async def _try(self, endpoint: str, query: RestQuery) -> tuple[str, bytes]:

@@ -249,7 +249,7 @@ async def connect_with_retry(
         if clock() - started + wait > options.patience:
             raise ExchangeError(
                 f"expected a connection to {url} within {options.patience:g} s, found {reason}",
-                "see whether the exchange can be reached from here, and try again later",
+                "see whether the exchange can be reached from here; offline, `streamforge up --simulate packaged` stands in",
             )
         await asyncio.sleep(wait)
         pause = min(pause * 2, options.longest)

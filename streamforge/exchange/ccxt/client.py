@@ -133,7 +133,8 @@ def translate_error(
     if isinstance(error, theirs.NotSupported | theirs.BadRequest | theirs.ArgumentsRequired):
         return BadConfig(f"expected an answer to {reported}", "correct the request")
     return ExchangeError(
-        f"expected an answer to {reported}", "see whether the exchange can be reached, and try again later"
+        f"expected an answer to {reported}",
+        "see whether the exchange can be reached; offline, `streamforge up --simulate packaged` stands in for Binance",
     )
 
 

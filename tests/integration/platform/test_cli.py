@@ -1,15 +1,20 @@
 """The command line as a person uses it: what it prints, and with which code it ends."""
 
 import asyncio
+import json
 import os
+import re
 import signal
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from terminal import lines_of, on_terminal
 
+from streamforge.bus.base import Message, open_bus
 from streamforge.cli.services import open_lab
 from streamforge.core.settings import read_places
 from streamforge.exchange.simulator.app import Simulator, serve_app
@@ -41,8 +46,35 @@ async def test_a_workflow_from_the_terminal(tmp_path):
         assert (code, err) == (0, "") and out.startswith("wf-btcusdt-api_candles_1h-20210501-")
         queue = out.strip()
         _, listed, _ = await run("list", "--url", lab.url)
-        assert listed.startswith(f"finished  {queue}  2 targets, 96 records")
-        assert (await run("stop", queue, "--url", lab.url))[1].strip() == "finished"
+        assert listed.startswith(f"finished  {queue}\n")
+        assert re.search(
+            r"  BTCUSDT; api_candles_1h 2021-05-01:2021-05-03; 48 records; 20\d\d-\S+, took \d+\.\d s\n", listed
+        )
+        _, listed, _ = await run("list", "--json", "--url", lab.url)
+        assert [flow["records"] for flow in json.loads(listed)] == [48]  # each record once
+        assert "nothing to stop" in (await run("stop", queue, "--url", lab.url))[1]
+        code, logged, _ = await run("logs", queue, "--url", lab.url)
+        assert code == 0 and {line.split("__")[0] for line in logged.splitlines()} >= {
+            "loader-producer",
+            "arango-connector",
+        }
+        code, one, _ = await run("logs", queue, "loader-producer", "-f", "--url", lab.url)  # it is over: -f ends
+        assert code == 0 and one and " | " not in one.splitlines()[0][:60]
+        code, _, err = await run("logs", queue, "nope", "--url", lab.url)
+        assert code == 65 and "it has loader-producer__" in err
+        for words in (("stop", "nope"), ("logs", "nope")):
+            code, _, err = await run(*words, "--url", lab.url)
+            assert code == 65 and "found 'nope'; `streamforge list`" in err
+        long = ("start", "--file", str(tmp_path / "dummy.json"), "--url", lab.url)
+        (tmp_path / "dummy.json").write_text(
+            '{"targets": [{"target": "dummy-service", "parameters": {"NOOP": "1", "EXIT_AFTER": "300"}}]}'
+        )
+        _, dummy, _ = await run(*long)
+        deadline = time.monotonic() + 60
+        while "loading" not in (listed := (await run("list", "--url", lab.url))[1]) and "started" not in listed:
+            assert time.monotonic() < deadline, listed
+        code, stopped, _ = await run("stop", dummy.strip(), "--url", lab.url)
+        assert code == 0 and stopped.startswith(f"stopped     {dummy.strip()}\n") and "dummy-service__" in stopped
         code, _, err = await run("start", "NOSUCHCOIN", "--range", "2021-05-01:2021-05-03", "--wait", "--url", lab.url)
         assert code == 64 and "-1121" in err
         some = ("start", "BTCUSDT,NOSUCHCOIN", "--range", "2021-05-01:2021-05-03", "--url", lab.url)
@@ -62,6 +94,57 @@ async def test_a_workflow_from_the_terminal(tmp_path):
     assert f"48 records  4 partitions  {queue}-data\n" in topics
     code, out, _ = await run("tail", f"{queue}-data", "--home", home, "--from", "earliest", "--count", "2")
     assert code == 0 and len(out.splitlines()) == 2 and '"symbol":"BTCUSDT"' in out
+
+
+async def test_an_empty_lab_says_what_to_do(tmp_path):
+    async with open_lab(read_places({"STREAMFORGE_HOME": str(tmp_path)})) as lab:
+        code, out, err = await run("list", "--url", lab.url)
+        assert (code, out) == (0, "") and "no workflow yet; `streamforge start BTCUSDT" in err
+        assert (await run("list", "--json", "--url", lab.url))[1] == "[]\n"
+    bare = str(tmp_path / "bare")
+    for command in ("ping", "stop"):
+        code, _, err = await run("debug", command, "nope", "--home", bare)
+        assert code == 65 and "a bus on which no worker has reported; correct --home or --bus" in err
+
+
+async def test_progress_of_a_wait_on_a_terminal(tmp_path):
+    "On a terminal `start --wait` shows records and what is still at work; the id alone goes to standard output."
+    async with (
+        serve_app(Simulator.open()) as exchange,
+        open_lab(read_places({"STREAMFORGE_HOME": str(tmp_path)}), env={"BINANCE_API_URL": exchange}) as lab,
+    ):
+        words = ("start", "BTCUSDT", "--range", "2021-05-01:2021-05-03", "--wait", "--url", lab.url)
+        code = "from streamforge.cli.main import main; main()"
+        written = await asyncio.to_thread(on_terminal, code, 80, *words)
+    lines = lines_of(written)
+    assert max(map(len, lines)) <= 80
+    assert "of 48 records" in " ".join(" ".join(lines).split())
+    assert lines[0].startswith("wf-btcusdt-api_candles_1h-20210501-")
+
+
+async def test_topics_are_removed_by_name(tmp_path):
+    home = ("--home", str(tmp_path))
+    async with open_bus(read_places({"STREAMFORGE_HOME": str(tmp_path)}).bus_url) as bus:
+        for topic in ("queue-events", "one", "two"):
+            await bus.create_topic(topic)
+        await bus.publish("one", [Message(b"{}")])
+    code, out, err = await run("topics", "rm", "one", *home)  # asked, and nothing is there to answer
+    assert code == 1 and "Delete 'one' with 1 records?" in err
+    assert (await run("topics", "rm", "one", "--yes", *home))[:2] == (0, "deleted one: 1 records\n")
+    code, _, err = await run("topics", "rm", "one", "--yes", *home)
+    assert code == 64 and "found 'one'; `streamforge topics` lists them" in err
+    code, _, err = await run("topics", "rm", "queue-events", "--yes", *home)
+    assert code == 64 and "expected a topic of data" in err
+    assert [line.split()[-1] for line in (await run("topics", *home))[1].splitlines()] == ["queue-events", "two"]
+
+
+def test_a_shell_completes_commands():
+    code = "import sys; sys.argv[0] = 'streamforge'; from streamforge.cli.main import main; main()"
+    asked = {"_STREAMFORGE_COMPLETE": "complete_bash", "COMP_WORDS": "streamforge da", "COMP_CWORD": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | asked, capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout.split()) == (0, ["data"])
 
 
 async def test_bad_words_get_one_line_and_64(tmp_path):
