@@ -294,3 +294,200 @@ async def test_nothing_sticks_out(world, width):
             "*')].filter((o) => !o.closest('svg')).map((o) => Math.floor(o.getBoundingClientRect().right))]"
         )
         assert max(await page.evaluate(seen)) <= width
+
+
+MARK = "a-second-market"  # of a collection that has the market of another, too
+BOX = "[...document.querySelectorAll('#candles .hoverlayer text')].map((o) => o.textContent).join(' ')"
+RANGE = "document.getElementById('candles')._fullLayout.{axis}.range.map(String).join()"
+
+
+async def pane(page):
+    "Where the candles are drawn, in pixels of the page."
+    return await page.locator("#candles .nsewdrag").first.bounding_box()
+
+
+async def hover(page, moment):
+    "Move the mouse to a moment, and to the height of its close."
+    box = await pane(page)
+    x, y = await page.evaluate(
+        "(moment) => { const { xaxis, yaxis } = document.getElementById('candles')._fullLayout;"
+        f"const o = ({TRACE})('candlestick'); const i = o.x.indexOf(moment); return [xaxis.d2p(moment), yaxis.d2p(o.close[i])]; }}",
+        moment,
+    )
+    await page.mouse.move(box["x"] + x, box["y"] + y)
+
+
+async def zoom(page):
+    "Drag over the first third of the candles, where their prices are."
+    box, whole = await pane(page), await page.evaluate(RANGE.format(axis="xaxis"))
+    await page.mouse.move(box["x"] + 0.02 * box["width"], box["y"] + 0.02 * box["height"])
+    await page.mouse.down()
+    await page.mouse.move(box["x"] + 0.2 * box["width"], box["y"] + 0.1 * box["height"], steps=4)
+    await page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 0.3 * box["height"], steps=4)
+    await page.mouse.up()
+    await until(page, f"{RANGE.format(axis='xaxis')} !== '{whole}'", 20)
+    return whole
+
+
+VISIBLE = (
+    f"(() => {{ const {{ xaxis, yaxis }} = document.getElementById('candles')._fullLayout; const o = ({TRACE})('candlestick');"
+    "const [low, high] = xaxis.range.map((t) => xaxis.d2l(t)); return o.x.filter((t, i) => xaxis.d2l(t) > low && "
+    "xaxis.d2l(t) < high && o.close[i] > yaxis.range[0] && o.close[i] < yaxis.range[1]).length; })()"
+)
+
+
+async def test_a_zoom_stays_with_what_it_was_made_in(world):
+    lab, browser, stored = world
+    async with visit(lab, browser) as page:
+        assert await page.locator("#reset").is_visible() and await page.locator("#reset").is_disabled()
+        whole = await zoom(page)
+        near = await page.evaluate(RANGE.format(axis="xaxis"))
+        await page.evaluate("refresh()")  # as every ten seconds
+        assert await page.evaluate(RANGE.format(axis="xaxis")) == near
+        for select, option, drawn in (("#symbol", "ETHUSDT 1h", 300), ("#last", "1000", stored["candles"])):
+            await page.select_option(select, label=option)
+            await until(page, f"({TRACE})('candlestick').x.length === {drawn} && {VISIBLE} === {drawn}")
+            assert await page.locator("#reset").is_disabled()
+            await zoom(page)
+        await until(page, "!document.getElementById('reset').disabled")
+        await page.click("#reset")
+        await until(page, f"{VISIBLE} === {stored['candles']} && document.getElementById('reset').disabled")
+        await page.select_option("#symbol", label="BTCUSDT 1h")
+        await page.select_option("#last", "300")
+        await until(page, f"{RANGE.format(axis='xaxis')} === '{whole}'")
+
+
+async def test_a_zoomed_indicator_does_not_hide_the_next(world):
+    lab, browser, _ = world
+    async with visit(lab, browser) as page:
+        box = await page.locator("#candles .nsdrag[data-subplot='xy2']").bounding_box()
+        whole = await page.evaluate(RANGE.format(axis="yaxis2"))
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        await page.mouse.move(x, y)
+        await page.mouse.down()
+        await page.mouse.move(x, y - 40, steps=4)
+        await page.mouse.up()
+        await until(page, f"{RANGE.format(axis='yaxis2')} !== '{whole}'", 20)
+        await page.select_option("#lower", "log_return")
+        await until(page, f"({TRACE})('log_return')")
+        low, high = await page.evaluate("document.getElementById('candles')._fullLayout.yaxis2.range")
+        values = [value for value in await page.evaluate(f"({TRACE})('log_return').y") if value is not None]
+        assert low < min(values) and max(values) < high < low + 2 * (max(values) - min(values))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_the_box_says_exactly_what_is_there(world, scheme):
+    lab, browser, _ = world
+    async with visit(lab, browser, color_scheme=scheme) as page:
+        await page.select_option("#agent", "an-agent")
+        await until(page, f"({TRACE})('equity')?.x.length === 100")
+        candle = await page.evaluate(
+            "fetch('/api/candles?collection=candles_1h&symbol=BTCUSDT&interval=1h&last=300').then((o) => o.json())"
+        )
+        columns, decided = candle["columns"], {d["open_time"] for d in candle["decisions"] if d["agent"] == "an-agent"}
+        first = next(n for n, moment in enumerate(columns["open_time"]) if moment in decided)
+        for n in (first - 1, first, first + 1):
+            moment = await page.evaluate(f"({TRACE})('candlestick').x[{n}]")
+            await hover(page, moment)
+            text = await until(
+                page,
+                f"(() => {{ const text = {BOX}; return text.includes('{moment[:10]} {moment[11:16]} UTC') && text; }})()",
+            )
+            for name in ("open", "high", "low", "close", "volume"):
+                assert f"{name} {columns[name][n]!r}".removesuffix(".0") in text
+            assert f"rsi_14 {columns['rsi_14'][n]:.7g}" in text and "sma_20" in text and "vwap_24" in text
+            assert ("an-agent: " in text) == (n >= first)  # no decision of another hour
+        ink, ground = await page.evaluate(
+            "[getComputedStyle(document.querySelector('#candles .hoverlayer text')).fill,"
+            "getComputedStyle(document.querySelector('#candles .hoverlayer rect.bg')).fill]"
+        )
+        shade = [sum(map(int, color[4:-1].split(", "))) for color in (ink, ground)]
+        assert (shade[0] < 200 and shade[1] > 650) if scheme == "light" else (shade[0] > 600 and shade[1] < 150)
+        ticks = await page.locator("#candles .yaxislayer-above .ytick text, #candles .ytick text").all_text_contents()
+        assert ticks and not any("k" in tick for tick in ticks)
+
+
+async def test_a_swipe_on_a_phone_moves_the_page(world):
+    lab, browser, _ = world
+    phone = {"viewport": {"width": 390, "height": 700}, "has_touch": True, "is_mobile": True}
+    async with visit(lab, browser, **phone) as page:
+        box, before = await pane(page), await page.evaluate(RANGE.format(axis="xaxis"))
+        finger = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+        devtools = await page.context.new_cdp_session(page)
+        for n in range(11):
+            points = [{"x": finger["x"] + 3 * n, "y": finger["y"] - 20 * n}]
+            kind = "touchMove" if n else "touchStart"
+            await devtools.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+        await devtools.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        await until(page, "window.scrollY > 100", 20)
+        assert await page.evaluate(RANGE.format(axis="xaxis")) == before
+        await page.evaluate("window.scrollTo(0, 0)")
+        box = await pane(page)
+        await page.touchscreen.tap(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        await until(page, f"{BOX}.includes(' UTC')", 20)  # a tap shows what a mouse does
+
+
+async def test_labels_of_the_graph_are_whole(world):
+    lab, browser, stored = world
+    for width in (390, 1280):
+        async with visit(lab, browser, viewport={"width": width, "height": 800}) as page:
+            sticking = await page.evaluate(
+                "(() => { const frame = document.getElementById('relations').getBoundingClientRect();"
+                "return [...document.querySelectorAll('#relations .textpoint text')].filter((o) => { const box = "
+                "o.getBoundingClientRect(); return box.left < frame.left || box.right > frame.right || "
+                "box.top < frame.top || box.bottom > frame.bottom; }).map((o) => o.textContent); })()"
+            )
+            assert sticking == [] and await page.locator("#relations .textpoint text").count() == len(stored["nodes"])
+
+
+async def test_one_market_in_two_collections_is_told_apart(world):
+    lab, browser, _ = world
+    labels = "[...document.getElementById('symbol').options].map((o) => o.label)"
+    async with visit(lab, browser) as page:
+        plain = await page.evaluate(labels)
+        assert plain == ["BTCUSDT 1h", "ETHUSDT 1h"]
+        answer = await page.evaluate("fetch('/api/markets').then((o) => o.json())")
+        more = [*answer, answer[0] | {"collection": MARK}]
+        await page.route("**/api/markets", lambda route: route.fulfill(json=more))
+        await page.evaluate("refresh()")
+        assert await page.evaluate(labels) == ["BTCUSDT 1h in candles_1h", "ETHUSDT 1h", f"BTCUSDT 1h in {MARK}"]
+
+
+async def test_only_indicators_are_offered(world):
+    lab, browser, _ = world
+    async with visit(lab, browser) as page:
+        offered = await page.evaluate("[...document.getElementById('lower').options].map((o) => o.value)")
+        assert offered[0] == "rsi_14" and set(offered) < set(INDICATORS)
+
+
+async def test_an_empty_page_says_what_to_do(world):
+    lab, browser, _ = world
+    page = await browser.contexts[0].new_page()
+    for path in ("**/api/markets", "**/api/graphs"):
+        await page.route(path, lambda route: route.fulfill(json=[]))
+    await page.goto(lab.url)
+    await page.locator("#empty").wait_for()
+    assert "streamforge start BTCUSDT --type api_candles_1h" in await page.inner_text("#empty")
+    assert "graph-builder" in await page.inner_text("#when")
+    assert not await page.locator("#candles, #relations, #reset, #symbol").locator("visible=true").count()
+    await page.unroute_all()
+    await page.evaluate("refresh()")  # the first candles have come
+    await until(page, "document.getElementById('candles').data?.length && document.getElementById('empty').hidden")
+    await page.close()
+
+
+async def test_a_lost_server_says_what_to_do(world):
+    lab, browser, _ = world
+    async with visit(lab, browser) as page:
+        assert await page.locator("#lost").is_hidden()
+    page = await browser.contexts[0].new_page()
+    await page.goto(lab.url)
+    await page.locator("#link.on").wait_for()
+    await page.route("**/api/**", lambda route: route.abort("connectionrefused"))
+    await page.evaluate("refresh()")
+    await page.locator("#lost").wait_for()
+    assert "streamforge up" in await page.inner_text("#lost")
+    await page.unroute_all()
+    await page.evaluate("refresh()")
+    await page.locator("#lost").wait_for(state="hidden")
+    await page.close()
