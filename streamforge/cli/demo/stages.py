@@ -5,6 +5,7 @@
 # %% auto #0
 __all__ = [
     "run_workflow",
+    "wait_for_flow",
     "target_state",
     "load_history",
     "market_spans",
@@ -20,24 +21,29 @@ __all__ = [
     "train_agent",
     "trade_live",
     "until_agent",
+    "consumer_lag",
+    "until_read",
     "judge_agent",
     "run_demo_folds",
     "walk_forward_scores",
 ]
 
 # %% ../../../nbs/80_cli/demo/02_stages.ipynb #75cc3cdc
+import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ...artifacts.base import Manifest
+from ...bus.base import Bus
 from ..services import Lab
 from .source import DemoSource
 from ...client.client import Client
 from ...core.errors import TryAgain, UpstreamFailed
-from ...core.names import DEFAULT_EXCHANGE, dlq, enriched_collection, six
+from ...core.names import DEFAULT_EXCHANGE, dlq, enriched_collection, enriched_topic, six
 from ...core.times import TimeRange, interval_ms, iso
 from ...core.types import JsonObject, JsonValue
 from ...evaluation.results import combine
@@ -82,7 +88,7 @@ async def run_workflow(
             note,
         )
 
-    flow = await client.wait(flow["queue_id"], timeout=1_800, progress=watch)
+    flow = await wait_for_flow(client, flow["queue_id"], 1_800, progress=watch)
     if flow["status"] != "finished":
         logs = ", ".join(state["log"] for state in flow["targets"] if state["status"] == "error" and state["log"])
         raise UpstreamFailed(
@@ -90,6 +96,21 @@ async def run_workflow(
             f"see {logs or 'the logs'}",
         )
     return flow
+
+
+async def wait_for_flow(
+    client: Client,
+    queue: str,  # id of the workflow
+    timeout: float,  # seconds
+    until: Callable[[JsonObject], bool] = lambda flow: flow["status"] in ("finished", "error", "stopped"),
+    progress: Callable[[JsonObject], None] = lambda flow: None,  # called with each state
+) -> JsonObject:  # its last state
+    "Poll a workflow until it has ended, or until a condition holds; raises `UpstreamFailed` if it takes too long."
+    try:
+        return await client.wait(queue, timeout=timeout, until=until, progress=progress)
+    except TimeoutError as error:
+        logs = ", ".join(state["log"] for state in (await client.get(queue))["targets"] if state["log"])
+        raise UpstreamFailed(str(error), f"see {logs or 'the logs'}, or run the demo again") from None
 
 
 def target_state(flow: JsonObject, name: str) -> JsonObject:
@@ -118,15 +139,20 @@ async def load_history(
     return [flow]
 
 
-async def market_spans(lab: Lab, source: DemoSource) -> dict[str, tuple[int, int, int]]:
-    "Return each market's candles in the history, where it has any: how many, first and last open time (ms UTC)."
+async def market_spans(
+    lab: Lab,
+    source: DemoSource,
+    span: TimeRange | None = None,  # None: the history
+) -> dict[str, tuple[int, int, int]]:
+    "Return each market's candles in a range, where it has any: how many, first and last open time (ms UTC)."
+    span = span or source.history
     spans = {}
     for symbol in source.symbols:
         rows = await lab.store.read(
             enriched_collection(f"candles_{source.interval}"),
             where=market_where(symbol, source.interval),
-            start=source.history.start,
-            end=source.history.end,
+            start=span.start,
+            end=span.end,
             columns=["open_time"],
         )
         if times := rows["open_time"].to_pylist():
@@ -207,15 +233,15 @@ async def data_figures(lab: Lab, source: DemoSource, flows: list[JsonObject]) ->
             "loaded": loaded,
             "stored": stored,
             "enriched": enriched,
-            "dead": sum([await topic_length(lab, topic) for topic in letters]),
+            "dead": sum([await topic_length(lab.bus, topic) for topic in letters]),
         },
         "gaps": gaps_of(flows),
     }
 
 
-async def topic_length(lab: Lab, topic: str) -> int:
+async def topic_length(bus: Bus, topic: str) -> int:
     "Count the records of a topic."
-    return sum((await lab.bus.end_offsets(topic)).values()) - sum((await lab.bus.begin_offsets(topic)).values())
+    return sum((await bus.end_offsets(topic)).values()) - sum((await bus.begin_offsets(topic)).values())
 
 
 # %% ../../../nbs/80_cli/demo/02_stages.ipynb #1a0e4873
@@ -308,7 +334,8 @@ async def train_agent(
 async def trade_live(
     client: Client, lab: Lab, source: DemoSource, models: dict[str, str], report: Callable[..., None]
 ) -> tuple[JsonObject, JsonObject]:  # figures, last state of the loaders' workflow
-    "Let the published agent decide the live range from the bus; raises `UpstreamFailed` if it does not."
+    """Let the published agent decide the live range from the bus; raises `UpstreamFailed` if it does not, and
+    `NotEnoughData` if no market has the history that a decision needs."""
     topic, agent, type_, symbols = (
         f"demo-live-{six()}",
         f"ppo-{six()}",
@@ -323,11 +350,15 @@ async def trade_live(
         "AGENT_ID": agent,
         "BARRIER_SECONDS": 20,
     }
+    groups = {topic: "arango-connector-group", enriched_topic(topic): f"rl-agent-group-{agent}"}
     listening = await client.start(
         symbol=symbols,
         type=type_,
         kafka_topic=topic,
-        targets=[{"target": "rl-agent", "parameters": parameters}, {"target": "arango-connector"}],
+        targets=[
+            {"target": "rl-agent", "parameters": parameters, "group_id": groups[enriched_topic(topic)]},
+            {"target": "arango-connector", "group_id": groups[topic]},
+        ],
     )
     queue = listening["queue_id"]
     try:
@@ -343,23 +374,19 @@ async def trade_live(
             kafka_topic=topic,
             targets=loaders,
         )
-        expected = sum(target["records_written"] for target in sent["targets"])
-
-        def all_decided(agent: JsonObject) -> bool:
-            report(agent["records_written"], expected)
-            return agent["records_written"] >= expected
-
-        await until_agent(client, queue, all_decided, timeout=300)
+        await until_read(client, lab.bus, queue, groups, report)
     finally:
         with contextlib.suppress(TryAgain):
             await client.stop(queue)
-    await client.wait(queue, timeout=60)
+    await wait_for_flow(client, queue, 60)
     figures = await judge_agent(lab, source, agent)
+    offered = sum(target["records_written"] for target in sent["targets"])
+    early = f" on {offered:,} candles" if offered != figures["decisions"] else ""
     same = "account equal to the backtest's" if figures["exact"] else "ACCOUNT DIFFERS FROM THE BACKTEST"
     report(
         1,
         1,
-        f"{figures['decisions']:,} decisions, {same}, latency {figures['latency_ms_p50']:.1f} ms at the "
+        f"{figures['decisions']:,} decisions{early}, {same}, latency {figures['latency_ms_p50']:.1f} ms at the "
         f"median, {figures['latency_ms_p99']:.1f} ms at p99",
     )
     return figures, sent
@@ -367,11 +394,17 @@ async def trade_live(
 
 async def until_agent(client: Client, queue: str, enough: Callable[[JsonObject], bool], timeout: float) -> None:
     "Wait until the agent of a workflow has come so far; raises `UpstreamFailed` if the workflow ends before."
-    flow = await client.wait(
+    flow = await wait_for_flow(
+        client,
         queue,
-        timeout=timeout,
+        timeout,
         until=lambda flow: flow["status"] in ("error", "stopped", "finished") or enough(target_state(flow, "rl-agent")),
     )
+    _check_going_on(flow)
+
+
+def _check_going_on(flow: JsonObject) -> None:
+    "Raise `UpstreamFailed` if the agent's workflow has ended."
     if flow["status"] in ("error", "stopped", "finished"):
         raise UpstreamFailed(
             f"expected the agent to go on, found its workflow {flow['status']}: {flow['message']}",
@@ -379,16 +412,54 @@ async def until_agent(client: Client, queue: str, enough: Callable[[JsonObject],
         )
 
 
+async def consumer_lag(bus: Bus, group: str, topic: str) -> int:
+    "Count the records of a topic that a consumer group has not committed; raises `UnknownTopic`, `BusError`."
+    begins, ends = await bus.begin_offsets(topic), await bus.end_offsets(topic)
+    committed = await bus.committed(group, topic)
+    return sum(max(0, end - committed.get(partition, begins[partition])) for partition, end in ends.items())
+
+
+async def until_read(
+    client: Client,
+    bus: Bus,
+    queue: str,  # id of the agent's workflow
+    groups: Mapping[str, str],  # topic -> group that reads it, from the first topic of the pipeline to the last
+    report: Callable[..., None],
+    patience: float = 180,  # seconds without a further commit
+) -> None:
+    """Wait until each group has committed all of its topic, one topic after the other: every candle has passed the agent.
+
+    Raises `UpstreamFailed` if the workflow ends before, or if nothing is committed for so long.
+    """
+    for topic, group in groups.items():
+        least, total, progressed = -1, await topic_length(bus, topic), time.monotonic()
+        while lag := await consumer_lag(bus, group, topic):
+            flow = await client.get(queue)
+            _check_going_on(flow)
+            if least < 0 or lag < least:
+                least, progressed = lag, time.monotonic()
+            report(total - lag, total)
+            if time.monotonic() - progressed > patience:
+                raise UpstreamFailed(
+                    f"expected '{group}' to read {total:,} records of '{topic}', found {lag:,} left after "
+                    f"{patience:.0f} s without progress",
+                    f"see {target_state(flow, 'rl-agent')['log']}, or run the demo again",
+                )
+            await asyncio.sleep(0.2)
+
+
 async def judge_agent(lab: Lab, source: DemoSource, agent: str) -> JsonObject:
     "Measure a live agent: its decisions, its latency, and whether a replay of the stored candles decides the same."
     decisions = await lab.store.read("decisions", where={"agent": agent})
     latency = np.array(decisions["latency_ms"])
+    there = await market_spans(lab, source, TimeRange(source.history.start, source.live.end))
     compared = await check_agent(
         lab.store,
         lab.artifacts,
         agent,
         collection=enriched_collection(f"candles_{source.interval}"),
         interval=source.interval,
+        symbols=tuple(there),  # also a market that began after the history that the agent learnt from
     )
     figures = {
         "decisions": decisions.num_rows,

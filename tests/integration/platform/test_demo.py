@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 from worker_lab import real_places
 
+from streamforge.artifacts.base import open_artifacts
 from streamforge.cli.demo.run import DemoOptions, run_demo
 from streamforge.core.samples import candles
+from streamforge.features.indicators import WARMUP
+from streamforge.rl.policy import Policy
+from streamforge.runs.models import load_model
 from streamforge.store.base import open_store
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -136,12 +140,14 @@ async def test_the_demo_reports_the_same_on_real_servers(files, tmp_path, monkey
     assert lasting(report) == lasting(expected)
 
 
+LATE = 120  # hours that a market has which began within the live range
 SHIFT = 28 * 60_000 + 14_789  # ms; how far Binance's hours lay behind the grid after its stop of February 2018
 
 
 @pytest.fixture
 def mixed(tmp_path):
-    "A folder of markets that lived at different times; one ended before the history, one has hours off the grid."
+    """A folder of markets that lived at different times; one ended before the history, one began within the live range,
+    one has hours off the grid."""
     folder, span, day = tmp_path / "mixed", "2022-01-01:2023-06-15", 86_400_000
     folder.mkdir()
     whole = {symbol: candles(symbol, span) for symbol in ("BTCUSDT", "LTCUSDT", "DOGEUSDT", "ADAUSDT")}
@@ -155,6 +161,7 @@ def mixed(tmp_path):
         "DOGEUSDT": whole["DOGEUSDT"][whole["DOGEUSDT"].open_time >= first + 200 * day],
         "ADAUSDT": late[late.open_time != first + 152 * day + HOUR],  # the next one begins before the last is over
         "SOLUSDT": candles("SOLUSDT", "2021-04-10:2021-08-01"),
+        "XRPUSDT": candles("XRPUSDT", span)[-LATE:],
     }
     for symbol, table in tables.items():
         table.to_csv(folder / f"{symbol}.csv", index=False)
@@ -165,7 +172,7 @@ def mixed(tmp_path):
 async def test_the_demo_over_markets_that_come_and_go(mixed, tmp_path, capsys):
     folder, tables = mixed
     report = await small_demo(folder, tmp_path / "home")
-    assert report["left_out"] == ["SOLUSDT"]
+    assert report["left_out"] == ["SOLUSDT", "XRPUSDT"]
     start, end = (int(np.datetime64(text, "ms").astype(np.int64)) for text in report["history"].split(":", 1))
     live_end = int(np.datetime64(report["live"].rpartition(":")[2], "ms").astype(np.int64))
     taking_part = {symbol: table for symbol, table in tables.items() if symbol != "SOLUSDT"}
@@ -177,7 +184,15 @@ async def test_the_demo_over_markets_that_come_and_go(mixed, tmp_path, capsys):
             assert (await store.read("candles_1h", where={"symbol": symbol}))["open_time"].to_pylist() == times
     assert sum(t % HOUR != 0 for t in within["ADAUSDT"]) >= 40
     live = sum(sum(t >= end for t in times) for times in within.values())
-    assert report["agent"]["decisions"] == live == 3 * 528
+    assert live == 3 * 528 + LATE
+    # of the market without a history no decision before its indicators are warm and the policy's window is full
+    async with open_artifacts(f"file://{tmp_path / 'home'}/artifacts") as artifacts:
+        policy = Policy.load((await load_model(artifacts, "ppo", report["ppo"]["version"]))[0])
+    undecided = WARMUP + policy.config.window - 1
+    async with open_store(f"sqlite:///{tmp_path / 'home'}/store.db") as store:
+        decisions = await store.read("decisions", where={"symbol": "XRPUSDT"})
+    assert decisions["open_time"].to_pylist() == within["XRPUSDT"][undecided:]
+    assert report["agent"]["decisions"] == live - undecided
     assert report["agent"]["exact"]
     assert report["graph"]["nodes"] == 4
     shown = capsys.readouterr().out
