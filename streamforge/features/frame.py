@@ -195,16 +195,57 @@ def slots_closed_in(
     step, origin = interval_ms(interval), grid_origin(interval)
     if close_time is None and not ((open_time - origin) % step).any():
         return open_time
-    last = open_time + step - 1 if close_time is None else np.clip(close_time, open_time, open_time + step - 1)
+    if close_time is None:
+        last = open_time + step - 1
+    else:
+        last = np.maximum(close_time, open_time)
+        last = last - (last == open_time + step)  # one that names the next candle's open
     return last - (last - origin) % step
 
 
 # %% ../../nbs/40_features/05_frame.ipynb #cb596e5b
-def _interval_of(times: Iterable[np.ndarray]) -> str:
-    "The interval of the commonest step between open times; empty if none has that length."
+def _usual_step(times: Iterable[np.ndarray]) -> int:
+    "The commonest step between open times in ms; 0 if there is none."
     steps, counts = np.unique(np.concatenate([np.diff(column) for column in times]), return_counts=True)
-    step = int(steps[counts.argmax()]) if len(steps) else 0
-    return next((name for name, length in INTERVALS.items() if length == step), "")
+    return int(steps[counts.argmax()]) if len(steps) else 0
+
+
+_CHANGE = 3_600_000  # ms; a day in local time is so much longer when the clocks go back
+
+
+def _words(length: int) -> str:
+    "A length in ms as an interval, or in hours."
+    return next((name for name, ms in INTERVALS.items() if abs(ms - length) <= 1_000), f"{length / 3_600_000:g} h")
+
+
+def _check_interval(
+    symbol: str,
+    times: np.ndarray,  # (n,) int64 ms UTC, ascending
+    close_time: np.ndarray | None,  # (n,) int64 ms UTC
+    step: int,  # ms, the commonest of the panel
+) -> None:
+    """Refuse a market whose candles have another interval; a longer one is not known when the panel's slot ends.
+
+    Without close times, a market whose candles are all two slots or more apart counts as one of a longer interval.
+    """
+    steps, counts = np.unique(np.diff(times), return_counts=True)
+    usual = int(steps[counts.argmax()]) if len(steps) else step
+    shorter = usual < step and usual in INTERVALS.values()
+    if close_time is None:
+        other = usual if shorter or (len(steps) and steps[0] >= 2 * step) else step
+    elif len(times):
+        lengths = close_time - times + 1
+        most = step + (_CHANGE if step >= INTERVALS["1d"] else 1)  # 1: it names the next candle's open
+        shorter = shorter and np.median(lengths) <= usual + 1
+        other = int(lengths.max()) if lengths.max() > most else usual if shorter else step
+    else:
+        other = step
+    if other != step:
+        raise BadData(
+            f"expected candles of one interval, found {_words(other)} of {symbol} beside {_words(step)}",
+            "resample them to one interval, or make a panel of each; a sparse market needs a column close_time",
+            field="interval",
+        )
 
 
 def _close_times(table: Columns) -> np.ndarray | None:
@@ -226,10 +267,11 @@ def panel_of(
     markets: Mapping[
         str, Columns
     ],  # symbol -> open_time (or datetimes as index), open, high, low, close, volume and all INDICATORS or none
+    interval: str = "",  # `1h`; empty: the commonest step between open times
 ) -> Panel:
-    """Put many markets into one panel, in the order given, each candle in the slot in which it closes.
+    """Put many markets of one interval into one panel, in the order given, each candle in the slot in which it closes.
 
-    Raises `NotEnoughData`, and `BadData` or `BadTime` naming the market.
+    Raises `NotEnoughData`, `BadInterval`, and `BadData` (also for another interval) or `BadTime` naming the market.
     """
     if not markets:
         raise NotEnoughData("expected at least one market, found none", "load candles first")
@@ -240,8 +282,12 @@ def panel_of(
                 "rename or add them",
             )
     times = {symbol: candle_times(table, symbol) for symbol, table in markets.items()}
-    interval = _interval_of(times.values())
-    slots = {symbol: slots_closed_in(times[symbol], interval, _close_times(table)) for symbol, table in markets.items()}
+    closes = {symbol: _close_times(table) for symbol, table in markets.items()}
+    if step := interval_ms(interval) if interval else _usual_step(times.values()):
+        for symbol in markets:
+            _check_interval(symbol, times[symbol], closes[symbol], step)
+    interval = next((name for name, length in INTERVALS.items() if length == step), "")
+    slots = {symbol: slots_closed_in(times[symbol], interval, closes[symbol]) for symbol in markets}
     union = np.unique(np.concatenate(list(slots.values())))
     shape = (len(union), len(markets))
     prices = {name: np.full(shape, np.nan) for name in _PRICES}

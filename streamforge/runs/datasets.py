@@ -17,7 +17,7 @@ from ..artifacts.base import Artifacts, Manifest
 from ..core.errors import DamagedArtifact, NotEnoughData, NotFound
 from ..core.logs import get_logger
 from ..core.names import check_market, enriched_collection
-from ..core.times import TimeRange
+from ..core.times import TimeRange, interval_ms
 from ..features.frame import Panel, panel_of
 from ..features.indicators import INDICATORS
 from ..store.base import Store
@@ -137,6 +137,7 @@ async def read_panel(
             absent.append(symbol)
             continue
         markets[symbol] = {name: rows.column(name).to_numpy(zero_copy_only=False) for name in wanted}
+        markets[symbol].setdefault("close_time", markets[symbol]["open_time"] + interval_ms(interval) - 1)
     if absent and not (leave_out and markets):
         raise NotEnoughData(
             f"expected {interval} candles of {', '.join(absent)} in '{collection}' for {span or 'any time'}, found none",
@@ -145,7 +146,7 @@ async def read_panel(
         )
     if absent:
         _LOG.warning("left out: no candles in the range", markets=absent, collection=collection)
-    return panel_of(markets)
+    return panel_of(markets, interval)
 
 
 # %% ../../nbs/55_runs/02_datasets.ipynb #b8ca2061

@@ -13,6 +13,7 @@ import pyarrow as pa
 from ...core.errors import BadSetting, NotEnoughData, NotFound
 from ...core.names import interval_of
 from ...core.settings import WorkerSettings
+from ...core.times import interval_ms
 from ...features.frame import Panel, panel_of
 from ...graph.snapshots import build, edge_rows
 from ...runs.datasets import read_panel
@@ -60,7 +61,8 @@ async def load_candle_panel(
         except (NotEnoughData, NotFound):
             absent.append(symbol)
             continue
-        markets[symbol] = {"open_time": one.open_time} | {
+        lasts = {"open_time": one.open_time, "close_time": one.open_time + interval_ms(interval) - 1}
+        markets[symbol] = lasts | {
             name: getattr(one, name)[:, 0] for name in ("open", "high", "low", "close", "volume")
         }
     if not markets:
@@ -72,7 +74,7 @@ async def load_candle_panel(
         )
     if absent:
         ctx.log.warning("left out: no candles in the range", markets=absent)
-    return panel_of(markets)
+    return panel_of(markets, interval)
 
 
 class GraphBuilder(Worker):
