@@ -2167,6 +2167,18 @@ d = {
                 "80_cli/data/repair.html#_lacking",
                 "streamforge/cli/data/repair.py",
             ),
+            "streamforge.cli.data.repair._not_asked": (
+                "80_cli/data/repair.html#_not_asked",
+                "streamforge/cli/data/repair.py",
+            ),
+            "streamforge.cli.data.repair._note_asked": (
+                "80_cli/data/repair.html#_note_asked",
+                "streamforge/cli/data/repair.py",
+            ),
+            "streamforge.cli.data.repair._take_back": (
+                "80_cli/data/repair.html#_take_back",
+                "streamforge/cli/data/repair.py",
+            ),
             "streamforge.cli.data.repair._why_not": (
                 "80_cli/data/repair.html#_why_not",
                 "streamforge/cli/data/repair.py",
@@ -2317,8 +2329,16 @@ d = {
             "streamforge.cli.demo.source.ranges": ("80_cli/demo/source.html#ranges", "streamforge/cli/demo/source.py"),
         },
         "streamforge.cli.demo.stages": {
+            "streamforge.cli.demo.stages._check_going_on": (
+                "80_cli/demo/stages.html#_check_going_on",
+                "streamforge/cli/demo/stages.py",
+            ),
             "streamforge.cli.demo.stages.build_graphs": (
                 "80_cli/demo/stages.html#build_graphs",
+                "streamforge/cli/demo/stages.py",
+            ),
+            "streamforge.cli.demo.stages.consumer_lag": (
+                "80_cli/demo/stages.html#consumer_lag",
                 "streamforge/cli/demo/stages.py",
             ),
             "streamforge.cli.demo.stages.count_rows": (
@@ -2387,6 +2407,14 @@ d = {
             ),
             "streamforge.cli.demo.stages.until_agent": (
                 "80_cli/demo/stages.html#until_agent",
+                "streamforge/cli/demo/stages.py",
+            ),
+            "streamforge.cli.demo.stages.until_read": (
+                "80_cli/demo/stages.html#until_read",
+                "streamforge/cli/demo/stages.py",
+            ),
+            "streamforge.cli.demo.stages.wait_for_flow": (
+                "80_cli/demo/stages.html#wait_for_flow",
                 "streamforge/cli/demo/stages.py",
             ),
             "streamforge.cli.demo.stages.walk_forward_scores": (
@@ -5752,6 +5780,10 @@ d = {
                 "40_features/frame.html#scaler.parameters",
                 "streamforge/features/frame.py",
             ),
+            "streamforge.features.frame._check_interval": (
+                "40_features/frame.html#_check_interval",
+                "streamforge/features/frame.py",
+            ),
             "streamforge.features.frame._close_times": (
                 "40_features/frame.html#_close_times",
                 "streamforge/features/frame.py",
@@ -5761,12 +5793,13 @@ d = {
                 "40_features/frame.html#_indicators",
                 "streamforge/features/frame.py",
             ),
-            "streamforge.features.frame._interval_of": (
-                "40_features/frame.html#_interval_of",
-                "streamforge/features/frame.py",
-            ),
             "streamforge.features.frame._merged": ("40_features/frame.html#_merged", "streamforge/features/frame.py"),
             "streamforge.features.frame._names": ("40_features/frame.html#_names", "streamforge/features/frame.py"),
+            "streamforge.features.frame._usual_step": (
+                "40_features/frame.html#_usual_step",
+                "streamforge/features/frame.py",
+            ),
+            "streamforge.features.frame._words": ("40_features/frame.html#_words", "streamforge/features/frame.py"),
             "streamforge.features.frame.features": ("40_features/frame.html#features", "streamforge/features/frame.py"),
             "streamforge.features.frame.panel_of": ("40_features/frame.html#panel_of", "streamforge/features/frame.py"),
             "streamforge.features.frame.slots_closed_in": (

@@ -238,16 +238,16 @@ async def verify(
 ) -> tuple[Findings, Entry]:  # the findings, and the entry with them
     "Read a market's rows, judge them and update its ledger; raises `StoreError`."
     entry = await read_entry(store, market)
-    wide = await whole_span(store, market, entry)
+    known = wide = await whole_span(store, market, entry)
     if market.kind == "candles":
-        wanted = [span] if span else [TimeRange(*part) for part in wide]
+        wanted = [span] if span else [TimeRange(*part) for part in known]
         wide = Ranges.of(*(part for one in wanted for part in closed_candles(market, one, now_ms())))
     findings = await inspect(store, market, wide, entry)
 
     def with_findings(entry: Entry) -> Entry:
         # Without this note, the next run would not look again for what is lost at an edge, or was in no ledger.
         if market.kind == "trade_ids" or not entry.asked:
-            entry = entry.note("asked", findings.span)
+            entry = entry.note("asked", findings.span & known if span else findings.span)
         return (
             entry.note("absent", findings.span - findings.good - findings.filled)
             .note("filled", findings.filled)

@@ -22,18 +22,19 @@ __all__ = [
 import asyncio
 import os
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 
 import msgspec
 
 from ...client.client import Client
-from ...core.errors import BadData, BadSetting, NotFound, StreamForgeError, TryAgain
+from ...core.errors import BadConfig, BadData, BadSetting, NotFound, StreamForgeError, TryAgain
 from ...core.names import check_exchange, check_symbols, queue_id, telemetry_id
 from ...core.settings import Places
 from ...core.times import TimeRange, interval_ms, now_ms
 from ...core.types import JsonObject
 from ...exchange.base import check_adapter, exchange_url, read_exchanges
 from ...jobs.base import FINAL_EXIT_CODES
-from ...ledger.entries import Entry, LedgerKey, read_ledger, update_entry
+from ...ledger.entries import Entry, LedgerKey, read_entry, read_ledger, update_entry
 from ...ledger.ranges import Ranges
 from ...ledger.verify import Findings, stored_markets, verify, verify_trades
 from ...store.base import Store, open_store
@@ -278,7 +279,7 @@ async def run_here(
 
 # %% ../../../nbs/80_cli/data/01_repair.ipynb #9dc8b88f
 async def _lacking(store: Store, wanted: Filter, again: bool, fill: bool) -> list[tuple[LedgerKey, Findings, Ranges]]:
-    "Find what to ask for, market by market, and note it as asked."
+    "Find what to ask for, market by market."
     lacking = []
     for market, findings, entry in await verify_markets(store, wanted):
         todo = findings.gaps(entry) | (entry.due(now_ms()) & findings.span)
@@ -288,13 +289,31 @@ async def _lacking(store: Store, wanted: Filter, again: bool, fill: bool) -> lis
             todo |= (entry.settled & findings.span) - findings.filled - findings.overlapped
         if todo:
             lacking.append((market, findings, todo))
-            if market.interval:
-                await update_entry(
-                    store,
-                    market,
-                    lambda entry, todo=todo: entry.note("asked", todo),  # type: ignore[misc]
-                )
     return lacking
+
+
+async def _note_asked(
+    places: Places, markets: Sequence[tuple[LedgerKey, Ranges]]
+) -> dict[LedgerKey, Ranges]:  # what is noted as asked only now
+    "Note candles as asked, so that their loader knows its bounds."
+    new = dict[LedgerKey, Ranges]()
+    async with open_store(places.store_url) as store:
+        for market, todo in markets:
+            if market.interval and (more := todo - (await read_entry(store, market)).asked):
+                new[market] = more
+                await update_entry(store, market, partial(Entry.note, state="asked", ranges=more))
+    return new
+
+
+async def _take_back(places: Places, new: Mapping[LedgerKey, Ranges]) -> None:
+    "Note as not asked what no exchange has been asked for; else it would be wanted for ever."
+    async with open_store(places.store_url) as store:
+        for market, ranges in new.items():
+            await update_entry(store, market, partial(_not_asked, ranges=ranges))
+
+
+def _not_asked(entry: Entry, ranges: Ranges) -> Entry:
+    return msgspec.structs.replace(entry, asked=entry.asked - (ranges - entry.loaded - entry.missing))
 
 
 def _figures(
@@ -352,12 +371,17 @@ async def repair_all(
         wishes = {name: "1" for name, set_ in flags.items() if set_ and (interval or name != "FILL")}
         wishes["SOURCE"] = source or ("auto" if interval else "rest")
         targets, queue = targets_of(markets, wishes), queue_id("repair", markets[0][0].collection)
+        new = await _note_asked(places, markets)
         try:
             outcomes = await (_ask_manager(url, queue, targets) if url else run_here(targets, places, queue))
         except StreamForgeError as error:  # of these markets; the others can still be had
             failures.append(error)
+            if isinstance(error, BadConfig):
+                await _take_back(places, new)
             continue
         refused = [outcome for outcome in outcomes if outcome["outcome"] in ("refused", "unknown")]
+        names = {outcome["symbol"] for outcome in refused}
+        await _take_back(places, {market: more for market, more in new.items() if market.symbol in names})
         messages |= {(group, outcome["symbol"]): f"cannot be had: {outcome['message']}" for outcome in refused}
     async with open_store(places.store_url) as store:
         after = (

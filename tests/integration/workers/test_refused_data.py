@@ -168,6 +168,25 @@ async def test_trades_that_cannot_be_counted_are_refused_in_the_same_way(lab, kr
     assert (row["lacked"], row["missing"], row["still"]) == (2, 2, 0)
 
 
+async def test_what_cannot_be_requested_is_not_noted_as_asked(lab, simulator):
+    "A range of which only files could give more: nothing of it is wanted when it has been looked at."
+    rows = sample_candles(("ETHUSDT", "BTCUSDT"), str(SPAN))
+    stored = [msgspec.structs.replace(row, exchange="mine" if row.symbol == "ETHUSDT" else "binance") for row in rows]
+    async with open_store(lab.places.store_url) as store:
+        await store.ensure("candles_1h", CANDLES)
+        await store.upsert("candles_1h", stored)
+    before = ("--range", "2021-04-01:2021-04-02", "--exchange", "mine")
+    for command in ("verify", "repair", "verify"):  # the first looks at rows that no ledger knows
+        assert (await data_command(lab.home, command, *before))[0] == 65
+    assert (await data_command(lab.home, "verify"))[0] == 0
+    known = await ledger_of(lab)
+    assert {key.exchange: entry.asked for key, entry in known.items()} == {"mine": WHOLE, "binance": WHOLE}
+    async with open_lab(lab.places, env={"BINANCE_API_URL": simulator, "STREAMFORGE_EXCHANGES": ""}) as platform:
+        code, _ = await data_command(lab.home, "repair", *before, "--url", platform.url)
+    assert code == 64 and await ledger_of(lab) == known
+    assert (await data_command(lab.home, "repair"))[0] == 0
+
+
 async def test_a_filter_that_names_nothing_is_refused(lab):
     async with open_store(lab.places.store_url) as store:
         await store.ensure("candles_1h", CANDLES)
