@@ -4338,59 +4338,15 @@ d = {
             ),
         },
         "streamforge.exchange.files": {
-            "streamforge.exchange.files.CandleFile": (
-                "30_exchange/files.html#candlefile",
-                "streamforge/exchange/files.py",
-            ),
-            "streamforge.exchange.files.CandleTable": (
-                "30_exchange/files.html#candletable",
-                "streamforge/exchange/files.py",
-            ),
-            "streamforge.exchange.files.CandleTable.__len__": (
-                "30_exchange/files.html#candletable.__len__",
-                "streamforge/exchange/files.py",
-            ),
-            "streamforge.exchange.files.CandleTable.ends": (
-                "30_exchange/files.html#candletable.ends",
-                "streamforge/exchange/files.py",
-            ),
-            "streamforge.exchange.files.CandleTable.rows": (
-                "30_exchange/files.html#candletable.rows",
-                "streamforge/exchange/files.py",
-            ),
-            "streamforge.exchange.files.CandleTable.span": (
-                "30_exchange/files.html#candletable.span",
-                "streamforge/exchange/files.py",
-            ),
-            "streamforge.exchange.files._Check": ("30_exchange/files.html#_check", "streamforge/exchange/files.py"),
-            "streamforge.exchange.files._are_digits": (
-                "30_exchange/files.html#_are_digits",
-                "streamforge/exchange/files.py",
-            ),
             "streamforge.exchange.files._by_name": ("30_exchange/files.html#_by_name", "streamforge/exchange/files.py"),
-            "streamforge.exchange.files._check_one_unit": (
-                "30_exchange/files.html#_check_one_unit",
-                "streamforge/exchange/files.py",
-            ),
-            "streamforge.exchange.files._checked": ("30_exchange/files.html#_checked", "streamforge/exchange/files.py"),
-            "streamforge.exchange.files._checks": ("30_exchange/files.html#_checks", "streamforge/exchange/files.py"),
-            "streamforge.exchange.files._digits_to_ms": (
-                "30_exchange/files.html#_digits_to_ms",
-                "streamforge/exchange/files.py",
-            ),
             "streamforge.exchange.files._floats": ("30_exchange/files.html#_floats", "streamforge/exchange/files.py"),
+            "streamforge.exchange.files._frame_times": (
+                "30_exchange/files.html#_frame_times",
+                "streamforge/exchange/files.py",
+            ),
             "streamforge.exchange.files._merged": ("30_exchange/files.html#_merged", "streamforge/exchange/files.py"),
             "streamforge.exchange.files._one_market": (
                 "30_exchange/files.html#_one_market",
-                "streamforge/exchange/files.py",
-            ),
-            "streamforge.exchange.files._order_checks": (
-                "30_exchange/files.html#_order_checks",
-                "streamforge/exchange/files.py",
-            ),
-            "streamforge.exchange.files._shown": ("30_exchange/files.html#_shown", "streamforge/exchange/files.py"),
-            "streamforge.exchange.files._text_to_ms": (
-                "30_exchange/files.html#_text_to_ms",
                 "streamforge/exchange/files.py",
             ),
             "streamforge.exchange.files._time_columns": (
@@ -4398,16 +4354,8 @@ d = {
                 "streamforge/exchange/files.py",
             ),
             "streamforge.exchange.files._times": ("30_exchange/files.html#_times", "streamforge/exchange/files.py"),
-            "streamforge.exchange.files._without_nulls": (
-                "30_exchange/files.html#_without_nulls",
-                "streamforge/exchange/files.py",
-            ),
             "streamforge.exchange.files.candles_of_table": (
                 "30_exchange/files.html#candles_of_table",
-                "streamforge/exchange/files.py",
-            ),
-            "streamforge.exchange.files.infer_interval": (
-                "30_exchange/files.html#infer_interval",
                 "streamforge/exchange/files.py",
             ),
             "streamforge.exchange.files.join_tables": (
@@ -4428,10 +4376,6 @@ d = {
             ),
             "streamforge.exchange.files.read_markets": (
                 "30_exchange/files.html#read_markets",
-                "streamforge/exchange/files.py",
-            ),
-            "streamforge.exchange.files.times_to_ms": (
-                "30_exchange/files.html#times_to_ms",
                 "streamforge/exchange/files.py",
             ),
         },
@@ -4545,6 +4489,94 @@ d = {
             "streamforge.exchange.formats.raw.table_of_json": (
                 "30_exchange/formats/raw.html#table_of_json",
                 "streamforge/exchange/formats/raw.py",
+            ),
+        },
+        "streamforge.exchange.formats.tables": {
+            "streamforge.exchange.formats.tables.CandleFile": (
+                "30_exchange/formats/tables.html#candlefile",
+                "streamforge/exchange/formats/tables.py",
+            ),
+            "streamforge.exchange.formats.tables.CandleTable": (
+                "30_exchange/formats/tables.html#candletable",
+                "streamforge/exchange/formats/tables.py",
+            ),
+            "streamforge.exchange.formats.tables.CandleTable.__len__": (
+                "30_exchange/formats/tables.html#candletable.__len__",
+                "streamforge/exchange/formats/tables.py",
+            ),
+            "streamforge.exchange.formats.tables.CandleTable.ends": (
+                "30_exchange/formats/tables.html#candletable.ends",
+                "streamforge/exchange/formats/tables.py",
+            ),
+            "streamforge.exchange.formats.tables.CandleTable.rows": (
+                "30_exchange/formats/tables.html#candletable.rows",
+                "streamforge/exchange/formats/tables.py",
+            ),
+            "streamforge.exchange.formats.tables.CandleTable.span": (
+                "30_exchange/formats/tables.html#candletable.span",
+                "streamforge/exchange/formats/tables.py",
+            ),
+            "streamforge.exchange.formats.tables.RowCheck": (
+                "30_exchange/formats/tables.html#rowcheck",
+                "streamforge/exchange/formats/tables.py",
+            ),
+            "streamforge.exchange.formats.tables._columns": (
+                "30_exchange/formats/tables.html#_columns",
+                "streamforge/exchange/formats/tables.py",
+            ),
+            "streamforge.exchange.formats.tables._exceeds": (
+                "30_exchange/formats/tables.html#_exceeds",
+                "streamforge/exchange/formats/tables.py",
+            ),
+            "streamforge.exchange.formats.tables.checked_candles": (
+                "30_exchange/formats/tables.html#checked_candles",
+                "streamforge/exchange/formats/tables.py",
+            ),
+            "streamforge.exchange.formats.tables.order_checks": (
+                "30_exchange/formats/tables.html#order_checks",
+                "streamforge/exchange/formats/tables.py",
+            ),
+            "streamforge.exchange.formats.tables.row_checks": (
+                "30_exchange/formats/tables.html#row_checks",
+                "streamforge/exchange/formats/tables.py",
+            ),
+            "streamforge.exchange.formats.tables.shown_row": (
+                "30_exchange/formats/tables.html#shown_row",
+                "streamforge/exchange/formats/tables.py",
+            ),
+        },
+        "streamforge.exchange.formats.times": {
+            "streamforge.exchange.formats.times._are_digits": (
+                "30_exchange/formats/times.html#_are_digits",
+                "streamforge/exchange/formats/times.py",
+            ),
+            "streamforge.exchange.formats.times._check_one_unit": (
+                "30_exchange/formats/times.html#_check_one_unit",
+                "streamforge/exchange/formats/times.py",
+            ),
+            "streamforge.exchange.formats.times._digits_to_ms": (
+                "30_exchange/formats/times.html#_digits_to_ms",
+                "streamforge/exchange/formats/times.py",
+            ),
+            "streamforge.exchange.formats.times._text_to_ms": (
+                "30_exchange/formats/times.html#_text_to_ms",
+                "streamforge/exchange/formats/times.py",
+            ),
+            "streamforge.exchange.formats.times._without_nulls": (
+                "30_exchange/formats/times.html#_without_nulls",
+                "streamforge/exchange/formats/times.py",
+            ),
+            "streamforge.exchange.formats.times.infer_interval": (
+                "30_exchange/formats/times.html#infer_interval",
+                "streamforge/exchange/formats/times.py",
+            ),
+            "streamforge.exchange.formats.times.times_to_ms": (
+                "30_exchange/formats/times.html#times_to_ms",
+                "streamforge/exchange/formats/times.py",
+            ),
+            "streamforge.exchange.formats.times.within_bounds": (
+                "30_exchange/formats/times.html#within_bounds",
+                "streamforge/exchange/formats/times.py",
             ),
         },
         "streamforge.exchange.simulator.app": {
@@ -9031,8 +9063,24 @@ d = {
             ),
         },
         "streamforge.workers.imports.trade_files": {
+            "streamforge.workers.imports.trade_files._by_name": (
+                "60_workers/imports/trade_files.html#_by_name",
+                "streamforge/workers/imports/trade_files.py",
+            ),
+            "streamforge.workers.imports.trade_files._makers": (
+                "60_workers/imports/trade_files.html#_makers",
+                "streamforge/workers/imports/trade_files.py",
+            ),
             "streamforge.workers.imports.trade_files._numbers": (
                 "60_workers/imports/trade_files.html#_numbers",
+                "streamforge/workers/imports/trade_files.py",
+            ),
+            "streamforge.workers.imports.trade_files._one_market": (
+                "60_workers/imports/trade_files.html#_one_market",
+                "streamforge/workers/imports/trade_files.py",
+            ),
+            "streamforge.workers.imports.trade_files._spelled": (
+                "60_workers/imports/trade_files.html#_spelled",
                 "streamforge/workers/imports/trade_files.py",
             ),
             "streamforge.workers.imports.trade_files.trades_of_table": (

@@ -177,9 +177,7 @@ def _trades(path: Path, name: FileName, exchange: str, wishes: ImportWishes) -> 
             field="file",
         )
     symbol = wishes.symbol or name.symbol
-    if not symbol:
-        raise BadCandles(f"expected the symbol in the name of '{path}', found none", "say --symbol", field="symbol")
-    return trades_of_table(read_raw(path, name.format, name.packed), str(path), check_symbol(symbol))
+    return trades_of_table(read_raw(path, name.format, name.packed), str(path), check_symbol(symbol) if symbol else "")
 
 
 async def import_frame(

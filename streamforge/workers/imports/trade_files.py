@@ -12,10 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ...core.errors import BadCandles, BadTimeRange
+from ...core.errors import BadCandles, BadName, BadTimeRange
+from ...core.names import check_symbol, nearest_symbol
 from ...exchange.binance.archive_files import TradeTable
 from ...exchange.files import times_to_ms
-from ...messages.admission import exact_in_float, trade_possible
+from ...messages.admission import exact_in_float, time_possible, trade_possible
 
 # %% ../../../nbs/60_workers/imports/01_trade_files.ipynb #dad90e94
 _COLUMNS = {  # ours -> what files call it
@@ -25,21 +26,25 @@ _COLUMNS = {  # ours -> what files call it
     "timestamp": ("timestamp", "transact_time", "time"),
     "is_buyer_maker": ("is_buyer_maker", "isbuyermaker"),
 }
+_SELLS, _BUYS = ("sell", "s"), ("buy", "b")  # side of the taker; where it sold, the buyer was the maker
 
 
 def trades_of_table(
     raw: pa.Table,  # columns as a file names them
     where: str,  # the file, for errors
-    symbol: str,
+    symbol: str = "",  # empty: as the column `symbol` says
 ) -> TradeTable:
     "Make checked trades of a table; raises `BadCandles` with the file, the row and what to do."
-    present = {name.strip().lower(): raw.column(n) for n, name in enumerate(raw.column_names)}
+    present = _by_name(raw, where)
+    symbol = _one_market(present, symbol, where)
     columns = {
         ours: next((present[name] for name in names if name in present), None) for ours, names in _COLUMNS.items()
     }
-    if columns["is_buyer_maker"] is None and "side" in present:
-        columns["is_buyer_maker"] = pc.equal(pc.utf8_lower(present["side"].cast(pa.string())), "sell")
-    if lacking := [name for name, column in columns.items() if column is None]:
+    side = present.get("side")
+    lacking = [
+        name for name, column in columns.items() if column is None and (name != "is_buyer_maker" or side is None)
+    ]
+    if lacking:
         raise BadCandles(
             f"expected the columns {', '.join(lacking)} in '{where}', found {', '.join(present) or 'none'}",
             "rename the columns",
@@ -52,7 +57,7 @@ def trades_of_table(
             price=_numbers(columns, "price", pa.float64()),
             quantity=_numbers(columns, "quantity", pa.float64()),
             timestamp=times_to_ms(columns["timestamp"], "timestamp"),
-            is_buyer_maker=_numbers(columns, "is_buyer_maker", pa.bool_()),
+            is_buyer_maker=_makers(columns, side),
         )
     except (pa.ArrowException, BadTimeRange) as error:
         raise BadCandles(f"expected trades in '{where}', found otherwise: {error}", "correct the file") from None
@@ -60,15 +65,82 @@ def trades_of_table(
     for expected, wrong in (
         ("each trade id once and in order", np.diff(table.trade_id, prepend=-1) <= 0),
         ("possible prices, quantities and ids", ~possible),
+        ("times between 1973 and 2100", ~time_possible(table.timestamp)),
     ):
         if len(rows := np.flatnonzero(wrong)):
             row = rows[0]
             raise BadCandles(
                 f"expected {expected} in '{where}', found id {table.trade_id[row]}, price {table.price[row]:g}, "
-                f"quantity {table.quantity[row]:g} in row {row} ({len(rows)} such rows)",
+                f"quantity {table.quantity[row]:g}, time {np.datetime64(int(table.timestamp[row]), 'ms')} in row {row} "
+                f"({len(rows)} such rows)",
                 "sort the file by id, and correct or remove what is wrong",
             )
     return table
+
+
+# %% ../../../nbs/60_workers/imports/01_trade_files.ipynb #5e0c77a1
+def _by_name(raw: pa.Table, where: str) -> dict[str, pa.ChunkedArray]:
+    "Columns by their names in lower case; raises `BadCandles` for two of one name that trades need."
+    present: dict[str, pa.ChunkedArray] = {}
+    used = {"symbol", "side", *(name for names in _COLUMNS.values() for name in names)}
+    for position, original in enumerate(raw.column_names):
+        name = original.strip().lower()
+        if name in present and name in used:
+            raise BadCandles(
+                f"expected one column {name} in '{where}', found two", "rename or remove one of them", field=name
+            )
+        present.setdefault(name, raw.column(position))
+    return present
+
+
+def _one_market(present: Mapping[str, pa.ChunkedArray], symbol: str, where: str) -> str:
+    "The market of a file, by its name and by the column `symbol`; raises `BadCandles`."
+    column = next((present[name] for name in ("symbol", "pair", "ticker") if name in present), None)
+    texts = sorted({str(text) for text in pc.unique(column).to_pylist() if text}) if column is not None else []
+    if len(texts) > 1:
+        raise BadCandles(
+            f"expected trades of one market in '{where}', found {len(texts)}: {', '.join(texts[:5])}",
+            "write a file for each",
+            field="symbol",
+        )
+    inside = _spelled(texts[0]) if texts else ""
+    if symbol and inside not in ("", symbol):
+        raise BadCandles(
+            f"expected trades of {symbol}, as the name of '{where}' or --symbol says, found {texts[0]} in its rows",
+            "name the file after its market",
+            field="symbol",
+        )
+    if not symbol and not inside:
+        raise BadCandles(f"expected the symbol in the name of '{where}', found none", "say --symbol", field="symbol")
+    return symbol or inside
+
+
+def _spelled(text: str) -> str:
+    "A symbol in the rows as we write it; empty if it cannot be spelled."
+    try:
+        return check_symbol(text.partition(":")[0])  # ccxt's ETH/USDT:USDT
+    except BadName:
+        return nearest_symbol(text)
+
+
+def _makers(columns: Mapping[str, pa.ChunkedArray | None], side: pa.ChunkedArray | None) -> np.ndarray:
+    "Whether the buyer was the maker; raises `pyarrow.ArrowInvalid` for a text or number that says neither."
+    column = columns["is_buyer_maker"]
+    flags = _numbers(columns, "is_buyer_maker", pa.bool_()) if column is not None else None
+    if column is not None and (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+        numbers = column.to_numpy()
+        if len(rows := np.flatnonzero((numbers != 0) & (numbers != 1))):
+            raise pa.ArrowInvalid(f"is_buyer_maker is {numbers[rows[0]]:g} in row {rows[0]}, neither 0 nor 1")
+    if side is None:
+        assert flags is not None  # looked at before
+        return flags
+    texts = pc.utf8_lower(pc.utf8_trim_whitespace(pc.fill_null(side.cast(pa.string()), "")))
+    known, sells = (pc.is_in(texts, pa.array(words)).to_numpy() for words in ((*_SELLS, *_BUYS), _SELLS))
+    if len(rows := np.flatnonzero(~known)):
+        raise pa.ArrowInvalid(f"side is '{side[rows[0]]}' in row {rows[0]}, none of buy, sell, b, s (of the taker)")
+    if flags is not None and len(rows := np.flatnonzero(flags != sells)):
+        raise pa.ArrowInvalid(f"side is '{side[rows[0]]}' and is_buyer_maker {flags[rows[0]]} in row {rows[0]}")
+    return np.asarray(sells)
 
 
 def _numbers(columns: Mapping[str, pa.ChunkedArray | None], name: str, kind: pa.DataType) -> np.ndarray:
@@ -77,4 +149,6 @@ def _numbers(columns: Mapping[str, pa.ChunkedArray | None], name: str, kind: pa.
     assert column is not None  # looked at before
     if column.null_count:
         raise pa.ArrowInvalid(f"{name} is empty in row {int(np.flatnonzero(column.is_null().to_numpy())[0])}")
+    if pa.types.is_boolean(column.type) and not pa.types.is_boolean(kind):
+        raise pa.ArrowInvalid(f"{name} is {str(column[0]).lower()} in row 0, no number")
     return np.asarray(column.cast(kind).to_numpy())

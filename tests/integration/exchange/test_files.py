@@ -259,6 +259,27 @@ REFUSED = {  # the name of the file, its text, what the error says
     "a pickle": ("AAAUSDT.pkl", "", "AAAUSDT.pkl"),
     "a name": ("a.b.c.csv", csv(), "a.b.c"),
     "months": ("AAAUSDT-1mo-2024-01.csv", csv(), "found 1mo"),
+    "years before the first time that a record can have": (
+        "AAAUSDT.csv",
+        csv([[f"{1927 + n}-01-03", *row[1:]] for n, row in enumerate(OHLCV)], ("date", *NAMES[1:])),
+        "expected times from 1973-03-03 to 2099, found 1927-01-03 in row 0 (6 such rows)",
+    ),
+    "a year typed wrong": (
+        "AAAUSDT.csv",
+        csv([[t if n != 2 else "0204-01-01T02:00", *row] for n, (t, *row) in enumerate(ISO)], NAMES),
+        "found 0204-01-01T02:00:00 in row 2",
+    ),
+    "a volume that no store takes": (
+        "AAAUSDT.csv",
+        csv([[*row[:5], 1e31] for row in OHLCV]),
+        "expected prices and amounts below 1e+30",
+    ),
+    "half a trade": ("AAAUSDT.csv", csv([[*row, 1.5] for row in OHLCV], (*NAMES, "trades")), "whole number of trades"),
+    "more of takers than of all": (
+        "AAAUSDT.csv",
+        csv([[*row, 5 * row[5]] for row in OHLCV], (*NAMES, "taker_buy_volume")),
+        "no more volume of takers than volume",
+    ),
     "close after the next": (
         "AAAUSDT.csv",
         csv([[*row, row[0] + HOUR] for row in OHLCV], (*NAMES, "close_time")),

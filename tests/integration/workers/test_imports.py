@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from streamforge.cli.data.transfer import data_app
-from streamforge.core.errors import BadCandles, BadSetting
+from streamforge.core.errors import BadCandles, BadSetting, StreamForgeError
 from streamforge.core.samples import candles
 from streamforge.core.times import now_ms
 from streamforge.exchange.simulator.app import Simulator, serve_app
@@ -119,6 +119,29 @@ def test_a_bad_file_among_good_ones_is_named_before_anything_is_stored(tmp_path,
         assert isinstance(said.exception, BadCandles), said.output
         assert ("CCCUSDT" if bad != "trades" else "DDDUSDT") in str(said.exception)
         assert run("list", "--json").output == before
+
+
+OLD = pd.date_range("1970-01-02", periods=200, freq="D", tz="America/New_York")
+IMPOSSIBLE = {  # what a frame has -> what the error says; verification would call each row impossible for good
+    "an index before 1973": (lambda bars: bars.drop(columns="open_time").set_index(OLD), "found 1970-01-02T05:00"),
+    "a column before 1973": (lambda bars: pa.Table.from_pandas(bars.assign(open_time=OLD)), "found 1970-01-02T05:00"),
+    "text before 1973": (lambda bars: bars.assign(open_time=OLD.strftime("%Y-%m-%d")), "found 1970-01-02"),
+    "a volume beyond all": (lambda bars: bars.assign(volume=1e31), "below 1e"),
+    "prices beyond all": (
+        lambda bars: bars.assign(**dict.fromkeys(("open", "high", "low", "close"), 1e30)),
+        "below 1e",
+    ),
+    "trades beyond all": (lambda bars: bars.assign(number_of_trades=1e300), r"number_of_trades 1e\+300"),
+}
+
+
+@pytest.mark.parametrize("case", IMPOSSIBLE)
+async def test_what_verification_calls_impossible_is_refused_before_the_first_row(tmp_path, case):
+    make, message = IMPOSSIBLE[case]
+    async with opened(tmp_path) as store:
+        with pytest.raises(StreamForgeError, match=message):
+            await import_frame(store, make(bars()), symbol="BTCUSDT")
+        assert not await store.collections()
 
 
 async def test_a_column_that_only_one_side_has_is_completed(tmp_path):
@@ -321,6 +344,30 @@ async def test_trades_of_freqtrade_and_of_the_archive(tmp_path):
         (data / "BTCUSDT-trades-2024-01-01.csv").write_text(f"1,1.5,2,3,{START},true,true\n")
         with pytest.raises(BadCandles, match="expected aggregated trades"):
             await import_files(store, data / "BTCUSDT-trades-2024-01-01.csv")
+
+
+@pytest.mark.parametrize(
+    "name, words, message",
+    [
+        ("side", ["buy", "ask"], "side is 'ask' in row 1"),
+        ("side", ["buy", ""], "side is '(None)?' in row 1"),
+        ("symbol", ["ETHUSDT", "ETHUSDT"], "expected trades of BTCUSDT, .*, found ETHUSDT in its rows"),
+        ("pair", ["BTC/USDT", "ETH/USDT"], "expected trades of one market in .*, found 2: BTC/USDT, ETH/USDT"),
+        ("is_buyer_maker", [0.5, 1.0], "is_buyer_maker is 0.5 in row 0"),
+        ("timestamp", ["0204-01-02", "0204-01-02"], "1973"),
+    ],
+)
+async def test_trades_whose_side_market_or_time_is_not_certain_are_refused(tmp_path, name, words, message):
+    rows = pd.DataFrame({"id": [1, 2], "price": 1.5, "amount": 2.0, "timestamp": [START, START], "side": ["b", "S"]})
+    path = tmp_path / "BTCUSDT-trades.csv"
+    async with opened(tmp_path) as store:
+        rows.assign(**{name: words}).to_csv(path, index=False)
+        with pytest.raises(BadCandles, match=message):
+            await import_files(store, path)
+        assert not await store.collections()
+        rows.assign(symbol="BTC/USDT").to_csv(path, index=False)
+        await import_files(store, path)
+        assert (await store.read("trades"))["is_buyer_maker"].to_pylist() == [False, True]
 
 
 NUMBER = st.floats(1e-8, 1e8, allow_nan=False)
