@@ -479,6 +479,11 @@ class Arango:
             "cached": False,
         }
 
+    def forget(self, id: str) -> tuple[int, Any]:
+        if self.database.cursors.pop(id, None) is None:
+            raise Refusal(1600)
+        return 202, {"error": False, "code": 202, "id": id}
+
     # graphs
 
     def make_graph(self) -> tuple[int, Any]:
@@ -513,6 +518,7 @@ _ROUTES: list[tuple[str, Callable]] = [
     (r"DELETE /_api/transaction/(\d+)", Arango.abort),
     (r"POST /_api/cursor", Arango.ask),
     (r"POST /_api/cursor/(\d+)", Arango.more),
+    (r"DELETE /_api/cursor/(\d+)", Arango.forget),
     (r"POST /_api/gharial", Arango.make_graph),
 ]
 

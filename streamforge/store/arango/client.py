@@ -47,6 +47,9 @@ class ArangoCursor(Protocol):
     def fetch(self) -> object:
         "Fetch the next batch."
 
+    def close(self, ignore_missing: bool = False) -> object:
+        "Delete the cursor at the server; one that it does not hold is an error unless `ignore_missing`."
+
 
 class ArangoQueries(Protocol):
     "The part of a database that runs AQL."

@@ -35,7 +35,7 @@ from streamforge.store.arango.names import (
     document_key,
     is_edges,
 )
-from .queries import aql_text, run_query
+from .queries import aql_text, read_query
 from ..base import Schema
 from ..schemas import check_schema, missing_columns, with_exchange
 
@@ -81,8 +81,8 @@ def list_collections(
     database: ArangoDatabase,
 ) -> dict[str, Schema]:
     "Every collection with its schema, sorted by name."
-    batches = run_query(database, aql_text("all"), {"@collection": COLLECTIONS})
-    entries = sorted((entry for batch in batches for entry in batch), key=lambda entry: entry["name"])
+    entries = read_query(database, aql_text("all"), {"@collection": COLLECTIONS})
+    entries.sort(key=lambda entry: entry["name"])
     return {entry["name"]: parse_collection(entry).schema for entry in entries}
 
 
@@ -144,7 +144,7 @@ def migrate_collection(
         return
     rows, old = database.collection(stored.name), [attribute(column) for column in stored.schema.key]
     variables: JsonObject = {"@collection": stored.name, "exchange": DEFAULT_EXCHANGE, "rows": _ROWS}
-    while sum(map(len, run_query(database, aql_text("add exchange"), variables))):
+    while read_query(database, aql_text("add exchange"), variables):
         pass
     fields = [attribute(column) for column in schema.key]
     rows.add_index({"type": "persistent", "fields": fields, "unique": True})

@@ -15,6 +15,7 @@ __all__ = [
 
 # %% ../../../nbs/21_store/arango/07_rows.ipynb #bc9e57fe
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 
 import pyarrow as pa
 
@@ -23,7 +24,7 @@ from ...core.types import JsonObject, JsonValue
 from .client import ArangoDatabase, ArangoTransaction
 from .collections import StoredCollection
 from .names import MARKETS, attribute, document_key, document_keys, is_edges
-from .queries import aql_text, run_query
+from .queries import aql_text, read_query, run_query
 from ..arrow import ARROW_TYPES
 from ..base import Schema
 from ..query import RowQuery, accepted_values, leading_columns, requested_columns
@@ -167,12 +168,14 @@ def read_rows(
         return empty.select(columns)
     if count is not None:
         variables = where | within | {"skipped": count - 1}
-        batches = run_query(database, aql_text("nth last", len(query.where)), variables)
-        for start in [start for batch in batches for start in batch]:  # none where there are fewer rows
+        for start in read_query(
+            database, aql_text("nth last", len(query.where)), variables
+        ):  # none where there are fewer rows
             within["start"] = start
     variables = where | within | {"columns": [attribute(name) for name in needed]}
-    batches = run_query(database, aql_text("range", len(query.where)), variables)
-    table = pa.Table.from_batches([_as_columns(batch, schema, needed) for batch in batches if batch], empty.schema)
+    with closing(run_query(database, aql_text("range", len(query.where)), variables)) as batches:
+        columns_of = [_as_columns(batch, schema, needed) for batch in batches if batch]
+    table = pa.Table.from_batches(columns_of, empty.schema)
     if count is not None:
         latest = [schema.key[-1], *schema.key[:-1]]
         table = table.sort_by([(name, "descending") for name in latest]).slice(0, count)
@@ -189,8 +192,7 @@ def count_documents(
     variables = _where_variables(stored, query)
     if variables is None:
         return 0
-    batches = run_query(database, aql_text("count", len(query.where)), variables)
-    return sum(count for batch in batches for count in batch)
+    return sum(read_query(database, aql_text("count", len(query.where)), variables))
 
 
 def distinct_values(
@@ -201,5 +203,4 @@ def distinct_values(
     "The different values of some columns; raises `BadData` and the driver's errors."
     names = leading_columns(stored.schema, columns)
     variables: JsonObject = {"@collection": stored.name} | {f"c{n}": attribute(name) for n, name in enumerate(names)}
-    batches = run_query(database, aql_text("distinct", len(names)), variables)
-    return sorted(tuple(values) for batch in batches for values in batch)
+    return sorted(map(tuple, read_query(database, aql_text("distinct", len(names)), variables)))

@@ -28,7 +28,7 @@ from streamforge.store.arango.collections import (
 )
 from .errors import error_codes
 from .names import DOCUMENTS, document_key
-from .queries import aql_text, run_query
+from .queries import aql_text, read_query
 from .rows import count_documents, distinct_values, read_rows, upsert_documents
 from ..arrow import as_arrow
 from ..base import Document, RowBatch, Schema, Where, encode_body
@@ -86,8 +86,8 @@ def _delete(database: ArangoDatabase, kind: str, id: str) -> None:
 def _list(database: ArangoDatabase, kind: str, prefix: str) -> list[Document]:
     "The documents whose id begins with `prefix`, sorted by id."
     variables = {"@collection": DOCUMENTS, "kind": kind, "prefix": prefix}
-    batches = run_query(database, aql_text("documents"), variables)
-    return sorted((_document(stored) for batch in batches for stored in batch), key=lambda document: document.id)
+    stored = read_query(database, aql_text("documents"), variables)
+    return sorted(map(_document, stored), key=lambda document: document.id)
 
 
 # %% ../../../nbs/21_store/arango/08_store.ipynb #f1f48c87

@@ -182,6 +182,21 @@ async def test_a_long_history_comes_in_bounded_batches(store, calm):
     assert await store.count("long") == 25_000
 
 
+async def test_a_cursor_that_is_not_read_to_its_end_is_deleted(store, calm):
+    name = "half-read"
+    await store.ensure(name, CANDLES)
+    await store.upsert(name, [candle(moment) for moment in range(25_000)])  # three batches
+    calm.arango.faults = [Fault(503, on=r"cursor/\d+", times=1)]  # the second
+    with pytest.raises(StoreError):
+        await store.read(name)
+    assert not calm.arango.databases["lab"].cursors
+    collection = next(one for one in calm.arango.databases["lab"].collections.values() if "half-read" in one.name)
+    collection.documents[next(iter(collection.documents))]["close"] = "much"  # in the first
+    with pytest.raises(StoreError, match="much"):
+        await store.read(name)
+    assert not calm.arango.databases["lab"].cursors
+
+
 async def test_the_stand_in_understands_only_the_queries_of_the_store(calm):
     connection = ArangoConnection(calm.url())
     with pytest.raises(StoreError, match="number 1501"):
