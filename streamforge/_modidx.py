@@ -253,6 +253,10 @@ d = {
                 "streamforge/artifacts/files.py",
             ),
             "streamforge.artifacts.files._names": ("22_artifacts/files.html#_names", "streamforge/artifacts/files.py"),
+            "streamforge.artifacts.files._narrow_versions": (
+                "22_artifacts/files.html#_narrow_versions",
+                "streamforge/artifacts/files.py",
+            ),
             "streamforge.artifacts.files._put": ("22_artifacts/files.html#_put", "streamforge/artifacts/files.py"),
             "streamforge.artifacts.files._read_manifest": (
                 "22_artifacts/files.html#_read_manifest",
@@ -796,10 +800,6 @@ d = {
             ),
             "streamforge.bus.embedded.files.encode_checked": (
                 "20_bus/embedded/files.html#encode_checked",
-                "streamforge/bus/embedded/files.py",
-            ),
-            "streamforge.bus.embedded.files.narrow": (
-                "20_bus/embedded/files.html#narrow",
                 "streamforge/bus/embedded/files.py",
             ),
             "streamforge.bus.embedded.files.next_path": (
@@ -2724,6 +2724,24 @@ d = {
             "streamforge.core.numbers.as_count": ("00_core/numbers.html#as_count", "streamforge/core/numbers.py"),
             "streamforge.core.numbers.as_number": ("00_core/numbers.html#as_number", "streamforge/core/numbers.py"),
             "streamforge.core.numbers.as_numbers": ("00_core/numbers.html#as_numbers", "streamforge/core/numbers.py"),
+        },
+        "streamforge.core.private_files": {
+            "streamforge.core.private_files._narrow_one": (
+                "00_core/private_files.html#_narrow_one",
+                "streamforge/core/private_files.py",
+            ),
+            "streamforge.core.private_files.make_private_folder": (
+                "00_core/private_files.html#make_private_folder",
+                "streamforge/core/private_files.py",
+            ),
+            "streamforge.core.private_files.narrow": (
+                "00_core/private_files.html#narrow",
+                "streamforge/core/private_files.py",
+            ),
+            "streamforge.core.private_files.private_opener": (
+                "00_core/private_files.html#private_opener",
+                "streamforge/core/private_files.py",
+            ),
         },
         "streamforge.core.samples": {
             "streamforge.core.samples.candles": ("00_core/samples.html#candles", "streamforge/core/samples.py")
@@ -7320,6 +7338,10 @@ d = {
                 "21_store/arango/client.html#arangocursor.batch",
                 "streamforge/store/arango/client.py",
             ),
+            "streamforge.store.arango.client.ArangoCursor.close": (
+                "21_store/arango/client.html#arangocursor.close",
+                "streamforge/store/arango/client.py",
+            ),
             "streamforge.store.arango.client.ArangoCursor.fetch": (
                 "21_store/arango/client.html#arangocursor.fetch",
                 "streamforge/store/arango/client.py",
@@ -7534,8 +7556,16 @@ d = {
             ),
         },
         "streamforge.store.arango.queries": {
+            "streamforge.store.arango.queries._delete_cursor": (
+                "21_store/arango/queries.html#_delete_cursor",
+                "streamforge/store/arango/queries.py",
+            ),
             "streamforge.store.arango.queries.aql_text": (
                 "21_store/arango/queries.html#aql_text",
+                "streamforge/store/arango/queries.py",
+            ),
+            "streamforge.store.arango.queries.read_query": (
+                "21_store/arango/queries.html#read_query",
                 "streamforge/store/arango/queries.py",
             ),
             "streamforge.store.arango.queries.run_query": (
@@ -7991,6 +8021,10 @@ d = {
             ),
             "streamforge.store.sql.sqlite.Sqlite.write": (
                 "21_store/sql/sqlite.html#sqlite.write",
+                "streamforge/store/sql/sqlite.py",
+            ),
+            "streamforge.store.sql.sqlite._make_private": (
+                "21_store/sql/sqlite.html#_make_private",
                 "streamforge/store/sql/sqlite.py",
             ),
             "streamforge.store.sql.sqlite._parse": (

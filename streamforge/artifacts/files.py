@@ -31,6 +31,7 @@ from streamforge.artifacts.content import (
 from ..core.errors import BadUrl, DamagedArtifact, NotFound, StoreError
 from ..core.logs import get_logger
 from ..core.names import check_name
+from ..core.private_files import make_private_folder, narrow, private_opener
 from ..core.types import JsonValue
 
 # %% ../../nbs/22_artifacts/03_files.ipynb #80634d1a
@@ -65,7 +66,7 @@ def _sync_folder(folder: Path) -> None:
 
 def _write(path: Path, content: bytes) -> None:
     "Write a new file and force it to the disk."
-    with path.open("xb") as file:
+    with open(path, "xb", opener=private_opener) as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
@@ -78,7 +79,7 @@ _SWEEP_AFTER = 60.0  # seconds
 @contextmanager
 def _incoming(root: Path) -> Iterator[Path]:
     "A new, locked folder, removed afterwards unless it was renamed."
-    (root / ".incoming").mkdir(parents=True, exist_ok=True)
+    make_private_folder(root / ".incoming")
     folder = Path(tempfile.mkdtemp(dir=root / ".incoming"))
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -136,7 +137,7 @@ def _build(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None
     "Write files, then the manifest, each forced to the disk."
     for path, content in files.items():
         file = folder / "files" / path
-        file.parent.mkdir(parents=True, exist_ok=True)
+        make_private_folder(file.parent)
         _write(file, content)
     parents = {parent for path in files for parent in (folder / "files" / path).parents}
     for inner in parents:
@@ -150,7 +151,7 @@ def _build(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None
 
 def _rename(root: Path, folder: Path, target: Path, manifest: Manifest) -> None:
     "Give a built folder its final name, unless the same content has it already; raises `StoreError`."
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_private_folder(target.parent)
     for _ in range(10):
         try:
             folder.rename(target)
@@ -216,6 +217,12 @@ def _versions(root: Path, kind: str, name: str) -> list[Manifest]:
     return [manifest for _, _, manifest in sorted(dated, key=lambda entry: entry[:2])]
 
 
+def _narrow_versions(root: Path) -> None:
+    "Take the rights of other users to versions of an earlier release away; the root itself may be a shared folder."
+    for manifest in root.glob("*/*/*/manifest.json"):
+        narrow(manifest.parent)
+
+
 def _names(root: Path, kind: str) -> list[str]:
     "Names with at least one version, sorted."
     return sorted({file.parents[1].name for file in (root / check_name(kind, "kind")).glob("*/*/manifest.json")})
@@ -233,7 +240,8 @@ class FileArtifacts:
 
     async def __aenter__(self) -> "FileArtifacts":
         with _disk("keep artifacts", self.root):
-            await asyncio.to_thread(self.root.mkdir, parents=True, exist_ok=True)
+            await asyncio.to_thread(make_private_folder, self.root)
+            await asyncio.to_thread(_narrow_versions, self.root)
             await asyncio.to_thread(_sweep, self.root)
         return self
 

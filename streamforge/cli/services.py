@@ -20,6 +20,7 @@ from ..bus.base import Bus, open_bus
 from ..core.errors import BadSetting, PortInUse
 from ..core.logs import logging_to
 from ..core.metrics import Metrics
+from ..core.private_files import make_private_folder, narrow
 from ..core.settings import CREDENTIALS, Places
 from ..exchange.simulator.app import serve_app
 from ..jobs.base import Jobs, open_jobs
@@ -94,7 +95,8 @@ def choose_jobs_url(
 def make_home_folder(places: Places) -> None:
     "Make the folder of everything embedded; raises `BadSetting` where it cannot be written."
     try:
-        Path(places.home, "logs").mkdir(parents=True, exist_ok=True)
+        make_private_folder(logs := Path(places.home, "logs"))
+        narrow(logs)
     except OSError as error:
         raise BadSetting(
             f"expected a folder to write to, found '{places.home}' ({error.strerror})",

@@ -7,6 +7,7 @@ __all__ = ["setup", "logging_to", "get_logger"]
 
 # %% ../../nbs/00_core/08_logs.ipynb #a85250de
 import logging
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -94,7 +95,7 @@ def logging_to(
     before = structlog.get_config() if structlog.is_configured() else None
     bound = structlog.contextvars.get_contextvars()
     handlers, level = logging.root.handlers[:], logging.root.level
-    with path.open("a", encoding="utf-8", buffering=1) as file:
+    with open(path, "a", encoding="utf-8", buffering=1, opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
         logging.root.handlers = []  # `setup` would close the ones that it replaces
         setup(service, stream=file)
         try:

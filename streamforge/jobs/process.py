@@ -22,6 +22,7 @@ import msgspec
 
 from ..core.errors import BadName, BadUrl, Conflict, NotFound
 from ..core.logs import get_logger
+from ..core.private_files import make_private_folder, private_opener
 from ..core.settings import read_places
 from .base import FINAL_EXIT_CODES, JobSpec, JobState, JobStatus
 from .guard import Guard, signal_group
@@ -104,8 +105,8 @@ class _Job:
 # %% ../../nbs/23_jobs/04_process.ipynb #2fb22258
 def _open_log(path: Path) -> BinaryIO:
     "Open the job's log to append; ends a line in which an earlier try was killed."
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.open("ab+")
+    make_private_folder(path.parent)
+    file = open(path, "ab+", opener=private_opener)  # noqa: SIM115  (the caller closes it)
     if file.tell() and (file.seek(-1, os.SEEK_END), file.read())[1] != b"\n":
         file.write(b"\n")
         file.flush()

@@ -35,6 +35,7 @@ from ..core import errors
 from ..core.errors import BadSetting, BadUrl, DamagedArtifact, StreamForgeError
 from ..core.logs import get_logger
 from ..core.numbers import as_count, as_number
+from ..core.private_files import make_private_folder, narrow
 from ..core.types import JsonObject
 from ..core.urls import redact
 from ..evaluation.results import FoldResult
@@ -244,7 +245,8 @@ async def run_fold(
     if result := read_result(folder):
         _log.info("fold is finished already", fold=parameters.fold, folder=str(folder))
         return result
-    folder.mkdir(parents=True, exist_ok=True)
+    make_private_folder(folder)
+    narrow(folder)
     (folder / ERROR).unlink(missing_ok=True)
     (folder / _PARTIAL).unlink(missing_ok=True)
     values = msgspec.to_builtins(parameters) | {"output": str(folder)}
@@ -261,6 +263,8 @@ async def run_fold(
         )
         raise
     (folder / _PARTIAL).replace(folder / RESULT)
+    for path in folder.iterdir():
+        narrow(path)
     result = read_result(folder)
     assert result is not None  # it was just renamed
     return result

@@ -17,7 +17,7 @@ import msgspec
 
 from ..base import Batch, Message, Record, TopicSpec, start_offsets
 from .consumer import EmbeddedSubscription
-from .files import narrow, read_topic_info, topic_names, warn_once
+from .files import read_topic_info, topic_names, warn_once
 from .frames import FRAME_ROWS
 from .group import GroupFiles, GroupOffsets
 from .inotify import FolderWatcher, wait_event
@@ -27,6 +27,7 @@ from .segments import SEGMENT_BYTES, segments
 from .topics import TopicWriter, create_folder, delete_folder, frame_writes, sort_messages
 from ...core.errors import BadSetting, BadUrl, BusError, UnknownTopic
 from ...core.names import check_name
+from ...core.private_files import make_private_folder, narrow
 from ...core.times import now_ms
 
 # %% ../../../nbs/20_bus/embedded/13_bus.ipynb #526b60d4
@@ -69,7 +70,7 @@ def read_url(
 def _create_folders(home: Path) -> None:
     "Create the folders of a bus; raises `BadUrl`."
     try:
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_folder(home)
         for name in ("topics", "drafts", "groups"):
             (home / name).mkdir(mode=0o700, exist_ok=True)
             narrow(home / name)  # an earlier version, or a copy, may have left it open to others

@@ -23,7 +23,6 @@ from streamforge.bus.embedded.files import (
     aside_path,
     decode_checked,
     encode_checked,
-    narrow,
     next_path,
     read_next,
     read_topic_info,
@@ -49,6 +48,7 @@ from streamforge.bus.embedded.segments import (
 )
 from ..partitioning import partition_of
 from ...core.errors import BadData, BadRecord, BadUrl, BusError, UnknownTopic
+from ...core.private_files import narrow
 
 
 # %% ../../../nbs/20_bus/embedded/14_check.ipynb #c07ec70a

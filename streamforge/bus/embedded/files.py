@@ -8,7 +8,6 @@ __all__ = [
     "open_file",
     "read_whole",
     "replace_file",
-    "narrow",
     "warn_once",
     "aside_path",
     "set_aside",
@@ -83,23 +82,6 @@ def replace_file(path: Path, data: bytes) -> None:
             f"expected room for {len(data):,} bytes in '{path.parent}', found: {error.strerror}",
             "free some space; the file is as it was before",
         ) from error
-
-
-def narrow(folder: Path) -> int:  # files and folders changed
-    "Take all rights of other users away from a folder and everything in it, if they have any to the folder."
-    if not folder.stat().st_mode & 0o077:
-        return 0  # nothing in it can be reached
-    changed = 0
-    for path in [folder, *folder.rglob("*")]:
-        try:
-            if not path.is_symlink() and (mode := path.stat().st_mode) & 0o077:
-                path.chmod(mode & 0o700)
-                changed += 1
-        except FileNotFoundError:
-            continue  # deleted meanwhile
-        except PermissionError as error:
-            warn_once(path, "rights of other users cannot be taken away", error=error)
-    return changed
 
 
 # %% ../../../nbs/20_bus/embedded/01_files.ipynb #5b857aa5

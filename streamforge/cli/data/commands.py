@@ -43,6 +43,7 @@ from streamforge.cli.options import (
 )
 from ..output import print_rows
 from ...core.names import market_key
+from ...core.private_files import make_private_folder
 from ...core.times import iso, now_ms
 from ...core.types import JsonObject
 from ...store.base import open_store
@@ -241,7 +242,7 @@ def repair(
     from streamforge.core.logs import logging_to
 
     places, wanted = places_of(home), Filter.read(collection, symbol, interval, range, exchange)
-    Path(places.home, "logs").mkdir(parents=True, exist_ok=True)
+    make_private_folder(Path(places.home, "logs"))
     with logging_to(Path(places.home, "logs", "repair.log"), "repair"):
         repaired = asyncio.run(
             repair_all(places, wanted, again=again, fill=fill, source=source and check_source(source), url=url)

@@ -20,6 +20,7 @@ from ..options import HomeOption, JsonOption, StoreOption, places_of
 from ..output import print_rows
 from ...core.errors import BadSetting, NotFound
 from ...core.names import enriched_collection
+from ...core.private_files import make_private_folder
 from ...core.times import iso
 from ...ledger.export import StoredMarket, export_market, list_markets
 from ...store.base import Store, open_store
@@ -90,7 +91,7 @@ def import_command(
         async with open_store(places_of(home).store_url) as opened:
             return await import_files(opened, files, wishes)
 
-    Path(places_of(home).home).mkdir(parents=True, exist_ok=True)
+    make_private_folder(Path(places_of(home).home))
     report = asyncio.run(run())
     markets = report.markets
     if json:

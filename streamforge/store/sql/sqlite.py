@@ -6,6 +6,8 @@
 __all__ = ["Sqlite"]
 
 # %% ../../../nbs/21_store/sql/04_sqlite.ipynb #7d7a896f
+import contextlib
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...core.errors import BadUrl, StoreError
+from ...core.private_files import make_private_folder, narrow
 from ..arrow import ARROW_TYPES
 from ..base import Schema
 from .connections import Connection, Transaction
@@ -67,6 +70,18 @@ def _sorted(batch: pa.Table, key: Sequence[str]) -> pa.Table:
     return batch.sort_by([(name, "ascending") for name in key if name not in same] or [(key[-1], "ascending")])
 
 
+def _make_private(path: Path) -> None:
+    "Make the file and its folder if there is none, and take the rights of other users to the file away."
+    try:
+        make_private_folder(path.parent)
+    except OSError as error:
+        raise StoreError(f"expected to make the folder of {path}, found {error}", "name another folder") from error
+    with contextlib.suppress(OSError):  # it is there, or SQLite says why it cannot be made
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))  # not one that is there: closing it would drop locks
+    for file in (path, *(path.with_name(f"{path.name}{end}") for end in ("-wal", "-shm"))):
+        narrow(file)  # an earlier version, or a copy, may have left it open to others
+
+
 class Sqlite:
     "The file behind `sqlite:///path?timeout=30&synchronous=normal`; raises `BadUrl`."
 
@@ -80,12 +95,7 @@ class Sqlite:
 
     def connect(self) -> Connection:
         "Open the file, and make its folder if there is none; raises `StoreError` and the driver's errors."
-        try:
-            Path(self.path).parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(
-                f"expected to make the folder of {self.path}, found {error}", "name another folder"
-            ) from error
+        _make_private(Path(self.path))
         pragmas = (
             f"busy_timeout={min(2_000, int(self.patience * 1_000))}",
             "journal_mode=WAL",
