@@ -25,6 +25,7 @@ else
 endif
 
 fast: env  ## what to run while editing (under a minute)
+	@echo "$$($(BIN)/python --version)"
 	$(BIN)/pytest -n 2 -m "not slow" nbs/00_core nbs/10_messages nbs/40_features nbs/42_trading nbs/45_evaluation tests/house $(ARGS)
 
 notebooks: env  ## run the notebooks and write what their cells show into them (ARGS=nbs/40_features for some of them)

@@ -2,22 +2,20 @@
 # Make or renew .venv from requirements.lock: with uv where it can be had, else with pip. Idempotent: nothing to do takes a blink.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-PYTHON=${PYTHON:-python3} LOCK=requirements.lock
-if ! "$PYTHON" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then
-  echo "StreamForge needs Python 3.11 or 3.12, and '$PYTHON' is $("$PYTHON" --version 2>&1 || echo missing). Say which one: make demo PYTHON=python3.12" >&2
-  exit 64
-fi
+LOCK=requirements.lock
+PYTHON=$(bash deploy/dev/python.sh)  # it says what to do if there is none
+VENV=${VENV:-.venv}                  # another folder for another Python: .ci/run
 STAMP=$(cat "$LOCK" settings.ini setup.py | sha256sum | cut -c1-16)-$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-[ -x .venv/bin/streamforge ] && [ "$(cat .venv/.stamp 2>/dev/null)" = "$STAMP" ] && exit 0
-echo "Making the environment in .venv (about 6 GB with torch; once per change of requirements.lock) ..." >&2
-if [ -x .venv/bin/python ] && [ "$(.venv/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')" != "${STAMP##*-}" ]; then rm -rf .venv; fi
-[ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
-if .venv/bin/pip install -q --disable-pip-version-check uv 2>/dev/null; then
-  export UV_PYTHON_DOWNLOADS=never VIRTUAL_ENV="$PWD/.venv"
-  .venv/bin/uv pip install -q --compile-bytecode --require-hashes -r "$LOCK"
-  .venv/bin/uv pip install -q --no-deps -e .
+[ -x "$VENV"/bin/streamforge ] && [ "$(cat "$VENV/.stamp" 2>/dev/null)" = "$STAMP" ] && exit 0
+echo "Making the environment in $VENV (about 6 GB with torch; once per change of requirements.lock) ..." >&2
+if [ -x "$VENV"/bin/python ] && [ "$("$VENV"/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')" != "${STAMP##*-}" ]; then rm -rf "$VENV"; fi
+[ -x "$VENV"/bin/python ] || "$PYTHON" -m venv "$VENV"
+if "$VENV"/bin/pip install -q --disable-pip-version-check uv 2>/dev/null; then
+  export UV_PYTHON_DOWNLOADS=never VIRTUAL_ENV="$(cd "$VENV" && pwd)"
+  "$VENV"/bin/uv pip install -q --compile-bytecode --require-hashes -r "$LOCK"
+  "$VENV"/bin/uv pip install -q --no-deps -e .
 else
-  .venv/bin/pip install -q --require-hashes -r "$LOCK"
-  .venv/bin/pip install -q --no-deps -e .
+  "$VENV"/bin/pip install -q --require-hashes -r "$LOCK"
+  "$VENV"/bin/pip install -q --no-deps -e .
 fi
-echo "$STAMP" > .venv/.stamp
+echo "$STAMP" > "$VENV"/.stamp
