@@ -2116,6 +2116,10 @@ d = {
                 "80_cli/data/commands.html#denial_words",
                 "streamforge/cli/data/commands.py",
             ),
+            "streamforge.cli.data.commands.print_absent": (
+                "80_cli/data/commands.html#print_absent",
+                "streamforge/cli/data/commands.py",
+            ),
             "streamforge.cli.data.commands.repair": (
                 "80_cli/data/commands.html#repair",
                 "streamforge/cli/data/commands.py",
@@ -2142,9 +2146,27 @@ d = {
             ),
         },
         "streamforge.cli.data.repair": {
+            "streamforge.cli.data.repair.Absent": ("80_cli/data/repair.html#absent", "streamforge/cli/data/repair.py"),
             "streamforge.cli.data.repair.Filter": ("80_cli/data/repair.html#filter", "streamforge/cli/data/repair.py"),
             "streamforge.cli.data.repair.Filter.read": (
                 "80_cli/data/repair.html#filter.read",
+                "streamforge/cli/data/repair.py",
+            ),
+            "streamforge.cli.data.repair.Named": ("80_cli/data/repair.html#named", "streamforge/cli/data/repair.py"),
+            "streamforge.cli.data.repair.Named.collection": (
+                "80_cli/data/repair.html#named.collection",
+                "streamforge/cli/data/repair.py",
+            ),
+            "streamforge.cli.data.repair.Named.exchange": (
+                "80_cli/data/repair.html#named.exchange",
+                "streamforge/cli/data/repair.py",
+            ),
+            "streamforge.cli.data.repair.Named.interval": (
+                "80_cli/data/repair.html#named.interval",
+                "streamforge/cli/data/repair.py",
+            ),
+            "streamforge.cli.data.repair.Named.symbol": (
+                "80_cli/data/repair.html#named.symbol",
                 "streamforge/cli/data/repair.py",
             ),
             "streamforge.cli.data.repair.Repaired": (
@@ -2183,6 +2205,10 @@ d = {
                 "80_cli/data/repair.html#_why_not",
                 "streamforge/cli/data/repair.py",
             ),
+            "streamforge.cli.data.repair.absent_of": (
+                "80_cli/data/repair.html#absent_of",
+                "streamforge/cli/data/repair.py",
+            ),
             "streamforge.cli.data.repair.check_filter": (
                 "80_cli/data/repair.html#check_filter",
                 "streamforge/cli/data/repair.py",
@@ -2193,6 +2219,10 @@ d = {
             ),
             "streamforge.cli.data.repair.describe_market": (
                 "80_cli/data/repair.html#describe_market",
+                "streamforge/cli/data/repair.py",
+            ),
+            "streamforge.cli.data.repair.leaves_all": (
+                "80_cli/data/repair.html#leaves_all",
                 "streamforge/cli/data/repair.py",
             ),
             "streamforge.cli.data.repair.ledger_markets": (

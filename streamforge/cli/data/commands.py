@@ -9,6 +9,7 @@ __all__ = [
     "status_cells",
     "verify_cells",
     "repair_cells",
+    "print_absent",
     "status",
     "verify_command",
     "repair",
@@ -25,8 +26,11 @@ import typer
 
 from streamforge.cli.data.repair import (
     COUNTS,
+    Absent,
     Filter,
+    absent_of,
     describe_market,
+    leaves_all,
     ledger_markets,
     problems,
     repair_all,
@@ -149,6 +153,15 @@ async def _nothing_to_repair(store_url: str, wanted: Filter) -> list[str]:
     return ["nothing to repair: no request was made", *denied[:10], *more, *ask]
 
 
+def print_absent(
+    absent: Absent | None,
+    json: bool,  # then to standard error, so that standard output stays JSON
+) -> None:
+    "Tell by name what a listing lacks of what it was asked for."
+    if absent:
+        typer.echo(f"nothing is known of the {absent.field} {', '.join(absent.texts)}; {absent.there}", err=json)
+
+
 _Collection = Annotated[str, typer.Option(help="of rows, such as candles_1h (default: all)")]
 _Symbol = Annotated[str, typer.Option(help="BTCUSDT, or several with commas (default: all)")]
 _Interval = Annotated[str, typer.Option(help="of candles (default: all)")]
@@ -172,15 +185,15 @@ def status(
     "Show what was asked for, loaded, verified, is missing at the exchange or was filled in."
     wanted = Filter.read(collection, symbol, interval, range, exchange)
 
-    async def ask() -> list[JsonObject]:
+    async def ask() -> tuple[list[JsonObject], Absent | None]:
         async with open_store(places_of(home).store_url) as opened:
-            return [
-                describe_market(market, entry, wanted.span)
-                for market, entry in (await ledger_markets(opened, wanted)).items()
-            ]
+            markets = await ledger_markets(opened, wanted)
+            absent = None if leaves_all(wanted, markets) else absent_of(wanted, await ledger_markets(opened, Filter()))
+            return [describe_market(market, entry, wanted.span) for market, entry in markets.items()], absent
 
-    rows = asyncio.run(ask())
+    rows, absent = asyncio.run(ask())
     _show(rows, json, _STATUS, status_cells, ("asked", "loaded", "filled", "range"))
+    print_absent(absent, json)
 
 
 @data_app.command(name="verify")

@@ -7,7 +7,11 @@ __all__ = [
     "COUNTS",
     "Filter",
     "ledger_markets",
+    "Named",
+    "Absent",
+    "absent_of",
     "check_filter",
+    "leaves_all",
     "denials_of",
     "describe_market",
     "verify_markets",
@@ -21,8 +25,9 @@ __all__ = [
 # %% ../../../nbs/80_cli/data/01_repair.ipynb #2b983005
 import asyncio
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from typing import Protocol
 
 import msgspec
 
@@ -93,26 +98,71 @@ async def ledger_markets(
     return {market: ledger[market] for market in sorted(ledger)}
 
 
-async def check_filter(
-    store: Store,
+class Named(Protocol):
+    "What a filter's options name: a `LedgerKey` or a `StoredMarket`."
+
+    @property
+    def collection(self) -> str:
+        "The name of the collection."
+
+    @property
+    def exchange(self) -> str:
+        "The name of the exchange."
+
+    @property
+    def symbol(self) -> str:
+        "The symbol, in its canonical form."
+
+    @property
+    def interval(self) -> str:
+        "The interval of candles; empty for trades."
+
+
+class Absent(msgspec.Struct, frozen=True, kw_only=True):
+    "What a filter names and no data have."
+
+    field: str  # `symbol`, ...
+    texts: list[str]  # the names
+    there: str  # which ones there are, in words
+
+
+def absent_of(
     wanted: Filter,
-    markets: Collection[LedgerKey],  # that it leaves
-) -> None:
-    "Refuse a filter that names what a store with data does not have; raises `NotFound`."
-    if markets and {*wanted.symbols} <= {market.symbol for market in markets}:
-        return
-    left = [*await ledger_markets(store, Filter(), rows=True)]
+    known: Iterable[Named],  # all that there is
+) -> Absent | None:  # None: there is all that the filter names, or there is nothing at all
+    "Find what a filter names and no data have: the rule of all data commands."
+    left = [*known]
     choices = ("collection", (wanted.collection,)), ("exchange", (wanted.exchange,)), ("symbol", wanted.symbols)
     for field, texts in (*choices, ("interval", (wanted.interval,))):
         there = sorted({getattr(market, field) for market in left} - {""})
         if there and (absent := [text for text in texts if text and text not in there]):
             more = f" and {len(there) - NAMED_MARKETS} more" if len(there) > NAMED_MARKETS else ""
-            raise NotFound(
-                f"expected the {field} of stored data, found '{','.join(absent)}'",
-                f"there is {', '.join(there[:NAMED_MARKETS])}{more}; see `streamforge data list`",
-                field=field,
-            )
+            words = f"there is {', '.join(there[:NAMED_MARKETS])}{more}; see `streamforge data list`"
+            return Absent(field=field, texts=absent, there=words)
         left = [market for market in left if not any(texts) or getattr(market, field) in texts]
+    return None
+
+
+def check_filter(
+    wanted: Filter,
+    known: Iterable[Named],  # all that there is
+) -> None:
+    "Refuse a filter that names what a store with data does not have; raises `NotFound`."
+    if absent := absent_of(wanted, known):
+        raise NotFound(
+            f"expected the {absent.field} of stored data, found '{','.join(absent.texts)}'",
+            absent.there,
+            field=absent.field,
+        )
+
+
+def leaves_all(
+    wanted: Filter,
+    markets: Iterable[Named],  # that it leaves
+) -> bool:
+    "Whether a filter names nothing that its markets do not have; else `absent_of` may tell what."
+    symbols = {market.symbol for market in markets}
+    return bool(symbols) and {*wanted.symbols} <= symbols
 
 
 # %% ../../../nbs/80_cli/data/01_repair.ipynb #5dbc8733
@@ -171,7 +221,8 @@ async def verify_markets(
 ) -> list[tuple[LedgerKey, Findings, Entry]]:
     "Verify the markets that a filter leaves; raises `NotFound` for a filter that names nothing, `StoreError`."
     markets, verified = await ledger_markets(store, wanted, rows=True), []
-    await check_filter(store, wanted, markets)
+    if not leaves_all(wanted, markets):
+        check_filter(wanted, await ledger_markets(store, Filter(), rows=True))
     for market in markets:
         if market.kind == "candles":
             verified.append((market, *await verify(store, market, wanted.span)))

@@ -14,8 +14,8 @@ from typing import Annotated, Literal, cast
 import msgspec
 import typer
 
-from .commands import data_app
-from .repair import Filter
+from .commands import data_app, print_absent
+from .repair import Absent, Filter, absent_of, check_filter, leaves_all
 from ..options import HomeOption, JsonOption, StoreOption, places_of
 from ..output import print_rows
 from ...core.errors import BadSetting, NotFound
@@ -137,8 +137,10 @@ def export_command(
     async def run() -> list[tuple[StoredMarket, Path]]:
         async with open_store(places_of(home).store_url) as opened:
             markets = await _stored(opened, wanted)
+            computed = wanted.collection.endswith(enriched_collection(""))
+            if not computed and not leaves_all(wanted, markets):
+                check_filter(wanted, await list_markets(opened))
             if not markets:
-                computed = wanted.collection.endswith(enriched_collection(""))
                 raise NotFound(
                     f"expected candles or trades that are stored, found none{f' in {collection!r}' if collection else ''}",
                     (
@@ -171,11 +173,13 @@ def list_command(
     "Show what is stored: markets by exchange, their collections, ranges, rows and source."
     wanted = Filter.read(collection, symbol, interval, "", exchange)
 
-    async def run() -> list[StoredMarket]:
+    async def run() -> tuple[list[StoredMarket], Absent | None]:
         async with open_store(places_of(home).store_url) as opened:
-            return await _stored(opened, wanted)
+            markets = await _stored(opened, wanted)
+            absent = None if leaves_all(wanted, markets) else absent_of(wanted, await list_markets(opened))
+            return markets, absent
 
-    markets = asyncio.run(run())
+    markets, absent = asyncio.run(run())
     if json:
         typer.echo(jsons.dumps(msgspec.to_builtins(markets)))
     elif markets:
@@ -184,3 +188,4 @@ def list_command(
         typer.echo("nothing is stored of such data; `streamforge data list` shows what is there")
     else:
         typer.echo("nothing is stored yet: `streamforge data import FILE` brings data, `streamforge start` loads them")
+    print_absent(absent, json)

@@ -430,13 +430,22 @@ def test_the_commands_say_what_they_did(tmp_path):
     out = tmp_path / "out"
     for words, expected in (
         (("candles_1h_enriched",), "none in 'candles_1h_enriched'; export the candles"),
-        (("candels_1h",), "none in 'candels_1h'; see `streamforge data list`"),
-        (("--symbol", "DOGEUSDT"), "candles or trades that are stored, found none"),
+        (("candels_1h",), "the collection of stored data, found 'candels_1h'; there is candles_1h; see"),
+        (("--symbol", "DOGEUSDT"), "the symbol of stored data, found 'DOGEUSDT'; there is BTCUSDT; see"),
+        (("--symbol", "BTCUSDT,DOGEUSDT,NOPE"), "found 'DOGEUSDT,NOPE'; there is BTCUSDT; see"),
+        (("--exchange", "kraken"), "the exchange of stored data, found 'kraken'; there is import; see"),
     ):
         assert expected in str(run("export", *words, "--to", str(out)).exception)
     below = str(source / "BTC-USDT.csv" / "out")
     assert f"found '{below}' (Not a directory)" in str(run("export", "--to", below).exception)
     assert "nothing is stored of such data" in run("list", "--symbol", "DOGEUSDT").output
+    for command in ("list", "status"):  # what there is, and a word on what there is not
+        told, both = "nothing is known of the symbol DOGEUSDT; there is BTCUSDT;", ("--symbol", "btc/usdt,DOGEUSDT")
+        said = run(command, *both).output
+        assert said.splitlines()[1].split()[1] in ("BTCUSDT", "import:BTCUSDT") and told in said
+        as_json = run(command, *both, "--json")
+        assert [row["symbol"] for row in json.loads(as_json.stdout)] == ["BTCUSDT"] and told in as_json.stderr
+        assert "nothing is known of" not in run(command, "--symbol", "BTCUSDT", "--interval", "1h").output
     assert run("export", "candles_1h", "--to", str(out)).exit_code == 0
     again = run("export", "candles_1h", "--to", str(out))
     assert again.exit_code != 0 and "--replace" in str(again.exception)
