@@ -7,11 +7,13 @@ __all__ = ["IMPORT_EXCHANGE", "ImportWishes", "ImportReport", "exchange_of", "im
 
 # %% ../../../nbs/60_workers/imports/03_files.ipynb #c9e28514
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ...core.errors import BadCandles, BadSetting
 from ...core.names import check_exchange, check_name, check_symbol
@@ -20,11 +22,10 @@ from ...exchange.binance.archive_files import TradeTable
 from ...exchange.files import CandleTable, candles_of_table, join_tables, read_candles
 from ...exchange.formats.names import FileName, list_files
 from ...exchange.formats.raw import read_raw, table_of_frame
-from ...ledger.ranges import Ranges
 from ...store.base import Store
 from ...store.schemas import CANDLES, TRADES
 from .rows import Imported, check_stored, import_candles, import_trades
-from .trade_files import trades_of_table
+from .trade_files import join_trades, trades_of_table
 
 # %% ../../../nbs/60_workers/imports/03_files.ipynb #68beb048
 IMPORT_EXCHANGE = "import"  # of rows whose exchange nothing names
@@ -89,55 +90,45 @@ async def import_files(
     files_of = {path: name for listing in listings for path, name in listing.files.items()}
     ignored = {path.name: why for listing in listings for path, why in listing.ignored.items()}
     candles: dict[tuple[str, str, str], dict[str, CandleTable]] = {}
-    trades: list[tuple[str, str, TradeTable]] = []
+    trades: dict[tuple[str, str], dict[str, TradeTable]] = {}
     skipped: dict[tuple[str, str, str], list[str]] = {}
     for path, name in files_of.items():
-        exchange = exchange_of(path, name, wishes.exchange)
         if name.kind == "trades":
-            trades.append((exchange, str(path), _trades(path, name, exchange, wishes)))
+            exchange, tape = _trades(path, name, wishes)
+            trades.setdefault((exchange, tape.symbol), {})[str(path)] = tape
             continue
+        exchange = exchange_of(path, name, wishes.exchange)
         read = read_candles(path, name=name, symbol=wishes.symbol, interval=wishes.interval, skip_bad=wishes.skip_bad)
         market = (exchange, read.table.symbol, read.table.interval)
         candles.setdefault(market, {})[str(path)] = read.table
         skipped.setdefault(market, []).extend(f"{path.name}: {text}" for text in read.skipped)
-    joined = {
-        market: (join_tables(parts), tuple(Path(part).name for part in parts)) for market, parts in candles.items()
-    }
-    for _, (table, files) in joined.items():
+    joined = {market: (join_tables(parts), _names(parts)) for market, parts in candles.items()}
+    tapes = {market: (join_trades(parts), _names(parts)) for market, parts in trades.items()}
+    for table, files in joined.values():
         await _check_collection(store, wishes.collection, table.interval, files[0])
-    for _, file, _ in trades:
-        await _check_collection(store, wishes.collection, "", Path(file).name)
-    if not wishes.replace and len(joined) + len(trades) > 1:  # one alone is checked before it is written
+    for _, files in tapes.values():
+        await _check_collection(store, wishes.collection, "", files[0])
+    if not wishes.replace and len(joined) + len(tapes) > 1:  # one alone is checked before it is written
         for (exchange, *_), (table, _) in joined.items():
             await check_stored(store, table, exchange=exchange, collection=wishes.collection)
-        for exchange, _, tape in trades:
+        for (exchange, _), (tape, _) in tapes.items():
             await check_stored(store, tape, exchange=exchange, collection=wishes.collection)
-    markets = []
-    for (exchange, symbol, interval), (table, files) in joined.items():
+    markets, replace = [], wishes.replace
+    for market, (table, files) in joined.items():
         done = await import_candles(
-            store,
-            table,
-            exchange=exchange,
-            collection=wishes.collection,
-            files=files,
-            spans=Ranges.of(
-                *((part.span.start, part.span.end) for part in candles[exchange, symbol, interval].values())
-            ),
-            replace=wishes.replace,
+            store, table, exchange=market[0], collection=wishes.collection, files=files, replace=replace
         )
-        markets.append(msgspec.structs.replace(done, skipped=(*skipped[exchange, symbol, interval], *done.skipped)))
-    for exchange, file, tape in trades:
+        markets.append(msgspec.structs.replace(done, skipped=(*skipped[market], *done.skipped)))
+    for (exchange, _), (tape, files) in tapes.items():
+        collection = wishes.collection or "trades"
         markets.append(
-            await import_trades(
-                store,
-                tape,
-                exchange=exchange,
-                collection=wishes.collection or "trades",
-                files=(Path(file).name,),
-                replace=wishes.replace,
-            )
+            await import_trades(store, tape, exchange=exchange, collection=collection, files=files, replace=replace)
         )
     return ImportReport(markets=tuple(markets), ignored=ignored)
+
+
+def _names(paths: Iterable[str]) -> tuple[str, ...]:
+    return tuple(Path(path).name for path in paths)
 
 
 async def _check_collection(
@@ -168,8 +159,8 @@ async def _check_collection(
     )
 
 
-def _trades(path: Path, name: FileName, exchange: str, wishes: ImportWishes) -> TradeTable:
-    "Read a file of trades; raises `BadCandles`."
+def _trades(path: Path, name: FileName, wishes: ImportWishes) -> tuple[str, TradeTable]:
+    "Read the exchange and the trades of a file; raises `BadCandles`, `BadSetting`."
     if name.writer == "binance trades":
         raise BadCandles(
             f"expected aggregated trades, found single ones in '{path.name}', whose ids are others",
@@ -177,7 +168,26 @@ def _trades(path: Path, name: FileName, exchange: str, wishes: ImportWishes) -> 
             field="file",
         )
     symbol = wishes.symbol or name.symbol
-    return trades_of_table(read_raw(path, name.format, name.packed), str(path), check_symbol(symbol) if symbol else "")
+    raw = read_raw(path, name.format, name.packed)
+    exchange = _exchange_in(raw, path, check_exchange(named) if (named := wishes.exchange or name.exchange) else "")
+    tape = trades_of_table(raw, str(path), check_symbol(symbol) if symbol else "")
+    return exchange or exchange_of(path, name, wishes.exchange), tape
+
+
+def _exchange_in(raw: pa.Table, path: Path, named: str) -> str:
+    "The exchange of the rows, empty if they name none; raises `BadCandles` if they or the name of the file contradict."
+    column = next(
+        (raw.column(n) for n, name in enumerate(raw.column_names) if name.strip().lower() == "exchange"), None
+    )
+    texts = sorted({str(text) for text in pc.unique(column).to_pylist() if text}) if column is not None else []
+    if len(texts) > 1 or (texts and named and texts[0].strip().lower() != named):
+        raise BadCandles(
+            f"expected trades of one exchange{f', {named},' if named else ''} in '{path}', found {', '.join(texts[:5])} "
+            "in its rows",
+            "write a file for each exchange, and correct its name or --exchange",
+            field="exchange",
+        )
+    return check_exchange(texts[0]) if texts else ""
 
 
 async def import_frame(

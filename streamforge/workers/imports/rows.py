@@ -7,6 +7,7 @@ __all__ = ["CHUNK_ROWS", "Imported", "import_candles", "enrich_stored", "import_
 
 # %% ../../../nbs/60_workers/imports/02_rows.ipynb #b8a80e6c
 import asyncio
+from collections.abc import Mapping
 
 import msgspec
 import numpy as np
@@ -16,12 +17,13 @@ import pyarrow.compute as pc
 from ...core.errors import BadCandles
 from ...core.names import DEFAULT_EXCHANGE, enriched_collection
 from ...core.times import TimeRange, grid_origin, iso, now_ms
+from ...core.types import JsonObject
 from ...exchange.binance.archive_files import TradeTable
 from ...exchange.files import OPTIONAL, PRICES, CandleTable
 from ...features.enricher import CANDLE_COLUMNS
 from ...features.indicators import INDICATORS
-from ...ledger.entries import Entry, LedgerKey, update_entry
-from ...ledger.ranges import Ranges, covered, slots_of
+from ...ledger.entries import Entry, LedgerKey, read_entry, update_entry
+from ...ledger.ranges import Ranges, covered, inside, slots_of
 from ...ledger.verify import verify, verify_trades
 from ...store.base import Store
 from ...store.schemas import CANDLES, TRADES, market_where
@@ -55,7 +57,6 @@ async def import_candles(
     exchange: str,
     collection: str = "",  # empty: `candles_<interval>`
     files: tuple[str, ...] = (),  # where the candles are from
-    spans: Ranges = Ranges(),  # what the files cover, holes included; empty: from the first candle to the last
     replace: bool = False,  # write over stored rows that differ
 ) -> Imported:
     "Store candles with their ledger and indicators; raises `BadCandles` if they contradict stored rows."
@@ -67,10 +68,10 @@ async def import_candles(
     fresh = await _fresh(store, key, _candle_rows(table, exchange), "open_time", replace)
     if len(table):
         slots = slots_of(table.open_time, key.step, grid_origin(key.interval))
-        asked = slots | ((spans or slots.hull) & slots.hull)
+        asked = (slots | await _imported_before(store, key, "span")).hull
         await update_entry(store, key, lambda entry: entry.note("asked", asked))
         if len(fresh):
-            await _remember(store, key, files, len(table))
+            await _remember(store, key, files, len(table), {"span": asked})
         for start in range(0, len(fresh), CHUNK_ROWS):
             await store.upsert(key.collection, fresh.slice(start, CHUNK_ROWS))
         await update_entry(store, key, lambda entry: _with_holes(entry.note("loaded", slots), key, asked))
@@ -92,10 +93,10 @@ async def import_candles(
 
 
 def _with_holes(entry: Entry, key: LedgerKey, asked: Ranges) -> Entry:
-    "Note holes of a file as data that do not exist, where there is no exchange to ask for them."
+    "Note holes in and between files as data that do not exist, where there is no exchange to ask for them."
     if key.exchange == DEFAULT_EXCHANGE:
         return entry  # `data repair` asks it
-    return entry.note("ended", asked - entry.loaded, now_ms())
+    return entry.note("ended", asked - entry.loaded - entry.verified - entry.filled, now_ms())
 
 
 # %% ../../../nbs/60_workers/imports/02_rows.ipynb #c20f27e8
@@ -176,11 +177,24 @@ def _moment(name: str, value: int) -> str:
     return iso(value) if name == "open_time" else f"id {value}"
 
 
-async def _remember(store: Store, key: LedgerKey, files: tuple[str, ...], rows: int) -> None:
+async def _imported_before(store: Store, key: LedgerKey, name: str) -> Ranges:
+    "From the first to the last imported row, as `_remember` noted it; empty if nothing was."
+    document = await store.get("imports", key.id)
+    return Ranges.of(*document.body.get(name, [])) if document else Ranges()
+
+
+async def _remember(
+    store: Store,
+    key: LedgerKey,
+    files: tuple[str, ...],
+    rows: int,
+    spans: Mapping[str, Ranges],  # `span` in ms or ids, `times` of trades: of this import and earlier ones
+) -> None:
     "Note that rows of a market are being imported, and from which files: before the first is written."
     document = await store.get("imports", key.id)
     before = document.body["files"] if document else {}
-    await store.put("imports", key.id, {"files": before | {name: {"rows": rows, "at": now_ms()} for name in files}})
+    body: JsonObject = {"files": before | {name: {"rows": rows, "at": now_ms()} for name in files}}
+    await store.put("imports", key.id, body | {name: [list(part) for part in span] for name, span in spans.items()})
 
 
 # %% ../../../nbs/60_workers/imports/02_rows.ipynb #0870035e
@@ -240,25 +254,18 @@ async def import_trades(
     ids, times = (LedgerKey(collection, table.symbol, kind, exchange=exchange) for kind in ("trade_ids", "trades"))
     await store.ensure(collection, TRADES)
     fresh = await _fresh(store, ids, _trade_rows(table, exchange), "trade_id", replace)
-    span = Ranges.of((int(table.timestamp.min()), int(table.timestamp.max()) + 1))
     by_id = covered(table.trade_id, 1)
-    await update_entry(store, ids, lambda entry: entry.note("asked", by_id))
+    by_time = await _times_of_runs(store, ids, table)
+    asked = (by_id | await _imported_before(store, ids, "span")).hull
+    span = (by_time | await _imported_before(store, ids, "times")).hull
+    await update_entry(store, ids, lambda entry: entry.note("asked", asked))
     await update_entry(store, times, lambda entry: entry.note("asked", span))
     if len(fresh):
-        await _remember(store, ids, files, len(table))
+        await _remember(store, ids, files, len(table), {"span": asked, "times": span})
     for start in range(0, len(fresh), CHUNK_ROWS):
         await store.upsert(collection, fresh.slice(start, CHUNK_ROWS))
-    holes = by_id.hull - by_id
-    await update_entry(
-        store,
-        ids,
-        lambda entry: (
-            entry.note("loaded", by_id).note("ended", holes - entry.loaded, now_ms())
-            if exchange != DEFAULT_EXCHANGE
-            else entry.note("loaded", by_id)
-        ),
-    )
-    await update_entry(store, times, lambda entry: entry.note("loaded", span))
+    await update_entry(store, ids, lambda entry: _with_holes(entry.note("loaded", by_id), ids, asked))
+    await update_entry(store, times, lambda entry: _with_holes(entry.note("loaded", by_time), times, span))
     await verify_trades(store, collection, table.symbol, exchange)
     return Imported(
         exchange=exchange,
@@ -272,6 +279,25 @@ async def import_trades(
         written=len(fresh),
         same=len(table) - len(fresh),
     )
+
+
+async def _times_of_runs(
+    store: Store,
+    ids: LedgerKey,
+    table: TradeTable,
+) -> Ranges:  # ms UTC
+    "The time of each run of consecutive trades, up to the stored trade before and behind it."
+    cuts = np.flatnonzero(np.diff(table.trade_id, prepend=table.trade_id[0] - 2) > 1)
+    lows, highs = np.minimum.reduceat(table.timestamp, cuts), np.maximum.reduceat(table.timestamp, cuts)
+    loaded = (await read_entry(store, ids)).loaded
+    befores, behinds = table.trade_id[cuts] - 1, np.r_[table.trade_id[cuts[1:] - 1], table.trade_id[-1]] + 1
+    for neighbours in (befores, behinds):
+        for run in np.flatnonzero(inside(loaded, neighbours)):
+            id = int(neighbours[run])
+            near = await store.read(ids.collection, where=ids.where, start=id, end=id + 1, columns=["timestamp"])
+            for time in near["timestamp"].to_pylist():
+                lows[run], highs[run] = min(lows[run], time), max(highs[run], time)
+    return Ranges.of(*zip(lows.tolist(), (highs + 1).tolist(), strict=True))
 
 
 def _trade_rows(table: TradeTable, exchange: str) -> pa.Table:

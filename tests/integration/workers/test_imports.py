@@ -22,8 +22,8 @@ from streamforge.core.times import now_ms
 from streamforge.exchange.simulator.app import Simulator, serve_app
 from streamforge.ledger.entries import LedgerKey, read_entry
 from streamforge.ledger.export import export_market, list_markets
-from streamforge.ledger.ranges import Ranges
-from streamforge.ledger.verify import verify
+from streamforge.ledger.ranges import Ranges, inside
+from streamforge.ledger.verify import verify, verify_trades
 from streamforge.store.base import open_store
 from streamforge.workers.imports import rows as import_rows
 from streamforge.workers.imports.files import ImportWishes, import_files, import_frame
@@ -368,6 +368,71 @@ async def test_trades_whose_side_market_or_time_is_not_certain_are_refused(tmp_p
         rows.assign(symbol="BTC/USDT").to_csv(path, index=False)
         await import_files(store, path)
         assert (await store.read("trades"))["is_buyer_maker"].to_pylist() == [False, True]
+
+
+def tape(ids):
+    "A file of trades, one a second."
+    return pd.DataFrame(
+        {"trade_id": ids, "price": 1.5, "quantity": 2.0, "timestamp": START + 1000 * np.array(ids), "side": "buy"}
+    )
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("exchange", ["binance", "kraken"])
+async def test_what_lacks_in_and_between_files_is_noted(tmp_path, exchange, together):
+    "Trades 2, 3 and 7 to 9, and a week between candles: wanted of Binance, which can be asked, else missing."
+    for n, (ids, rows) in enumerate([([0, 1, 4, 5, 6], bars(24)), ([10, 11], bars(24, start=START + 192 * HOUR))]):
+        (tmp_path / f"part{n}").mkdir()
+        tape(ids).to_csv(tmp_path / f"part{n}" / "BTCUSDT-trades.csv", index=False)
+        rows.to_csv(tmp_path / f"part{n}" / "BTCUSDT.csv", index=False)
+    folders = [tmp_path / "part1", tmp_path / "part0"]
+    async with opened(tmp_path) as store:
+        for sources in [folders] if together else folders:
+            await import_files(store, sources, ImportWishes(exchange=exchange))
+        by_id = (await verify_trades(store, "trades", "BTCUSDT", exchange)).findings
+        keys = [LedgerKey("trades", "BTCUSDT", kind, exchange=exchange) for kind in ("trade_ids", "trades")]
+        ids, times = [await read_entry(store, key) for key in keys]
+        findings, hours = await verify(store, LedgerKey("candles_1h", "BTCUSDT", "candles", "1h", exchange))
+        holes, week = Ranges.of((2, 4), (7, 10)), Ranges.of((START + 24 * HOUR, START + 192 * HOUR))
+        assert (ids.asked, ids.loaded) == (Ranges.of((0, 12)), Ranges.of((0, 2), (4, 7), (10, 12)))
+        nothing = Ranges()
+        expected = (holes, nothing, week, nothing) if exchange == "binance" else (nothing, holes, nothing, week)
+        assert (by_id.gaps(ids), ids.missing, findings.gaps(hours), hours.missing) == expected
+        assert times.asked == Ranges.of((START, START + 11_001))
+        middle = [START + 2_500, START + 8_000]
+        assert not inside(times.loaded | times.verified, middle).any()
+        assert inside(times.missing, middle).all() == (exchange == "kraken")
+        tape([2, 3, 7, 8, 9]).to_csv(tmp_path / "BTCUSDT-trades.csv", index=False)
+        await import_files(store, tmp_path / "BTCUSDT-trades.csv", ImportWishes(exchange=exchange))
+        ids, times = [await read_entry(store, key) for key in keys]
+        assert (ids.verified, times.verified) == (ids.asked, times.asked) and not ids.missing | times.missing
+
+
+async def test_files_of_trades_are_one_market_or_contradict_each_other_before_anything_is_stored(tmp_path):
+    path = tmp_path / "BTCUSDT-trades-part1.csv"
+    tape([0, 1, 2]).to_csv(path, index=False)
+    tape([2, 3]).to_csv(tmp_path / "BTCUSDT-trades-part2.csv", index=False)
+    async with opened(tmp_path) as store:
+        (market,) = (await import_files(store, list(tmp_path.glob("*.csv")))).markets
+        assert (market.written, market.rows, len(market.files)) == (4, 4, 2)
+    async with opened(tmp_path, "other") as store:
+        tape([0, 1, 2]).assign(price=9).to_csv(path, index=False)
+        with pytest.raises(BadCandles, match="same trade of id 2 in .*part.* and .*part.*, found price"):
+            await import_files(store, list(tmp_path.glob("*.csv")))
+        assert not await store.collections() and not await store.list("ledger")
+
+
+async def test_trades_whose_rows_name_an_exchange_go_there(tmp_path):
+    path = tmp_path / "BTCUSDT-trades.csv"
+    async with opened(tmp_path) as store:
+        tape([0, 1]).assign(exchange=["Kraken", "Kraken"]).to_csv(path, index=False)
+        (market,) = (await import_files(store, path)).markets
+        assert market.exchange == "kraken"
+        with pytest.raises(BadCandles, match="trades of one exchange, binance, in .*, found Kraken in its rows"):
+            await import_files(store, path, ImportWishes(exchange="binance"))
+        tape([0, 1]).assign(exchange=["kraken", "binance"]).to_csv(path, index=False)
+        with pytest.raises(BadCandles, match="found binance, kraken in its rows"):
+            await import_files(store, path)
 
 
 NUMBER = st.floats(1e-8, 1e8, allow_nan=False)
