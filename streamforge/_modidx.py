@@ -6501,6 +6501,16 @@ d = {
                 "streamforge/ledger/export.py",
             ),
         },
+        "streamforge.ledger.leases": {
+            "streamforge.ledger.leases._body": ("25_ledger/leases.html#_body", "streamforge/ledger/leases.py"),
+            "streamforge.ledger.leases._holder": ("25_ledger/leases.html#_holder", "streamforge/ledger/leases.py"),
+            "streamforge.ledger.leases._is_gone": ("25_ledger/leases.html#_is_gone", "streamforge/ledger/leases.py"),
+            "streamforge.ledger.leases._take": ("25_ledger/leases.html#_take", "streamforge/ledger/leases.py"),
+            "streamforge.ledger.leases.market_lease": (
+                "25_ledger/leases.html#market_lease",
+                "streamforge/ledger/leases.py",
+            ),
+        },
         "streamforge.ledger.ranges": {
             "streamforge.ledger.ranges.Ranges": ("25_ledger/ranges.html#ranges", "streamforge/ledger/ranges.py"),
             "streamforge.ledger.ranges.Ranges.__and__": (
@@ -9051,6 +9061,14 @@ d = {
                 "60_workers/imports/files.html#_check_collection",
                 "streamforge/workers/imports/files.py",
             ),
+            "streamforge.workers.imports.files._exchange_in": (
+                "60_workers/imports/files.html#_exchange_in",
+                "streamforge/workers/imports/files.py",
+            ),
+            "streamforge.workers.imports.files._names": (
+                "60_workers/imports/files.html#_names",
+                "streamforge/workers/imports/files.py",
+            ),
             "streamforge.workers.imports.files._trades": (
                 "60_workers/imports/files.html#_trades",
                 "streamforge/workers/imports/files.py",
@@ -9089,12 +9107,28 @@ d = {
                 "60_workers/imports/rows.html#_fresh",
                 "streamforge/workers/imports/rows.py",
             ),
+            "streamforge.workers.imports.rows._imported_before": (
+                "60_workers/imports/rows.html#_imported_before",
+                "streamforge/workers/imports/rows.py",
+            ),
             "streamforge.workers.imports.rows._moment": (
                 "60_workers/imports/rows.html#_moment",
                 "streamforge/workers/imports/rows.py",
             ),
             "streamforge.workers.imports.rows._remember": (
                 "60_workers/imports/rows.html#_remember",
+                "streamforge/workers/imports/rows.py",
+            ),
+            "streamforge.workers.imports.rows._store_candles": (
+                "60_workers/imports/rows.html#_store_candles",
+                "streamforge/workers/imports/rows.py",
+            ),
+            "streamforge.workers.imports.rows._store_trades": (
+                "60_workers/imports/rows.html#_store_trades",
+                "streamforge/workers/imports/rows.py",
+            ),
+            "streamforge.workers.imports.rows._times_of_runs": (
+                "60_workers/imports/rows.html#_times_of_runs",
                 "streamforge/workers/imports/rows.py",
             ),
             "streamforge.workers.imports.rows._trade_rows": (
@@ -9145,6 +9179,10 @@ d = {
             ),
             "streamforge.workers.imports.trade_files._spelled": (
                 "60_workers/imports/trade_files.html#_spelled",
+                "streamforge/workers/imports/trade_files.py",
+            ),
+            "streamforge.workers.imports.trade_files.join_trades": (
+                "60_workers/imports/trade_files.html#join_trades",
                 "streamforge/workers/imports/trade_files.py",
             ),
             "streamforge.workers.imports.trade_files.trades_of_table": (

@@ -23,6 +23,7 @@ from ...exchange.files import OPTIONAL, PRICES, CandleTable
 from ...features.enricher import CANDLE_COLUMNS
 from ...features.indicators import INDICATORS
 from ...ledger.entries import Entry, LedgerKey, read_entry, update_entry
+from ...ledger.leases import market_lease
 from ...ledger.ranges import Ranges, covered, inside, slots_of
 from ...ledger.verify import verify, verify_trades
 from ...store.base import Store
@@ -64,8 +65,29 @@ async def import_candles(
     open_rows = tuple(f"{iso(int(time))}: not closed yet" for time in table.open_time[~closed])
     table = table.rows(closed)
     key = _candles_key(table, exchange, collection)
+    async with market_lease(store, key):
+        written = await _store_candles(store, key, table, files, replace)
+    return Imported(
+        exchange=exchange,
+        symbol=key.symbol,
+        interval=key.interval,
+        collection=key.collection,
+        files=files,
+        first=int(table.open_time[0]) if len(table) else 0,
+        last=int(table.open_time[-1]) if len(table) else 0,
+        rows=len(table),
+        written=written,
+        same=len(table) - written,
+        skipped=open_rows,
+    )
+
+
+async def _store_candles(
+    store: Store, key: LedgerKey, table: CandleTable, files: tuple[str, ...], replace: bool
+) -> int:  # rows written
+    "Store closed candles with their ledger and indicators; raises `BadCandles`."
     await store.ensure(key.collection, CANDLES)
-    fresh = await _fresh(store, key, _candle_rows(table, exchange), "open_time", replace)
+    fresh = await _fresh(store, key, _candle_rows(table, key.exchange), "open_time", replace)
     if len(table):
         slots = slots_of(table.open_time, key.step, grid_origin(key.interval))
         asked = (slots | await _imported_before(store, key, "span")).hull
@@ -77,19 +99,7 @@ async def import_candles(
         await update_entry(store, key, lambda entry: _with_holes(entry.note("loaded", slots), key, asked))
         await verify(store, key, TimeRange(*slots.hull.parts[0]))
         await enrich_stored(store, key, int(table.open_time[0]))
-    return Imported(
-        exchange=exchange,
-        symbol=key.symbol,
-        interval=key.interval,
-        collection=key.collection,
-        files=files,
-        first=int(table.open_time[0]) if len(table) else 0,
-        last=int(table.open_time[-1]) if len(table) else 0,
-        rows=len(table),
-        written=len(fresh),
-        same=len(table) - len(fresh),
-        skipped=open_rows,
-    )
+    return len(fresh)
 
 
 def _with_holes(entry: Entry, key: LedgerKey, asked: Ranges) -> Entry:
@@ -252,21 +262,8 @@ async def import_trades(
 ) -> Imported:
     "Store trades with both of their ledgers; raises `BadCandles` if they contradict stored rows."
     ids, times = (LedgerKey(collection, table.symbol, kind, exchange=exchange) for kind in ("trade_ids", "trades"))
-    await store.ensure(collection, TRADES)
-    fresh = await _fresh(store, ids, _trade_rows(table, exchange), "trade_id", replace)
-    by_id = covered(table.trade_id, 1)
-    by_time = await _times_of_runs(store, ids, table)
-    asked = (by_id | await _imported_before(store, ids, "span")).hull
-    span = (by_time | await _imported_before(store, ids, "times")).hull
-    await update_entry(store, ids, lambda entry: entry.note("asked", asked))
-    await update_entry(store, times, lambda entry: entry.note("asked", span))
-    if len(fresh):
-        await _remember(store, ids, files, len(table), {"span": asked, "times": span})
-    for start in range(0, len(fresh), CHUNK_ROWS):
-        await store.upsert(collection, fresh.slice(start, CHUNK_ROWS))
-    await update_entry(store, ids, lambda entry: _with_holes(entry.note("loaded", by_id), ids, asked))
-    await update_entry(store, times, lambda entry: _with_holes(entry.note("loaded", by_time), times, span))
-    await verify_trades(store, collection, table.symbol, exchange)
+    async with market_lease(store, ids):
+        written = await _store_trades(store, ids, times, table, files, replace)
     return Imported(
         exchange=exchange,
         symbol=table.symbol,
@@ -276,9 +273,31 @@ async def import_trades(
         first=int(table.timestamp.min()),
         last=int(table.timestamp.max()),
         rows=len(table),
-        written=len(fresh),
-        same=len(table) - len(fresh),
+        written=written,
+        same=len(table) - written,
     )
+
+
+async def _store_trades(
+    store: Store, ids: LedgerKey, times: LedgerKey, table: TradeTable, files: tuple[str, ...], replace: bool
+) -> int:  # rows written
+    "Store trades with both of their ledgers; raises `BadCandles`."
+    await store.ensure(ids.collection, TRADES)
+    fresh = await _fresh(store, ids, _trade_rows(table, ids.exchange), "trade_id", replace)
+    by_id = covered(table.trade_id, 1)
+    by_time = await _times_of_runs(store, ids, table)
+    asked = (by_id | await _imported_before(store, ids, "span")).hull
+    span = (by_time | await _imported_before(store, ids, "times")).hull
+    await update_entry(store, ids, lambda entry: entry.note("asked", asked))
+    await update_entry(store, times, lambda entry: entry.note("asked", span))
+    if len(fresh):
+        await _remember(store, ids, files, len(table), {"span": asked, "times": span})
+    for start in range(0, len(fresh), CHUNK_ROWS):
+        await store.upsert(ids.collection, fresh.slice(start, CHUNK_ROWS))
+    await update_entry(store, ids, lambda entry: _with_holes(entry.note("loaded", by_id), ids, asked))
+    await update_entry(store, times, lambda entry: _with_holes(entry.note("loaded", by_time), times, span))
+    await verify_trades(store, ids.collection, table.symbol, ids.exchange)
+    return len(fresh)
 
 
 async def _times_of_runs(

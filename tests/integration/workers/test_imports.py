@@ -1,6 +1,7 @@
 """Files that are imported give the rows that loading gives, once, and come out again as they went in."""
 
 import asyncio
+import contextlib
 import json
 import secrets
 import sqlite3
@@ -264,6 +265,35 @@ async def test_earlier_candles_change_the_indicators_of_later_ones(tmp_path):
         plain = lambda rows: [{k: v for k, v in row.items() if k != "revision"} for row in rows]  # noqa: E731
         one, two = await everything(store), await everything(fresh)
         assert plain(one["candles_1h_enriched"]) == plain(two["candles_1h_enriched"])
+
+
+async def test_imports_of_one_market_at_the_same_time_are_as_good_as_one(tmp_path, monkeypatch):
+    "The first one has read what indicators need; the others would write earlier candles before it goes on."
+    whole, ended, warm = bars(400), asyncio.Semaphore(0), import_rows.warm_enricher
+    parts = [whole.iloc[at : at + 100] for at in (300, 0, 200, 100)]
+
+    async def slow(store, collection, market, first):
+        enricher = await warm(store, collection, market, first)
+        if first == parts[0]["open_time"].iloc[0]:
+            with contextlib.suppress(TimeoutError):  # as it should be: the others wait
+                await asyncio.wait_for(asyncio.gather(*(ended.acquire() for _ in parts[1:])), 1)
+        return enricher
+
+    monkeypatch.setattr(import_rows, "warm_enricher", lambda *arguments: slow(*arguments[:4]))
+
+    async def bring(part):
+        async with opened(tmp_path) as store:
+            await import_frame(store, part, symbol="BTCUSDT")
+        ended.release()
+
+    async with opened(tmp_path) as store, opened(tmp_path, "whole") as fresh:
+        await asyncio.gather(*map(bring, parts))
+        await import_frame(fresh, whole, symbol="BTCUSDT")
+        plain = lambda rows: [{k: v for k, v in row.items() if k != "revision"} for row in rows]  # noqa: E731
+        one, two = await everything(store), await everything(fresh)
+        assert {name: plain(rows) for name, rows in one.items()} == {name: plain(rows) for name, rows in two.items()}
+        key = LedgerKey("candles_1h", "BTCUSDT", "candles", "1h", "import")
+        assert await read_entry(store, key) == await read_entry(fresh, key)
 
 
 async def test_the_ledger_knows_holes_candles_off_the_grid_and_those_not_closed(tmp_path):
