@@ -2480,7 +2480,12 @@ d = {
             "streamforge.cli.options._place": ("80_cli/options.html#_place", "streamforge/cli/options.py"),
             "streamforge.cli.options.check_source": ("80_cli/options.html#check_source", "streamforge/cli/options.py"),
             "streamforge.cli.options.exporting": ("80_cli/options.html#exporting", "streamforge/cli/options.py"),
+            "streamforge.cli.options.extra_of": ("80_cli/options.html#extra_of", "streamforge/cli/options.py"),
             "streamforge.cli.options.places_of": ("80_cli/options.html#places_of", "streamforge/cli/options.py"),
+            "streamforge.cli.options.require_modules": (
+                "80_cli/options.html#require_modules",
+                "streamforge/cli/options.py",
+            ),
         },
         "streamforge.cli.output": {
             "streamforge.cli.output.Show": ("80_cli/output.html#show", "streamforge/cli/output.py"),

@@ -200,4 +200,12 @@ def open_bus(
             "set STREAMFORGE_BUS_URL",
         )
     module, name = BUS_ADAPTERS[scheme].split(":")
-    return getattr(importlib.import_module(module), name)(url)
+    try:
+        return getattr(importlib.import_module(module), name)(url)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("streamforge"):
+            raise
+        raise BadUrl(
+            f"expected the client of {scheme}:// to be installed, found no '{error.name}'",
+            "pip install 'streamforge[servers]'",
+        ) from None

@@ -39,7 +39,9 @@ from streamforge.cli.options import (
     HomeOption,
     JobsOption,
     StoreOption,
+    extra_of,
     places_of,
+    require_modules,
 )
 from .worker import print_target_help, print_targets, worker_environment_of
 from ..workers.targets import TARGETS, target_named
@@ -294,6 +296,7 @@ def demo(
     artifacts: ArtifactsOption = "",
 ) -> None:
     "Go from nothing to a walk-forward report: load, store, enrich, relate, train, trade live, backtest."
+    require_modules("torch", "gymnasium", "safetensors", "papermill", "ipykernel", what="the demo")
     _compile_into(home)
     from streamforge.cli.demo.run import DemoOptions, run_demo
 
@@ -344,6 +347,16 @@ def main() -> None:
     except StreamForgeError as error:
         typer.echo(f"streamforge: {type(error).__name__}: {error}", err=True)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        extra = extra_of(error.name or "")
+        if not extra:
+            raise
+        typer.echo(
+            f"streamforge: BadConfig: expected '{error.name}' to be installed, found it missing; "
+            f"pip install 'streamforge[{extra}]'",
+            err=True,
+        )
+        sys.exit(BadConfig.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
 

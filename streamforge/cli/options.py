@@ -15,10 +15,13 @@ __all__ = [
     "SOURCES",
     "exporting",
     "check_source",
+    "extra_of",
+    "require_modules",
     "places_of",
 ]
 
 # %% ../../nbs/80_cli/01_options.ipynb #39b05bea
+import importlib.util
 import os
 from collections.abc import Callable
 from typing import Annotated
@@ -83,6 +86,35 @@ def check_source(
             field="source",
         )
     return text
+
+
+_EXTRAS = {  # what an extra is known by: packages as they are imported
+    "ml": ("torch", "gymnasium", "safetensors", "sklearn", "stable_baselines3", "torch_geometric"),
+    "lab": ("papermill", "ipykernel", "kaleido", "anywidget", "ipywidgets", "jupyterlab", "ta"),
+    "servers": ("aiokafka", "minio", "kubernetes", "arango", "adbc_driver_postgresql"),
+    "exchanges": ("ccxt",),
+}
+
+
+def extra_of(
+    module: str,  # that could not be imported: `torch.nn`
+) -> str:  # `ml`; empty: none
+    "Return the extra that brings a module."
+    return next((extra for extra, names in _EXTRAS.items() if module.partition(".")[0] in names), "")
+
+
+def require_modules(
+    *names: str,  # as they are imported: `torch`
+    what: str,  # the command that needs them
+) -> None:
+    "Raise `BadConfig` with the extras to install if one of the modules is not installed."
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        extras = ",".join(dict.fromkeys(map(extra_of, missing)))
+        raise BadConfig(
+            f"expected the packages of {what} to be installed, found no {', '.join(missing)}",
+            f"pip install 'streamforge[{extras}]'",
+        )
 
 
 def places_of(
