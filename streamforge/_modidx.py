@@ -2189,6 +2189,10 @@ d = {
                 "80_cli/data/repair.html#_lacking",
                 "streamforge/cli/data/repair.py",
             ),
+            "streamforge.cli.data.repair._markets_of": (
+                "80_cli/data/repair.html#_markets_of",
+                "streamforge/cli/data/repair.py",
+            ),
             "streamforge.cli.data.repair._not_asked": (
                 "80_cli/data/repair.html#_not_asked",
                 "streamforge/cli/data/repair.py",

@@ -33,7 +33,7 @@ import msgspec
 
 from ...client.client import Client
 from ...core.errors import BadConfig, BadData, BadSetting, NotFound, StreamForgeError, TryAgain
-from ...core.names import check_exchange, check_symbols, queue_id, telemetry_id
+from ...core.names import check_exchange, check_symbols, market_key, queue_id, telemetry_id
 from ...core.settings import Places
 from ...core.times import TimeRange, interval_ms, now_ms
 from ...core.types import JsonObject
@@ -284,6 +284,11 @@ def targets_of(
     ]
 
 
+def _markets_of(target: JsonObject) -> str:
+    "Name the markets of a target."
+    return ",".join(market_key(target["exchange"], symbol) for symbol in target["symbol"].split(","))
+
+
 async def run_here(
     targets: Sequence[JsonObject],
     places: Places,
@@ -320,7 +325,7 @@ async def run_here(
     causes = [code for target, code in failed if target["target"] != "arango-connector"] or codes
     if failed:
         kind = BadData if any(code in FINAL_EXIT_CODES for code in causes) else TryAgain
-        words = [f"{target['target']} of {target['symbol']} ended with {code}" for target, code in failed]
+        words = [f"{target['target']} of {_markets_of(target)} ended with {code}" for target, code in failed]
         raise kind(
             f"expected the repair to finish, found that {', '.join(words)}",
             f"see {places.home}/logs/repair.log, and repair again: what was repaired stays",
@@ -455,7 +460,10 @@ def _why_not(exchange: str, url: str) -> str:
         if not url:
             check_adapter(exchange_url(exchange, read_exchanges(os.environ.get("STREAMFORGE_EXCHANGES", ""))))
     except BadSetting as error:
-        return f"no exchange has it ({error}): import its files again"
+        return (
+            f"no exchange has it ({error}): name its URL in STREAMFORGE_EXCHANGES if it was loaded, "
+            "else import its files again"
+        )
     return ""
 
 

@@ -130,6 +130,7 @@ async def test_a_workflow_that_fails_hides_no_other_market(lab, simulator):
     env = {"BINANCE_API_URL": simulator, "STREAMFORGE_EXCHANGES": "kraken=ccxt://kraken?url=http://127.0.0.1:9&pace=1"}
     code, out = await data_command(lab.home, "repair", **env)
     assert code == 75 and "mine:BTCUSD: no exchange has it (expected binance or an exchange that ccxt knows" in out, out
+    assert "name its URL in STREAMFORGE_EXCHANGES if it was loaded, else import its files again" in out, out
     assert [line.split()[3:] for line in out.splitlines() if "ETHUSDT" in line] == [["24", "24", "0", "0", "0"]]
     code, out = await data_command(lab.home, "verify", "--json", "--exchange", "binance")
     assert code == 0 and msgspec.json.decode(out)[0]["good"] == 24
