@@ -145,6 +145,21 @@ async def test_what_verification_calls_impossible_is_refused_before_the_first_ro
         assert not await store.collections()
 
 
+@pytest.mark.parametrize("column", ["close_time", "filled"])
+async def test_replacing_corrects_what_the_file_states(tmp_path, column):
+    "A candle was stored as cut short, or as made up, and is neither."
+    right = bars(close_time=bars()["open_time"] + HOUR - 1, filled=False)
+    wrong = right.copy()
+    wrong.loc[7, column] = wrong.loc[7, "open_time"] + 1_000_000 if column == "close_time" else True
+    async with opened(tmp_path) as store:
+        await import_frame(store, wrong, symbol="BTCUSDT")
+        assert (await import_frame(store, bars(), symbol="BTCUSDT", replace=True)).written == 0  # it states neither
+        assert (await import_frame(store, right, symbol="BTCUSDT", replace=True)).written == 1
+        stored = (await store.read("candles_1h", columns=[column]))[column].to_pylist()
+        assert stored == (right[column].tolist() if column == "close_time" else [None] * 200)
+        assert (await import_frame(store, right, symbol="BTCUSDT", replace=True)).written == 0
+
+
 async def test_a_column_that_only_one_side_has_is_completed(tmp_path):
     rich = bars(quote_asset_volume=np.arange(200.0), number_of_trades=np.arange(200))
     async with opened(tmp_path) as store:
