@@ -87,7 +87,7 @@ def check_symbol(
     "Return the canonical spelling of a symbol; raises `BadName` for what cannot be one."
     parts = _SYMBOL.fullmatch(unicodedata.normalize("NFKC", text or "").strip())
     symbol = (parts[1] + (parts[2] or "")).upper() if parts else ""
-    if not 2 <= len(symbol) <= 30:
+    if not 1 <= len(symbol) <= 30:  # Ford is F
         apart = ", and the exchange by itself as `exchange`" if ":" in (text or "") else ""
         near = f": {near}" if (near := nearest_symbol(text or "")) else ""
         raise BadName(

@@ -13,12 +13,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ..core.columns import as_ms_column
-from ..core.errors import BadCandles, BadInterval, BadName, BadTime, BadTimeRange, NotEnoughData
-from ..core.names import check_symbol, nearest_symbol
+from ..core.errors import BadCandles, BadInterval, BadTime, BadTimeRange, NotEnoughData
 from ..core.times import interval_ms, iso
+from .formats.market import asset_volumes, exchange_of_rows, flags_of, interval_of_rows, symbol_of
 from .formats.names import FileName, list_files, name_of
 from .formats.raw import read_raw
 from streamforge.exchange.formats.tables import (
@@ -28,9 +27,10 @@ from streamforge.exchange.formats.tables import (
     CandleTable,
     checked_candles,
     row_checks,
+    shortened,
     shown_row,
 )
-from .formats.times import infer_interval, times_to_ms, within_bounds
+from .formats.times import check_interval, infer_interval, times_to_ms, within_bounds
 
 # %% ../../nbs/30_exchange/02_files.ipynb #51fb65d6
 _COLUMNS: dict[str, tuple[str, ...]] = {  # ours -> what files call it
@@ -53,18 +53,17 @@ def candles_of_table(
     where: str,  # the file, for errors
     *,
     symbol: str = "",  # empty: as the column `symbol` says
-    interval: str = "",  # empty: inferred
+    interval: str = "",  # empty: as the column `interval` says, or inferred
+    exchange: str = "",  # as the path says; empty: as the column `exchange` says
     skip_bad: bool = False,  # leave out bad rows and list them, instead of refusing the file
     is_frame: bool = False,  # numbers as times are milliseconds, as wherever frames are taken; in files the magnitude decides
 ) -> CandleFile:
     "Make checked candles of a table; raises `BadCandles` or `NotEnoughData` with the file, the row and what to do."
     present = _by_name(raw, where)
-    symbol = _one_market(present, symbol, where)
-    by_asset = {  # CryptoDataDownload: Volume BTC, Volume USDT
-        "volume" if symbol.startswith(name[7:].upper()) else "quote_asset_volume": name
-        for name in present
-        if name.startswith("volume_")
-    }
+    symbol = symbol_of(present, symbol, where)
+    exchange = exchange_of_rows(present, exchange, where)
+    interval = interval_of_rows(present, interval, where)
+    by_asset = asset_volumes(present, symbol)
     columns = {
         ours: next((present[name] for name in (*names, by_asset.get(ours, ours)) if name in present), None)
         for ours, names in _COLUMNS.items()
@@ -82,27 +81,27 @@ def candles_of_table(
         convert = _frame_times if is_frame else times_to_ms
         times = _times(clocks, where, convert)
         ends = convert(present["close_time"], "close_time") if "close_time" in present else None
-        step = infer_interval(np.unique(times)) if len(np.unique(times)) > 1 or not interval else interval
-    except (BadTime, BadTimeRange, BadInterval) as error:
+        if interval:
+            check_interval(times, interval, ends)
+        else:
+            interval = infer_interval(np.unique(times))
+    except BadInterval as error:
+        expected = f"expected candles of {interval} in '{where}', {error}" if interval else f"'{where}': {error}"
+        raise BadCandles(expected, field="interval") from None
+    except (BadTime, BadTimeRange) as error:
         raise BadCandles(f"'{where}': {error}", field="open_time") from None
     except NotEnoughData as error:
         raise NotEnoughData(f"'{where}': {error}") from None
-    if interval and step != interval and not (len(times) < 4 and interval_ms(step) > interval_ms(interval)):
-        raise BadCandles(
-            f"expected candles of {interval} in '{where}', found steps of {step} between most rows",
-            "correct the name of the file, or --interval",
-            field="interval",
-        )
     table = CandleTable(
         symbol=symbol,
-        interval=interval or step,
+        interval=interval,
         open_time=times,
         **{name: _floats(columns[name], name, where) for name in (*PRICES, "volume")},
         extra={name: _floats(columns[name], name, where) for name in OPTIONAL if columns[name] is not None},
         close_time=ends,
-        filled=pc.fill_null(present["filled"].cast(pa.bool_()), False).to_numpy() if "filled" in present else None,
+        filled=flags_of(present["filled"], "filled", where) if "filled" in present else None,
     )
-    return checked_candles(table, where, skip_bad)
+    return msgspec.structs.replace(checked_candles(table, where, skip_bad), exchange=exchange)
 
 
 def read_candles(
@@ -120,6 +119,7 @@ def read_candles(
         str(path),
         symbol=symbol or name.symbol,
         interval=interval or name.interval,
+        exchange=name.exchange,
         skip_bad=skip_bad,
     )
 
@@ -147,39 +147,6 @@ def _by_name(raw: pa.Table, where: str) -> dict[str, pa.ChunkedArray]:
         present.setdefault(name, raw.column(position))
         spelled.setdefault(name, original)
     return present
-
-
-def _one_market(present: Mapping[str, pa.ChunkedArray], symbol: str, where: str) -> str:
-    "The market of a file, by its name and its column `symbol`; raises `BadCandles`."
-    column = next((present[name] for name in ("symbol", "pair", "ticker") if name in present), None)
-    texts = sorted({str(text) for text in pc.unique(column).to_pylist()}) if column is not None else []
-    if len(texts) > 1:
-        raise BadCandles(
-            f"expected one market in '{where}', found {len(texts)}: {', '.join(texts[:5])}",
-            "write a file for each",
-            field="symbol",
-        )
-    try:
-        symbol = check_symbol(symbol) if symbol else ""
-        inside = check_symbol(texts[0]) if texts else ""
-    except BadName as error:
-        if symbol:
-            return symbol  # Yahoo's BRK.B, for example, is named by the file or the caller
-        near = f"say --symbol {near}" if (near := nearest_symbol(texts[0])) else "say --symbol"
-        raise BadCandles(f"'{where}': {str(error).partition(';')[0]} in its rows", near, field="symbol") from None
-    if symbol and inside not in ("", symbol):
-        raise BadCandles(
-            f"expected the symbol in the name of '{where}', found {symbol} there and {texts[0]} in its rows",
-            "name the file after its market, or say --symbol",
-            field="symbol",
-        )
-    if not symbol and not inside:
-        raise BadCandles(
-            f"expected a symbol such as BTCUSDT, or AAPL in capitals, in the name of '{where}', found none",
-            "name the file after its market, or say --symbol",
-            field="symbol",
-        )
-    return symbol or inside
 
 
 def _time_columns(present: Mapping[str, pa.ChunkedArray]) -> dict[str, pa.ChunkedArray]:
@@ -263,7 +230,7 @@ def join_tables(
         ),
     )
     order = np.argsort(whole.open_time, kind="stable")
-    whole = _merged(whole.rows(order), [files[n] for n in origin[order]])
+    whole = shortened(_merged(whole.rows(order), [files[n] for n in origin[order]]))
     for check in row_checks(whole)[-1:]:
         if len(rows := np.flatnonzero(check.wrong)):
             raise BadCandles(

@@ -26,7 +26,7 @@ class FileName(msgspec.Struct, frozen=True, kw_only=True):
     interval: str = ""  # `1h`
     kind: str = ""  # `candles` or `trades`
     exchange: str = ""  # `binance` for the names of its archive, or as a Hive folder says
-    writer: str = ""  # `binance archive`, `freqtrade`, or empty
+    writer: str = ""  # `binance archive`, `binance trades`, `binance futures`, `freqtrade`, or empty
     format: str  # `csv`, `parquet`, `feather` or `json`
     packed: str = ""  # `gz` or `zip`
 
@@ -43,6 +43,7 @@ _KINDS = {
     "kline": "candles",
     "ohlcv": "candles",
 }
+_DERIVED = {"futures", "option", "markpriceklines", "indexpriceklines", "premiumindexklines"}  # folders of the archive
 _PART = re.compile(r"(?i)(part|chunk|data)\d*")
 
 
@@ -113,6 +114,7 @@ def _from_stem(stem: str, name: FileName, path: Path, folders: Sequence[str], gi
         elif not symbol and says_nothing:
             symbol = _symbol_in(folder)
     archive = bool(_ARCHIVE.fullmatch(stem)) and ends.dated and bool(ends.interval or ends.kind == "trades")
+    futures = archive and not _DERIVED.isdisjoint(part.lower() for part in path.absolute().parts[:-1])
     single = archive and "-trades-" in stem.lower()
     freqtrade = name.format in ("feather", "json") and ends.body != stem and "_" in ends.body
     return msgspec.structs.replace(
@@ -120,8 +122,12 @@ def _from_stem(stem: str, name: FileName, path: Path, folders: Sequence[str], gi
         symbol=symbol,
         interval="" if ends.kind == "trades" else interval,
         kind=name.kind or ends.kind or ("candles" if interval else ""),
-        exchange=name.exchange or ("binance" if archive else ""),
-        writer="binance trades" if single else "binance archive" if archive else "freqtrade" if freqtrade else "",
+        exchange=name.exchange or ("binance" if archive and not futures else ""),
+        writer=(
+            "binance trades"
+            if single
+            else "binance futures" if futures else "binance archive" if archive else "freqtrade" if freqtrade else ""
+        ),
     )
 
 
@@ -149,7 +155,7 @@ def _ends_of(stem: str) -> _Ends:
             ends = msgspec.structs.replace(ends, interval=word)
         elif word.lower() in _KINDS:
             ends = msgspec.structs.replace(ends, kind=_KINDS[word.lower()])
-        elif _interval_meant(word) is not None:
+        elif interval_meant(word) is not None:
             ends = msgspec.structs.replace(ends, foreign=word)
         elif re.fullmatch("[0-9]+", word):
             if len(words) > 1 and _is_delivery(word):
@@ -196,8 +202,10 @@ _METATRADER = re.compile(r"(M)(1|2|3|4|5|6|10|12|15|20|30)|(H)(1|2|3|4|6|8|12)|(
 _BY_WORD = {"minutely": "1m", "hourly": "1h", "daily": "1d", "weekly": "1w", "monthly": "", "yearly": ""}
 
 
-def _interval_meant(word: str) -> str | None:  # `1h`; empty: one that we have not; None: it does not look like one
-    "The interval that a word means in somebody else's spelling: 60m, 1H, M15, hourly."
+def interval_meant(
+    word: str,  # `60m`, `1H`, `M15`, `hourly`
+) -> str | None:  # `1h`; empty: one that we have not; None: it does not look like one
+    "Return the interval that a word means in the spelling of other programs."
     if word.lower() in _BY_WORD:
         return _BY_WORD[word.lower()]
     if parts := _METATRADER.fullmatch(word):
@@ -218,7 +226,7 @@ def _say(symbol: str) -> str:
 
 def _no_interval(word: str, symbol: str, path: Path) -> BadName:
     "The error for an interval that is none of ours."
-    ours = _interval_meant(word)
+    ours = interval_meant(word)
     return BadName(
         f"expected candles of one of {' '.join(INTERVALS)}, found {word} in the name '{path.name}'",
         (
@@ -231,7 +239,11 @@ def _no_interval(word: str, symbol: str, path: Path) -> BadName:
 
 
 # %% ../../../nbs/30_exchange/formats/01_names.ipynb #5a1c7e10
-_QUOTES = "USDT|FDUSD|USDC|BUSD|TUSD|USDP|USDD|USD1|DAI|USD|EUR|GBP|JPY|CHF|CAD|AUD|BRL|KRW|BTC|XBT|ETH|BNB"
+QUOTE_ASSETS = (
+    *("USDT", "FDUSD", "USDC", "BUSD", "TUSD", "USDP", "USDD", "USD1", "DAI"),
+    *("USD", "EUR", "GBP", "JPY", "CHF", "CAD", "AUD", "BRL", "KRW", "BTC", "XBT", "ETH", "BNB"),
+)
+_QUOTES = "|".join(QUOTE_ASSETS)
 _WORDS = re.compile(
     r"(?i)readme|candles?|klines?|ohlcv?|(agg)?trades?|books?|orderbook|depth|prices?|quotes|data(set)?|history|historical"
     r"|markets?|symbols|tickers|features|indicators|enriched|decisions|predictions|graph|panel|results|report|summary|notes"
@@ -265,12 +277,12 @@ def _symbol_in(
     attached = _ATTACHED.fullmatch(flat)
     if _AFTER_QUOTE.fullmatch(flat.upper()) or (attached and _says_something_else(attached[1])):
         return ""
-    return symbol if flat == flat.upper() and len(flat) <= _LONGEST else ""
+    return symbol if flat == flat.upper() and 2 <= len(flat) <= _LONGEST else ""
 
 
 def _says_something_else(word: str) -> bool:
     "Whether a part of a name is a general word, an interval or a date."
-    return bool(_WORDS.fullmatch(word)) or _interval_meant(word) is not None or _is_date(word)
+    return bool(_WORDS.fullmatch(word)) or interval_meant(word) is not None or _is_date(word)
 
 
 # %% ../../../nbs/30_exchange/formats/01_names.ipynb #f7bf540d

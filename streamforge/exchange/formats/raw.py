@@ -48,6 +48,10 @@ _HEADERLESS = {
     8: AGG_TRADE_COLUMNS,
     7: AGG_TRADE_COLUMNS[:7],
 }
+_OHLCVT = (
+    *KLINE_COLUMNS[:6],
+    "number_of_trades",
+)  # Kraken's files of candles; seven columns, as a file of trades may have
 _MOST = 8 << 30  # bytes of one unpacked file
 
 
@@ -121,7 +125,7 @@ def _read_csv(text: bytes, path: Path) -> pa.Table:
     elif _NUMBER.fullmatch(cells[0]):
         if len(cells) not in _HEADERLESS:
             raise ValueError(f"expected a header, or one of {sorted(_HEADERLESS)} columns, found {len(cells)} columns")
-        names, skip = list(_HEADERLESS[len(cells)]), 0
+        names, skip = list(_named_by_place([cell.decode() for cell in cells])), 0
     if len(lines) <= skip:
         raise ValueError("found no rows")
     table = pyarrow.csv.read_csv(
@@ -130,6 +134,15 @@ def _read_csv(text: bytes, path: Path) -> pa.Table:
         parse_options=pyarrow.csv.ParseOptions(delimiter=chr(mark)),
     )
     return table.rename_columns(names)
+
+
+def _named_by_place(
+    first: Sequence[object],  # values of the first row
+) -> tuple[str, ...]:
+    "Names of columns without a header: of seven, the last tells a number of trades from the flag of a trade."
+    if len(first) == 7 and str(first[6]).lower() not in ("true", "false") and float(str(first[5])) < 1e11:
+        return _OHLCVT  # the sixth is a volume, and no time in ms
+    return _HEADERLESS[len(first)]
 
 
 def _apart(names: Sequence[str]) -> list[str]:
@@ -187,7 +200,7 @@ def table_of_json(
             f"found {sorted(widths) or type(content).__name__}",
             "dump what fetch_ohlcv or get_historical_klines returned",
         )
-    positions = enumerate(_HEADERLESS[widths.pop()])
+    positions = enumerate(_named_by_place(rows[0]))
     return pa.table({name: _column([row[n] for row in rows]) for n, name in positions})
 
 

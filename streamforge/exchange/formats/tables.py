@@ -11,6 +11,7 @@ __all__ = [
     "row_checks",
     "order_checks",
     "CandleFile",
+    "shortened",
     "checked_candles",
     "shown_row",
 ]
@@ -167,7 +168,30 @@ class CandleFile(msgspec.Struct, frozen=True, kw_only=True):
     "What a file of candles holds, and the rows that were skipped on the caller's wish."
 
     table: CandleTable
+    exchange: str = ""  # as the path or the rows say
     skipped: tuple[str, ...] = ()  # `row 3 (2024-01-01T03:00:00): expected ..., found ...`
+
+
+_CLOCK_CHANGES = (1_800_000, 3_600_000)  # by how many ms clocks go forward
+
+
+def shortened(
+    table: CandleTable,  # sorted by open time, each once
+) -> CandleTable:
+    """End candles before clocks go forward where the next one opens, as a day of 23 hours does.
+
+    Only a candle that ends at the end of its interval is meant, and only where the rows before and after keep the step.
+    """
+    step, gaps = interval_ms(table.interval), np.diff(table.open_time)
+    early = np.isin(step - gaps, _CLOCK_CHANGES if step > 3_600_000 else ()) & (
+        table.ends[:-1] == table.open_time[:-1] + step - 1
+    )
+    kept = gaps % step == 0
+    early &= np.r_[True, kept[:-1]][: len(gaps)] & np.r_[kept[1:], True][: len(gaps)]
+    if not early.any():
+        return table
+    ends = np.where(np.r_[early, False], np.r_[table.open_time[1:], 0] - 1, table.ends)
+    return msgspec.structs.replace(table, close_time=ends)
 
 
 def checked_candles(
@@ -181,6 +205,7 @@ def checked_candles(
         order = np.argsort(table.open_time, kind="stable")
         table, rows = table.rows(order), rows[order]
     for group in (lambda one: order_checks(one.open_time), row_checks):
+        table = shortened(table) if group is row_checks else table
         for number in range(len(group(table))):
             check = group(table)[number]
             wrong = np.flatnonzero(check.wrong)

@@ -280,6 +280,47 @@ REFUSED = {  # the name of the file, its text, what the error says
         csv([[*row, 5 * row[5]] for row in OHLCV], (*NAMES, "taker_buy_volume")),
         "no more volume of takers than volume",
     ),
+    "rows of another market, as ccxt spells it": (
+        "BTCUSDT.csv",
+        csv([[*row, "ETH/USDT:USDT"] for row in OHLCV], (*NAMES, "symbol")),
+        "found BTCUSDT there and ETH/USDT:USDT in its rows",
+    ),
+    "rows that name a market, and rows that do not": (
+        "BTCUSDT.csv",
+        csv([[*row, "BTCUSDT" if n else ""] for n, row in enumerate(OHLCV)], (*NAMES, "symbol")),
+        "found rows without one beside BTCUSDT",
+    ),
+    "no market at all": (
+        "data.csv",
+        csv([[*row, ""] for row in OHLCV], (*NAMES, "symbol")),
+        "found none; name the file after its market",
+    ),
+    "two exchanges": (
+        "BTCUSDT.csv",
+        csv([[*row, ("kraken", "binance")[n % 2]] for n, row in enumerate(OHLCV)], (*NAMES, "exchange")),
+        "expected one exchange",
+    ),
+    "rows of another interval": (
+        "BTCUSDT.csv",
+        csv([[*row, "5m"] for row in OHLCV], (*NAMES, "interval")),
+        "expected candles of 5m",
+    ),
+    "a name and rows of two intervals": (
+        "BTCUSDT-1h.csv",
+        csv([[*row, "5m"] for row in OHLCV], (*NAMES, "timeframe")),
+        "expected candles of 1h",
+    ),
+    "filled, in another sense": (
+        "BTCUSDT.csv",
+        csv([[*row, "maybe"] for row in OHLCV], (*NAMES, "filled")),
+        "true or false in column filled",
+    ),
+    "filled by half": ("BTCUSDT.csv", csv([[*row, 0.5] for row in OHLCV], (*NAMES, "filled")), "found 0.5 in row 0"),
+    "an hour off, and back": (
+        "BTCUSDT.csv",
+        csv([[START + 24 * HOUR * n - HOUR * (n == 3), *row[1:]] for n, row in enumerate(OHLCV)]),
+        "to end before the next one opens",
+    ),
     "close after the next": (
         "AAAUSDT.csv",
         csv([[*row, row[0] + HOUR] for row in OHLCV], (*NAMES, "close_time")),
@@ -393,6 +434,57 @@ def part(count, ends=None, **extra):
     return CandleTable(
         symbol="BTCUSDT", interval="1h", **columns, extra=extra, close_time=None if ends is None else times + ends
     )
+
+
+def test_what_looks_like_the_volume_of_an_asset_is_not(tmp_path):
+    rows = [[*row, 7, 8, 9] for row in OHLCV]
+    (tmp_path / "AAAUSDT.csv").write_text(csv(rows, (*NAMES, "volume_ma", "Volume USDT", "volume_sma")))
+    (tmp_path / "BBBUSDT.csv").write_text(csv(rows, (*NAMES, "volume_ma", "volume_24h", "volume_")))
+    tables = read_folder(tmp_path)
+    assert tables["AAAUSDT"].extra["quote_asset_volume"].tolist() == [8.0] * 6
+    assert not tables["BBBUSDT"].extra
+
+
+def test_a_quiet_market_has_the_interval_that_it_is_given(tmp_path):
+    minutes = [0, 7, 16, 23, 30, 39]
+    rows = [[START + 60_000 * minute, *row[1:]] for minute, row in zip(minutes, OHLCV, strict=True)]
+    (tmp_path / "SPAUSDT-1m.csv").write_text(csv(rows))
+    (tmp_path / "SPBUSDT.csv").write_text(csv([[*row, "1m"] for row in rows], (*NAMES, "interval")))
+    (tmp_path / "SPCUSDT.csv").write_text(csv(rows))
+    for name in ("SPAUSDT-1m.csv", "SPBUSDT.csv"):
+        assert read_candles(tmp_path / name).table.interval == "1m"
+    assert read_candles(tmp_path / "SPCUSDT.csv", interval="1m").table.open_time.tolist() == [row[0] for row in rows]
+    with pytest.raises(BadCandles, match="or name the interval"):
+        read_candles(tmp_path / "SPCUSDT.csv")
+
+
+@pytest.mark.parametrize(
+    ("zone", "freq", "interval"),
+    [("America/New_York", "W-MON", "1w"), ("America/New_York", "D", "1d"), ("Europe/Berlin", "D", "1d")],
+)
+@pytest.mark.parametrize("cut", [0, 3, 7, 20])
+def test_days_of_a_zone_are_read_across_the_change_of_its_clock(tmp_path, zone, freq, interval, cut):
+    "As one file, and as two that meet anywhere."
+    begins = pd.date_range("2024-02-26" if interval == "1w" else "2024-03-06", periods=40, freq=freq, tz=zone)
+    bars = pd.DataFrame({"Date": begins.astype(str), **dict.fromkeys(NAMES[1:], 100.0)})
+    for n, part in enumerate(part for part in (bars[:cut], bars[cut:]) if len(part)):
+        (tmp_path / f"AAPL-{interval}-part-{n}.csv").write_text(part.to_csv(index=False))
+    table = read_folder(tmp_path)["AAPL"]
+    assert table.open_time.tolist() == begins.as_unit("ms").asi8.tolist() and table.interval == interval
+    assert (table.ends[:-1] < table.open_time[1:]).all()
+    lengths = table.ends - table.open_time + 1
+    assert sorted(set(lengths.tolist())) == [lengths.max() - HOUR, lengths.max()]
+
+
+def test_candles_of_kraken_and_a_ticker_of_one_letter(tmp_path):
+    path = tmp_path / "F_60.csv"
+    path.write_text(csv([[row[0] // 1000, *row[1:], 3] for row in OHLCV], ()))
+    table = read_candles(path, symbol="F").table
+    assert (table.symbol, table.interval) == ("F", "1h") and table.volume.tolist() == [row[5] for row in OHLCV]
+    assert table.extra["number_of_trades"].tolist() == [3.0] * 6
+    (tmp_path / "F.csv").write_text(csv())
+    with pytest.raises(StreamForgeError, match="say --symbol"):
+        read_candles(tmp_path / "F.csv")
 
 
 def test_names_that_are_not_ascii():

@@ -19,7 +19,7 @@ from streamforge.store.schemas import CANDLES
 
 HOUR, DAY = 3_600_000, 1_619_827_200_000
 SPELLINGS = {"btc/usdt": "BTCUSDT", "BTC-USDT": "BTCUSDT", "btcusdt": "BTCUSDT", "币安人生usdt": "币安人生USDT"}
-GARBAGE = ("../x", ";drop", "kraken:btc/usd", "BTC/USDT:USDT", "BTC-USDT-SWAP", "BTC/", "B")
+GARBAGE = ("../x", ";drop", "kraken:btc/usd", "BTC/USDT:USDT", "BTC-USDT-SWAP", "BTC/", "BTC/-")
 WORKER = {"QUEUE_ID": "wf-1", "TELEMETRY_PRODUCER_ID": "loader-producer__a1b2c3"}
 SHORT = {"type": "api_candles_1h", "time_range": "2021-05-01:2021-05-02"}
 

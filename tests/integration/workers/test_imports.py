@@ -160,6 +160,28 @@ async def test_replacing_corrects_what_the_file_states(tmp_path, column):
         assert (await import_frame(store, right, symbol="BTCUSDT", replace=True)).written == 0
 
 
+@pytest.mark.parametrize("kind", ["klines", "markPriceKlines"])
+async def test_archives_of_futures_are_no_spot_market(tmp_path, kind):
+    path = tmp_path / "futures" / "um" / "monthly" / kind / "BTCUSDT" / "1h" / "BTCUSDT-1h-2024-01.csv"
+    path.parent.mkdir(parents=True)
+    bars().to_csv(path, index=False)
+    async with opened(tmp_path) as store:
+        for source in (tmp_path / "futures", path.parent, path):
+            with pytest.raises(BadSetting, match="say --exchange binance-futures"):
+                await import_files(store, source)
+        done = await import_files(store, path, ImportWishes(exchange="binance-futures"))
+        assert [market.exchange for market in done.markets] == ["binance-futures"]
+
+
+async def test_the_exchange_that_rows_name_is_theirs(tmp_path):
+    bars(exchange="kraken").to_csv(tmp_path / "BTCUSD.csv", index=False)
+    async with opened(tmp_path) as store:
+        assert (await import_files(store, tmp_path / "BTCUSD.csv")).markets[0].exchange == "kraken"
+        assert (await import_frame(store, bars(exchange="okx"), symbol="BTCUSD")).exchange == "okx"
+        wishes = ImportWishes(exchange="mine")
+        assert (await import_files(store, tmp_path / "BTCUSD.csv", wishes)).markets[0].exchange == "mine"
+
+
 async def test_a_column_that_only_one_side_has_is_completed(tmp_path):
     rich = bars(quote_asset_volume=np.arange(200.0), number_of_trades=np.arange(200))
     async with opened(tmp_path) as store:
