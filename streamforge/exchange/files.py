@@ -30,7 +30,7 @@ from streamforge.exchange.formats.tables import (
     shortened,
     shown_row,
 )
-from .formats.times import check_interval, infer_interval, times_to_ms, within_bounds
+from .formats.times import check_steps, infer_interval, times_to_ms, within_bounds
 
 # %% ../../nbs/30_exchange/02_files.ipynb #51fb65d6
 _COLUMNS: dict[str, tuple[str, ...]] = {  # ours -> what files call it
@@ -82,7 +82,7 @@ def candles_of_table(
         times = _times(clocks, where, convert)
         ends = convert(present["close_time"], "close_time") if "close_time" in present else None
         if interval:
-            check_interval(times, interval, ends)
+            check_steps(times, interval, ends)
         else:
             interval = infer_interval(np.unique(times))
     except BadInterval as error:

@@ -114,7 +114,7 @@ def row_checks(
         ),
         RowCheck(
             f"prices and amounts below {HUGE:g}",
-            ~(values < HUGE).all(0) | (extra >= HUGE).any(0),
+            (values >= HUGE).any(0) | (extra >= HUGE).any(0),
             "check which column is which, or remove the row",
         ),
         RowCheck(
@@ -155,7 +155,8 @@ def order_checks(times: np.ndarray) -> list[RowCheck]:
 
 def _exceeds(table: CandleTable, name: str, whole: "np.ndarray | float") -> np.ndarray:
     "Rows whose part is larger than the whole, by more than the rounding of a sum; what is missing exceeds nothing."
-    return table.extra.get(name, np.zeros(len(table))) / (1 + 1e-9) > np.nan_to_num(whole, nan=np.inf, posinf=np.inf)
+    most = np.nan_to_num(whole, nan=np.inf, posinf=np.inf)
+    return np.asarray(table.extra.get(name, np.zeros(len(table))) / (1 + 1e-9) > most, bool)
 
 
 def _columns(table: CandleTable) -> dict[str, np.ndarray]:
