@@ -4402,10 +4402,6 @@ d = {
                 "streamforge/exchange/files.py",
             ),
             "streamforge.exchange.files._merged": ("30_exchange/files.html#_merged", "streamforge/exchange/files.py"),
-            "streamforge.exchange.files._one_market": (
-                "30_exchange/files.html#_one_market",
-                "streamforge/exchange/files.py",
-            ),
             "streamforge.exchange.files._time_columns": (
                 "30_exchange/files.html#_time_columns",
                 "streamforge/exchange/files.py",
@@ -4436,6 +4432,44 @@ d = {
                 "streamforge/exchange/files.py",
             ),
         },
+        "streamforge.exchange.formats.market": {
+            "streamforge.exchange.formats.market._checked_symbol": (
+                "30_exchange/formats/market.html#_checked_symbol",
+                "streamforge/exchange/formats/market.py",
+            ),
+            "streamforge.exchange.formats.market._is_empty": (
+                "30_exchange/formats/market.html#_is_empty",
+                "streamforge/exchange/formats/market.py",
+            ),
+            "streamforge.exchange.formats.market._one_text": (
+                "30_exchange/formats/market.html#_one_text",
+                "streamforge/exchange/formats/market.py",
+            ),
+            "streamforge.exchange.formats.market._spellings": (
+                "30_exchange/formats/market.html#_spellings",
+                "streamforge/exchange/formats/market.py",
+            ),
+            "streamforge.exchange.formats.market.asset_volumes": (
+                "30_exchange/formats/market.html#asset_volumes",
+                "streamforge/exchange/formats/market.py",
+            ),
+            "streamforge.exchange.formats.market.exchange_of_rows": (
+                "30_exchange/formats/market.html#exchange_of_rows",
+                "streamforge/exchange/formats/market.py",
+            ),
+            "streamforge.exchange.formats.market.flags_of": (
+                "30_exchange/formats/market.html#flags_of",
+                "streamforge/exchange/formats/market.py",
+            ),
+            "streamforge.exchange.formats.market.interval_of_rows": (
+                "30_exchange/formats/market.html#interval_of_rows",
+                "streamforge/exchange/formats/market.py",
+            ),
+            "streamforge.exchange.formats.market.symbol_of": (
+                "30_exchange/formats/market.html#symbol_of",
+                "streamforge/exchange/formats/market.py",
+            ),
+        },
         "streamforge.exchange.formats.names": {
             "streamforge.exchange.formats.names.FileName": (
                 "30_exchange/formats/names.html#filename",
@@ -4459,10 +4493,6 @@ d = {
             ),
             "streamforge.exchange.formats.names._from_stem": (
                 "30_exchange/formats/names.html#_from_stem",
-                "streamforge/exchange/formats/names.py",
-            ),
-            "streamforge.exchange.formats.names._interval_meant": (
-                "30_exchange/formats/names.html#_interval_meant",
                 "streamforge/exchange/formats/names.py",
             ),
             "streamforge.exchange.formats.names._is_date": (
@@ -4497,6 +4527,10 @@ d = {
                 "30_exchange/formats/names.html#format_of",
                 "streamforge/exchange/formats/names.py",
             ),
+            "streamforge.exchange.formats.names.interval_meant": (
+                "30_exchange/formats/names.html#interval_meant",
+                "streamforge/exchange/formats/names.py",
+            ),
             "streamforge.exchange.formats.names.list_files": (
                 "30_exchange/formats/names.html#list_files",
                 "streamforge/exchange/formats/names.py",
@@ -4517,6 +4551,10 @@ d = {
             ),
             "streamforge.exchange.formats.raw._column": (
                 "30_exchange/formats/raw.html#_column",
+                "streamforge/exchange/formats/raw.py",
+            ),
+            "streamforge.exchange.formats.raw._named_by_place": (
+                "30_exchange/formats/raw.html#_named_by_place",
                 "streamforge/exchange/formats/raw.py",
             ),
             "streamforge.exchange.formats.raw._one_level": (
@@ -4597,6 +4635,10 @@ d = {
                 "30_exchange/formats/tables.html#row_checks",
                 "streamforge/exchange/formats/tables.py",
             ),
+            "streamforge.exchange.formats.tables.shortened": (
+                "30_exchange/formats/tables.html#shortened",
+                "streamforge/exchange/formats/tables.py",
+            ),
             "streamforge.exchange.formats.tables.shown_row": (
                 "30_exchange/formats/tables.html#shown_row",
                 "streamforge/exchange/formats/tables.py",
@@ -4621,6 +4663,10 @@ d = {
             ),
             "streamforge.exchange.formats.times._without_nulls": (
                 "30_exchange/formats/times.html#_without_nulls",
+                "streamforge/exchange/formats/times.py",
+            ),
+            "streamforge.exchange.formats.times.check_steps": (
+                "30_exchange/formats/times.html#check_steps",
                 "streamforge/exchange/formats/times.py",
             ),
             "streamforge.exchange.formats.times.infer_interval": (
@@ -9126,6 +9172,10 @@ d = {
             ),
             "streamforge.workers.imports.rows._remember": (
                 "60_workers/imports/rows.html#_remember",
+                "streamforge/workers/imports/rows.py",
+            ),
+            "streamforge.workers.imports.rows._stated": (
+                "60_workers/imports/rows.html#_stated",
                 "streamforge/workers/imports/rows.py",
             ),
             "streamforge.workers.imports.rows._store_candles": (

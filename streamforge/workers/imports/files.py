@@ -71,6 +71,13 @@ def exchange_of(
             f"say --exchange {path.parent.name if path.parent.name.isalpha() else 'binance'}, for example",
             field="exchange",
         )
+    if name.writer == "binance futures":
+        raise BadSetting(
+            f"expected the exchange of '{path.name}', found a folder of Binance's futures, options, mark or index prices, "
+            "which are other markets than those of spot trading",
+            "say --exchange binance-futures, for example",
+            field="exchange",
+        )
     return IMPORT_EXCHANGE
 
 
@@ -99,6 +106,8 @@ async def import_files(
             continue
         exchange = exchange_of(path, name, wishes.exchange)
         read = read_candles(path, name=name, symbol=wishes.symbol, interval=wishes.interval, skip_bad=wishes.skip_bad)
+        if not wishes.exchange:
+            exchange = read.exchange or exchange
         market = (exchange, read.table.symbol, read.table.interval)
         candles.setdefault(market, {})[str(path)] = read.table
         skipped.setdefault(market, []).extend(f"{path.name}: {text}" for text in read.skipped)
@@ -196,7 +205,7 @@ async def import_frame(
     *,
     symbol: str,
     interval: str = "",  # empty: inferred
-    exchange: str = IMPORT_EXCHANGE,
+    exchange: str = "",  # empty: as a column `exchange` says, else `import`
     collection: str = "",  # empty: `candles_<interval>`
     replace: bool = False,  # write over stored rows that differ
     skip_bad: bool = False,  # leave out bad rows and list them
@@ -215,7 +224,7 @@ async def import_frame(
     done = await import_candles(
         store,
         read.table,
-        exchange=check_exchange(exchange),
+        exchange=check_exchange(exchange or read.exchange or IMPORT_EXCHANGE),
         collection=wishes.collection,
         files=("a data frame",),
         replace=replace,

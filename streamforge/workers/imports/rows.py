@@ -87,7 +87,7 @@ async def _store_candles(
 ) -> int:  # rows written
     "Store closed candles with their ledger and indicators; raises `BadCandles`."
     await store.ensure(key.collection, CANDLES)
-    fresh = await _fresh(store, key, _candle_rows(table, key.exchange), "open_time", replace)
+    fresh = await _fresh(store, key, _candle_rows(table, key.exchange), "open_time", replace, _stated(table))
     if len(table):
         slots = slots_of(table.open_time, key.step, grid_origin(key.interval))
         asked = (slots | await _imported_before(store, key, "span")).hull
@@ -136,11 +136,19 @@ def _candle_rows(table: CandleTable, exchange: str) -> pa.Table:
     return pa.table(columns)
 
 
-async def _fresh(store: Store, key: LedgerKey, rows: pa.Table, at_key: str, replace: bool) -> pa.Table:
+def _stated(table: CandleTable) -> tuple[str, ...]:
+    "Columns whose usual value (the end of the interval, not filled) the file itself states."
+    return tuple(name for name in ("close_time", "filled") if getattr(table, name) is not None)
+
+
+async def _fresh(
+    store: Store, key: LedgerKey, rows: pa.Table, at_key: str, replace: bool, stated: tuple[str, ...] = ()
+) -> pa.Table:
     """Select the rows that are not stored as they are, completed by what is stored; raises `BadCandles`.
 
     `at_key` names the range column of the key. What is null contradicts nothing; nor does a close time that is just the end of
-    the interval, because it may have been computed.
+    the interval, because it may have been computed. Where stored rows are replaced, what the file states in the columns
+    `stated` counts as it is.
     """
     if not len(rows):
         return rows
@@ -156,7 +164,9 @@ async def _fresh(store: Store, key: LedgerKey, rows: pa.Table, at_key: str, repl
         if pa.types.is_string(rows[name].type) or name == at_key:
             continue
         new, old = _floats(rows[name]), np.where(exists, _floats(stored[name])[at], np.nan)
-        if name == "close_time":
+        if replace and name in stated:
+            new, old = np.nan_to_num(new), np.where(exists, np.nan_to_num(old), np.nan)
+        elif name == "close_time":
             new, old = (np.where(column == moments + key.step - 1, np.nan, column) for column in (new, old))
         differs = exists & (new != old) & ~np.isnan(new) & ~np.isnan(old)
         if differs.any() and not replace:
