@@ -2225,6 +2225,10 @@ d = {
                 "80_cli/data/repair.html#describe_market",
                 "streamforge/cli/data/repair.py",
             ),
+            "streamforge.cli.data.repair.history_warning": (
+                "80_cli/data/repair.html#history_warning",
+                "streamforge/cli/data/repair.py",
+            ),
             "streamforge.cli.data.repair.leaves_all": (
                 "80_cli/data/repair.html#leaves_all",
                 "streamforge/cli/data/repair.py",
@@ -6554,6 +6558,13 @@ d = {
             "streamforge.ledger.export.list_markets": (
                 "25_ledger/export.html#list_markets",
                 "streamforge/ledger/export.py",
+            ),
+        },
+        "streamforge.ledger.history": {
+            "streamforge.ledger.history.is_empty": ("25_ledger/history.html#is_empty", "streamforge/ledger/history.py"),
+            "streamforge.ledger.history.lost_history": (
+                "25_ledger/history.html#lost_history",
+                "streamforge/ledger/history.py",
             ),
         },
         "streamforge.ledger.leases": {

@@ -20,6 +20,7 @@ from ..core.metrics import Metrics
 from ..core.names import job_name, open_topic
 from ..core.types import JsonObject
 from ..jobs.base import Jobs, JobSpec
+from ..ledger.history import lost_history
 from .plan import Plan
 from .state import Board, TargetState, Workflow, conclude, fold_events, new_workflow
 from ..messages.control import Command, Event, decode_event, encode_control
@@ -221,6 +222,8 @@ class Manager:
             "agent-state",
         ):
             await self.world.bus.create_topic(topic, TopicSpec(compacted=topic == "agent-state"))
+        if lost := await lost_history(self.store, self.world.bus, self.world.events_topic):
+            _log.warning("store is empty", reason=lost)
         await self.board.load()
         self._cursor = await _read_cursor(self.store, self.world.events_topic)
         self._tasks = [

@@ -30,6 +30,7 @@ from streamforge.cli.data.repair import (
     Filter,
     absent_of,
     describe_market,
+    history_warning,
     leaves_all,
     ledger_markets,
     problems,
@@ -211,7 +212,10 @@ def verify_command(
     wanted = Filter.read(collection, symbol, interval, range, exchange)
 
     async def ask() -> list[JsonObject]:
-        async with open_store(places_of(home).store_url) as opened:
+        places = places_of(home)
+        async with open_store(places.store_url) as opened:
+            if warning := await history_warning(opened, places.bus_url):
+                typer.echo(f"warning: {warning}", err=True)
             return [
                 {
                     "collection": market.collection,

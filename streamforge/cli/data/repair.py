@@ -6,6 +6,7 @@
 __all__ = [
     "COUNTS",
     "Filter",
+    "history_warning",
     "ledger_markets",
     "Named",
     "Absent",
@@ -26,11 +27,13 @@ __all__ = [
 import asyncio
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from functools import partial
 from typing import Protocol
 
 import msgspec
 
+from ...bus.base import open_bus
 from ...client.client import Client
 from ...core.errors import BadConfig, BadData, BadSetting, NotFound, StreamForgeError, TryAgain
 from ...core.names import check_exchange, check_symbols, market_key, queue_id, telemetry_id
@@ -40,6 +43,7 @@ from ...core.types import JsonObject
 from ...exchange.base import check_adapter, exchange_url, read_exchanges
 from ...jobs.base import FINAL_EXIT_CODES
 from ...ledger.entries import Entry, LedgerKey, read_entry, read_ledger, update_entry
+from ...ledger.history import is_empty, lost_history
 from ...ledger.ranges import Ranges
 from ...ledger.verify import Findings, stored_markets, verify, verify_trades
 from ...store.base import Store, open_store
@@ -70,6 +74,18 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
             span=TimeRange.parse(range) if range else None,
             exchange=check_exchange(exchange) if exchange else "",
         )
+
+
+async def history_warning(
+    store: Store,
+    bus_url: str,
+) -> str:  # empty: nothing to warn of
+    "Tell whether the store is empty although workers have reported on the bus; makes no bus."
+    scheme, _, rest = bus_url.partition("://")
+    if not await is_empty(store) or (scheme == "embedded" and not Path(rest.partition("?")[0]).is_dir()):
+        return ""
+    async with open_bus(bus_url) as bus:
+        return await lost_history(store, bus)
 
 
 async def ledger_markets(

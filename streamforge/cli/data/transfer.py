@@ -15,7 +15,7 @@ import msgspec
 import typer
 
 from .commands import data_app, print_absent
-from .repair import Absent, Filter, absent_of, check_filter, leaves_all
+from .repair import Absent, Filter, absent_of, check_filter, history_warning, leaves_all
 from ..options import HomeOption, JsonOption, StoreOption, places_of
 from ..output import print_rows
 from ...core.errors import BadSetting, NotFound
@@ -174,7 +174,10 @@ def list_command(
     wanted = Filter.read(collection, symbol, interval, "", exchange)
 
     async def run() -> tuple[list[StoredMarket], Absent | None]:
-        async with open_store(places_of(home).store_url) as opened:
+        places = places_of(home)
+        async with open_store(places.store_url) as opened:
+            if warning := await history_warning(opened, places.bus_url):
+                typer.echo(f"warning: {warning}", err=True)
             markets = await _stored(opened, wanted)
             absent = None if leaves_all(wanted, markets) else absent_of(wanted, await list_markets(opened))
             return markets, absent

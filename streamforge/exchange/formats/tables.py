@@ -114,7 +114,7 @@ def row_checks(
         ),
         RowCheck(
             f"prices and amounts below {HUGE:g}",
-            (values >= HUGE).any(0) | (extra >= HUGE).any(0),
+            np.any(values >= HUGE, axis=0) | np.any(extra >= HUGE, axis=0),
             "check which column is which, or remove the row",
         ),
         RowCheck(
