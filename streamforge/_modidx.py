@@ -2466,8 +2466,8 @@ d = {
             "streamforge.cli.dlq.replay_letters": ("80_cli/dlq.html#replay_letters", "streamforge/cli/dlq.py"),
         },
         "streamforge.cli.main": {
-            "streamforge.cli.main._check_topic": ("80_cli/main.html#_check_topic", "streamforge/cli/main.py"),
             "streamforge.cli.main._compile_into": ("80_cli/main.html#_compile_into", "streamforge/cli/main.py"),
+            "streamforge.cli.main._known": ("80_cli/main.html#_known", "streamforge/cli/main.py"),
             "streamforge.cli.main._print_version": ("80_cli/main.html#_print_version", "streamforge/cli/main.py"),
             "streamforge.cli.main._program": ("80_cli/main.html#_program", "streamforge/cli/main.py"),
             "streamforge.cli.main._run": ("80_cli/main.html#_run", "streamforge/cli/main.py"),
@@ -2818,7 +2818,8 @@ d = {
             ),
         },
         "streamforge.core.testing": {
-            "streamforge.core.testing.refused": ("00_core/testing.html#refused", "streamforge/core/testing.py")
+            "streamforge.core.testing.attempt": ("00_core/testing.html#attempt", "streamforge/core/testing.py"),
+            "streamforge.core.testing.refused": ("00_core/testing.html#refused", "streamforge/core/testing.py"),
         },
         "streamforge.core.times": {
             "streamforge.core.times.Gap": ("00_core/times.html#gap", "streamforge/core/times.py"),
@@ -2867,6 +2868,7 @@ d = {
             "streamforge.core.urls._port": ("00_core/urls.html#_port", "streamforge/core/urls.py"),
             "streamforge.core.urls._redact_line": ("00_core/urls.html#_redact_line", "streamforge/core/urls.py"),
             "streamforge.core.urls._redact_url": ("00_core/urls.html#_redact_url", "streamforge/core/urls.py"),
+            "streamforge.core.urls.open_adapter": ("00_core/urls.html#open_adapter", "streamforge/core/urls.py"),
             "streamforge.core.urls.parse_url": ("00_core/urls.html#parse_url", "streamforge/core/urls.py"),
             "streamforge.core.urls.redact": ("00_core/urls.html#redact", "streamforge/core/urls.py"),
         },

@@ -7,15 +7,13 @@ __all__ = ["ARTIFACT_ADAPTERS", "Manifest", "version_of", "version_of_sums", "Ar
 
 # %% ../../nbs/22_artifacts/01_base.ipynb #5716f62a
 import hashlib
-import importlib
 from collections.abc import Mapping
 from typing import Protocol
 
 import msgspec
 
-from ..core.errors import BadUrl
 from ..core.types import JsonObject, JsonValue
-from ..core.urls import redact
+from ..core.urls import open_adapter
 
 
 # %% ../../nbs/22_artifacts/01_base.ipynb #8782f0b9
@@ -94,20 +92,4 @@ def open_artifacts(
     url: str,  # `file:///path`, `minio://host:9000/bucket`, `s3://s3.eu-central-1.amazonaws.com/bucket`, `gcs://bucket`
 ) -> Artifacts:  # enter it with `async with`
     "The artifact store behind a URL; raises `BadUrl`."
-    scheme, colon, _ = url.partition("://")
-    if scheme not in ARTIFACT_ADAPTERS or not colon:
-        schemes = ", ".join(f"{scheme}://" for scheme in ARTIFACT_ADAPTERS)
-        raise BadUrl(
-            f"expected one of {schemes} for artifacts, found '{redact(url)}'",
-            "set STREAMFORGE_ARTIFACTS_URL",
-        )
-    module, name = ARTIFACT_ADAPTERS[scheme].split(":")
-    try:
-        return getattr(importlib.import_module(module), name)(url)
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("streamforge"):
-            raise
-        raise BadUrl(
-            f"expected the client of {scheme}:// to be installed, found no '{error.name}'",
-            "pip install 'streamforge[servers]'",
-        ) from None
+    return open_adapter(url, ARTIFACT_ADAPTERS, "for artifacts", "STREAMFORGE_ARTIFACTS_URL")

@@ -18,14 +18,13 @@ __all__ = [
 ]
 
 # %% ../../nbs/20_bus/01_base.ipynb #d8c0cbce
-import importlib
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
 
-from ..core.errors import BadSetting, BadUrl
-from ..core.urls import redact
+from ..core.errors import BadSetting
+from ..core.urls import open_adapter
 
 
 # %% ../../nbs/20_bus/01_base.ipynb #ee806f21
@@ -193,19 +192,4 @@ def open_bus(
     url: str,  # `embedded:///path`, `kafka://host:9092,host2:9092`
 ) -> Bus:  # enter it with `async with`
     "Make the bus of a URL, not connected yet; raises `BadUrl`."
-    scheme = url.partition("://")[0]
-    if scheme not in BUS_ADAPTERS or "://" not in url:
-        raise BadUrl(
-            f"expected one of {', '.join(f'{name}://' for name in BUS_ADAPTERS)} as bus, found '{redact(url)}'",
-            "set STREAMFORGE_BUS_URL",
-        )
-    module, name = BUS_ADAPTERS[scheme].split(":")
-    try:
-        return getattr(importlib.import_module(module), name)(url)
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("streamforge"):
-            raise
-        raise BadUrl(
-            f"expected the client of {scheme}:// to be installed, found no '{error.name}'",
-            "pip install 'streamforge[servers]'",
-        ) from None
+    return open_adapter(url, BUS_ADAPTERS, "as bus", "STREAMFORGE_BUS_URL")

@@ -23,8 +23,8 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from collections.abc import Coroutine, Iterator
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -47,9 +47,6 @@ from .worker import print_target_help, print_targets, worker_environment_of
 from ..workers.targets import TARGETS, target_named
 from .workflows import list_workflows, logs, start, stop
 from ..core.errors import BadConfig, BadName, StreamForgeError, UnknownTopic
-
-if TYPE_CHECKING:  # a worker's start must not load a bus that it does not use
-    from streamforge.bus.base import Bus
 
 _Result = TypeVar("_Result")
 _WORDS = {"allow_extra_args": True, "ignore_unknown_options": True}  # the table of targets reads the options
@@ -195,12 +192,15 @@ def simulate_exchange(
 
 
 # %% ../../nbs/80_cli/09_main.ipynb #93b009fd
-async def _check_topic(bus: "Bus", topic: str) -> None:
-    "Raise `UnknownTopic` if the bus has no such topic."
-    if topic not in await bus.topics():
+@contextlib.contextmanager
+def _known(topic: str) -> Iterator[None]:
+    "Say of an unknown topic what one can do in a terminal; what a user may not see stays `Refused`."
+    try:
+        yield
+    except UnknownTopic:
         raise UnknownTopic(
             f"expected a topic of this bus, found '{topic}'", "`streamforge topics` lists them", field="topic"
-        )
+        ) from None
 
 
 @topics_app.callback()
@@ -242,8 +242,8 @@ def remove_topic(
 
     async def ask() -> None:
         async with open_bus(places_of(home).bus_url) as opened:
-            await _check_topic(opened, topic)
-            begin, end = await opened.begin_offsets(topic), await opened.end_offsets(topic)
+            with _known(topic):
+                begin, end = await opened.begin_offsets(topic), await opened.end_offsets(topic)
             records = sum(end.values()) - sum(begin.values())
             if not yes and not typer.confirm(f"Delete '{topic}' with {records:,} records?", err=True):
                 raise typer.Exit(1)
@@ -270,14 +270,14 @@ def tail_topic(
     async def ask() -> None:
         left = count or sys.maxsize
         async with open_bus(places_of(home).bus_url) as opened:
-            await _check_topic(opened, topic)
-            async with contextlib.aclosing(opened.tail(topic, start)) as stream:
-                async for batch in stream:
-                    for record in batch.records[:left]:
-                        typer.echo(record.value.decode("utf-8", "replace"))
-                    left -= len(batch.records)
-                    if left <= 0:
-                        return
+            with _known(topic):
+                async with contextlib.aclosing(opened.tail(topic, start)) as stream:
+                    async for batch in stream:
+                        for record in batch.records[:left]:
+                            typer.echo(record.value.decode("utf-8", "replace"))
+                        left -= len(batch.records)
+                        if left <= 0:
+                            return
 
     _run(ask())
 

@@ -17,7 +17,6 @@ __all__ = [
 ]
 
 # %% ../../nbs/21_store/01_base.ipynb #ffd46539
-import importlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeAlias
@@ -25,10 +24,10 @@ from typing import Protocol, TypeAlias
 import msgspec
 import pyarrow as pa
 
-from ..core.errors import BadData, BadName, BadUrl
+from ..core.errors import BadData, BadName
 from ..core.names import check_name
 from ..core.types import JsonObject, JsonValue
-from ..core.urls import redact
+from ..core.urls import open_adapter
 
 
 # %% ../../nbs/21_store/01_base.ipynb #ca4b36ad
@@ -172,11 +171,4 @@ def open_store(
     url: str,  # `sqlite:///path/to/store.db`, `postgresql://user@host/database`, `arangodb://user@host:8529/database`
 ) -> Store:  # enter it with `async with`
     "The store behind a URL; raises `BadUrl`."
-    scheme, colon, _ = url.partition("://")
-    if scheme not in STORE_ADAPTERS or not colon:
-        raise BadUrl(
-            f"expected one of {', '.join(f'{scheme}://' for scheme in STORE_ADAPTERS)} as store, found '{redact(url)}'",
-            "set STREAMFORGE_STORE_URL",
-        )
-    module, name = STORE_ADAPTERS[scheme].split(":")
-    return getattr(importlib.import_module(module), name)(url)
+    return open_adapter(url, STORE_ADAPTERS, "as store", "STREAMFORGE_STORE_URL")

@@ -208,7 +208,8 @@ def align_account(
     own: Backtest,  # (R, ...) on those rows
     n_rows: int,  # rows of all markets
 ) -> Backtest:  # (n_rows, ...)
-    "An account on the rows of all markets: unchanged where its market has no candle, 1.0 in cash before the first; raises `BadData`, `BadSetting`."
+    """Put an account on the rows of all markets: unchanged where its market has no candle, 1.0 in cash before the
+    first; raises `BadData`, `BadSetting`."""
     places, n_rows = np.asarray(rows), as_count(n_rows, "n_rows")
     lengths = {len(column) for column in (own.equity, own.position, own.fills)}
     inside = not places.size or (places[0] >= 0 and places[-1] < n_rows and (np.diff(places) > 0).all())

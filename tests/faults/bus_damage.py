@@ -103,19 +103,14 @@ def size_of(made: Made, file: str) -> int:
 def log_ways(which: str) -> None:
     "The ways to damage a first, middle or last segment."
 
-    @way(BUS, f"a bit of a payload, {which} segment")
-    def payload(home: Path, made: Made) -> Harm:
-        file = segment(which, made)
-        frame = made.inside(file)
-        flip(home / file, frame.start + 50)
-        return Harm(file, set(frame.keys))
+    for part, place in (("payload", 50), ("length", 9)):
 
-    @way(BUS, f"a bit of a length, {which} segment")
-    def length(home: Path, made: Made) -> Harm:
-        file = segment(which, made)
-        frame = made.inside(file)
-        flip(home / file, frame.start + 9)
-        return Harm(file, set(frame.keys))
+        @way(BUS, f"a bit of a {part}, {which} segment")
+        def bit(home: Path, made: Made, place: int = place) -> Harm:
+            file = segment(which, made)
+            frame = made.inside(file)
+            flip(home / file, frame.start + place)
+            return Harm(file, set(frame.keys))
 
     @way(BUS, f"the first byte, {which} segment")
     def first_byte(home: Path, made: Made) -> Harm:

@@ -9,7 +9,9 @@ import asyncio
 import json
 import shutil
 import sys
-from collections.abc import Awaitable, Callable
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,22 +112,30 @@ def judge(outcome: Outcome, one: Way, harm: Harm, whole: Contents, seen: dict, l
     outcome.check(not any(one["damaged"] for one in seen["left"]), f"{what}: damaged after the repair {seen['left']}")
 
 
+@contextmanager
+def open_folder() -> Iterator[Path]:
+    "A folder that other users may enter, as the lab's need not be: a visitor is another user where this one is root."
+    with tempfile.TemporaryDirectory(prefix="damage") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
 @drill("one file of the lab damaged", on=("embedded",), runs=1_000, short=12)
 async def damage(lab: Lab, runs: int) -> None:
     "Every way once, or `runs` of them evenly; a raw traceback, silence or a record too many or too few is a fault."
     chosen = WAYS if runs >= len(WAYS) else [WAYS[n * len(WAYS) // runs] for n in range(runs)]
     made: dict[str, Any] = {}
-    lab.folder.chmod(0o755)  # a visitor may be another user
-    for number, one in enumerate(chosen):
-        subject, pristine = one.subject, lab.folder / one.subject.name
-        if subject.name not in made:
-            made[subject.name] = await subject.make(pristine)
-        shutil.copytree(pristine, home := lab.folder / f"{subject.name}-{number}", copy_function=shutil.copy2)
-        harm = one.apply(home, made[subject.name])
-        seen, lines, rest = await visit(subject, home)
-        if seen is None or rest:
-            lab.outcome.runs += 1
-            lab.outcome.notes.append(f"{subject.name}: {one.name}: {rest[-2000:] or 'the visitor failed'}")
-            continue
-        judge(lab.outcome, one, harm, subject.expected(made[subject.name]), seen, lines)
-        shutil.rmtree(home)
+    with open_folder() as folder:
+        for number, one in enumerate(chosen):
+            subject, pristine = one.subject, folder / one.subject.name
+            if subject.name not in made:
+                made[subject.name] = await subject.make(pristine)
+            shutil.copytree(pristine, home := folder / f"{subject.name}-{number}", copy_function=shutil.copy2)
+            harm = one.apply(home, made[subject.name])
+            seen, lines, rest = await visit(subject, home)
+            if seen is None or rest:
+                lab.outcome.runs += 1
+                lab.outcome.notes.append(f"{subject.name}: {one.name}: {rest[-2000:] or 'the visitor failed'}")
+                continue
+            judge(lab.outcome, one, harm, subject.expected(made[subject.name]), seen, lines)
+            shutil.rmtree(home)

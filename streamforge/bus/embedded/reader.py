@@ -96,7 +96,7 @@ class PartitionReader:
         "`folder` is `.../topic/partition`; an offset no longer kept becomes the first that is. Raises `UnknownTopic`."
         self.folder, self.topic, self.partition = folder, folder.parent.name, int(folder.name)
         self._rows: list[Record] = []  # decoded, not returned yet
-        self.passed_loss = False  # `offset` has grown without a record; whoever uses that sets it back
+        self.passed_loss = False  # `offset` has grown without a record; its user sets it back
         self._look_at = 0.0  # monotonic seconds of the next look for damage
         self.offset = self._expected = offset  # the next one to return; first offset of the next frame, or lower
         begin, self._cursor = self._find(offset)
