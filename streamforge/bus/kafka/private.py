@@ -107,10 +107,15 @@ def drop_batches(producer: AIOKafkaProducer) -> None:
     # Its sender would end with the KeyError.
     accumulator._pending_batches = _DiscardingSet(accumulator._pending_batches)
     accumulator.fail_all(kafka_errors.ProducerClosed())
-    # Nothing awaits the second future of a batch that was not sent yet; asyncio would log its exception.
-    for batch in [batch for queue in accumulator._batches.values() for batch in queue]:
-        if batch._drain_waiter.done():
-            batch._drain_waiter.exception()
+    # Nothing awaits the futures of a batch whose publisher has given up, or that was not sent yet; asyncio would log
+    # their exceptions.
+    for batch in [
+        *accumulator._pending_batches,
+        *(batch for queue in accumulator._batches.values() for batch in queue),
+    ]:
+        for future in (batch.future, batch._drain_waiter):
+            if future.done() and not future.cancelled():
+                future.exception()
 
 
 def is_closed(client: AIOKafkaConsumer | AIOKafkaProducer) -> bool:
