@@ -365,8 +365,15 @@ async def test_a_zoomed_indicator_does_not_hide_the_next(world):
         x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
         await page.mouse.move(x, y)
         await page.mouse.down()
+        await page.mouse.move(x, y - 20, steps=4)
+        await page.evaluate("window.drawn = document.getElementById('candles').data")
+        async with page.expect_response("**/api/candles?*"):  # new data come in the middle of the gesture
+            await page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+        await page.wait_for_timeout(500)
         await page.mouse.move(x, y - 40, steps=4)
+        assert await page.evaluate("window.drawn === document.getElementById('candles').data")  # they wait
         await page.mouse.up()
+        await until(page, "window.drawn !== document.getElementById('candles').data", 20)
         await until(page, f"{RANGE.format(axis='yaxis2')} !== '{whole}'", 20)
         await page.select_option("#lower", "log_return")
         await until(page, f"({TRACE})('log_return')")

@@ -17,6 +17,11 @@ const escaped = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt
 const byTouch = () => matchMedia("(pointer: coarse)").matches; // there a swipe moves the page
 const latest = { candles: "", graph: "" }; // what was asked for last
 
+// A drawing that is replaced under the pointer forgets the drag that was begun in it: new data wait until the pointer is released.
+let released = Promise.resolve(), release = () => {};
+$("candles").addEventListener("pointerdown", () => { release(); released = new Promise((done) => { release = done; }); }, true);
+for (const end of ["pointerup", "pointercancel", "blur"]) addEventListener(end, () => setTimeout(() => release())); // after plotly's own mouseup
+
 function layout(more) {
   const axis = { fixedrange: byTouch(), exponentformat: "none", separatethousands: true, gridcolor: css("--line"), zerolinecolor: css("--line"), linecolor: css("--line") };
   return { paper_bgcolor: css("--panel"), plot_bgcolor: css("--panel"), font: { color: css("--ink"), size: 12 }, margin: { l: 60, r: 12, t: 12, b: 34 }, autosize: true,
@@ -61,6 +66,7 @@ async function drawCandles() {
   const query = new URLSearchParams({ collection, exchange, symbol, interval, last: $("last").value });
   const asked = (latest.candles = query.toString());
   const { columns, decisions, overlays, panels } = await get(`/api/candles?${query}`);
+  await released;
   if (latest.candles !== asked) return; // another choice was made while this answer was on its way
   options($("lower"), panels.map((name) => [name, name]), $("lower").value);
   const agents = [...new Set(decisions.map((d) => d.agent))].sort();
