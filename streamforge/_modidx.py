@@ -69,6 +69,11 @@ d = {
                 "streamforge/artifacts/base.py",
             ),
             "streamforge.artifacts.base.Manifest": ("22_artifacts/base.html#manifest", "streamforge/artifacts/base.py"),
+            "streamforge.artifacts.base.Manifest.sums": (
+                "22_artifacts/base.html#manifest.sums",
+                "streamforge/artifacts/base.py",
+            ),
+            "streamforge.artifacts.base._sums": ("22_artifacts/base.html#_sums", "streamforge/artifacts/base.py"),
             "streamforge.artifacts.base.open_artifacts": (
                 "22_artifacts/base.html#open_artifacts",
                 "streamforge/artifacts/base.py",
@@ -7201,6 +7206,7 @@ d = {
             "streamforge.runs.datasets._array": ("55_runs/datasets.html#_array", "streamforge/runs/datasets.py"),
             "streamforge.runs.datasets._filled": ("55_runs/datasets.html#_filled", "streamforge/runs/datasets.py"),
             "streamforge.runs.datasets._limits": ("55_runs/datasets.html#_limits", "streamforge/runs/datasets.py"),
+            "streamforge.runs.datasets._parquet": ("55_runs/datasets.html#_parquet", "streamforge/runs/datasets.py"),
             "streamforge.runs.datasets.count_filled": (
                 "55_runs/datasets.html#count_filled",
                 "streamforge/runs/datasets.py",
@@ -7216,6 +7222,10 @@ d = {
             ),
             "streamforge.runs.datasets.panel_from_files": (
                 "55_runs/datasets.html#panel_from_files",
+                "streamforge/runs/datasets.py",
+            ),
+            "streamforge.runs.datasets.panel_tables": (
+                "55_runs/datasets.html#panel_tables",
                 "streamforge/runs/datasets.py",
             ),
             "streamforge.runs.datasets.read_panel": (

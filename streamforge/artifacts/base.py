@@ -25,7 +25,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     version: str  # sha256 over kind, name, files and meta
     files: dict[str, tuple[int, str]]  # path -> (bytes, sha256)
     meta: JsonObject = {}  # small: metrics, data_sha256, hyperparameters
+    derived: dict[str, tuple[int, str]] = {}  # likewise, files made of the others; not part of the version
     uri: str = ""  # where it lies, filled in by the adapter; not part of the version
+
+    def sums(self) -> dict[str, tuple[int, str]]:
+        "Bytes and sha256 of every file by its path, derived ones too."
+        return self.files | self.derived
 
 
 def version_of(
@@ -33,10 +38,17 @@ def version_of(
     name: str,
     files: Mapping[str, bytes],  # path -> content
     meta: Mapping[str, JsonValue],  # small JSON
+    derived: Mapping[str, bytes] | None = None,  # path -> content made of `files`
 ) -> Manifest:  # without `uri`
     "The manifest of these bytes."
-    sums = {path: (len(content), hashlib.sha256(content).hexdigest()) for path, content in sorted(files.items())}
-    return Manifest(kind=kind, name=name, version=version_of_sums(kind, name, sums, meta), files=sums, meta=dict(meta))
+    sums, beside = _sums(files), _sums(derived or {})
+    version = version_of_sums(kind, name, sums, meta)
+    return Manifest(kind=kind, name=name, version=version, files=sums, meta=dict(meta), derived=beside)
+
+
+def _sums(files: Mapping[str, bytes]) -> dict[str, tuple[int, str]]:
+    "Bytes and sha256 of each file, sorted by path."
+    return {path: (len(content), hashlib.sha256(content).hexdigest()) for path, content in sorted(files.items())}
 
 
 def version_of_sums(
@@ -63,14 +75,17 @@ class Artifacts(Protocol):
         name: str,
         files: Mapping[str, bytes],  # path -> content
         meta: Mapping[str, JsonValue] | None = None,
+        *,
+        derived: Mapping[str, bytes] | None = None,  # path -> content made of `files`, for other programs
     ) -> Manifest:
-        "Store files, then the manifest; the same content again is the same artifact. Raises `BadName`, `StoreError`."
+        """Store files, then the manifest; the same content again is the same artifact, and gets what is derived if it
+        has none. Raises `BadName`, `StoreError`."""
 
     async def manifest(self, kind: str, name: str, version: str) -> Manifest:
         "The manifest of a version; raises `NotFound`, `DamagedArtifact`."
 
     async def get(self, manifest: Manifest, path: str) -> bytes:
-        "One file, checked; raises `NotFound`, `DamagedArtifact`."
+        "One file, derived or not, checked; raises `NotFound`, `DamagedArtifact`."
 
     async def versions(self, kind: str, name: str) -> "list[Manifest]":
         "Complete versions, oldest first."

@@ -44,16 +44,22 @@ def check_path(
 
 def check_paths(
     files: Mapping[str, bytes],  # path -> content
-) -> None:
-    "Check that no path leads outside or is the folder of another; raises `BadName`."
-    for path in files:
+    derived: Mapping[str, bytes] | None = None,  # likewise, made of `files`
+) -> dict[str, bytes]:  # both
+    "Check that no path leads outside, is the folder of another or is taken twice; raises `BadName`."
+    both = dict(files) | dict(derived or {})
+    if len(both) < len(files) + len(derived or {}):
+        twice = sorted(files.keys() & (derived or {}).keys())
+        raise BadName(f"expected another path for what is derived, found {twice} twice", "rename one", field="path")
+    for path in both:
         check_path(path)
-        if inside := [other for other in files if other.startswith(f"{path}/")]:
+        if inside := [other for other in both if other.startswith(f"{path}/")]:
             raise BadName(
                 f"expected files, found '{path}' as a file and as the folder of '{inside[0]}'",
                 "rename one",
                 field="path",
             )
+    return both
 
 
 # %% ../../nbs/22_artifacts/02_content.ipynb #486b21d1
@@ -88,9 +94,9 @@ def check_member(
     path: str,
 ) -> str:  # the same
     "Accept a path that the manifest lists; raises `NotFound`, `BadName`."
-    if path not in manifest.files:
+    if path not in manifest.sums():
         raise NotFound(
-            f"expected one of {' '.join(manifest.files)} in {manifest.kind} '{manifest.name}', found '{path[:80]}'",
+            f"expected one of {' '.join(manifest.sums())} in {manifest.kind} '{manifest.name}', found '{path[:80]}'",
             "see the manifest",
             field="path",
         )
@@ -124,7 +130,7 @@ def verify_content(
     path: str,  # one of its files
 ) -> bytes:  # the same
     "The content, if its size and sha256 are those of the manifest; raises `DamagedArtifact`."
-    size, sha256 = manifest.files[path]
+    size, sha256 = manifest.sums()[path]
     actual = hashlib.sha256(content).hexdigest()
     if len(content) != size or actual != sha256:
         actual_content = f"{len(content)} bytes" if len(content) != size else f"sha256 {actual[:12]}"

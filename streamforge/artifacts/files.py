@@ -125,10 +125,12 @@ def _read_manifest(folder: Path, kind: str, name: str, version: str) -> Manifest
 
 
 def _is_whole(folder: Path, manifest: Manifest) -> bool:
-    "Is every byte of this version there?"
+    "Is every byte of this version there, and something under each derived path?"
     try:
         stored = _read_manifest(folder, manifest.kind, manifest.name, manifest.version)
-        return all(verify_content((folder / "files" / path).read_bytes(), stored, path) for path in stored.files)
+        for path in stored.sums():
+            verify_content((folder / "files" / path).read_bytes(), stored, path)
+        return manifest.derived.keys() <= stored.derived.keys()  # their bytes may be of another release
     except (NotFound, DamagedArtifact, FileNotFoundError, NotADirectoryError):
         return False
 
@@ -174,17 +176,24 @@ def _folder(root: Path, kind: str, name: str, version: str) -> Path:
 
 
 # %% ../../nbs/22_artifacts/03_files.ipynb #d563c4d2
-def _put(root: Path, kind: str, name: str, files: Mapping[str, bytes], meta: Mapping[str, JsonValue]) -> Manifest:
+def _put(
+    root: Path,
+    kind: str,
+    name: str,
+    files: Mapping[str, bytes],
+    meta: Mapping[str, JsonValue],
+    derived: Mapping[str, bytes],
+) -> Manifest:
     "Publish files as one version, and return its manifest."
-    check_paths(files)
-    manifest = version_of(check_name(kind, "kind"), check_name(name, "name"), files, plain_json(meta))
+    content = check_paths(files, derived)
+    manifest = version_of(check_name(kind, "kind"), check_name(name, "name"), files, plain_json(meta), derived)
     target = _folder(root, kind, name, manifest.version)
     with _disk(f"publish {kind} '{name}'", root):
         if not _is_whole(target, manifest):
             with _incoming(root) as folder:
-                _build(folder, manifest, files)
+                _build(folder, manifest, content)
                 _rename(root, folder, target, manifest)
-    return msgspec.structs.replace(manifest, uri=target.as_uri())
+        return _read_manifest(target, kind, name, manifest.version)
 
 
 def _manifest(root: Path, kind: str, name: str, version: str) -> Manifest:
@@ -249,13 +258,19 @@ class FileArtifacts:
         "Do nothing: no file is held open."
 
     async def put(
-        self, kind: str, name: str, files: Mapping[str, bytes], meta: Mapping[str, JsonValue] | None = None
+        self,
+        kind: str,
+        name: str,
+        files: Mapping[str, bytes],
+        meta: Mapping[str, JsonValue] | None = None,
+        *,
+        derived: Mapping[str, bytes] | None = None,
     ) -> Manifest:
         """Store files, then the manifest; the same content again is the same artifact.
 
         Raises `BadName`, `BadData`, `StoreError`.
         """
-        return await asyncio.to_thread(_put, self.root, kind, name, dict(files), dict(meta or {}))
+        return await asyncio.to_thread(_put, self.root, kind, name, dict(files), dict(meta or {}), dict(derived or {}))
 
     async def manifest(self, kind: str, name: str, version: str) -> Manifest:
         "The manifest of a version; raises `NotFound`, `DamagedArtifact`."

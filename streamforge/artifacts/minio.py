@@ -69,21 +69,29 @@ class _BlockingArtifacts:
         self.bucket = bucket
 
     def put(
-        self, kind: str, name: str, files: Mapping[str, bytes], meta: Mapping[str, JsonValue], stop: threading.Event
+        self,
+        kind: str,
+        name: str,
+        files: Mapping[str, bytes],
+        meta: Mapping[str, JsonValue],
+        stop: threading.Event,
+        derived: Mapping[str, bytes] | None = None,
     ) -> Manifest:
-        check_paths(files)
-        manifest = version_of(check_name(kind, "kind"), check_name(name, "name"), files, plain_json(meta))
+        content = check_paths(files, derived)
+        manifest = version_of(check_name(kind, "kind"), check_name(name, "name"), files, plain_json(meta), derived)
         key = _key(kind, name, manifest.version)
         stored = msgspec.json.encode(msgspec.to_builtins(manifest) | {"created": time.time_ns()})
-        for path, content in files.items():
-            self.bucket.upload(f"{key}/files/{path}", content, stop)
+        for path, file in content.items():
+            self.bucket.upload(f"{key}/files/{path}", file, stop)
         check_cancelled(stop)
         if not self.bucket.create(f"{key}/manifest.json", stored):
             try:
-                return self.manifest(kind, name, manifest.version)
+                there = self.manifest(kind, name, manifest.version)
+                if there.derived == (there.derived | manifest.derived):
+                    return there
             except DamagedArtifact as error:
                 log.warning("manifest repaired", key=key, error=error)
-                self.bucket.upload(f"{key}/manifest.json", stored, stop)
+            self.bucket.upload(f"{key}/manifest.json", stored, stop)  # with the derived files as they are now
         return msgspec.structs.replace(manifest, uri=self.bucket.address.uri(key))
 
     def manifest(self, kind: str, name: str, version: str) -> Manifest:
@@ -107,7 +115,7 @@ class _BlockingArtifacts:
     def get(self, manifest: Manifest, path: str) -> bytes:
         key = f"{_key(manifest.kind, manifest.name, manifest.version)}/files/{check_member(manifest, path)}"
         try:
-            content = self.bucket.download(key, lambda size: size == manifest.files[path][0])
+            content = self.bucket.download(key, lambda size: size == manifest.sums()[path][0])
         except NotFound:
             self.manifest(manifest.kind, manifest.name, manifest.version)
             raise DamagedArtifact(
@@ -185,7 +193,13 @@ class MinioArtifacts:
         return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: work(*args, **options))
 
     async def put(
-        self, kind: str, name: str, files: Mapping[str, bytes], meta: Mapping[str, JsonValue] | None = None
+        self,
+        kind: str,
+        name: str,
+        files: Mapping[str, bytes],
+        meta: Mapping[str, JsonValue] | None = None,
+        *,
+        derived: Mapping[str, bytes] | None = None,
     ) -> Manifest:
         """Store files, then the manifest; the same content again is the same artifact.
 
@@ -193,7 +207,8 @@ class MinioArtifacts:
         """
         stop = threading.Event()
         try:
-            return await self._run(self._blocking.put, kind, name, dict(files), dict(meta or {}), stop)
+            meta, derived = dict(meta or {}), dict(derived or {})
+            return await self._run(self._blocking.put, kind, name, dict(files), meta, stop, derived)
         finally:
             stop.set()  # after a cancellation the artifact must not appear a minute later
 

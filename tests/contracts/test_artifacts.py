@@ -48,6 +48,26 @@ async def test_the_same_content_is_the_same_artifact(artifacts, fresh):
     assert await artifacts.get(other, "empty") == b"." and await artifacts.get(first, "empty") == b""
 
 
+async def test_derived_files_are_kept_beside_and_are_not_part_of_the_version(artifacts, fresh):
+    bare = await artifacts.put("datasets", fresh, FILES, {"rows": 2})
+    put = await artifacts.put("datasets", fresh, FILES, {"rows": 2}, derived={"rows.csv": b"1,2\n", "a/b": b"of 1"})
+    assert put.version == bare.version and put.files == bare.files and list(put.derived) == ["a/b", "rows.csv"]
+    assert put == await artifacts.manifest("datasets", fresh, put.version)
+    assert await artifacts.get(put, "rows.csv") == b"1,2\n" and await artifacts.get(put, "config.json")
+    again = await artifacts.put("datasets", fresh, FILES, {"rows": 2})  # by someone who derives nothing
+    assert again == put and await artifacts.get(again, "a/b") == b"of 1"
+    other = await artifacts.put("datasets", fresh, FILES, {"rows": 2}, derived={"rows.csv": b"1;2\n", "a/b": b"of 2"})
+    assert other.version == put.version and await artifacts.versions("datasets", fresh) == [other]
+    assert await artifacts.get(other, "a/b") in (b"of 1", b"of 2") and await artifacts.get(other, "rows.csv")
+    wrong = msgspec.structs.replace(other, derived={"a/b": (4, hashlib.sha256(b"of 3").hexdigest())})
+    with pytest.raises(DamagedArtifact):
+        await artifacts.get(wrong, "a/b")
+    with pytest.raises(BadName):
+        await artifacts.put("datasets", fresh, FILES, {}, derived={"config.json": b"{}"})
+    with pytest.raises(BadName):
+        await artifacts.put("datasets", fresh, FILES, {}, derived={"../x": b"{}"})
+
+
 async def test_names_and_kinds_are_apart(artifacts, fresh):
     model = await artifacts.put("models", fresh, {"a": b"1"})
     await artifacts.put("models", f"{fresh}-two", {"a": b"1"})

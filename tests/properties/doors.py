@@ -421,7 +421,9 @@ NOT_TRIED = {
     **dict.fromkeys(
         ("styled", "result_rows", "result_figure", "report_page", "best", "fold_job", "plan_folds"), OBJECTS
     ),
-    **dict.fromkeys(("pack_model", "unpack_model", "from_named", "panel_files", "panel_from_files"), FILES),
+    **dict.fromkeys(
+        ("pack_model", "unpack_model", "from_named", "panel_files", "panel_tables", "panel_from_files"), FILES
+    ),
     **dict.fromkeys(("read_result", "write_result", "read_parameters", "fold_key", "fold_folder", "run_fold"), FILES),
     **dict.fromkeys(("check_parameters", "run_notebook", "write_report", "pipelines_dir"), FILES),
     **dict.fromkeys(("count_filled", "read_panel", "freeze", "load_panel", "publish", "load_model"), STORED),
