@@ -80,7 +80,8 @@ def candles_of_table(
     try:
         convert = _frame_times if is_frame else times_to_ms
         times = _times(clocks, where, convert)
-        ends = convert(present["close_time"], "close_time") if "close_time" in present else None
+        has_ends = "close_time" in present and _has_values(present["close_time"])
+        ends = convert(present["close_time"], "close_time") if has_ends else None
         if interval:
             check_steps(times, interval, ends)
         else:
@@ -149,9 +150,14 @@ def _by_name(raw: pa.Table, where: str) -> dict[str, pa.ChunkedArray]:
     return present
 
 
+def _has_values(column: pa.ChunkedArray) -> bool:
+    return column.null_count < len(column)
+
+
 def _time_columns(present: Mapping[str, pa.ChunkedArray]) -> dict[str, pa.ChunkedArray]:
-    "The columns that may hold the open time; `date` and a time of day are joined."
-    clocks = {name: present[name] for name in _COLUMNS["open_time"] if name in present}
+    "The columns that may hold the open time, not those without a value; `date` and a time of day are joined."
+    named = {name: present[name] for name in _COLUMNS["open_time"] if name in present}
+    clocks = {name: column for name, column in named.items() if _has_values(column)} or named
     if (day := clocks.get("date")) is not None and (clock := clocks.get("time")) is not None:
         texts = [str(text) for text in clock.to_pylist()]
         if all(re.fullmatch(r"\d\d?:\d\d(:\d\d(\.\d+)?)?", text) for text in texts):
@@ -175,8 +181,6 @@ def _times(clocks: Mapping[str, pa.ChunkedArray], where: str, convert: Callable[
     (first, column), *others = clocks.items()
     times = convert(column, first)
     for name, other in others:
-        if pa.types.is_string(other.type) and other.null_count == len(other):
-            continue
         more = convert(other, name)
         days = more % 86_400_000 == 0
         if len(rows := np.flatnonzero((more != times) & ~(days & (times // 86_400_000 * 86_400_000 == more)))):

@@ -87,7 +87,8 @@ def name_of(
         kind="trades" if hive.get("kind") == "trades" else "",
     )
     if name.interval not in ("", *INTERVALS):
-        raise _no_interval(name.interval, name.symbol, path)
+        place = "what --interval says" if interval else f"the folder 'interval={name.interval}'"
+        raise _no_interval(name.interval, name.symbol, place)
     if symbol or not name.symbol:
         name = _from_stem(stem, name, path, [part for part in reversed(folders) if "=" not in part], bool(symbol))
     return name
@@ -99,7 +100,7 @@ def _from_stem(stem: str, name: FileName, path: Path, folders: Sequence[str], gi
     ends = _ends_of(stem)
     interval = name.interval or ends.interval
     if ends.foreign and not interval and not given:
-        raise _no_interval(ends.foreign, _symbol_in(ends.body), path)
+        raise _no_interval(ends.foreign, _symbol_in(ends.body), f"the name '{path.name}'")
     if ends.undated and not given:
         raise BadName(
             f"expected a date such as 2024-01 or 2024-01-31 in the name '{path.name}', found '{ends.undated}'",
@@ -224,13 +225,13 @@ def _say(symbol: str) -> str:
     return f"say --symbol {symbol}".rstrip()
 
 
-def _no_interval(word: str, symbol: str, path: Path) -> BadName:
+def _no_interval(word: str, symbol: str, place: str) -> BadName:
     "The error for an interval that is none of ours."
     ours = interval_meant(word)
     return BadName(
-        f"expected candles of one of {' '.join(INTERVALS)}, found {word} in the name '{path.name}'",
+        f"expected candles of one of {' '.join(INTERVALS)}, found {word} in {place}",
         (
-            f"write it {ours} in the name, or say --interval {ours}"
+            f"say --interval {ours}, or write it {ours} in the name"
             if ours
             else f"resample the candles, or {_say(symbol)} and --interval if they have one of these"
         ),

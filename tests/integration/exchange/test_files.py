@@ -149,7 +149,7 @@ def test_frames_are_read_whatever_unit_their_index_has(unit, zone):
 
 
 NO_MARKET = {  # a file's name -> what the error says; each was read as a market of a made-up name
-    "BTCUSDT-1H.csv": "found 1H in the name 'BTCUSDT-1H.csv'; write it 1h in the name, or say --interval 1h",
+    "BTCUSDT-1H.csv": "found 1H in the name 'BTCUSDT-1H.csv'; say --interval 1h, or write it 1h in the name",
     "BTCUSDT-60m.csv": "say --interval 1h",
     "BTCUSDT_60min.csv": "say --interval 1h",
     "EURUSD_M15.csv": "say --interval 15m",
@@ -443,6 +443,22 @@ def test_what_looks_like_the_volume_of_an_asset_is_not(tmp_path):
     tables = read_folder(tmp_path)
     assert tables["AAAUSDT"].extra["quote_asset_volume"].tolist() == [8.0] * 6
     assert not tables["BBBUSDT"].extra
+
+
+@pytest.mark.parametrize("kind", ["string", "large_string", "null", "float64", "int64", "timestamp[ms]", "date32"])
+def test_a_second_column_of_times_without_a_value_says_nothing(tmp_path, kind):
+    whole = pa.Table.from_pylist([dict(zip(NAMES, row, strict=True)) for row in OHLCV])
+    empty = pa.nulls(len(OHLCV), pa.type_for_alias(kind))
+    for name in ("timestamp", "date", "close_time"):
+        for position in (0, len(NAMES)):
+            pq.write_table(whole.add_column(position, name, empty), tmp_path / "BTCUSDT.parquet")
+            assert read_folder(tmp_path)["BTCUSDT"].open_time.tolist() == [row[0] for row in OHLCV]
+    (tmp_path / "BTCUSDT.parquet").unlink()
+    (tmp_path / "BTCUSDT.csv").write_text(csv([["", *row] for row in OHLCV], ("date", *NAMES)))
+    assert read_folder(tmp_path)["BTCUSDT"].open_time.tolist() == [row[0] for row in OHLCV]
+    pq.write_table(whole.set_column(0, "open_time", empty), tmp_path / "ETHUSDT.parquet")
+    with pytest.raises(BadCandles, match=r"ETHUSDT\.parquet"):
+        read_folder(tmp_path)
 
 
 def test_a_quiet_market_has_the_interval_that_it_is_given(tmp_path):
