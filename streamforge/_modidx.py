@@ -4412,6 +4412,10 @@ d = {
                 "30_exchange/files.html#_frame_times",
                 "streamforge/exchange/files.py",
             ),
+            "streamforge.exchange.files._has_values": (
+                "30_exchange/files.html#_has_values",
+                "streamforge/exchange/files.py",
+            ),
             "streamforge.exchange.files._merged": ("30_exchange/files.html#_merged", "streamforge/exchange/files.py"),
             "streamforge.exchange.files._time_columns": (
                 "30_exchange/files.html#_time_columns",

@@ -135,7 +135,7 @@ def row_checks(
         ),
         RowCheck(
             f"each candle of {table.interval} (the most frequent step) to end before the next one opens",
-            np.r_[ends[:-1] >= times[1:], False],
+            np.r_[ends[:-1] >= times[1:], False][: len(times)],
             "align the times, or bring a column close_time",
         ),
     ]
