@@ -64,7 +64,7 @@ def check_files(json: JsonOption = False, home: HomeOption = ".streamforge", bus
 
 @bus_app.command(name="repair")
 def repair_files(json: JsonOption = False, home: HomeOption = ".streamforge", bus: BusOption = "") -> None:
-    "Put the embedded bus in order: set aside what is damaged, keep every sound record at its offset."
+    "Set aside what is damaged, keep every sound record at its offset; ends with 65 if something stays damaged."
     folder = bus_folder(places_of(home).bus_url)
     report = asyncio.run(repair_bus(folder))
     _print(report, json)
@@ -72,7 +72,8 @@ def repair_files(json: JsonOption = False, home: HomeOption = ".streamforge", bu
         return
     left = asyncio.run(check_bus(folder))
     if not json:
-        typer.echo("put in order; what was taken out lies beside its place, in files that end with .aside")
+        done = "put in order as far as it can be" if left.damaged else "put in order"
+        typer.echo(f"{done}; what was taken out lies beside its place, in files that end with .aside")
     if left.damaged:
         _print(left, json)
         raise typer.Exit(65)
