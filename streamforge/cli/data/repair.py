@@ -310,7 +310,7 @@ async def run_here(
     places: Places,
     queue: str,
 ) -> list[JsonObject]:  # what the loaders report of each market, as `MarketOutcome`
-    "Run a repair's workers in this process; raises `TryAgain`, `BadData` if one of them fails."
+    "Run a repair's workers in this process; raises `TryAgain`, `BadData`, `BadConfig` if one of them fails."
     from streamforge.workers.runtime.worker import serve
 
     upstream = ",".join(target["telemetry_id"] for target in targets if target["target"] != "arango-connector")
@@ -340,11 +340,14 @@ async def run_here(
     # a connector that ends with its loader says nothing of the cause
     causes = [code for target, code in failed if target["target"] != "arango-connector"] or codes
     if failed:
-        kind = BadData if any(code in FINAL_EXIT_CODES for code in causes) else TryAgain
+        log, advice = f"{places.home}/logs/repair.log", "repair again: what was repaired stays"
+        kind: type[StreamForgeError] = BadData if any(code in FINAL_EXIT_CODES for code in causes) else TryAgain
+        if BadConfig.exit_code in causes:
+            kind, advice = BadConfig, "correct the setting that it names"
         words = [f"{target['target']} of {_markets_of(target)} ended with {code}" for target, code in failed]
         raise kind(
             f"expected the repair to finish, found that {', '.join(words)}",
-            f"see {places.home}/logs/repair.log, and repair again: what was repaired stays",
+            f"see {log}, and {advice}",
         )
     return [outcome for ctx in contexts for outcome in ctx.telemetry.extra.get("markets", ())]
 

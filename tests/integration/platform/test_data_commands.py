@@ -7,9 +7,12 @@ from typer.testing import CliRunner
 
 from streamforge.cli.data import repair
 from streamforge.cli.data.commands import data_app
-from streamforge.core.errors import TryAgain
+from streamforge.core.errors import BadConfig, TryAgain
+from streamforge.core.samples import candles
+from streamforge.exchange.simulator.app import Simulator, serve_app
 from streamforge.ledger.entries import LedgerKey, update_entry
 from streamforge.ledger.ranges import Ranges
+from streamforge.messages.records import candles_of
 from streamforge.store.base import open_store
 from streamforge.store.schemas import CANDLES
 
@@ -51,3 +54,19 @@ async def test_a_repair_that_did_not_finish_is_no_success(monkeypatch):
     monkeypatch.setattr(repair, "Client", StoppedWorkflow)
     with pytest.raises(TryAgain, match="expected 'repair-1' to finish, found it stopped: by hand"):
         await repair._ask_manager("http://127.0.0.1:1", "repair-1", [])
+
+
+async def test_a_repair_with_a_wrong_setting_ends_with_its_error(tmp_path, monkeypatch):
+    columns = {name: column.to_numpy() for name, column in candles("BTCUSDT", "2021-05-01:2021-05-02").items()}
+    rows = candles_of(columns, "BTCUSDT", "1h", HOUR)
+    async with serve_app(Simulator.open()) as url, open_store(f"sqlite:///{tmp_path}/store.db") as store:
+        monkeypatch.setenv("BINANCE_API_URL", url)  # which has no archive
+        monkeypatch.delenv("BINANCE_ARCHIVE_URL", raising=False)
+        await store.ensure("candles_1h", CANDLES)
+        await store.upsert("candles_1h", rows[:10] + rows[13:])
+        words = ["repair", "--home", str(tmp_path), "--source", "archive"]
+        result = await asyncio.to_thread(CliRunner().invoke, data_app, words)
+    assert isinstance(result.exception, BadConfig), result.output
+    assert "loader-producer of BTCUSDT ended with 64" in str(result.exception)
+    assert "correct the setting" in str(result.exception)
+    assert result.output.split("\n")[1].split()[-1] == "3", "what became of the market comes first"
