@@ -258,7 +258,7 @@ def tail_topic(
     topic: Annotated[str, typer.Argument()],
     home: HomeOption = ".streamforge",
     start: Annotated[str, typer.Option("--from", help="earliest or latest")] = "latest",
-    count: Annotated[int, typer.Option(help="stop after so many records; 0: never")] = 0,
+    count: Annotated[int, typer.Option(help="stop after so many records; 0: never", min=0)] = 0,
     bus: BusOption = "",
 ) -> None:
     "Print a topic's records as they come, one JSON object a line."
@@ -272,12 +272,11 @@ def tail_topic(
         async with open_bus(places_of(home).bus_url) as opened:
             with _known(topic):
                 async with contextlib.aclosing(opened.tail(topic, start)) as stream:
-                    async for batch in stream:
-                        for record in batch.records[:left]:
+                    while left:
+                        records = (await anext(stream)).records[:left]
+                        for record in records:
                             typer.echo(record.value.decode("utf-8", "replace"))
-                        left -= len(batch.records)
-                        if left <= 0:
-                            return
+                        left -= len(records)
 
     _run(ask())
 

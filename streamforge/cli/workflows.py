@@ -143,7 +143,7 @@ def start(
     range: Annotated[str, typer.Option(help="START:END, UTC, end exclusive")] = "",
     exchange: Annotated[str, typer.Option(help="whose market it is: binance, or one that ccxt knows")] = "",
     source: SourceOption = "",
-    file: Annotated[str, typer.Option(help="a JSON request instead")] = "",
+    file: Annotated[str, typer.Option(help="a JSON request instead of all these")] = "",
     wait: Annotated[bool, typer.Option(help="until it is over, with progress")] = False,
     url: ManagerOption = "http://127.0.0.1:8600",
 ) -> None:
@@ -153,11 +153,13 @@ def start(
     own: JsonObject = {"symbol": symbol, "type": type, "time_range": range} | (
         {"exchange": exchange} if exchange else {}
     )
+    kind = type if type != "api_candles_1h" else ""
+    options = {"SYMBOL": symbol, "--type": kind, "--range": range, "--exchange": exchange, "--source": source}
+    if file and (given := [name for name, value in options.items() if value]):
+        raise BadConfig(
+            f"expected --file alone, found it with {', '.join(given)}", "write all of it into the request", field="file"
+        )
     if source:
-        if file:
-            raise BadConfig(
-                "expected --source without --file, found both", "write SOURCE into the request", field="source"
-            )
         parameters = {"SOURCE": check_source(source)}
         own |= {"targets": [{"target": "loader-producer", "parameters": parameters}, {"target": "arango-connector"}]}
     body = _request_file(file) if file else own
@@ -293,13 +295,14 @@ def logs(
 
     async def ask() -> None:
         async with Client(url) as client:
-            flow, offsets = await client.get(queue_id), dict[str, int]()
-            while True:
-                over = flow["status"] in ("finished", "error", "stopped")
+            offsets, over = dict[str, int](), False
+            while not over:
+                flow = await client.get(queue_id)
+                over = not follow or flow["status"] in ("finished", "error", "stopped")
                 try:
                     files = choose_logs(flow, target)
                 except NotFound as error:
-                    if not follow or over or error.field:
+                    if over or error.field:
                         raise
                     files = {}
                 for name, path in files.items():
@@ -307,9 +310,7 @@ def logs(
                     prefix = f"{name} | " if len(flow["targets"]) > 1 and not target else ""
                     for line in lines:
                         typer.echo(f"{prefix}{line}")
-                if over or not follow:
-                    return
-                await asyncio.sleep(0.3)
-                flow = await client.get(queue_id)
+                if not over:
+                    await asyncio.sleep(0.3)
 
     asyncio.run(ask())

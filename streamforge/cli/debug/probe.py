@@ -50,16 +50,13 @@ async def _said(bus: Bus, queue_id: str, topic: str) -> AsyncIterator[Event]:
     "The events of a workflow that are in the topic now."
     begin, end = await bus.begin_offsets(topic), await bus.end_offsets(topic)
     left = {partition for partition in end if end[partition] > begin.get(partition, 0)}
-    if not left:
-        return
     async with aclosing(bus.tail(topic, begin)) as batches:
-        async for batch in batches:
+        while left:
+            batch = await anext(batches)
             for event, record in _events(batch.records, queue_id):
                 if record.offset < end[record.partition]:
                     yield event
             left -= {partition for (_, partition), offset in batch.end_offsets.items() if offset >= end[partition]}
-            if not left:
-                return
 
 
 def _events(records: Sequence[Record], queue_id: str) -> list[tuple[Event, Record]]:
