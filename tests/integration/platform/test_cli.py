@@ -13,9 +13,12 @@ from pathlib import Path
 
 import pytest
 from terminal import lines_of, on_terminal
+from typer.testing import CliRunner
 
 from streamforge.bus.base import Message, open_bus
+from streamforge.cli.main import app
 from streamforge.cli.services import open_lab
+from streamforge.core.errors import BadConfig, NotFound
 from streamforge.core.settings import read_places
 from streamforge.exchange.simulator.app import Simulator, serve_app
 
@@ -94,6 +97,28 @@ async def test_a_workflow_from_the_terminal(tmp_path):
     assert f"48 records  4 partitions  {queue}-data\n" in topics
     code, out, _ = await run("tail", f"{queue}-data", "--home", home, "--from", "earliest", "--count", "2")
     assert code == 0 and len(out.splitlines()) == 2 and '"symbol":"BTCUSDT"' in out
+
+
+async def test_a_workflow_that_fails_is_seen_by_those_who_wait(tmp_path):
+    parameters = {"NOOP": "1", "FAIL_AFTER": "0.1", "FAIL_WITH": "BadData"}
+    request = tmp_path / "fails.json"
+    request.write_text(json.dumps({"targets": [{"target": "dummy-service", "parameters": parameters}]}))
+    async with open_lab(read_places({"STREAMFORGE_HOME": str(tmp_path)})) as lab:
+
+        async def ask(*words: str):
+            return await asyncio.to_thread(CliRunner().invoke, app, [*words, "--url", lab.url])
+
+        begun = await ask("start", "--file", str(request))  # prints the id, and leaves it to itself
+        assert begun.exit_code == 0 and begun.stdout.startswith("wf-") and begun.stdout.count("\n") == 1
+        waited = await ask("start", "--file", str(request), "--wait")
+        queue = waited.stdout.strip()
+        assert isinstance(waited.exception, BadConfig), waited.output
+        assert f"expected '{queue}' to finish, found it error" in str(waited.exception)
+        logged = await ask("logs", queue, "-f")  # it is over: -f ends
+        assert logged.exit_code == 0 and "FAIL_AFTER" in logged.stdout
+        nope = await ask("logs", queue, "nope", "-f")
+        assert isinstance(nope.exception, NotFound), nope.output
+        assert "found 'nope'; it has dummy-service__" in str(nope.exception)
 
 
 async def test_an_empty_lab_says_what_to_do(tmp_path):

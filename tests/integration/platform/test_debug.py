@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from servers import need  # noqa: E402
 
 from streamforge.bus.base import open_bus  # noqa: E402
+from streamforge.cli.debug.probe import living, start_here, start_through, stop_workers  # noqa: E402
 from streamforge.cli.services import open_lab  # noqa: E402
 from streamforge.core.settings import read_places  # noqa: E402
 from streamforge.messages.control import decode_event  # noqa: E402
@@ -200,3 +201,21 @@ async def test_through_a_queue_manager(tmp_path):
         assert code == 64 and "both" in err
     code, _, err = await terminal.run("debug", "start", "--url", "http://127.0.0.1:9")
     assert code == 75 and "streamforge up" in err
+
+
+async def test_dummies_started_here_and_through_a_queue_manager_can_be_stopped(tmp_path):
+    env = {"STREAMFORGE_HOME": str(tmp_path)}
+    async with open_lab(read_places(env)) as lab:
+        here, pid, ms = await start_here(
+            lab.bus, "wf-here", env | {"EXIT_AFTER": "300"}, log=tmp_path / "d.log", timeout=45
+        )
+        try:
+            assert ms > 0 and [*await living(lab.bus, "wf-here")] == [here]
+            ends = await stop_workers(lab.bus, "wf-here", timeout=45)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        assert [(name, status) for name, (status, _) in ends.items()] == [(here, "interrupted")]
+        queue, through, ms = await start_through(lab.url, parameters={"EXIT_AFTER": "300"}, timeout=45)
+        ends = await stop_workers(lab.bus, queue, timeout=45)
+        assert ms > 0 and [(name, status) for name, (status, _) in ends.items()] == [(through, "interrupted")]
