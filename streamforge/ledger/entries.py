@@ -6,9 +6,11 @@
 __all__ = [
     "NotedState",
     "SETTLED_MS",
+    "REWRITE_MS",
     "DUE_AFTER_MS",
     "LedgerKey",
     "NoData",
+    "Rewrite",
     "Entry",
     "body_of",
     "entry_of",
@@ -30,7 +32,7 @@ import msgspec
 
 from ..core.errors import Conflict
 from ..core.names import DEFAULT_EXCHANGE, market_key, split_market
-from ..core.times import interval_ms
+from ..core.times import interval_ms, now_ms
 from ..core.types import JsonObject
 from .ranges import Ranges
 from ..store.base import Store, Where
@@ -81,10 +83,22 @@ class LedgerKey(msgspec.Struct, frozen=True, order=True):
 
 # %% ../../nbs/25_ledger/02_entries.ipynb #f990e7f0
 NotedState = Literal[
-    "asked", "loaded", "off_grid", "verified", "missing", "ended", "filled", "absent", "repeated"
-]  # ended: missing as well, see `Entry.note`; absent: not found in the store
+    "asked",
+    "loaded",
+    "off_grid",
+    "verified",
+    "missing",
+    "ended",  # missing as well, see `Entry.note`
+    "filled",
+    "absent",  # not found in the store
+    "repeated",
+    "summed",
+    "changed",
+    "rewriting",  # stored rows may be written again from now on
+]
 SETTLED_MS = 600_000  # an answer "nothing there" counts for what ended at least so long before it
 _HOUR = 3_600_000
+REWRITE_MS = _HOUR  # so long after its last note, a rewrite may still be on its way to the store
 DUE_AFTER_MS = (_HOUR, 24 * _HOUR, 168 * _HOUR, 720 * _HOUR)  # after the first, second, third, every further denial
 
 
@@ -104,6 +118,14 @@ class NoData(msgspec.Struct, frozen=True):
         return self.at + DUE_AFTER_MS[min(max(self.count, 1), len(DUE_AFTER_MS)) - 1]
 
 
+class Rewrite(msgspec.Struct, frozen=True):
+    "A range whose stored rows are being written again, and when that was noted last; all in ms UTC, or ids."
+
+    start: int
+    end: int  # exclusive
+    at: int  # ms UTC
+
+
 # %% ../../nbs/25_ledger/02_entries.ipynb #fcf90aa2
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     "The states of one market's rows in one collection."
@@ -115,6 +137,9 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     no_data: tuple[NoData, ...] = ()  # sorted, not overlapping
     off_grid: Ranges = Ranges()  # open times of loaded candles off the grid, each as [time, time + 1)
     repeated: Ranges = Ranges()  # ids that came twice and of which one trade was dropped
+    summed: Ranges = Ranges()  # rows whose checksums count, see `ledger.sums`
+    changed: Ranges = Ranges()  # rows whose values are not those of their checksum
+    rewriting: tuple[Rewrite, ...] = ()  # sorted, not overlapping
 
     @property
     def missing(self) -> Ranges:
@@ -138,19 +163,32 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
         "Asked for, but neither published nor missing: what an interrupted load has left."
         return self.asked - self.loaded - self.verified - self.missing
 
+    def unsettled(
+        self,
+        now: int,  # ms UTC
+    ) -> Ranges:
+        "The rows that may be written again at any moment."
+        return Ranges.of(*((part.start, part.end) for part in self.rewriting if now < part.at + REWRITE_MS))
+
     def note(
         self,
         state: NotedState,
         ranges: Ranges,  # ms or ids
-        at: int = 0,  # time of the exchange's answer, ms UTC; for `missing` and `ended`
+        at: int = 0,  # time of the exchange's answer, ms UTC; of `loaded`, `filled` and `rewriting` that of the note
     ) -> "Entry":
         """Return the entry with one more fact: these ranges are in this state.
 
         Two states say that the exchange has no data: `missing` inside the life of the market, `ended` outside.
         """
+        if state in ("summed", "changed", "rewriting"):
+            return self._note_values(state, ranges, at)
+        if state == "filled":
+            new = ranges - self.filled
+            return self._written(new, at, filled=self.filled | ranges, summed=self.summed - new)
         if state == "loaded":
-            return msgspec.structs.replace(
-                self,
+            return self._written(
+                ranges,
+                at,
                 loaded=self.loaded | ranges,
                 filled=self.filled - ranges,
                 no_data=_without(self.no_data, ranges),
@@ -163,6 +201,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
                 loaded=self.loaded - ranges,
                 verified=self.verified - ranges,
                 off_grid=self.off_grid - ranges,
+                summed=self.summed - ranges,
             )
         if state == "verified":
             return msgspec.structs.replace(
@@ -172,6 +211,31 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
             lacking = {name: getattr(self, name) - ranges for name in ("loaded", "verified", "filled")}
             return msgspec.structs.replace(self, **lacking)
         return msgspec.structs.replace(self, **{state: getattr(self, state) | ranges})
+
+    def _written(self, ranges: Ranges, at: int, **fields: object) -> "Entry":
+        "Replace fields; checksums of stored rows no longer count where they are written again."
+        stored = ranges & (self.loaded | self.verified | self.filled | self.changed)
+        mine = {
+            "summed": self.summed - stored,
+            "changed": self.changed - ranges,
+            "rewriting": _rewritten(self.rewriting, stored, at) if at else self.rewriting,
+        }
+        return msgspec.structs.replace(self, **mine | fields)
+
+    def _note_values(self, state: str, ranges: Ranges, at: int) -> "Entry":
+        "Note that the values of rows have a checksum, are not those of their checksum, or are about to be written."
+        if state == "summed":
+            done = tuple(
+                Rewrite(start, end, part.at)
+                for part in self.rewriting
+                for start, end in Ranges.of((part.start, part.end)) - ranges
+            )
+            return msgspec.structs.replace(self, summed=self.summed | ranges, rewriting=done)
+        if state == "rewriting":
+            parts = _rewritten(self.rewriting, ranges, at)
+            return msgspec.structs.replace(self, summed=self.summed - ranges, rewriting=parts)
+        without = {name: getattr(self, name) - ranges for name in ("loaded", "verified", "filled", "summed")}
+        return msgspec.structs.replace(self, changed=self.changed | ranges, **without)
 
     def to_ask(
         self,
@@ -207,6 +271,18 @@ def _denied(no_data: Sequence[NoData], ranges: Ranges, state: NotedState, at: in
     return fresh + [NoData(start, end, at, first) for start, end in ranges - known]
 
 
+def _rewritten(parts: Sequence[Rewrite], ranges: Ranges, at: int) -> tuple[Rewrite, ...]:
+    "Add rewrites to others, and leave out those that are over; neighbours become one."
+    joined: list[Rewrite] = []
+    fresh = [Rewrite(start, end, at) for start, end in ranges]
+    for part in sorted([*(part for part in parts if at < part.at + REWRITE_MS), *fresh], key=lambda part: part.start):
+        if joined and part.start <= joined[-1].end:
+            last = joined.pop()
+            part = Rewrite(last.start, max(last.end, part.end), max(last.at, part.at))
+        joined.append(part)
+    return tuple(joined)
+
+
 def _joined(no_data: Sequence[NoData]) -> tuple[NoData, ...]:
     "Sort answers and join neighbours of the same time and count."
     joined: list[NoData] = []
@@ -220,6 +296,7 @@ def _joined(no_data: Sequence[NoData]) -> tuple[NoData, ...]:
 # %% ../../nbs/25_ledger/02_entries.ipynb #5c172d9e
 _KIND = "ledger"  # of the documents
 _RANGES = ("asked", "loaded", "verified", "filled")
+_LATER = ("repeated", "summed", "changed")  # which older documents do not have
 
 
 def body_of(
@@ -228,7 +305,8 @@ def body_of(
     "Write an entry as the body of its document."
     body = {name: [list(part) for part in getattr(entry, name)] for name in _RANGES}
     body["missing"] = [[gap.start, gap.end, gap.at, gap.count] for gap in entry.no_data]
-    body |= {"repeated": [list(part) for part in entry.repeated]} if entry.repeated else {}
+    body |= {name: [list(part) for part in getattr(entry, name)] for name in _LATER if getattr(entry, name)}
+    body |= {"rewriting": [[part.start, part.end, part.at] for part in entry.rewriting]} if entry.rewriting else {}
     return body | ({"off_grid": _runs_of([start for start, _ in entry.off_grid])} if entry.off_grid else {})
 
 
@@ -248,14 +326,16 @@ def entry_of(
     body: JsonObject,  # as `body_of` writes it
 ) -> Entry:
     "Read an entry from the body of its document."
-    ranges = {name: Ranges.of(*body[name]) for name in _RANGES}
+    ranges = {name: Ranges.of(*body[name]) for name in _RANGES} | {
+        name: Ranges.of(*body[name]) for name in _LATER if name in body
+    }
     runs = body.get("off_grid", [])  # older documents have none, and three numbers for each answer
     moments = (first + n * distance for first, number, distance in runs for n in range(number))
     return Entry(
         **ranges,
         no_data=tuple(NoData(*gap) for gap in body["missing"]),
         off_grid=Ranges(tuple((moment, moment + 1) for moment in moments)),
-        repeated=Ranges.of(*body.get("repeated", [])),
+        rewriting=tuple(Rewrite(*part) for part in body.get("rewriting", [])),
     )
 
 
@@ -380,7 +460,8 @@ class Notes:
 
 # %% ../../nbs/25_ledger/02_entries.ipynb #d0cc10b2
 def _noted(entry: Entry, notes: Sequence[_Note]) -> Entry:
-    "The entry with all these notes."
+    "The entry with all these notes; what may be written over stored rows gets the time of now."
+    written = now_ms()
     for note in notes:
-        entry = entry.note(note.state, note.ranges, note.at)
+        entry = entry.note(note.state, note.ranges, note.at or written)
     return entry
