@@ -14,6 +14,7 @@ __all__ = [
     "read_sums",
     "whole_runs",
     "write_sums",
+    "note_rewriting",
 ]
 
 # %% ../../nbs/25_ledger/03_sums.ipynb #217f3025
@@ -25,10 +26,10 @@ import msgspec
 import numpy as np
 
 from ..core.errors import Conflict
-from ..core.times import grid_origin
+from ..core.times import grid_origin, now_ms
 from ..core.types import JsonObject
-from .entries import Entry, LedgerKey
-from .ranges import Ranges
+from .entries import Entry, LedgerKey, read_entry, update_entry
+from .ranges import Ranges, slots_of
 from ..store.base import Store
 from ..store.schemas import CANDLES, TRADES
 
@@ -187,6 +188,23 @@ async def write_sums(
         except Conflict:
             return Ranges()
     return new
+
+
+async def note_rewriting(
+    store: Store,
+    market: LedgerKey,
+    moments: Sequence[int],  # open times, ms, or ids of rows that are about to be written
+) -> None:
+    "Drop the checksums of the rows among these that are stored already; raises `StoreError`, `Conflict`."
+    origin, column = grid_origin(market.interval), np.unique(np.asarray(moments, dtype=np.int64))
+    slots = slots_of(column, market.step, origin)
+    if not (await read_entry(store, market)).summed & slots:
+        return
+    (start, end), name = slots.hull.parts[0], "open_time" if market.interval else "trade_id"
+    rows = await store.read(market.collection, where=market.where, start=start, end=end, columns=[name])
+    again = slots_of(np.intersect1d(rows[name].to_numpy(), column), market.step, origin)
+    if again:
+        await update_entry(store, market, lambda entry: entry.note("rewriting", again, at=now_ms()))
 
 
 # %% ../../nbs/25_ledger/03_sums.ipynb #4a00ff04

@@ -16,6 +16,8 @@ import pyarrow as pa
 
 from ...bus.base import Batch, Message, Record, TopicSpec
 from ...features.indicators import INDICATORS
+from ...ledger.entries import LedgerKey
+from ...ledger.sums import note_rewriting
 from ...store.base import Store
 from ...store.schemas import CANDLES
 from .decoding import CANDLE_KIND, DecodedBatch, Refusal
@@ -90,6 +92,8 @@ class EnrichedHandler(CandleHandler):
 
     async def write(self, decoded: DecodedBatch, rows: Shaped) -> list[Refusal]:
         "Write candles, and write and publish the enriched rows of new ones; late ones become due for a revision."
+        if self._late:
+            await self._drop_sums(decoded)
         decoded, refused = await store_rows(self.ctx, self.wiring.collection, decoded, rows, self.shape)
         self._moved = {}
         if self._late:
@@ -104,6 +108,15 @@ class EnrichedHandler(CandleHandler):
         self.figures["repeated"] += repeated
         self.ctx.count("deduplicated", repeated)
         return refused
+
+    async def _drop_sums(self, decoded: DecodedBatch) -> None:
+        "Drop the ledger's checksums of stored candles that are about to be written again."
+        times: dict[LedgerKey, list[int]] = {}
+        for candle in decoded.items:
+            key = LedgerKey(self.wiring.collection, candle.symbol, "candles", candle.interval, candle.exchange)
+            times.setdefault(key, []).append(candle.open_time)
+        for key, moments in times.items():
+            await self.ctx.retry("store", partial(note_rewriting, self.ctx.store, key, moments))
 
     async def _publish(self, advanced: AdvanceResult) -> None:
         "Write enriched rows, and publish them."

@@ -21,6 +21,8 @@ from ...core.times import interval_ms
 from ...features.trades import candles_of_trades
 from ...features.volume_by_price import volume_by_price
 from ...messages.records import Candle, encode_all
+from ...ledger.entries import LedgerKey
+from ...ledger.sums import note_rewriting
 from ...store.base import Store
 from ...store.schemas import CANDLES, TRADES, VOLUME_BY_PRICE, market_where
 from .books import price_step
@@ -222,6 +224,10 @@ class TradeHandler(Handler):
         if changed := await ctx.retry("store", compute):
             await ctx.publish(self.candle_topic, [Message(value, market, ctx.headers) for value in encode_all(changed)])
             ctx.failpoint("after-candles")
+            exchange, symbol = split_market(market)
+            key = LedgerKey(self.candles, symbol, "candles", self.aggregate, exchange)
+            times = [candle.open_time for candle in changed]
+            await ctx.retry("store", partial(note_rewriting, ctx.store, key, times))
             await ctx.retry("store", lambda: ctx.store.upsert(self.candles, changed))
             self.figures["candles"] += len(changed)
 

@@ -91,13 +91,14 @@ async def _store_candles(
     if len(table):
         slots = slots_of(table.open_time, key.step, grid_origin(key.interval))
         asked = (slots | await _imported_before(store, key, "span")).hull
-        await update_entry(store, key, lambda entry: entry.note("asked", asked))
+        written = slots_of(fresh["open_time"].to_numpy(), key.step, grid_origin(key.interval))
+        await update_entry(store, key, lambda entry: entry.note("asked", asked).note("rewriting", written, at=now_ms()))
         if len(fresh):
             await _remember(store, key, files, len(table), {"span": asked})
         for start in range(0, len(fresh), CHUNK_ROWS):
             await store.upsert(key.collection, fresh.slice(start, CHUNK_ROWS))
         await update_entry(store, key, lambda entry: _with_holes(entry.note("loaded", slots), key, asked))
-        await verify(store, key, TimeRange(*slots.hull.parts[0]))
+        await verify(store, key, TimeRange(*slots.hull.parts[0]), settled=True)
         await enrich_stored(store, key, int(table.open_time[0]))
     return len(fresh)
 
@@ -298,7 +299,8 @@ async def _store_trades(
     by_time = await _times_of_runs(store, ids, table)
     asked = (by_id | await _imported_before(store, ids, "span")).hull
     span = (by_time | await _imported_before(store, ids, "times")).hull
-    await update_entry(store, ids, lambda entry: entry.note("asked", asked))
+    written = covered(fresh["trade_id"].to_numpy(), 1)
+    await update_entry(store, ids, lambda entry: entry.note("asked", asked).note("rewriting", written, at=now_ms()))
     await update_entry(store, times, lambda entry: entry.note("asked", span))
     if len(fresh):
         await _remember(store, ids, files, len(table), {"span": asked, "times": span})
@@ -306,7 +308,7 @@ async def _store_trades(
         await store.upsert(ids.collection, fresh.slice(start, CHUNK_ROWS))
     await update_entry(store, ids, lambda entry: _with_holes(entry.note("loaded", by_id), ids, asked))
     await update_entry(store, times, lambda entry: _with_holes(entry.note("loaded", by_time), times, span))
-    await verify_trades(store, ids.collection, table.symbol, ids.exchange)
+    await verify_trades(store, ids.collection, table.symbol, ids.exchange, settled=True)
     return len(fresh)
 
 

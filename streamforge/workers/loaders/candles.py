@@ -68,6 +68,7 @@ class MarketPlan(msgspec.Struct, frozen=True, kw_only=True):
     seen: Ranges = Ranges()  # published by this loader before a restart
     begun: Ranges = Ranges()  # ms of a slot of which it had published a part
     tried: bool = False  # the ledger has candles of it that the exchange has sent
+    rewritten: Ranges = Ranges()  # has been stored before, and is written again
 
 
 async def plan_market(
@@ -103,6 +104,7 @@ async def plan_market(
         seen=done,
         begun=seen.doubtful & Ranges.of((0, seen.last + 1)) if seen else Ranges(),
         tried=bool(entry.loaded | entry.verified),
+        rewritten=(ask | fill) & (inspected.good | inspected.filled | entry.changed),
     )
 
 
@@ -369,6 +371,7 @@ class CandleHistorySource:
             for plan in plans
         ]
         asked = [Fact(stream.plan.market, "asked", stream.plan.ask) for stream in self.streams]
+        asked += [Fact(stream.plan.market, "rewriting", stream.plan.rewritten) for stream in self.streams]
         yield Part(facts=asked + self._published_before())
         for n in range(0, len(self.streams), PARALLEL_MARKETS):
             group = {stream.plan.market.symbol: stream for stream in self.streams[n : n + PARALLEL_MARKETS]}
