@@ -8,6 +8,7 @@ __all__ = [
     "denial_words",
     "status_cells",
     "verify_cells",
+    "changed_words",
     "repair_cells",
     "print_absent",
     "status",
@@ -110,8 +111,22 @@ def verify_cells(
         *counts,
         denial_words(row, now_ms()),
         holes,
+        f"{row['changed']:,}",
         *(f"{len(row[name]):,}" for name in ("impossible", "off_grid", "short")),
     ]
+
+
+def changed_words(
+    row: JsonObject,  # from `problems`, and whose they are
+) -> str:  # empty: every row has the values that were noted
+    "Write which rows have other values than were noted when they were read before, and what to do about it."
+    if not row["changed"]:
+        return ""
+    places = [f"{_moment(row, start)} – {_moment(row, end)}" for start, end in row["changed_ranges"][:_NAMED_RANGES]]
+    more = len(row["changed_ranges"]) - len(places)
+    of = f"{market_key(row['exchange'], row['symbol'])} {row['interval']} in {row['collection']}"
+    named = f"{', '.join(places)}{f' and {more} more' if more else ''}"
+    return f"{of}: {row['changed']:,} rows are not proven, as values were changed in {named}; {row['advice']}"
 
 
 def repair_cells(
@@ -126,10 +141,11 @@ def repair_cells(
     ]
 
 
+_NAMED_RANGES = 10  # of changed rows
 _WHOSE = ("collection", "symbol", "kind")
 _STATUS = (*_WHOSE, "range", *COUNTS, "denied", "verified of possible")
 _COUNTED = ("rows", "verified", "filled", "missing", "wanted", "denied", "first holes")
-_VERIFY = (*_WHOSE, *_COUNTED, "impossible", "off grid", "short")
+_VERIFY = (*_WHOSE, *_COUNTED, "changed", "impossible", "off grid", "short")
 _REPAIR = (*_WHOSE, "lacked", "stored", "filled", "missing at the exchange", "still wanted")
 
 
@@ -208,7 +224,7 @@ def verify_command(
     home: HomeOption = ".streamforge",
     store: StoreOption = "",
 ) -> None:
-    "Read the stored rows and update the ledger; ends with 65 if the exchange may have what is missing."
+    "Read the stored rows and update the ledger; ends with 65 if rows are missing that can be had, or were changed."
     wanted = Filter.read(collection, symbol, interval, range, exchange)
 
     async def ask() -> list[JsonObject]:
@@ -229,7 +245,9 @@ def verify_command(
 
     rows = asyncio.run(ask())
     _show(rows, json, _VERIFY, verify_cells, ("rows", "filled", "missing"))
-    if any(row["wanted"] for row in rows):
+    for line in filter(None, map(changed_words, () if json else rows)):
+        typer.echo(line)
+    if any(row["wanted"] or row["changed"] for row in rows):
         raise typer.Exit(65)
 
 

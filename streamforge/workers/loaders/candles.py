@@ -371,7 +371,8 @@ class CandleHistorySource:
             for plan in plans
         ]
         asked = [Fact(stream.plan.market, "asked", stream.plan.ask) for stream in self.streams]
-        asked += [Fact(stream.plan.market, "rewriting", stream.plan.rewritten) for stream in self.streams]
+        plans = [stream.plan for stream in self.streams if stream.plan.rewritten]
+        asked += [Fact(plan.market, "rewriting", plan.rewritten) for plan in plans]
         yield Part(facts=asked + self._published_before())
         for n in range(0, len(self.streams), PARALLEL_MARKETS):
             group = {stream.plan.market.symbol: stream for stream in self.streams[n : n + PARALLEL_MARKETS]}
