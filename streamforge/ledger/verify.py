@@ -312,12 +312,15 @@ async def verify(
 async def _compared(
     store: Store, market: LedgerKey, span: Ranges, entry: Entry
 ) -> tuple[Findings, Entry, NotedSums]:  # with the entry and the sums that it was compared with
-    "Inspect a market; again where a writer has dropped the sums of changed rows meanwhile."
+    "Inspect a market; again where another process has dropped or noted sums while rows were found changed."
     while True:
         sums = await read_sums(store, market, entry)
         findings = await inspect(store, market, span, entry, sums)
-        after = await read_entry(store, market) if findings.changed - entry.changed else entry
-        if not findings.changed - after.summed - after.changed:
+        if not findings.changed - entry.changed:
+            return findings, entry, sums
+        after = await read_entry(store, market)
+        same = (await read_sums(store, market, after)).version == sums.version
+        if same and not findings.changed - after.summed - after.changed:
             return findings, entry, sums
         entry = after
 
