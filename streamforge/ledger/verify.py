@@ -41,7 +41,7 @@ from streamforge.ledger.sums import (
     SumCheck,
     period_of,
     read_sums,
-    summed_rows,
+    summed_columns,
     whole_runs,
     write_sums,
 )
@@ -205,13 +205,13 @@ async def inspect(
 
 def _sum_rows(check: SumCheck, columns: Mapping[str, np.ndarray], chosen: np.ndarray) -> None:
     "Sum the chosen rows of a chunk."
-    market, names = check.market, SUMMED_COLUMNS[check.market.kind]
-    rows = summed_rows(columns, names)
+    market = check.market
+    summed = summed_columns(columns, SUMMED_COLUMNS[market.kind])
     moments = columns["open_time"] if market.interval else columns["trade_id"]
     flat = columns.get("filled", np.zeros(len(moments), bool))
     if not chosen.all():
-        rows, moments, flat = rows[chosen], moments[chosen], flat[chosen]
-    check.add(moments - (moments - grid_origin(market.interval)) % market.step, rows, flat)
+        summed, moments, flat = [column[chosen] for column in summed], moments[chosen], flat[chosen]
+    check.add(moments - (moments - grid_origin(market.interval)) % market.step, summed, flat)
 
 
 def _new_sums(check: SumCheck, sums: NotedSums, stored: Ranges) -> tuple[RunSum, ...]:
