@@ -2117,6 +2117,10 @@ d = {
                 "80_cli/data/commands.html#_show",
                 "streamforge/cli/data/commands.py",
             ),
+            "streamforge.cli.data.commands.changed_words": (
+                "80_cli/data/commands.html#changed_words",
+                "streamforge/cli/data/commands.py",
+            ),
             "streamforge.cli.data.commands.denial_words": (
                 "80_cli/data/commands.html#denial_words",
                 "streamforge/cli/data/commands.py",
@@ -2210,12 +2214,12 @@ d = {
                 "80_cli/data/repair.html#_take_back",
                 "streamforge/cli/data/repair.py",
             ),
-            "streamforge.cli.data.repair._why_not": (
-                "80_cli/data/repair.html#_why_not",
-                "streamforge/cli/data/repair.py",
-            ),
             "streamforge.cli.data.repair.absent_of": (
                 "80_cli/data/repair.html#absent_of",
+                "streamforge/cli/data/repair.py",
+            ),
+            "streamforge.cli.data.repair.changed_advice": (
+                "80_cli/data/repair.html#changed_advice",
                 "streamforge/cli/data/repair.py",
             ),
             "streamforge.cli.data.repair.check_filter": (
@@ -2260,6 +2264,10 @@ d = {
             ),
             "streamforge.cli.data.repair.verify_markets": (
                 "80_cli/data/repair.html#verify_markets",
+                "streamforge/cli/data/repair.py",
+            ),
+            "streamforge.cli.data.repair.why_not": (
+                "80_cli/data/repair.html#why_not",
                 "streamforge/cli/data/repair.py",
             ),
         },
@@ -6462,6 +6470,14 @@ d = {
         },
         "streamforge.ledger.entries": {
             "streamforge.ledger.entries.Entry": ("25_ledger/entries.html#entry", "streamforge/ledger/entries.py"),
+            "streamforge.ledger.entries.Entry._note_values": (
+                "25_ledger/entries.html#entry._note_values",
+                "streamforge/ledger/entries.py",
+            ),
+            "streamforge.ledger.entries.Entry._written": (
+                "25_ledger/entries.html#entry._written",
+                "streamforge/ledger/entries.py",
+            ),
             "streamforge.ledger.entries.Entry.due": (
                 "25_ledger/entries.html#entry.due",
                 "streamforge/ledger/entries.py",
@@ -6480,6 +6496,10 @@ d = {
             ),
             "streamforge.ledger.entries.Entry.to_ask": (
                 "25_ledger/entries.html#entry.to_ask",
+                "streamforge/ledger/entries.py",
+            ),
+            "streamforge.ledger.entries.Entry.unsettled": (
+                "25_ledger/entries.html#entry.unsettled",
                 "streamforge/ledger/entries.py",
             ),
             "streamforge.ledger.entries.Entry.wanting": (
@@ -6532,10 +6552,15 @@ d = {
                 "25_ledger/entries.html#notes.write",
                 "streamforge/ledger/entries.py",
             ),
+            "streamforge.ledger.entries.Rewrite": ("25_ledger/entries.html#rewrite", "streamforge/ledger/entries.py"),
             "streamforge.ledger.entries._Note": ("25_ledger/entries.html#_note", "streamforge/ledger/entries.py"),
             "streamforge.ledger.entries._denied": ("25_ledger/entries.html#_denied", "streamforge/ledger/entries.py"),
             "streamforge.ledger.entries._joined": ("25_ledger/entries.html#_joined", "streamforge/ledger/entries.py"),
             "streamforge.ledger.entries._noted": ("25_ledger/entries.html#_noted", "streamforge/ledger/entries.py"),
+            "streamforge.ledger.entries._rewritten": (
+                "25_ledger/entries.html#_rewritten",
+                "streamforge/ledger/entries.py",
+            ),
             "streamforge.ledger.entries._runs_of": ("25_ledger/entries.html#_runs_of", "streamforge/ledger/entries.py"),
             "streamforge.ledger.entries._without": ("25_ledger/entries.html#_without", "streamforge/ledger/entries.py"),
             "streamforge.ledger.entries.body_of": ("25_ledger/entries.html#body_of", "streamforge/ledger/entries.py"),
@@ -6628,6 +6653,36 @@ d = {
             "streamforge.ledger.ranges.slots_of": ("25_ledger/ranges.html#slots_of", "streamforge/ledger/ranges.py"),
             "streamforge.ledger.ranges.steps_of": ("25_ledger/ranges.html#steps_of", "streamforge/ledger/ranges.py"),
         },
+        "streamforge.ledger.sums": {
+            "streamforge.ledger.sums.NotedSums": ("25_ledger/sums.html#notedsums", "streamforge/ledger/sums.py"),
+            "streamforge.ledger.sums.RunSum": ("25_ledger/sums.html#runsum", "streamforge/ledger/sums.py"),
+            "streamforge.ledger.sums.SumCheck": ("25_ledger/sums.html#sumcheck", "streamforge/ledger/sums.py"),
+            "streamforge.ledger.sums.SumCheck.__init__": (
+                "25_ledger/sums.html#sumcheck.__init__",
+                "streamforge/ledger/sums.py",
+            ),
+            "streamforge.ledger.sums.SumCheck._part": (
+                "25_ledger/sums.html#sumcheck._part",
+                "streamforge/ledger/sums.py",
+            ),
+            "streamforge.ledger.sums.SumCheck.add": ("25_ledger/sums.html#sumcheck.add", "streamforge/ledger/sums.py"),
+            "streamforge.ledger.sums._body_of": ("25_ledger/sums.html#_body_of", "streamforge/ledger/sums.py"),
+            "streamforge.ledger.sums._checksum": ("25_ledger/sums.html#_checksum", "streamforge/ledger/sums.py"),
+            "streamforge.ledger.sums._runs_of": ("25_ledger/sums.html#_runs_of", "streamforge/ledger/sums.py"),
+            "streamforge.ledger.sums.note_rewriting": (
+                "25_ledger/sums.html#note_rewriting",
+                "streamforge/ledger/sums.py",
+            ),
+            "streamforge.ledger.sums.period_of": ("25_ledger/sums.html#period_of", "streamforge/ledger/sums.py"),
+            "streamforge.ledger.sums.read_sums": ("25_ledger/sums.html#read_sums", "streamforge/ledger/sums.py"),
+            "streamforge.ledger.sums.run_sums": ("25_ledger/sums.html#run_sums", "streamforge/ledger/sums.py"),
+            "streamforge.ledger.sums.summed_columns": (
+                "25_ledger/sums.html#summed_columns",
+                "streamforge/ledger/sums.py",
+            ),
+            "streamforge.ledger.sums.whole_runs": ("25_ledger/sums.html#whole_runs", "streamforge/ledger/sums.py"),
+            "streamforge.ledger.sums.write_sums": ("25_ledger/sums.html#write_sums", "streamforge/ledger/sums.py"),
+        },
         "streamforge.ledger.verify": {
             "streamforge.ledger.verify.Chunk": ("25_ledger/verify.html#chunk", "streamforge/ledger/verify.py"),
             "streamforge.ledger.verify.Findings": ("25_ledger/verify.html#findings", "streamforge/ledger/verify.py"),
@@ -6643,7 +6698,19 @@ d = {
                 "25_ledger/verify.html#tradefindings",
                 "streamforge/ledger/verify.py",
             ),
+            "streamforge.ledger.verify._compared": ("25_ledger/verify.html#_compared", "streamforge/ledger/verify.py"),
+            "streamforge.ledger.verify._new_sums": ("25_ledger/verify.html#_new_sums", "streamforge/ledger/verify.py"),
+            "streamforge.ledger.verify._read_back": (
+                "25_ledger/verify.html#_read_back",
+                "streamforge/ledger/verify.py",
+            ),
+            "streamforge.ledger.verify._rewritten_periods": (
+                "25_ledger/verify.html#_rewritten_periods",
+                "streamforge/ledger/verify.py",
+            ),
+            "streamforge.ledger.verify._sum_rows": ("25_ledger/verify.html#_sum_rows", "streamforge/ledger/verify.py"),
             "streamforge.ledger.verify._time_of": ("25_ledger/verify.html#_time_of", "streamforge/ledger/verify.py"),
+            "streamforge.ledger.verify._touched": ("25_ledger/verify.html#_touched", "streamforge/ledger/verify.py"),
             "streamforge.ledger.verify.array_of": ("25_ledger/verify.html#array_of", "streamforge/ledger/verify.py"),
             "streamforge.ledger.verify.chunks_of": ("25_ledger/verify.html#chunks_of", "streamforge/ledger/verify.py"),
             "streamforge.ledger.verify.closed_candles": (
@@ -8571,6 +8638,10 @@ d = {
             ),
             "streamforge.workers.connector.candles.EnrichedHandler.__init__": (
                 "60_workers/connector/candles.html#enrichedhandler.__init__",
+                "streamforge/workers/connector/candles.py",
+            ),
+            "streamforge.workers.connector.candles.EnrichedHandler._drop_sums": (
+                "60_workers/connector/candles.html#enrichedhandler._drop_sums",
                 "streamforge/workers/connector/candles.py",
             ),
             "streamforge.workers.connector.candles.EnrichedHandler._publish": (

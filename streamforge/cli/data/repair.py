@@ -16,11 +16,13 @@ __all__ = [
     "denials_of",
     "describe_market",
     "verify_markets",
+    "changed_advice",
     "problems",
     "targets_of",
     "run_here",
     "Repaired",
     "repair_all",
+    "why_not",
 ]
 
 # %% ../../../nbs/80_cli/data/01_repair.ipynb #2b983005
@@ -248,13 +250,29 @@ async def verify_markets(
     return verified
 
 
+def changed_advice(
+    market: LedgerKey,
+    findings: Findings,
+    entry: Entry,
+    url: str = "",  # of a queue-manager, which decides whom it can ask
+) -> str:  # empty: no row was changed
+    "Say how rows can be had back whose values are not those that were noted."
+    if not findings.changed:
+        return ""
+    if message := why_not(market.exchange, url):
+        return f"{message}, with --replace"
+    if findings.changed - entry.missing:
+        return "`streamforge data repair` asks the exchange for them again"
+    return "the exchange has none there: `streamforge data repair --fill` writes flat candles over them"
+
+
 def problems(
     market: LedgerKey,
     findings: Findings,
     entry: Entry,
 ) -> JsonObject:  # rows, holes, ...
     "Return what `verify` has found, for `--json` and for the table."
-    holes = findings.gaps(entry)
+    holes = findings.gaps(entry) - findings.changed
     return {
         "rows": findings.rows,
         "good": findings.good.size // market.step,
@@ -262,6 +280,9 @@ def problems(
         "missing": (entry.missing & findings.span).size // market.step,
         "holes": [[start, end] for start, end in holes],
         "wanted": holes.size // market.step,
+        "changed_ranges": [[start, end] for start, end in findings.changed],
+        "changed": findings.changed.size // market.step,
+        "advice": changed_advice(market, findings, entry),
         "impossible": list(findings.impossible),
         "off_grid": list(findings.off_grid),
         "short": list(findings.short),
@@ -357,7 +378,7 @@ async def _lacking(store: Store, wanted: Filter, again: bool, fill: bool) -> lis
     "Find what to ask for, market by market."
     lacking = []
     for market, findings, entry in await verify_markets(store, wanted):
-        todo = findings.gaps(entry) | (entry.due(now_ms()) & findings.span)
+        todo = findings.gaps(entry) | findings.changed | (entry.due(now_ms()) & findings.span)
         if again:
             todo |= entry.missing & findings.span
         if fill and market.interval:
@@ -392,7 +413,7 @@ def _not_asked(entry: Entry, ranges: Ranges) -> Entry:
 
 
 def _figures(
-    market: LedgerKey, todo: Ranges, before: Findings, after: Findings, entry: Entry, message: str
+    market: LedgerKey, todo: Ranges, before: Findings, after: Findings, entry: Entry, message: str, url: str
 ) -> JsonObject:
     "Count what became of a market, in rows."
     counts = {
@@ -400,8 +421,9 @@ def _figures(
         "stored": (after.good - before.good) & todo,
         "filled": (after.filled - before.filled) & todo,
         "missing": entry.missing & todo,
-        "still": after.gaps(entry),
+        "still": after.gaps(entry) | after.changed,
     }
+    message = message or changed_advice(market, after, entry, url)
     named = {name: getattr(market, name) for name in ("collection", "exchange", "symbol", "interval")}
     return named | {name: ranges.size // market.step for name, ranges in counts.items()} | {"message": message}
 
@@ -433,9 +455,10 @@ async def repair_all(
         ledger = await read_ledger(store)
     groups: dict[tuple[str, str, str, str], list[tuple[LedgerKey, Ranges]]] = {}
     messages: dict[tuple[tuple[str, str, str, str], str], str] = {}  # (group, symbol) -> why there is no more
-    for market, _, todo in lacking:
-        if message := _why_not(market.exchange, url):
-            messages[_group_of(market), market.symbol] = message
+    for market, findings, todo in lacking:
+        if message := why_not(market.exchange, url):
+            again_so = ", with --replace" if findings.changed else ""
+            messages[_group_of(market), market.symbol] = message + again_so
             continue
         span = todo if market.interval else ledger[msgspec.structs.replace(market, kind="trades")].asked
         groups.setdefault(_group_of(market), []).append((market, span))
@@ -465,13 +488,16 @@ async def repair_all(
             else {}
         )
     rows = [
-        _figures(market, todo, before, *after[market], messages.get((_group_of(market), market.symbol), ""))
+        _figures(market, todo, before, *after[market], messages.get((_group_of(market), market.symbol), ""), url)
         for market, before, todo in lacking
     ]
     return Repaired(rows, failures, bool(groups))
 
 
-def _why_not(exchange: str, url: str) -> str:
+def why_not(
+    exchange: str,
+    url: str = "",  # of a queue-manager
+) -> str:
     "Say why nothing can be requested of an exchange; empty if it can, or if the queue-manager at `url` decides."
     if exchange == IMPORT_EXCHANGE:
         return "no exchange has it: import its files again"
