@@ -151,12 +151,20 @@ class TopicWriters:
 
     async def publish(self, topic: str, messages: Sequence[Message]) -> list[tuple[int, int]]:
         "Append messages; returns (partition, offset) of each. Raises `UnknownTopic`, `BadRecord`, `BusError`."
-        writer = self[topic]
+        writer = (self._open.get(topic) if messages else None) or self[topic]
         chosen, rows = sort_messages(writer, messages, now_ms())
         offsets: dict[int, list[int]] = {partition: [] for partition in rows}
         for partition, its_rows in rows.items():
             for payloads in frame_writes(its_rows):
-                first = await writer.append(partition, payloads)
+                try:
+                    first = await writer.append(partition, payloads)
+                except UnknownTopic:
+                    deleted, writer = writer, self[topic]
+                    if writer.id != deleted.id:  # it was created again
+                        if any(offsets.values()):
+                            raise
+                        return await self.publish(topic, messages)
+                    first = await writer.append(partition, payloads)
                 offsets[partition] += range(first, first + sum(payload.span for payload in payloads))
                 if len(messages) > FRAME_ROWS:
                     await asyncio.sleep(0)  # a long list must not hold up the other tasks of this process

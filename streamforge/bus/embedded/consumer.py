@@ -114,6 +114,8 @@ class Membership:
         elif hand_over(state, self.consumer) is not state:
             async with held(self.files.lock):
                 self.files.save(hand_over(self.files.state(), self.consumer))
+        else:
+            return state
         return self.files.state()
 
     async def leave(self) -> None:

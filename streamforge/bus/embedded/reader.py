@@ -31,6 +31,7 @@ class SegmentCursor:
         self.base = base
         self.fd = open_file(segment_path(folder, base))
         self.buffer, self._used = b"", 0
+        self.seen = os.fstat(self.fd)  # the file, when bytes were last looked for behind the buffer
         first, self._at, _ = find_position(folder, base, self.fd, offset)  # of the buffer, in the file
         self.expected = first  # first offset of the next frame, or lower
 
@@ -48,7 +49,8 @@ class SegmentCursor:
     def _refill(self) -> Frame | None:
         self._at += self._used
         self.buffer, self._used = b"", 0
-        left = os.fstat(self.fd).st_size - self._at
+        self.seen = os.fstat(self.fd)
+        left = self.seen.st_size - self._at
         if left < HEADER.size:
             return None
         for size in (READ_BYTES, MAX_FRAME_BYTES + HEADER.size):
@@ -62,16 +64,21 @@ class SegmentCursor:
 
     def skip_damage(self) -> int:
         "Go to the next sound frame behind damaged bytes; returns how many were passed, 0 if there is no such frame."
-        at = self._at + self._used
+        at = self.position
         if (found := find_frame(self.fd, at, os.fstat(self.fd).st_size, self.expected)) is None:
             return 0
         self._at, self.buffer, self._used = found[0], b"", 0
         return found[0] - at
 
     @property
+    def position(self) -> int:
+        "Where the last frame that was read ends, in the file."
+        return self._at + self._used
+
+    @property
     def rest(self) -> int:
         "Bytes behind the last frame that was read; negative if the file was cut before it."
-        return os.fstat(self.fd).st_size - self._at - self._used
+        return os.fstat(self.fd).st_size - self.position
 
     @property
     def gone(self) -> bool:
@@ -166,8 +173,8 @@ class PartitionReader:
     def _look_closer(self) -> Frame | None:
         "Tell damage from the end of the log where no sound frame follows, and go on behind it."
         cursor, now = self._cursor, time.monotonic()
-        if cursor.rest == 0 and not cursor.gone and now < self._look_at:
-            return None
+        if cursor.seen.st_size == cursor.position and cursor.seen.st_nlink and now < self._look_at:
+            return None  # by far the most frequent case: a reader that waits
         self._look_at = now + _LOOK_SECONDS
         if not self.folder.exists():
             if self.folder.parent.exists():
