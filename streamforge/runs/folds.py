@@ -8,14 +8,18 @@ __all__ = [
     "RESULT",
     "ERROR",
     "EXECUTED",
+    "INPUTS",
     "WalkForward",
     "FoldParameters",
     "plan_folds",
+    "FoldInputs",
     "code_sha256",
+    "fold_inputs",
     "fold_key",
     "fold_folder",
     "read_result",
     "write_result",
+    "other_inputs",
     "read_parameters",
     "run_fold",
 ]
@@ -23,6 +27,7 @@ __all__ = [
 # %% ../../nbs/55_runs/05_folds.ipynb #4707bb8c
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -153,16 +158,46 @@ def plan_folds(
 # %% ../../nbs/55_runs/05_folds.ipynb #f510336a
 FOLD = "walk_forward_fold.ipynb"
 RESULT, ERROR, _PARTIAL, EXECUTED = "result.json", "error.json", "result.partial.json", "fold.ipynb"
+INPUTS = "inputs.json"
+
+
+class FoldInputs(msgspec.Struct, frozen=True):
+    "Everything that a fold's result depends on."
+
+    parameters: JsonObject  # without those that only say where files lie
+    cells: str  # sha256 of the notebook's code cells
+    code: dict[str, str]  # module, such as `graph/train.py` -> sha256 of its source
+
+
+@cache
+def _code() -> dict[str, str]:
+    "The modules that a fold's result can depend on, each with its sha256."
+    library = Path(streamforge.__file__).parent
+    packages = ("core", "features", "graph", "trading", "rl", "evaluation", "runs")
+    paths = [path for package in packages for path in sorted((library / package).glob("*.py"))]
+    return {f"{path.parent.name}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def _sha256(value: object) -> str:
+    return hashlib.sha256(msgspec.json.encode(value, order="sorted")).hexdigest()
 
 
 @cache
 def code_sha256() -> str:  # 64 hex digits
     "Hash of the source of every module that a fold's result can depend on."
-    library, total = Path(streamforge.__file__).parent, hashlib.sha256()
-    for package in ("core", "features", "graph", "trading", "rl", "evaluation", "runs"):
-        for path in sorted((library / package).glob("*.py")):
-            total.update(f"{package}/{path.name}\n".encode() + path.read_bytes())
-    return total.hexdigest()
+    return _sha256(_code())
+
+
+def fold_inputs(
+    parameters: FoldParameters,
+    notebook: Path | None = None,  # None: the packaged pipeline
+) -> FoldInputs:
+    "Collect what a fold's result depends on, as it is here and now."
+    plain: JsonObject = msgspec.json.decode(msgspec.json.encode(parameters))  # as it is read back from `inputs.json`
+    kept = {name: value for name, value in plain.items() if name not in ("output", "artifacts_url")}
+    document = json.loads((notebook or pipelines_dir() / FOLD).read_text(encoding="utf-8"))
+    cells = [cell["source"] for cell in document["cells"] if cell["cell_type"] == "code"]
+    return FoldInputs(kept, _sha256(cells), _code())
 
 
 def fold_key(
@@ -170,10 +205,7 @@ def fold_key(
     notebook: Path,  # the pipeline
 ) -> str:  # 64 hex digits
     "Hash of everything that a fold's result depends on."
-    kept = {k: v for k, v in msgspec.to_builtins(parameters).items() if k not in ("output", "artifacts_url")}
-    document = json.loads(notebook.read_text(encoding="utf-8"))
-    cells = [cell["source"] for cell in document["cells"] if cell["cell_type"] == "code"]
-    return hashlib.sha256(msgspec.json.encode([kept, cells, code_sha256()], order="sorted")).hexdigest()
+    return _sha256(fold_inputs(parameters, notebook))
 
 
 def fold_folder(
@@ -200,12 +232,47 @@ def read_result(
         ) from None
 
 
+_FOLDER = re.compile(r"fold-\d+-[0-9a-f]{12}")  # as `fold_folder` names it
+
+
 def write_result(
-    folder: Path,  # of a fold
+    folder: Path,  # made if it is missing
     result: FoldResult,
-) -> None:
-    "Write a result beside the executed notebook, where `run_fold` makes it final; the notebook's last call."
-    (folder / _PARTIAL).write_bytes(msgspec.json.encode(result))
+) -> Path:  # the file
+    """Write the result of a fold; the notebook's last call.
+
+    In a folder of a walk-forward it is not final: `run_fold` makes it so when every cell has passed.
+    """
+    make_private_folder(folder)
+    path = folder / (_PARTIAL if _FOLDER.fullmatch(folder.resolve().name) else RESULT)
+    draft = path.with_suffix(".new")
+    draft.write_bytes(msgspec.json.encode(result))
+    narrow(draft)
+    return draft.replace(path)
+
+
+def other_inputs(
+    parameters: FoldParameters,
+    notebook: Path | None = None,  # None: the packaged pipeline
+) -> tuple[Path, list[str]] | None:  # folder of the newest, and what differs; None if there is none
+    "Find a result of the same fold and parameters by other code, beside the one that is expected."
+    ours, expected = fold_inputs(parameters, notebook), fold_folder(parameters, notebook)
+    found = list[tuple[int, Path, FoldInputs]]()
+    for path in expected.parent.glob(f"fold-{parameters.fold}-*/{RESULT}"):
+        try:
+            theirs = msgspec.json.decode((path.parent / INPUTS).read_bytes(), type=FoldInputs)
+        except (OSError, msgspec.MsgspecError):
+            continue  # an earlier version wrote it
+        shared = ours.parameters.keys() & theirs.parameters.keys()
+        if path.parent != expected and all(ours.parameters[name] == theirs.parameters[name] for name in shared):
+            found.append((path.stat().st_mtime_ns, path.parent, theirs))
+    if not found:
+        return None
+    _, folder, theirs = max(found, key=lambda item: item[0])
+    names = sorted(ours.code.keys() | theirs.code.keys())
+    modules = [name for name in names if ours.code.get(name) != theirs.code.get(name)]
+    cells = [] if ours.cells == theirs.cells else [f"cells of {(notebook or Path(FOLD)).name}"]
+    return folder, modules + cells + sorted(ours.parameters.keys() ^ theirs.parameters.keys())
 
 
 # %% ../../nbs/55_runs/05_folds.ipynb #b679dcbf
@@ -249,6 +316,7 @@ async def run_fold(
     narrow(folder)
     (folder / ERROR).unlink(missing_ok=True)
     (folder / _PARTIAL).unlink(missing_ok=True)
+    (folder / INPUTS).write_bytes(msgspec.json.encode(fold_inputs(parameters, notebook), order="sorted"))
     values = msgspec.to_builtins(parameters) | {"output": str(folder)}
     try:
         await run_notebook(notebook, values, folder / EXECUTED, timeout=timeout, progress=progress)

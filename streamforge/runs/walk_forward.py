@@ -32,6 +32,7 @@ from streamforge.runs.folds import (
     WalkForward,
     fold_folder,
     fold_key,
+    other_inputs,
     plan_folds,
     read_result,
 )
@@ -70,8 +71,27 @@ def fold_job(
 
 
 # %% ../../nbs/55_runs/07_walk_forward.ipynb #99beee83
-def _fold_error(parameters: FoldParameters, folder: Path, status: JobStatus, log: str) -> StreamForgeError:
-    "The error of a job that did not succeed: from its error.json, or else from the end of its log."
+def _misplaced(parameters: FoldParameters, folder: Path, notebook: Path) -> StreamForgeError:
+    "The error of a job that succeeded and left no result in its fold's folder."
+    if other := other_inputs(parameters, notebook):
+        differs = ", ".join(other[1][:5]) + (f" and {len(other[1]) - 5} more" if len(other[1]) > 5 else "")
+        return UpstreamFailed(
+            f"expected fold {parameters.fold} by the code of this process, found its result by other code in "
+            f"'{other[0].name}' (different: {differs})",
+            "give this process and its workers the same version, and start again",
+        )
+    return UpstreamFailed(
+        f"expected the result of fold {parameters.fold} in '{folder}', found none, though its job succeeded",
+        "name an output folder that the workers share with this process",
+    )
+
+
+def _fold_error(
+    parameters: FoldParameters, folder: Path, notebook: Path, status: JobStatus, log: str
+) -> StreamForgeError:
+    "The error of a job without a result: from its error.json, or else from the end of its log."
+    if status.state == "succeeded":
+        return _misplaced(parameters, folder, notebook)
     try:
         failure = json.loads((folder / ERROR).read_text(encoding="utf-8"))
         kind = getattr(errors, failure["type"], UpstreamFailed)
@@ -85,13 +105,14 @@ def _fold_error(parameters: FoldParameters, folder: Path, status: JobStatus, log
         )
 
 
-async def _watch(jobs: Jobs, parameters: FoldParameters, spec: JobSpec, folder: Path, timeout: float) -> FoldResult:
+async def _watch(jobs: Jobs, parameters: FoldParameters, spec: JobSpec, notebook: Path, timeout: float) -> FoldResult:
     "Start a fold's job and wait for its result."
+    folder = fold_folder(parameters, notebook)
     await jobs.start(spec)
     status = await jobs.wait(spec.name, timeout=timeout)
     result = read_result(folder)
     if status.state != "succeeded" or result is None:
-        raise _fold_error(parameters, folder, status, await jobs.log(spec.name))
+        raise _fold_error(parameters, folder, notebook, status, await jobs.log(spec.name))
     return result
 
 
@@ -106,9 +127,7 @@ async def _all(
     "Results of all folds; on the first failure, or when cancelled, the rest is stopped."
     finished = {fold.fold: result for fold in folds if (result := read_result(fold_folder(fold, notebook)))}
     wanted = [(fold, spec) for fold, spec in zip(folds, specs, strict=True) if fold.fold not in finished]
-    tasks = [
-        asyncio.create_task(_watch(jobs, fold, spec, fold_folder(fold, notebook), timeout)) for fold, spec in wanted
-    ]
+    tasks = [asyncio.create_task(_watch(jobs, fold, spec, notebook, timeout)) for fold, spec in wanted]
     try:
         if progress:
             progress(len(finished), len(folds))

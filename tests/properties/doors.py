@@ -425,6 +425,7 @@ NOT_TRIED = {
         ("pack_model", "unpack_model", "from_named", "panel_files", "panel_tables", "panel_from_files"), FILES
     ),
     **dict.fromkeys(("read_result", "write_result", "read_parameters", "fold_key", "fold_folder", "run_fold"), FILES),
+    **dict.fromkeys(("fold_inputs", "other_inputs"), FILES),
     **dict.fromkeys(("check_parameters", "run_notebook", "write_report", "pipelines_dir"), FILES),
     **dict.fromkeys(("count_filled", "read_panel", "freeze", "load_panel", "publish", "load_model"), STORED),
     **dict.fromkeys(("experiment", "experiments", "load_experiment", "check_agent", "walk_forward"), STORED),

@@ -18,7 +18,7 @@ from streamforge.features.frame import panel_of
 from streamforge.jobs.base import open_jobs
 from streamforge.runs.datasets import freeze
 from streamforge.runs.experiments import experiments
-from streamforge.runs.folds import ERROR, EXECUTED, RESULT, WalkForward, fold_folder, plan_folds
+from streamforge.runs.folds import ERROR, EXECUTED, INPUTS, RESULT, WalkForward, fold_folder, plan_folds
 from streamforge.runs.walk_forward import fold_job, walk_forward
 from streamforge.store.base import open_store
 
@@ -83,7 +83,7 @@ async def test_two_folds_once(place):
     assert seen == [(0, 2), (1, 2), (2, 2)]
     assert first.reused == 0
     folders = [fold_folder(fold) for fold in place.planned(TINY)]
-    assert all({path.name for path in folder.iterdir()} == {EXECUTED, RESULT} for folder in folders)
+    assert all({path.name for path in folder.iterdir()} == {EXECUTED, INPUTS, RESULT} for folder in folders)
 
     combined = {account.name: account for account in combine(first.results)}
     assert list(combined) == ["agent", "agent_without_graph", "buy_and_hold", "cash", "random"]
