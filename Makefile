@@ -13,7 +13,8 @@ demo: env  ## from nothing to a walk-forward report on real candles (ARGS="--see
 	@$(BIN)/streamforge demo $(ARGS)
 
 lab: env  ## JupyterLab on the executed tour
-	$(BIN)/jupyter lab nbs/index.ipynb
+	PLOTLY_RENDERER=plotly_mimetype JUPYTER_CONFIG_PATH=nbs/_tools/jupyter$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH} \
+	  $(BIN)/jupyter lab nbs/index.ipynb
 
 test: env  ## every test: notebooks, contracts, integration, house (some 20 minutes on two cores with all servers up)
 	@mkdir -p .cache/coverage

@@ -59,20 +59,25 @@ def outputs_of(stdout: str, displayed: list, result, shell) -> tuple[list[dict],
         if "layout" in (figure := data.get("application/json", {})):
             figures.append(figure)
             data = {"image/png": ""}
-        text = {
-            mime: value
-            for mime, value in data.items()
-            if mime in ("text/plain", "text/html", "image/png", "text/markdown")
-        }
-        if "text/html" in text:
-            text["text/html"] = re.sub(r"\s*<style scoped>.*?</style>\s*", "\n", text["text/html"], flags=re.S)
         more = {"execution_count": None} if kind == "execute_result" else {}
-        outputs.append({"output_type": kind, "data": text, "metadata": {}} | more)
+        outputs.append({"output_type": kind, "data": kept_data(data), "metadata": {}} | more)
     return outputs, figures
 
 
-def hash_of_figure(figure: dict) -> str:
-    "A hash of what a figure draws, with every number rounded to a few significant digits."
+def kept_data(data: dict) -> dict:
+    "Of what a cell displays, in several formats, those that are kept."
+    kept = {mime: data[mime] for mime in data if mime in ("text/plain", "text/html", "image/png", "text/markdown")}
+    if "text/html" in kept:
+        kept["text/html"] = re.sub(r"\s*<style scoped>.*?</style>\s*", "\n", kept["text/html"], flags=re.S)
+    return kept
+
+
+def hash_of_figure(figure: dict, *, floats: bool = False) -> str:
+    """A hash of what a figure draws, with every number rounded to a few significant digits.
+
+    1 and 1.0 are one number, since a figure that has been in a browser has no 1.0. `floats`: as they were hashed
+    before, each for itself.
+    """
 
     def rounded(value):
         if isinstance(value, dict):
@@ -84,10 +89,22 @@ def hash_of_figure(figure: dict) -> str:
             return {k: rounded(v) for k, v in value.items() if k != "template"}
         if isinstance(value, list | tuple):
             return [rounded(v) for v in value]
-        return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+        if isinstance(value, bool) or not isinstance(value, float if floats else int | float):
+            return value
+        number = float(f"{value:.{DIGITS}g}")
+        return number if floats or not number.is_integer() else int(number)
 
     text = json.dumps(rounded(figure), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def same_figures(figures: list[dict], kept: str | list[str] | None) -> bool:
+    "Whether these figures have the hashes that a cell's metadata keeps."
+    hashes = _list(kept)
+    return len(figures) == len(hashes) and all(
+        was in (hash_of_figure(figure), hash_of_figure(figure, floats=True))
+        for figure, was in zip(figures, hashes, strict=True)
+    )
 
 
 def as_text(outputs: list[dict]) -> list:
@@ -207,12 +224,11 @@ class NotebookRun:
                 continue
             outputs, figures = self.shown[number]
             kept, now = as_text(cell.get("outputs", [])), as_text(outputs)
-            hashes = [hash_of_figure(figure) for figure in figures]
             if kept != now:
                 problems.append(
                     f"{self._where(number)} shows\n{_indented(now)}\nand the notebook keeps\n{_indented(kept)}"
                 )
-            elif hashes != _list(cell.metadata.get("figure")):
+            elif not same_figures(figures, cell.metadata.get("figure")):
                 problems.append(f"{self._where(number)} draws another figure than the one that is kept")
         if problems:
             hint = (
@@ -234,11 +250,10 @@ class NotebookRun:
             kept = cell.get("outputs", []) if shows(cell) else []
             outputs, figures = self.shown.get(number, ([], []))
             hashes = [hash_of_figure(figure) for figure in figures]
-            same = as_text(kept) == as_text(outputs) and hashes == _list(cell.metadata.get("figure"))
-            cell.metadata.pop("figure", None)
-            if hashes:
-                cell.metadata["figure"] = hashes[0] if len(hashes) == 1 else hashes
-            if not same:
+            if as_text(kept) != as_text(outputs) or not same_figures(figures, cell.metadata.get("figure")):
+                cell.metadata.pop("figure", None)
+                if hashes:
+                    cell.metadata["figure"] = hashes[0] if len(hashes) == 1 else hashes
                 drawn = iter(figures)
                 for output in outputs:
                     if "image/png" in output.get("data", {}):

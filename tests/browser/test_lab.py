@@ -26,6 +26,7 @@ async def jupyterlab(home: Path):
     (home / "app" / "overrides.json").write_text(json.dumps(QUIET))
     own = {name: str(home / name.lower()) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR")}
     env = os.environ | own | {"JUPYTER_RUNTIME_DIR": str(home / "runtime"), "PLOTLY_RENDERER": "plotly_mimetype"}
+    env["JUPYTER_CONFIG_PATH"] = str(NBS / "_tools" / "jupyter")  # as `make lab` does
     args = [
         "--no-browser",
         "--allow-root",
@@ -80,6 +81,12 @@ PRINTED = (
 )
 
 
+async def save(page) -> None:
+    "Save the notebook as a person does, and wait until it is on disk; a question of JupyterLab's is an error."
+    await asyncio.wait_for(page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')"), 40)
+    assert not await page.locator(".jp-Dialog").count(), await page.locator(".jp-Dialog").inner_text()
+
+
 async def test_the_tour_opens_and_runs(tmp_path):
     assert not MISSING, MISSING
     from playwright.async_api import async_playwright
@@ -99,6 +106,9 @@ async def test_the_tour_opens_and_runs(tmp_path):
             timeout=40_000
         )  # a picture from the file, before anything has run
         await until(page, f"{NOTEBOOK}?.context?.sessionContext?.session?.kernel?.connectionStatus === 'connected'", 40)
+        path, kept = tmp_path / "nbs" / "index.ipynb", (NBS / "index.ipynb").read_bytes()
+        await save(page)
+        assert path.read_bytes() == kept, "opened and saved: no diff"
         await page.evaluate(RUN, first)
         printed = await until(
             page, f"/largest difference[^]*same after a restart|error:/.test({PRINTED}) && {PRINTED}", 40
@@ -107,6 +117,11 @@ async def test_the_tour_opens_and_runs(tmp_path):
         await until(
             page, "document.querySelectorAll('.js-plotly-plot .boxlayer path.box').length > 100"
         )  # live in the page, no picture
+        for _ in range(2):
+            await save(page)
+        again, before = json.loads(path.read_bytes()), json.loads(kept)
+        assert again["cells"][:first] == before["cells"][:first], "what was run shows the same, pictures included"
+        assert again["metadata"] == before["metadata"]
         faults = [fault for fault in witness.faults if fault.startswith(("exception", "to another host"))]
         await browser.close()
     assert not faults, "\n".join(faults)
