@@ -1235,6 +1235,10 @@ d = {
                 "20_bus/embedded/reader.html#segmentcursor.next_frame",
                 "streamforge/bus/embedded/reader.py",
             ),
+            "streamforge.bus.embedded.reader.SegmentCursor.position": (
+                "20_bus/embedded/reader.html#segmentcursor.position",
+                "streamforge/bus/embedded/reader.py",
+            ),
             "streamforge.bus.embedded.reader.SegmentCursor.rest": (
                 "20_bus/embedded/reader.html#segmentcursor.rest",
                 "streamforge/bus/embedded/reader.py",
@@ -7345,15 +7349,20 @@ d = {
             ),
         },
         "streamforge.runs.folds": {
+            "streamforge.runs.folds.FoldInputs": ("55_runs/folds.html#foldinputs", "streamforge/runs/folds.py"),
             "streamforge.runs.folds.FoldParameters": ("55_runs/folds.html#foldparameters", "streamforge/runs/folds.py"),
             "streamforge.runs.folds.WalkForward": ("55_runs/folds.html#walkforward", "streamforge/runs/folds.py"),
             "streamforge.runs.folds.WalkForward.__post_init__": (
                 "55_runs/folds.html#walkforward.__post_init__",
                 "streamforge/runs/folds.py",
             ),
+            "streamforge.runs.folds._code": ("55_runs/folds.html#_code", "streamforge/runs/folds.py"),
+            "streamforge.runs.folds._sha256": ("55_runs/folds.html#_sha256", "streamforge/runs/folds.py"),
             "streamforge.runs.folds.code_sha256": ("55_runs/folds.html#code_sha256", "streamforge/runs/folds.py"),
             "streamforge.runs.folds.fold_folder": ("55_runs/folds.html#fold_folder", "streamforge/runs/folds.py"),
+            "streamforge.runs.folds.fold_inputs": ("55_runs/folds.html#fold_inputs", "streamforge/runs/folds.py"),
             "streamforge.runs.folds.fold_key": ("55_runs/folds.html#fold_key", "streamforge/runs/folds.py"),
+            "streamforge.runs.folds.other_inputs": ("55_runs/folds.html#other_inputs", "streamforge/runs/folds.py"),
             "streamforge.runs.folds.plan_folds": ("55_runs/folds.html#plan_folds", "streamforge/runs/folds.py"),
             "streamforge.runs.folds.read_parameters": (
                 "55_runs/folds.html#read_parameters",
@@ -7431,6 +7440,10 @@ d = {
             ),
             "streamforge.runs.walk_forward._fold_error": (
                 "55_runs/walk_forward.html#_fold_error",
+                "streamforge/runs/walk_forward.py",
+            ),
+            "streamforge.runs.walk_forward._misplaced": (
+                "55_runs/walk_forward.html#_misplaced",
                 "streamforge/runs/walk_forward.py",
             ),
             "streamforge.runs.walk_forward._watch": (

@@ -6,12 +6,18 @@
 __all__ = ["GATv2Classifier"]
 
 # %% ../../nbs/41_graph/04_model.ipynb #a7212727
+import warnings
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, elu
-from torch_geometric.nn import GATv2Conv
 
 from .card import FEATURE_CLIP, LEAKY_SLOPE
+
+# %% ../../nbs/41_graph/04_model.ipynb #0a7a69cc
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", r"`torch\.jit\.script` is ", FutureWarning, r"torch\.jit\._script")
+    from torch_geometric.nn import GATv2Conv
 
 
 # %% ../../nbs/41_graph/04_model.ipynb #ea24da89

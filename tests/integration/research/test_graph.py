@@ -242,3 +242,24 @@ def test_two_processes_train_the_same_bytes():
     ]
     first, second = (json.loads(run.stdout) for run in runs)
     assert first == second and len(first[0]["weights.safetensors"]) == hashlib.sha256().digest_size * 2
+
+
+QUIET = """
+import warnings
+from streamforge.core.samples import candles
+from streamforge.features.frame import panel_of
+from streamforge.graph.card import GnnConfig
+from streamforge.graph.train import train_gnn
+
+panel = panel_of({name: candles(name, "2022-01-01:2022-01-20") for name in ("BTCUSDT", "ETHUSDT", "DOGEUSDT")})
+config = GnnConfig(window=24, stride=8, hidden=2, heads=1, layers=1, epochs=1)
+train_gnn(panel, config, train=slice(0, 250), val=slice(260, 400), seed=7)
+warnings.warn("`torch.jit.script` is used by me", FutureWarning)
+"""
+
+
+def test_training_shows_no_warning():
+    "In a fresh process nothing is written to stderr; a warning of the user's own code, even one like it, is."
+    run = subprocess.run([sys.executable, "-c", QUIET], capture_output=True, text=True, timeout=240)
+    assert run.returncode == 0, run.stderr
+    assert run.stderr == "<string>:11: FutureWarning: `torch.jit.script` is used by me\n"
