@@ -202,9 +202,17 @@ class SyntheticKlines:
         zone: int = 0,  # ms that local midnight is ahead of UTC's
     ) -> None:
         step = step_of(interval)
-        if not step or step % _MINUTE or zone % _QUARTER:
+        if not step or step % _MINUTE:
             raise BadInterval(
-                f"expected a multiple of 1m, found '{interval}'", "shorter candles are not made", field="interval"
+                f"expected an interval of Binance from 1m on, found '{interval}'",
+                "shorter candles are not made",
+                field="interval",
+            )
+        if zone % _QUARTER:
+            raise BadInterval(
+                f"expected a time zone of whole quarter hours, found {zone / _MINUTE:g} minutes from UTC",
+                "long candles are made of those of 15 minutes",
+                field="zone",
             )
         self.symbol, self.interval, self._prices, self._quarters, self._zone = (
             prices.symbol,
