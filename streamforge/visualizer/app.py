@@ -253,17 +253,18 @@ async def watch(
     await socket.accept()
     gone = asyncio.create_task(_until_gone(socket))
     try:
-        async for batch in bus.tail(topic, "latest", max_records=500, max_wait=1.0):
-            if gone.done():
-                return
-            for record in batch.records:
-                message = {
-                    "partition": record.partition,
-                    "offset": record.offset,
-                    "key": record.key,
-                    "value": record.value.decode("utf-8", "replace"),
-                }
-                await socket.send_text(msgspec.json.encode(message).decode())
+        async with contextlib.aclosing(bus.tail(topic, "latest", max_records=500, max_wait=1.0)) as batches:
+            async for batch in batches:
+                if gone.done():
+                    return
+                for record in batch.records:
+                    message = {
+                        "partition": record.partition,
+                        "offset": record.offset,
+                        "key": record.key,
+                        "value": record.value.decode("utf-8", "replace"),
+                    }
+                    await socket.send_text(msgspec.json.encode(message).decode())
     except WebSocketDisconnect:
         return
     finally:

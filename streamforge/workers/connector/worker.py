@@ -8,7 +8,6 @@ __all__ = ["handler_of", "all_committed", "Connector"]
 # %% ../../../nbs/60_workers/connector/10_worker.ipynb #7522d9b1
 import asyncio
 
-from ...core.errors import BadSetting
 from ...features.indicators import parse_indicators
 from ...ledger.verify import verify_loaded
 from .books import BookHandler
@@ -26,18 +25,12 @@ def handler_of(
     ctx: Context,  # TYPE, INDICATORS
     wiring: Wiring,
 ) -> Handler:
-    "Make the handler for the records of TYPE; raises `BadSetting` for a type that is not market data."
+    "Make the handler for the records of TYPE, candles where it is empty; raises `BadSetting` for other INDICATORS."
     kind = ctx.settings.type
     if kind.endswith("_trades"):
         return TradeHandler(ctx, wiring)
     if kind in ("ws_depth", "orderbook_snapshot"):
         return BookHandler(ctx, wiring)
-    if kind and "_candles_" not in kind:
-        raise BadSetting(
-            f"expected a TYPE of candles, trades or order books, found '{kind}'",
-            "a connector stores market data",
-            field="TYPE",
-        )
     names = parse_indicators(ConnectorParameters.read(ctx.settings.options).indicators)
     return EnrichedHandler(ctx, wiring, names) if names else CandleHandler(ctx, wiring)
 

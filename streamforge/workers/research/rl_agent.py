@@ -186,7 +186,8 @@ class RlAgent(Worker):
         ctx, last_record = self.ctx, time.monotonic()
         patience = AgentParameters.read(ctx.settings.options).barrier_seconds
         ends = asyncio.create_task(ctx.upstream_ends()) if ctx.settings.upstream else None
-        while not ctx.stopping.is_set():
+        finished = False
+        while not finished and not ctx.stopping.is_set():
             batch = await subscription.poll(max_records=64, max_wait=0.2)
             over = (
                 ends is not None
@@ -197,8 +198,7 @@ class RlAgent(Worker):
             last_record = time.monotonic() if batch.records else last_record
             await self._decide_batch(batch, everything=over or waited)
             await subscription.commit(self.assembler.offsets(batch, subscription.positions()))
-            if over and not batch.records:
-                return
+            finished = over and not batch.records
 
     async def _decide_batch(self, batch: Batch, everything: bool) -> None:
         "Decide the rows that a batch completes, then write states and decisions."
