@@ -11,7 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..base import TopicSpec
-from .files import next_path, open_file, pack_next, read_next, set_aside, warn_once
+from streamforge.bus.embedded.files import (
+    next_path,
+    open_file,
+    pack_next,
+    read_next,
+    replace_file,
+    set_aside,
+    warn_once,
+)
 from .frames import END, HEADER, Frame, Payload, end_frame, find_frame, frames, lost_frame
 from streamforge.bus.embedded.segments import (
     INDEX_BYTES,
@@ -201,8 +209,8 @@ class PartitionLog(LogEnd):
             self._report(event, self.next_offset, max(kept, self.next_offset), self.size, torn, self._cut(torn))
         if kept > self.next_offset:
             self._pass_over(kept)
-        self._checked = True
         self._keep()
+        self._checked = True
 
     def _cut(self, torn: int) -> str:  # name of the file with the bytes
         "Set aside what follows the last sound frame, and cut it off."
@@ -239,7 +247,10 @@ class PartitionLog(LogEnd):
         "Open the file that keeps the next offset, and write it."
         if self._next_fd >= 0:
             os.close(self._next_fd)
-        self._next_fd = open_file(next_path(self.folder), os.O_WRONLY | os.O_CREAT)
+            self._next_fd = -1  # also where no other can be opened
+        if not (path := next_path(self.folder)).exists():
+            replace_file(path, pack_next(self.next_offset))  # none that is empty, whenever this process is killed
+        self._next_fd = open_file(path, os.O_WRONLY)
         try:
             os.pwrite(self._next_fd, pack_next(self.next_offset), 0)
         except OSError as error:
