@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine
 import msgspec
 
 from ..bus.base import Bus, Message, TopicSpec
-from ..core.errors import BusError, NotFound, StreamForgeError, UnknownTopic
+from ..core.errors import BadData, BusError, NotFound, StreamForgeError, UnknownTopic
 from ..core.logs import get_logger
 from ..core.metrics import Metrics
 from ..core.names import job_name, open_topic
@@ -24,7 +24,7 @@ from ..ledger.history import lost_history
 from .plan import Plan
 from .state import Board, TargetState, Workflow, conclude, fold_events, new_workflow
 from ..messages.control import Command, Event, decode_event, encode_control
-from ..store.base import Store
+from ..store.base import Store, reading
 from ..workers.runtime.context import is_own_topic
 
 # %% ../../nbs/70_manager/03_reconcile.ipynb #55686241
@@ -298,8 +298,15 @@ class Manager:
 
 # %% ../../nbs/70_manager/03_reconcile.ipynb #6851d772
 async def _read_cursor(store: Store, topic: str) -> dict[int, int]:
-    saved = await store.get("manager", topic)
-    return {int(k): v for k, v in saved.body["offsets"].items()} if saved else {}
+    "The offsets from which events are read; a damaged cursor begins again, because a repeated event changes nothing."
+    try:
+        if not (saved := await store.get("manager", topic)):
+            return {}
+        with reading(saved):
+            return {int(partition): int(offset) for partition, offset in saved.body["offsets"].items()}
+    except BadData as error:
+        _log.warning("all events are read again", error=error)
+        return {}
 
 
 async def _save_cursor(store: Store, topic: str, cursor: dict[int, int]) -> None:

@@ -11,14 +11,17 @@ from typing import Literal
 
 import msgspec
 
-from ..core.errors import Conflict, NotFound
+from ..core.errors import BadData, Conflict, NotFound
+from ..core.logs import get_logger
 from ..core.names import DEFAULT_EXCHANGE
 from ..core.types import JsonObject
 from .plan import Plan
 from ..messages.control import Event
-from ..store.base import Store
+from ..store.base import Store, reading
 
 # %% ../../nbs/70_manager/02_state.ipynb #99c455ed
+_log = get_logger("manager.state")
+
 WorkflowStatus = Literal["pending", "running", "finished", "error", "stopped"]
 
 
@@ -156,9 +159,14 @@ class Board:
         self._listeners: set[asyncio.Queue[JsonObject]] = set()
 
     async def load(self) -> None:
-        "Read all workflows from the store."
+        "Read all workflows from the store; damaged ones are left out, and the log names them."
         for document in await self.store.list("workflow"):
-            self.workflows[document.id] = msgspec.convert(document.body, Workflow, str_keys=True)
+            try:
+                with reading(document):
+                    self.workflows[document.id] = msgspec.convert(document.body, Workflow, str_keys=True)
+            except BadData as error:
+                _log.error("workflow left out", error=error)
+                continue
             self._versions[document.id] = document.version
 
     async def add(self, workflow: Workflow) -> None:

@@ -13,14 +13,16 @@ from typing import Literal
 import msgspec
 
 from ..artifacts.base import Manifest
-from ..core.errors import BadRecord, NotFound
+from ..core.errors import BadData, BadRecord, NotFound
+from ..core.logs import get_logger
 from ..core.names import check_name, six
 from ..core.times import now_ms
 from ..core.types import JsonObject, JsonValue
-from ..store.base import Store
+from ..store.base import Store, reading
 
 # %% ../../nbs/55_runs/01_experiments.ipynb #9fb5af77
 _KIND = "experiment"  # of the documents
+_log = get_logger("runs.experiments")
 
 
 class Experiment(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,20 +106,27 @@ async def experiments(
     store: Store,
     name: str = "",  # only runs of this name; empty: all
 ) -> list[Experiment]:  # oldest first
-    "Read the logged runs; raises `StoreError`."
-    runs = [msgspec.convert(document.body, Experiment) for document in await store.list(_KIND)]
+    "Read the logged runs; damaged ones are left out, and the log names them. Raises `StoreError`."
+    runs = []
+    for document in await store.list(_KIND):
+        try:
+            with reading(document):
+                runs.append(msgspec.convert(document.body, Experiment))
+        except BadData as error:
+            _log.error("experiment left out", error=error)
     return sorted((run for run in runs if not name or run.name == name), key=lambda run: (run.started, run.id))
 
 
 async def load_experiment(store: Store, id: str) -> Experiment:
-    "Read one run by its id; raises `NotFound`."
+    "Read one run by its id; raises `NotFound`, `BadData`."
     document = await store.get(_KIND, id)
     if document is None:
         raise NotFound(
             f"expected an experiment '{id}', found none",
             "see `streamforge.runs.experiments.experiments(store)` for those there are",
         )
-    return msgspec.convert(document.body, Experiment)
+    with reading(document):
+        return msgspec.convert(document.body, Experiment)
 
 
 def best(

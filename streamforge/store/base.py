@@ -10,6 +10,10 @@ __all__ = [
     "Schema",
     "Document",
     "encode_body",
+    "decode_body",
+    "sound_documents",
+    "decode_schema",
+    "reading",
     "Rows",
     "Documents",
     "Store",
@@ -18,13 +22,15 @@ __all__ = [
 
 # %% ../../nbs/21_store/01_base.ipynb #ffd46539
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Protocol, TypeAlias
 
 import msgspec
 import pyarrow as pa
 
 from ..core.errors import BadData, BadName
+from ..core.logs import get_logger
 from ..core.names import check_name
 from ..core.types import JsonObject, JsonValue
 from ..core.urls import open_adapter
@@ -74,6 +80,70 @@ def encode_body(
             f"expected a document of JSON values, found {error}",
             "leave out NaN, infinity, objects and lone surrogates",
         ) from None
+
+
+_log = get_logger("store")
+_MEND = "restore it from a backup of the store, or delete this document"
+
+
+def decode_body(
+    kind: str,
+    id: str,
+    text: str,  # as `encode_body` wrote it
+) -> JsonObject:
+    "Read a document's body; raises `BadData`, naming the document, for what is no JSON object."
+    try:
+        body = json.loads(text)
+    except ValueError as error:
+        raise BadData(f"expected JSON in the document {kind} '{id}', found damage ({error})", _MEND) from None
+    if not isinstance(body, dict):
+        raise BadData(
+            f"expected a JSON object in the document {kind} '{id}', found {text[:40]} of type {type(body).__name__}",
+            _MEND,
+        )
+    return body
+
+
+def sound_documents(
+    kind: str,
+    rows: Iterable[tuple[str, int, str]],  # id, version, text of the body
+) -> "list[Document]":
+    "Read the documents of a kind; damaged ones are left out, and the log names them."
+    documents = []
+    for id, version, text in rows:
+        try:
+            documents.append(Document(kind, id, version, decode_body(kind, id, text)))
+        except BadData as error:
+            _log.error("document left out", error=error)
+    return documents
+
+
+def decode_schema(
+    collection: str,
+    text: str,  # as the store keeps it
+) -> Schema:
+    "Read the stored schema of a collection; raises `BadData`, naming the collection, for a damaged one."
+    try:
+        return msgspec.json.decode(text, type=Schema)
+    except (msgspec.MsgspecError, UnicodeDecodeError, BadName) as error:
+        raise BadData(
+            f"expected the schema of the collection '{collection}', found damage ({error})",
+            "restore the store from a backup, or copy this row of sf_collections from another store",
+            field="collection_name",
+        ) from None
+
+
+@contextmanager
+def reading(document: Document) -> Iterator[None]:
+    "Name the document where its body does not have the shape that the block expects: raises `BadData`."
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, msgspec.MsgspecError) as error:
+        raise BadData(
+            f"expected the document {document.kind} '{document.id}' in the shape that it is written in, "
+            f"found another ({type(error).__name__}: {error})",
+            _MEND,
+        ) from error
 
 
 # %% ../../nbs/21_store/01_base.ipynb #baaef6c1
@@ -141,10 +211,10 @@ class Documents(Protocol):
         "Write a document whole; raises `Conflict` if another writer came in between."
 
     async def get(self, kind: str, id: str) -> Document | None:
-        "Read a document; None if there is none."
+        "Read a document; None if there is none. Raises `BadData` for a damaged one."
 
     async def list(self, kind: str, *, prefix: str = "") -> "list[Document]":
-        "All documents of a kind whose id begins with `prefix`, sorted by id."
+        "All documents of a kind whose id begins with `prefix`, sorted by id; damaged ones are left out and logged."
 
     async def delete(self, kind: str, id: str) -> None:
         "Delete a document; one that does not exist is no error."

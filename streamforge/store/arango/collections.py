@@ -36,7 +36,7 @@ from streamforge.store.arango.names import (
     is_edges,
 )
 from .queries import aql_text, read_query
-from ..base import Schema
+from ..base import Schema, decode_schema
 from ..schemas import check_schema, missing_columns, with_exchange
 
 
@@ -52,8 +52,8 @@ class StoredCollection(msgspec.Struct, frozen=True):
 def parse_collection(
     entry: JsonObject,  # of `sf_collections`
 ) -> StoredCollection:
-    "The collection that an entry describes."
-    return StoredCollection(entry["physical"], msgspec.json.decode(entry["schema"], type=Schema), entry["_rev"])
+    "The collection that an entry describes; raises `BadData` for a damaged schema."
+    return StoredCollection(entry["physical"], decode_schema(entry["name"], entry["schema"]), entry["_rev"])
 
 
 def find_collection(

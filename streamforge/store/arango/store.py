@@ -7,7 +7,6 @@ __all__ = ["ArangoStore"]
 
 # %% ../../../nbs/21_store/arango/08_store.ipynb #781a3702
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
 from typing import Self
 
@@ -31,7 +30,7 @@ from .names import DOCUMENTS, document_key
 from .queries import aql_text, read_query
 from .rows import count_documents, distinct_values, read_rows, upsert_documents
 from ..arrow import as_arrow
-from ..base import Document, RowBatch, Schema, Where, encode_body
+from ..base import Document, RowBatch, Schema, Where, decode_body, encode_body, sound_documents
 from ..query import RowQuery
 from ..schemas import check_schema
 
@@ -74,8 +73,9 @@ def _conflict(kind: str, id: str, version: int, actual: str) -> Conflict:
 
 
 def _document(stored: JsonObject) -> Document:
-    "The port's document of a stored one."
-    return Document(stored["kind"], stored["id"], stored["version"], json.loads(stored["body"]))
+    "The port's document of a stored one; raises `BadData` for a damaged one."
+    body = decode_body(stored["kind"], stored["id"], stored["body"])
+    return Document(stored["kind"], stored["id"], stored["version"], body)
 
 
 def _delete(database: ArangoDatabase, kind: str, id: str) -> None:
@@ -84,10 +84,11 @@ def _delete(database: ArangoDatabase, kind: str, id: str) -> None:
 
 
 def _list(database: ArangoDatabase, kind: str, prefix: str) -> list[Document]:
-    "The documents whose id begins with `prefix`, sorted by id."
+    "The documents whose id begins with `prefix`, sorted by id; damaged ones are left out."
     variables = {"@collection": DOCUMENTS, "kind": kind, "prefix": prefix}
     stored = read_query(database, aql_text("documents"), variables)
-    return sorted(map(_document, stored), key=lambda document: document.id)
+    documents = sound_documents(kind, ((row["id"], row["version"], row["body"]) for row in stored))
+    return sorted(documents, key=lambda document: document.id)
 
 
 # %% ../../../nbs/21_store/arango/08_store.ipynb #f1f48c87

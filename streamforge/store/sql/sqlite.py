@@ -28,7 +28,8 @@ from .statements import SQLITE, Dialect, upsert_text
 _HINTS = {  # SQLite's messages are constants of its library (sqlite3_errstr)
     "database or disk is full": "free some space and start again: nothing of the batch was written",
     "disk I/O error": "look after the disk: nothing of the batch was written",
-    "file is not a database": "name another file: this one is something else",
+    "file is not a database": "restore it from a backup if it was the store: its first bytes are damaged; "
+    "or name another file, if this one is something else",
     "malformed": "restore the file from a backup: it is damaged",
     "unable to open database file": "name a file in a folder that can be written",
     "readonly database": "name a file that can be written",
@@ -70,6 +71,25 @@ def _sorted(batch: pa.Table, key: Sequence[str]) -> pa.Table:
     return batch.sort_by([(name, "ascending") for name in key if name not in same] or [(key[-1], "ascending")])
 
 
+def _check_file(path: Path) -> None:
+    "Raise `StoreError` for what SQLite does not say, or not in plain words: rights, a folder, a last page cut off."
+    if not path.exists():
+        return
+    if not path.is_file() or not os.access(path, os.R_OK):
+        actual = "a folder" if path.is_dir() else "no right to read it"
+        raise StoreError(
+            f"expected {path} to be a file that can be read, found {actual}",
+            "name a file" if path.is_dir() else "give this user its rights back (chmod u+rw)",
+        )
+    log = path.with_name(f"{path.name}-wal")
+    size = path.stat().st_size
+    if size % 512 and not (log.exists() and log.stat().st_size):  # pages are multiples of it; a log writes them again
+        raise StoreError(
+            f"expected {path} in whole pages, found {size:,} bytes: its end was cut off",
+            "restore the file from a backup: rows may be altered",
+        )
+
+
 def _make_private(path: Path) -> None:
     "Make the file and its folder if there is none, and take the rights of other users to the file away."
     try:
@@ -95,6 +115,7 @@ class Sqlite:
 
     def connect(self) -> Connection:
         "Open the file, and make its folder if there is none; raises `StoreError` and the driver's errors."
+        _check_file(Path(self.path))
         _make_private(Path(self.path))
         pragmas = (
             f"busy_timeout={min(2_000, int(self.patience * 1_000))}",

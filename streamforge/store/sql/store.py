@@ -8,7 +8,6 @@ __all__ = ["SqlStore"]
 # %% ../../../nbs/21_store/sql/07_store.ipynb #2fa6bd57
 import asyncio
 import importlib
-import json
 import time
 from collections.abc import Mapping, Sequence
 from typing import Self
@@ -21,7 +20,7 @@ from ...core.logs import get_logger
 from ...core.types import JsonValue
 from ...core.urls import redact
 from ..arrow import ARROW_TYPES, as_arrow
-from ..base import Document, RowBatch, Schema, Where, encode_body
+from ..base import Document, RowBatch, Schema, Where, decode_body, encode_body, sound_documents
 from ..query import RowQuery, leading_columns, requested_columns
 from ..schemas import check_schema, missing_columns, with_exchange
 from .connections import Connection, Database, parameters
@@ -92,13 +91,13 @@ def _put(connection: Connection, kind: str, id: str, body: str, version: int | N
 def _get(connection: Connection, kind: str, id: str) -> Document | None:
     "One document; None if there is none."
     rows = connection.query(_BODY, parameters(kind, id)).to_pylist()
-    return Document(kind, id, rows[0]["version"], json.loads(rows[0]["body"])) if rows else None
+    return Document(kind, id, rows[0]["version"], decode_body(kind, id, rows[0]["body"])) if rows else None
 
 
 def _list(connection: Connection, kind: str, prefix: str) -> list[Document]:
-    "The documents whose id begins with `prefix`, sorted by id."
+    "The documents whose id begins with `prefix`, sorted by id; damaged ones are left out."
     rows = connection.query(_PREFIX, parameters(kind, prefix)).to_pylist()
-    return [Document(kind, row["id"], row["version"], json.loads(row["body"])) for row in rows]
+    return sound_documents(kind, ((row["id"], row["version"], row["body"]) for row in rows))
 
 
 # %% ../../../nbs/21_store/sql/07_store.ipynb #7db56dff

@@ -17,9 +17,10 @@ __all__ = [
 # %% ../../../nbs/21_store/sql/06_tables.ipynb #2d140c8b
 import msgspec
 
-from ...core.errors import NotFound
+from ...core.errors import BadData, NotFound
+from ...core.logs import get_logger
 from ...core.names import check_name
-from ..base import Schema
+from ..base import Schema, decode_schema
 from ..schemas import check_schema, missing_columns, with_exchange
 from .connections import Connection, parameters
 from .statements import Dialect, create_text, exchange_text, physical_name, widen_text
@@ -43,6 +44,9 @@ def own_tables(
 
 
 # %% ../../../nbs/21_store/sql/06_tables.ipynb #5c203506
+_log = get_logger("store.sql.tables")
+
+
 class CollectionTable(msgspec.Struct, frozen=True):
     "The table of a collection."
 
@@ -54,12 +58,12 @@ def find_table(
     connection: Connection,
     collection: str,
 ) -> CollectionTable | None:
-    "The table of a collection; None if there is no such collection. Raises `BadName`."
+    "The table of a collection; None if there is no such collection. Raises `BadName`, `BadData` for a damaged schema."
     check_name(collection, "collection_name")
     rows = connection.query(
         "SELECT physical, schema FROM sf_collections WHERE name = $1", parameters(collection)
     ).to_pylist()
-    return CollectionTable(rows[0]["physical"], msgspec.json.decode(rows[0]["schema"], type=Schema)) if rows else None
+    return CollectionTable(rows[0]["physical"], decode_schema(collection, rows[0]["schema"])) if rows else None
 
 
 def require_table(
@@ -77,9 +81,14 @@ def require_table(
 def list_tables(
     connection: Connection,
 ) -> dict[str, Schema]:
-    "Every collection with its schema, sorted by name."
-    rows = connection.query("SELECT name, schema FROM sf_collections ORDER BY name").to_pylist()
-    return {row["name"]: msgspec.json.decode(row["schema"], type=Schema) for row in rows}
+    "Every collection with its schema, sorted by name; those with a damaged one are left out, and the log names them."
+    schemas = dict[str, Schema]()
+    for row in connection.query("SELECT name, schema FROM sf_collections ORDER BY name").to_pylist():
+        try:
+            schemas[row["name"]] = decode_schema(row["name"], row["schema"])
+        except BadData as error:
+            _log.error("collection left out", error=error)
+    return schemas
 
 
 # %% ../../../nbs/21_store/sql/06_tables.ipynb #e9bf493f

@@ -17,7 +17,7 @@ from ...core.names import market_key
 from ...core.settings import WorkerSettings
 from ...features.books import imbalance, liquidity
 from ...messages.records import BookSnapshot, DepthUpdate
-from ...store.base import Store
+from ...store.base import Document, Store, reading
 from ...store.schemas import BOOKS, DEPTH_UPDATES, IMBALANCE, LIQUIDITY
 from .decoding import BOOK_KIND, DecodedBatch, Refusal
 from .pipeline import Handler, Shaped, Wiring, store_rows
@@ -91,7 +91,7 @@ async def price_step(
         return step
     id = f"{collection}:{market}"
     if saved := await store.get("price-step", id):
-        return saved.body["step"]
+        return _step_in(saved)
     places = math.floor(math.log10(price)) - 3
     chosen = f"{10**places}" if places >= 0 else f"{10.0**places:.{min(-places, 8)}f}"
     chosen = chosen if float(chosen) else "0.00000001"
@@ -99,7 +99,13 @@ async def price_step(
         await store.put("price-step", id, {"step": chosen}, version=0)
     except Conflict:  # another consumer has chosen one just now
         saved = await store.get("price-step", id)
-    return saved.body["step"] if saved else chosen
+    return _step_in(saved) if saved else chosen
+
+
+def _step_in(document: Document) -> str:
+    "Read a saved price step; raises `BadData`."
+    with reading(document):
+        return document.body["step"]
 
 
 # %% ../../../nbs/60_workers/connector/08_books.ipynb #fa94c505

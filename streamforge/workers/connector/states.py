@@ -18,13 +18,14 @@ __all__ = [
 import asyncio
 import hashlib
 from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import TypedDict
 
 from ...core.errors import BadData, Conflict
 from ...core.logs import get_logger
 from ...features.indicators import INDICATORS
 from ...features.enricher import CANDLE_COLUMNS, Enricher
-from ...store.base import Document, Store
+from ...store.base import Document, Store, reading
 from ...store.schemas import market_where
 
 # %% ../../../nbs/60_workers/connector/03_states.ipynb #eb15d765
@@ -50,6 +51,12 @@ def _kept_id(collection: str, market: MarketKey, names: tuple[str, ...]) -> str:
 
 
 # %% ../../../nbs/60_workers/connector/03_states.ipynb #c2c2b4e1
+def _last_open_time(kept: Document) -> int:
+    "Read the time of a kept state, ms; raises `BadData`."
+    with reading(kept):
+        return int(kept.body["last_open_time"])
+
+
 async def warm_enricher(
     store: Store,
     collection: str,
@@ -58,14 +65,16 @@ async def warm_enricher(
     names: tuple[str, ...] = INDICATORS,
 ) -> Enricher:
     "Restore or compute the state after all stored candles of a market before `first`."
-    enricher, kept = Enricher(names), await store.get("indicator-state", _kept_id(collection, market, names))
-    if kept and kept.body["last_open_time"] < first:
-        try:
-            enricher = Enricher.restore(kept.body["state"].encode())
-        except BadData as error:
-            _log.warning("kept indicator state is unusable; computing it again", market=market[0], error=error)
-        if enricher.names != names:
-            enricher = Enricher(names)
+    enricher = Enricher(names)
+    try:
+        kept = await store.get("indicator-state", _kept_id(collection, market, names))
+        if kept and _last_open_time(kept) < first:
+            with reading(kept):
+                enricher = Enricher.restore(kept.body["state"].encode())
+    except BadData as error:
+        _log.warning("kept indicator state is unusable; computing it again", market=market[0], error=error)
+    if enricher.names != names:
+        enricher = Enricher(names)
     rows = await store.read(
         collection,
         where=market_where(*market),
@@ -88,8 +97,12 @@ async def keep_state(
 ) -> None:
     "Save a market's state for later workflows, unless a later one that is still valid is kept."
     id = _kept_id(collection, market, enricher.names)
-    kept = await store.get("indicator-state", id)
-    last = kept.body["last_open_time"] if kept else -1
+    try:
+        kept = await store.get("indicator-state", id)
+        last = _last_open_time(kept) if kept else -1
+    except BadData as error:
+        _log.warning("kept indicator state is unusable; replacing it", market=market[0], error=error)
+        last = -1
     if enricher.last_open_time >= 0 and (last <= enricher.last_open_time or (since is not None and last >= since)):
         await store.put(
             "indicator-state", id, {"last_open_time": enricher.last_open_time, "state": enricher.state().decode()}
@@ -107,8 +120,10 @@ async def announce_revision(
     id = f"{collection}:{market[0]}:{market[1]}"
     while True:
         current = await store.get("revised", id)
-        floor = min(current.body["floor"], since) if current else since
-        version = current.version if current else 0
+        floor, version = since, 0
+        if current:
+            with reading(current):
+                floor, version = min(current.body["floor"], since), current.version
         try:
             return await store.put("revised", id, {"since": since, "floor": floor}, version=version)
         except Conflict:
@@ -127,7 +142,8 @@ async def missed_revisions(
         market = name, interval
         if document.version > seen.get(market, document.version):
             start = "since" if document.version == seen[market] + 1 else "floor"
-            missed[market] = document.body[start], document.version
+            with reading(document):
+                missed[market] = int(document.body[start]), document.version
     return missed
 
 
@@ -158,14 +174,16 @@ class PartitionState:
     ):
         self.id, self.next_offset = id, next_offset
         self.version = document.version if document else 0
-        entries: list[_Entry] = document.body["entries"] if document else []
-        empty: _Entry = {"offset": next_offset, "markets": {}}
-        self._kept = next((entry for entry in entries if entry["offset"] == next_offset), empty)
+        self._kept: _Entry = {"offset": next_offset, "markets": {}}
         self._before: _Entry | None = None
-        restored = {market_of(name): Enricher.restore(state.encode()) for name, state in self._kept["markets"].items()}
+        with reading(document) if document else nullcontext():
+            entries: list[_Entry] = document.body["entries"] if document else []
+            self._kept = next((entry for entry in entries if entry["offset"] == next_offset), self._kept)
+            states = self._kept["markets"].items()
+            restored = {market_of(name): Enricher.restore(state.encode()) for name, state in states}
+            self.due = {market_of(name): open_time for name, open_time in self._kept.get("due", {}).items()}
+            self.seen = {market_of(name): number for name, number in self._kept.get("seen", {}).items()}
         self.enrichers = {market: enricher for market, enricher in restored.items() if enricher.names == names}
-        self.due = {market_of(name): open_time for name, open_time in self._kept.get("due", {}).items()}
-        self.seen = {market_of(name): number for name, number in self._kept.get("seen", {}).items()}
         self.reached = False  # has this process itself written the checkpoint of this offset?
 
     def _entry(self, offset: int, touched: Iterable[MarketKey]) -> _Entry:
