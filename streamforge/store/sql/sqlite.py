@@ -85,8 +85,8 @@ def _check_file(path: Path) -> None:
     size = path.stat().st_size
     if size % 512 and not (log.exists() and log.stat().st_size):  # pages are multiples of it; a log writes them again
         raise StoreError(
-            f"expected {path} in whole pages, found {size:,} bytes: its end was cut off",
-            "restore the file from a backup: rows may be altered",
+            f"expected a database of whole pages in {path}, found {size:,} bytes: it is something else, or its end was cut off",
+            "name another file, or restore this one from a backup: rows may be altered",
         )
 
 
