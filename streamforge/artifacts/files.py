@@ -217,12 +217,12 @@ def _get(root: Path, manifest: Manifest, path: str) -> bytes:
 def _versions(root: Path, kind: str, name: str) -> list[Manifest]:
     "Complete versions, oldest first; damaged ones are left out with a warning."
     dated = []
-    for file in (root / check_name(kind, "kind") / check_name(name, "name")).glob("*/manifest.json"):
+    for folder in (root / check_name(kind, "kind") / check_name(name, "name")).glob("[0-9a-f]" * 64):
         try:
-            manifest = _read_manifest(file.parent, kind, name, file.parent.name)
-            dated.append((file.stat().st_mtime_ns, manifest.version, manifest))
-        except (NotFound, DamagedArtifact) as error:
-            log.warning("manifest left out", error=error)
+            manifest = _read_manifest(folder, kind, name, folder.name)
+            dated.append(((folder / "manifest.json").stat().st_mtime_ns, manifest.version, manifest))
+        except (NotFound, DamagedArtifact, OSError) as error:  # one without rights, or a folder in its place
+            log.warning("manifest left out", error=error, folder=str(folder))
     return [manifest for _, _, manifest in sorted(dated, key=lambda entry: entry[:2])]
 
 

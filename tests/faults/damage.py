@@ -2,7 +2,7 @@
 
 A *subject* is a part of the lab: it makes files with known contents, and visits them in a process of its own after
 one of them was damaged. A *way* damages one file and tells which records its bytes held. `bus_damage.py` has the files
-of the embedded bus; database, documents and artifacts register theirs in the same table.
+of the embedded bus, `lab_damage.py` those of the store, its documents, artifacts and results.
 """
 
 import asyncio
@@ -28,6 +28,7 @@ class Harm:
     quiet: bool = False  # nothing that is derived or foreign has to be told of by readers; a check names it
     stops: str = ""  # a topic that cannot be used before the repair, by an error that names the file
     after_repair: bool = False  # what is undamaged is read again only after the repair
+    says: str = ""  # of the store and artifacts: what an error, the terminal or the log has to say
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Subject:
     name: str
     make: Callable[[Path], Awaitable[Any]]  # fills a home; returns what its ways need to know
     expected: Callable[[Any], Contents]  # all that is in it
-    visitor: Path  # a program: `python VISITOR HOME` prints {contents, group, after, findings, left, errors}
+    visitor: Path  # a program: `python VISITOR HOME` prints {contents, group, after, findings, left, errors}; or
+    restores: bool = False  # `python VISITOR HOME PRISTINE FILE`, which puts FILE back, prints {contents, words, after}
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,15 @@ def way(subject: Subject, name: str):
     return register
 
 
-async def visit(subject: Subject, home: Path) -> tuple[dict[str, Any] | None, list[dict], str]:
+async def visit(subject: Subject, home: Path, *more: str) -> tuple[dict[str, Any] | None, list[dict], str]:
     "Run a subject's visitor: what it prints, the lines of its log, and anything else on its standard error."
     process = await asyncio.create_subprocess_exec(
-        sys.executable, str(subject.visitor), str(home), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        sys.executable,
+        str(subject.visitor),
+        str(home),
+        *more,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
     out, err = await asyncio.wait_for(process.communicate(), 120)
     lines, rest = [], []
@@ -112,6 +119,17 @@ def judge(outcome: Outcome, one: Way, harm: Harm, whole: Contents, seen: dict, l
     outcome.check(not any(one["damaged"] for one in seen["left"]), f"{what}: damaged after the repair {seen['left']}")
 
 
+def judge_restored(outcome: Outcome, one: Way, harm: Harm, whole: Contents, seen: dict, lines: list[dict]) -> None:
+    "The same where nothing repairs itself: what was damaged is said, and whole again once its file is put back."
+    what = f"{one.subject.name}: {one.name}"
+    expected = {name: {k: v for k, v in rows.items() if k not in harm.lost} for name, rows in whole.items()}
+    outcome.judge(expected, dict.fromkeys(expected, {}) | keyed(seen["contents"]), what)
+    outcome.check(keyed(seen["after"]) == whole, f"{what}: not whole with its file put back")
+    told = [*seen["words"], *(str(line) for line in lines if line.get("level") in ("warning", "error"))]
+    outcome.check(harm.quiet or any(harm.says in text for text in told), f"{what}: no word of {harm.says}: {told[:3]}")
+    outcome.check(bool(harm.says) or harm.quiet, f"{what}: this way does not tell what has to be said")
+
+
 @contextmanager
 def open_folder() -> Iterator[Path]:
     "A folder that other users may enter, as the lab's need not be: a visitor is another user where this one is root."
@@ -132,10 +150,11 @@ async def damage(lab: Lab, runs: int) -> None:
                 made[subject.name] = await subject.make(pristine)
             shutil.copytree(pristine, home := folder / f"{subject.name}-{number}", copy_function=shutil.copy2)
             harm = one.apply(home, made[subject.name])
-            seen, lines, rest = await visit(subject, home)
+            seen, lines, rest = await visit(subject, home, *((str(pristine), harm.file) if subject.restores else ()))
             if seen is None or rest:
                 lab.outcome.runs += 1
                 lab.outcome.notes.append(f"{subject.name}: {one.name}: {rest[-2000:] or 'the visitor failed'}")
                 continue
-            judge(lab.outcome, one, harm, subject.expected(made[subject.name]), seen, lines)
+            compare = judge_restored if subject.restores else judge
+            compare(lab.outcome, one, harm, subject.expected(made[subject.name]), seen, lines)
             shutil.rmtree(home)
