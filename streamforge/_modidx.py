@@ -6610,6 +6610,7 @@ d = {
         "streamforge.ledger.leases": {
             "streamforge.ledger.leases._body": ("25_ledger/leases.html#_body", "streamforge/ledger/leases.py"),
             "streamforge.ledger.leases._holder": ("25_ledger/leases.html#_holder", "streamforge/ledger/leases.py"),
+            "streamforge.ledger.leases._is_free": ("25_ledger/leases.html#_is_free", "streamforge/ledger/leases.py"),
             "streamforge.ledger.leases._is_gone": ("25_ledger/leases.html#_is_gone", "streamforge/ledger/leases.py"),
             "streamforge.ledger.leases._take": ("25_ledger/leases.html#_take", "streamforge/ledger/leases.py"),
             "streamforge.ledger.leases.market_lease": (
@@ -7969,8 +7970,15 @@ d = {
                 "21_store/base.html#store.__aexit__",
                 "streamforge/store/base.py",
             ),
+            "streamforge.store.base.decode_body": ("21_store/base.html#decode_body", "streamforge/store/base.py"),
+            "streamforge.store.base.decode_schema": ("21_store/base.html#decode_schema", "streamforge/store/base.py"),
             "streamforge.store.base.encode_body": ("21_store/base.html#encode_body", "streamforge/store/base.py"),
             "streamforge.store.base.open_store": ("21_store/base.html#open_store", "streamforge/store/base.py"),
+            "streamforge.store.base.reading": ("21_store/base.html#reading", "streamforge/store/base.py"),
+            "streamforge.store.base.sound_documents": (
+                "21_store/base.html#sound_documents",
+                "streamforge/store/base.py",
+            ),
         },
         "streamforge.store.query": {
             "streamforge.store.query.RowQuery": ("21_store/query.html#rowquery", "streamforge/store/query.py"),
@@ -8223,6 +8231,10 @@ d = {
             ),
             "streamforge.store.sql.sqlite.Sqlite.write": (
                 "21_store/sql/sqlite.html#sqlite.write",
+                "streamforge/store/sql/sqlite.py",
+            ),
+            "streamforge.store.sql.sqlite._check_file": (
+                "21_store/sql/sqlite.html#_check_file",
                 "streamforge/store/sql/sqlite.py",
             ),
             "streamforge.store.sql.sqlite._make_private": (
@@ -8617,6 +8629,10 @@ d = {
             ),
             "streamforge.workers.connector.books.BookHandler.write": (
                 "60_workers/connector/books.html#bookhandler.write",
+                "streamforge/workers/connector/books.py",
+            ),
+            "streamforge.workers.connector.books._step_in": (
+                "60_workers/connector/books.html#_step_in",
                 "streamforge/workers/connector/books.py",
             ),
             "streamforge.workers.connector.books.book_rows": (
@@ -9091,6 +9107,10 @@ d = {
             ),
             "streamforge.workers.connector.states._kept_id": (
                 "60_workers/connector/states.html#_kept_id",
+                "streamforge/workers/connector/states.py",
+            ),
+            "streamforge.workers.connector.states._last_open_time": (
+                "60_workers/connector/states.html#_last_open_time",
                 "streamforge/workers/connector/states.py",
             ),
             "streamforge.workers.connector.states.announce_revision": (

@@ -21,11 +21,13 @@ __all__ = [
 # %% ../../nbs/80_cli/09_main.ipynb #c9ec73c7
 import asyncio
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Coroutine, Iterator
 from typing import Annotated, TypeVar
 
+import structlog
 import typer
 
 from .. import __version__
@@ -340,7 +342,12 @@ def walk_forward_command(
 
 # %% ../../nbs/80_cli/09_main.ipynb #b0af5b7d
 def main() -> None:
-    "Entry point of the console script."
+    "Entry point of the console script; what the library logs goes to standard error."
+    if not structlog.is_configured():
+        structlog.configure(
+            logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+            wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        )
     try:
         app()
     except StreamForgeError as error:

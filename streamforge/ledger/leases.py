@@ -19,7 +19,7 @@ from pathlib import Path
 from ..core.errors import Conflict
 from ..core.times import now_ms
 from .entries import LedgerKey
-from ..store.base import Store
+from ..store.base import Document, Store, reading
 
 # %% ../../nbs/25_ledger/06_leases.ipynb #1ea5e005
 _KIND = "lease"  # of the documents
@@ -89,12 +89,18 @@ def _body(holder: str, seconds: float) -> dict[str, str | int]:
     return {"holder": holder, "until": now_ms() + round(1_000 * seconds) if seconds else 0}
 
 
+def _is_free(document: Document) -> bool:
+    "Has a lease ended, or its holder? Raises `BadData` for a damaged one."
+    with reading(document):
+        return document.body["until"] <= now_ms() or _is_gone(document.body["holder"])
+
+
 async def _take(store: Store, market: LedgerKey, holder: str, seconds: float, timeout: float) -> int:
     "Take a lease when it is free; returns its version."
     deadline, pause = time.monotonic() + timeout, 0.02
     while True:
         document = await store.get(_KIND, market.id)
-        if not document or document.body["until"] <= now_ms() or _is_gone(document.body["holder"]):
+        if not document or _is_free(document):
             try:
                 version = document.version if document else 0
                 return await store.put(_KIND, market.id, _body(holder, seconds), version=version)

@@ -37,7 +37,7 @@ import msgspec
 import streamforge
 from ..artifacts.base import Manifest
 from ..core import errors
-from ..core.errors import BadSetting, BadUrl, DamagedArtifact, StreamForgeError
+from ..core.errors import BadSetting, BadUrl, DamagedArtifact, StoreError, StreamForgeError
 from ..core.logs import get_logger
 from ..core.numbers import as_count, as_number
 from ..core.private_files import make_private_folder, narrow
@@ -157,6 +157,7 @@ def plan_folds(
 
 # %% ../../nbs/55_runs/05_folds.ipynb #f510336a
 FOLD = "walk_forward_fold.ipynb"
+_SUM = b'{"sha256":"'  # how a result begins; 64 digits follow, over the object without this field
 RESULT, ERROR, _PARTIAL, EXECUTED = "result.json", "error.json", "result.partial.json", "fold.ipynb"
 INPUTS = "inputs.json"
 
@@ -220,12 +221,22 @@ def fold_folder(
 def read_result(
     folder: Path,  # of a fold
 ) -> FoldResult | None:  # None: not finished
-    "Read the result of a finished fold; raises `DamagedArtifact`."
-    if not (folder / RESULT).exists():
-        return None
+    "Read the result of a finished fold and check its bytes; raises `DamagedArtifact`, `StoreError`."
     try:
-        return msgspec.json.decode((folder / RESULT).read_bytes(), type=FoldResult)
-    except msgspec.MsgspecError as error:
+        content = (folder / RESULT).read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StoreError(
+            f"expected to read '{folder / RESULT}', found '{error.strerror}'", "see to its rights (chmod u+r)"
+        ) from None
+    summed = content.startswith(_SUM)  # those of earlier releases have no sum
+    digest, text = content[len(_SUM) :][:64], b"{" + content[len(_SUM) + 66 :]
+    try:
+        if summed and hashlib.sha256(text).hexdigest().encode() != digest:
+            raise msgspec.DecodeError(f"{len(content)} bytes that were changed since")
+        return msgspec.json.decode(text if summed else content, type=FoldResult)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise DamagedArtifact(
             f"expected the result of a fold in '{folder / RESULT}', found {error}",
             "delete the file and run the fold again",
@@ -239,14 +250,15 @@ def write_result(
     folder: Path,  # made if it is missing
     result: FoldResult,
 ) -> Path:  # the file
-    """Write the result of a fold; the notebook's last call.
+    """Write the result of a fold, led by its own sha256; the notebook's last call.
 
     In a folder of a walk-forward it is not final: `run_fold` makes it so when every cell has passed.
     """
     make_private_folder(folder)
     path = folder / (_PARTIAL if _FOLDER.fullmatch(folder.resolve().name) else RESULT)
     draft = path.with_suffix(".new")
-    draft.write_bytes(msgspec.json.encode(result))
+    text = msgspec.json.encode(result)
+    draft.write_bytes(_SUM + hashlib.sha256(text).hexdigest().encode() + b'",' + text[1:])
     narrow(draft)
     return draft.replace(path)
 

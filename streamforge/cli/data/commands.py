@@ -203,7 +203,10 @@ def status(
     wanted = Filter.read(collection, symbol, interval, range, exchange)
 
     async def ask() -> tuple[list[JsonObject], Absent | None]:
-        async with open_store(places_of(home).store_url) as opened:
+        places = places_of(home)
+        async with open_store(places.store_url) as opened:
+            if warning := await history_warning(opened, places.bus_url):
+                typer.echo(f"warning: {warning}", err=True)
             markets = await ledger_markets(opened, wanted)
             absent = None if leaves_all(wanted, markets) else absent_of(wanted, await ledger_markets(opened, Filter()))
             return [describe_market(market, entry, wanted.span) for market, entry in markets.items()], absent

@@ -26,7 +26,7 @@ from ...ledger.entries import Entry, LedgerKey, read_entry, update_entry
 from ...ledger.leases import market_lease
 from ...ledger.ranges import Ranges, covered, inside, slots_of
 from ...ledger.verify import verify, verify_trades
-from ...store.base import Store
+from ...store.base import Store, reading
 from ...store.schemas import CANDLES, TRADES, market_where
 from ..connector.rows import STORED_FIELDS, changed_rows, enriched_table, revised_schema
 from ..connector.states import announce_revision, keep_state, warm_enricher
@@ -201,7 +201,10 @@ def _moment(name: str, value: int) -> str:
 async def _imported_before(store: Store, key: LedgerKey, name: str) -> Ranges:
     "From the first to the last imported row, as `_remember` noted it; empty if nothing was."
     document = await store.get("imports", key.id)
-    return Ranges.of(*document.body.get(name, [])) if document else Ranges()
+    if not document:
+        return Ranges()
+    with reading(document):
+        return Ranges.of(*document.body.get(name, []))
 
 
 async def _remember(
@@ -213,7 +216,10 @@ async def _remember(
 ) -> None:
     "Note that rows of a market are being imported, and from which files: before the first is written."
     document = await store.get("imports", key.id)
-    before = document.body["files"] if document else {}
+    before: JsonObject = {}
+    if document:
+        with reading(document):
+            before |= document.body["files"]
     body: JsonObject = {"files": before | {name: {"rows": rows, "at": now_ms()} for name in files}}
     await store.put("imports", key.id, body | {name: [list(part) for part in span] for name, span in spans.items()})
 
