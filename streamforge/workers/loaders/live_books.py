@@ -53,15 +53,14 @@ class LiveBookSource:
         "Yield updates and snapshots; raises `OutOfSequence`, `ExchangeError`, `BadRecord`, `Refused`."
         feed = BookFeed(self.session.buffer.each(), self._ask, options=self.options, on_resync=self._on_resync)
         async with EventBuffer(aiter(feed), most=500, wait=True) as records:
-            while len(self.done) < len(self.order.symbols):
+            over = False
+            while not over and len(self.done) < len(self.order.symbols):
                 taken = await records.take(IDLE_SECONDS if self.order.span else None)
                 over = await self.session.passed(taken, bool(self.done))
                 self.session.buffer.since = records.since
                 if wanted := await self._select(taken):
                     yield Part(records=wanted)
                     self.session.published()
-                if over:
-                    return
 
     async def _select(self, records: Sequence[DepthUpdate | BookSnapshot]) -> list[DepthUpdate | BookSnapshot]:
         "Select the records of the range and kind that were ordered; reports gaps between updates."

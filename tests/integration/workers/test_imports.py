@@ -353,6 +353,14 @@ async def test_the_ledger_knows_holes_candles_off_the_grid_and_those_not_closed(
             )
 
 
+async def test_candles_none_of_which_is_closed_import_nothing(tmp_path):
+    frame = bars(2, start=now_ms() // HOUR * HOUR)
+    async with opened(tmp_path) as store:
+        done = await import_frame(store, frame, symbol="BTCUSDT")
+        assert (done.rows, done.written, len(done.skipped)) == (0, 0, 2)
+        assert await store.count("candles_1h") == 0 and await store.list("imports") == []
+
+
 async def test_daily_rows_of_a_stock_exchange_count_as_many_as_they_are(tmp_path):
     "Days of New York open at 05:00, as yfinance gives them: sixty rows are sixty slots."
     frame = bars(60, start=START + 5 * HOUR)
