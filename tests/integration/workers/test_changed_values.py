@@ -15,11 +15,12 @@ from typer.testing import CliRunner
 
 from streamforge.cli.data import transfer  # noqa: F401  (registers `import`)
 from streamforge.cli.data.commands import data_app
-from streamforge.cli.data.repair import Filter, repair_all
+from streamforge.cli.data.repair import Filter, repair_all, run_here, targets_of
 from streamforge.core.logs import logging_to
 from streamforge.core.settings import read_places
 from streamforge.core.times import now_ms, to_ms
 from streamforge.exchange.simulator.app import Simulator, serve_app
+from streamforge.ledger import sums as sums_module
 from streamforge.ledger import verify as module
 from streamforge.ledger.entries import LedgerKey, Notes, body_of, read_entry, update_entry
 from streamforge.ledger.ranges import Ranges
@@ -263,6 +264,40 @@ async def test_a_loader_takes_no_changed_row_from_the_store(lab):
         entry = await read_entry(store, BTC)
     assert [list(part) for part in entry.to_ask(SPAN, SPAN)] == days(1) == [list(part) for part in entry.wanting]
     assert len(before) == 24 * DAYS
+
+
+async def test_altered_trades_are_asked_for_again_by_their_ids(lab, monkeypatch):
+    "The first verification notes their sums; then a price, a time and a side are altered, and their blocks are found."
+    for of in (module, sums_module):
+        monkeypatch.setattr(of, "period_of", lambda market: 100 if market.kind == "trade_ids" else DAY)
+    ids, span = LedgerKey("trades", "BTCUSDT", "trade_ids"), Ranges.of((START, START + 2 * DAY))
+    loader, connector = targets_of([(ids, span)], {})
+    loader["parameters"] = {"SOURCE": "rest"}
+    await run_here([loader, connector], lab.places, "load-trades")
+
+    async def rows():
+        async with lab.opened() as store:
+            return (await store.read("trades")).to_pylist()
+
+    async def found():
+        code, out = await lab.data("verify", "--collection", "trades", "--json")
+        (row,) = json.loads(out)
+        return code, row["changed_ranges"], row["wanted"]
+
+    before = await rows()
+    low, high = before[0]["trade_id"], before[-1]["trade_id"] + 1
+    assert high - low == len(before) > 400 and await found() == (0, [], 0)
+    blocks = [low // 100 * 100 + n * 100 for n in (1, 2, 3)]
+    lab.sql(
+        f"UPDATE trades SET price = price * 1.01 WHERE trade_id = {blocks[0] + 7}",
+        f"UPDATE trades SET timestamp = timestamp + 1 WHERE trade_id = {blocks[1] + 50}",
+        f"UPDATE trades SET is_buyer_maker = 1 - is_buyer_maker WHERE trade_id = {blocks[2] + 99}",
+    )
+    assert await found() == (65, [[blocks[0], blocks[2] + 100]], 0)
+    code, out = await lab.data("repair", "--collection", "trades", "--json")
+    (row,) = json.loads(out)
+    assert (code, row["lacked"], row["stored"], row["still"]) == (0, 300, 300, 0)
+    assert await rows() == before and await found() == (0, [], 0)
 
 
 FILE = "time,open,high,low,close,volume\n" + "".join(
