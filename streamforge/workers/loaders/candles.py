@@ -32,6 +32,7 @@ from ...exchange.binance.adapter import configured_url
 from ...exchange.binance.rest import BinanceRest
 from ...ledger.entries import SETTLED_MS, LedgerKey, read_entry
 from ...ledger.ranges import Ranges, steps_of
+from ...ledger.sums import read_sums
 from ...ledger.verify import chunks_of, closed_candles, inspect
 from ...messages.records import Candle
 from ...store.base import Store
@@ -86,7 +87,7 @@ async def plan_market(
     entry = await read_entry(store, market)
     left = left & entry.asked if order.only_missing else left
     known = entry.loaded | entry.verified | entry.filled | (entry.missing if order.fill else Ranges())
-    inspected = await inspect(store, market, known & left, entry)
+    inspected = await inspect(store, market, known & left, entry, await read_sums(store, market, entry))
     here = inspected.good if order.again else inspected.good | inspected.filled
     if order.only_missing:
         here = here - (inspected.filled & entry.due(now))  # a hole that was filled in may have been closed
@@ -104,7 +105,7 @@ async def plan_market(
         seen=done,
         begun=seen.doubtful & Ranges.of((0, seen.last + 1)) if seen else Ranges(),
         tried=bool(entry.loaded | entry.verified),
-        rewritten=(ask | fill) & (inspected.good | inspected.filled | entry.changed),
+        rewritten=(ask | fill) & (inspected.good | inspected.filled | inspected.changed | entry.changed),
     )
 
 

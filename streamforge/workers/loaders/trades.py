@@ -22,6 +22,7 @@ from ...exchange.binance.rest import BinanceRest
 from ...exchange.binance.trades import agg_trades, trade_ids
 from ...ledger.entries import Entry, LedgerKey, read_entry
 from ...ledger.ranges import Ranges
+from ...ledger.sums import read_sums
 from ...ledger.verify import chunks_of, inspect
 from ...messages.records import Trade
 from ...store.base import Store
@@ -167,7 +168,8 @@ class TradeStream:
         entry = await read_entry(self.store, self.ids)
         wanted = await self._ids_of(span, entry)
         self.skipped |= wanted & entry.missing
-        here = (await inspect(self.store, self.ids, wanted & self.loaded, entry)).good
+        sums = await read_sums(self.store, self.ids, entry)
+        here = (await inspect(self.store, self.ids, wanted & self.loaded, entry, sums)).good
         for low, high in sorted((*here, *(wanted - here - entry.missing))):
             if not here & Ranges.of((low, high)):
                 async with aclosing(self._requested(IdRange(low, high))) as pages:

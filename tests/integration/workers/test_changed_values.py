@@ -7,12 +7,14 @@ import json
 import sqlite3
 import sys
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import msgspec
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from streamforge.bus.base import open_bus
 from streamforge.cli.data import transfer  # noqa: F401  (registers `import`)
 from streamforge.cli.data.commands import data_app
 from streamforge.cli.data.repair import Filter, repair_all, run_here, targets_of
@@ -26,6 +28,7 @@ from streamforge.ledger.entries import LedgerKey, Notes, body_of, read_entry, up
 from streamforge.ledger.ranges import Ranges
 from streamforge.ledger.sums import read_sums
 from streamforge.ledger.verify import verify, verify_loaded
+from streamforge.messages.records import Candle, decode
 from streamforge.store.base import open_store
 from streamforge.store.schemas import CANDLES
 
@@ -255,15 +258,27 @@ async def test_an_older_ledger_gets_its_sums_with_the_first_verification(lab):
     assert (await lab.verify())[1]["changed_ranges"] == days(1)
 
 
-async def test_a_loader_takes_no_changed_row_from_the_store(lab):
-    "What `verify` has found is asked for again by a plain load, too."
+@pytest.mark.parametrize("verified", [False, True])
+async def test_a_load_asks_for_changed_rows_instead_of_reading_them(lab, verified):
+    "Whether or not `verify` has seen them before: one day is requested, the others are read from the store."
     before = await lab.rows()
     lab.sql(f"UPDATE candles_1h SET volume = volume + 1 {at(30)}")
-    await lab.verify()
-    async with lab.opened() as store:
-        entry = await read_entry(store, BTC)
-    assert [list(part) for part in entry.to_ask(SPAN, SPAN)] == days(1) == [list(part) for part in entry.wanting]
-    assert len(before) == 24 * DAYS
+    assert not verified or (await lab.verify())[0] == 65
+    lab.exchange.log.clear()
+    loader, connector = targets_of([(BTC, SPAN)], {})
+    loader["parameters"] = {"SOURCE": "rest"}
+    await run_here([loader, connector], lab.places, "load-again")
+    queries = [parse_qs(query) for _, path, query, _ in lab.exchange.log if path.endswith("klines")]
+    asked = [(int(query["startTime"][0]), int(query["endTime"][0]) + 1) for query in queries if "endTime" in query]
+    assert asked == [(START + DAY, START + 2 * DAY)]
+    volumes = list[float]()
+    async with open_bus(lab.places.bus_url) as bus:
+        async for batch in bus.tail("load-again-data"):
+            volumes += [decode(Candle, record.value).volume for record in batch.records]
+            if len(volumes) >= len(before):
+                break
+    assert volumes == [row["volume"] for row in before]
+    assert await lab.rows() == before and await lab.clean()
 
 
 async def test_altered_trades_are_asked_for_again_by_their_ids(lab, monkeypatch):
