@@ -6559,6 +6559,10 @@ d = {
             "streamforge.ledger.entries.Rewrite": ("25_ledger/entries.html#rewrite", "streamforge/ledger/entries.py"),
             "streamforge.ledger.entries._Note": ("25_ledger/entries.html#_note", "streamforge/ledger/entries.py"),
             "streamforge.ledger.entries._denied": ("25_ledger/entries.html#_denied", "streamforge/ledger/entries.py"),
+            "streamforge.ledger.entries._entry_in": (
+                "25_ledger/entries.html#_entry_in",
+                "streamforge/ledger/entries.py",
+            ),
             "streamforge.ledger.entries._joined": ("25_ledger/entries.html#_joined", "streamforge/ledger/entries.py"),
             "streamforge.ledger.entries._noted": ("25_ledger/entries.html#_noted", "streamforge/ledger/entries.py"),
             "streamforge.ledger.entries._rewritten": (

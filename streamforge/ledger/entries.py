@@ -30,12 +30,13 @@ from typing import Literal
 
 import msgspec
 
-from ..core.errors import Conflict
+from ..core.errors import BadData, Conflict
+from ..core.logs import get_logger
 from ..core.names import DEFAULT_EXCHANGE, market_key, split_market
 from ..core.times import interval_ms, now_ms
 from ..core.types import JsonObject
 from .ranges import Ranges
-from ..store.base import Store, Where
+from ..store.base import Document, Store, Where, reading
 from ..store.schemas import market_where
 
 
@@ -340,13 +341,23 @@ def entry_of(
 
 
 # %% ../../nbs/25_ledger/02_entries.ipynb #e443b432
+_log = get_logger("ledger.entries")
+
+
+def _entry_in(document: Document | None) -> Entry:
+    "Read the entry in a document, empty if there is none; raises `BadData`, naming the document, for another shape."
+    if document is None:
+        return Entry()
+    with reading(document):
+        return entry_of(document.body)
+
+
 async def read_entry(
     store: Store,
     market: LedgerKey,
 ) -> Entry:  # empty if nothing was noted
-    "Read the entry of a market; raises `StoreError`."
-    document = await store.get(_KIND, market.id)
-    return entry_of(document.body) if document else Entry()
+    "Read the entry of a market; raises `StoreError`, and `BadData` for a damaged one."
+    return _entry_in(await store.get(_KIND, market.id))
 
 
 async def read_ledger(
@@ -357,9 +368,14 @@ async def read_ledger(
     interval: str = "",  # empty: all
     exchange: str = "",  # empty: all
 ) -> dict[LedgerKey, Entry]:  # sorted by key
-    "Read the entries of many markets; raises `StoreError`."
-    documents = await store.list(_KIND, prefix=f"{collection}:" if collection else "")
-    entries = {LedgerKey.from_id(document.id): entry_of(document.body) for document in documents}
+    "Read the entries of many markets; damaged ones are left out, and the log names them. Raises `StoreError`."
+    entries = dict[LedgerKey, Entry]()
+    for document in await store.list(_KIND, prefix=f"{collection}:" if collection else ""):
+        try:
+            with reading(document):
+                entries[LedgerKey.from_id(document.id)] = entry_of(document.body)
+        except BadData as error:
+            _log.error("ledger entry left out", error=error)
     return {
         key: entries[key]
         for key in sorted(entries)
@@ -380,7 +396,7 @@ async def update_entry(
     deadline, pause = time.monotonic() + _RETRY_SECONDS, 0.005
     while True:
         document = await store.get(_KIND, market.id)
-        before = entry_of(document.body) if document else Entry()
+        before = _entry_in(document)
         after = change(before)
         if after == before:
             return after

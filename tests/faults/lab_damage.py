@@ -220,7 +220,7 @@ def document_ways(kind: str, id: str, shapes: dict[str, str]) -> None:
 NO_JSON = {"cut": '{"queue_id": "tw', "emptied": "", "garbage": "\x01?\x7f", "a list": "[1, 2]", "a number": "5"}
 document_ways("workflow", "two", NO_JSON | {"of another shape": '{"a": 1}', "a wrong type": '{"targets": 3}'})
 document_ways("experiment", "gnn-07", NO_JSON | {"of another shape": '{"a": 1}'})
-document_ways("ledger", "candles_1h:ETHUSDT:candles:1h", NO_JSON)
+document_ways("ledger", "candles_1h:ETHUSDT:candles:1h", NO_JSON | {"of another shape": '{"a": 1}'})
 
 
 @way(STORE, "the schema of a collection cut")

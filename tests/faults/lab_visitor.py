@@ -23,6 +23,7 @@ from streamforge.artifacts.base import Artifacts, open_artifacts
 from streamforge.cli.main import main
 from streamforge.core.errors import StreamForgeError
 from streamforge.core.logs import setup
+from streamforge.ledger.entries import LedgerKey, read_entry
 from streamforge.manager.state import Board, Workflow
 from streamforge.runs.datasets import load_panel
 from streamforge.runs.experiments import experiments, load_experiment
@@ -95,6 +96,8 @@ async def visit_store(home: Path, pristine: Path) -> dict[str, list[list]]:
                     if found := await store.get(kind, id):
                         if kind == "experiment":
                             await load_experiment(store, id)
+                        if kind == "ledger":
+                            await read_entry(store, LedgerKey.from_id(id))
                         if kind == "workflow":
                             with reading(found):
                                 msgspec.convert(found.body, Workflow, str_keys=True)
