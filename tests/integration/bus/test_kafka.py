@@ -414,10 +414,10 @@ async def test_a_broker_that_hangs_and_goes_on(own_broker, fresh, monkeypatch):
     home, port = own_broker
     pid, noise = int((home / f"plain-{port}" / "pid").read_text()), list[str]()
     asyncio.get_running_loop().set_exception_handler(lambda _, context: noise.append(str(context)))
-    monkeypatch.setattr(kafka_producer, "PUBLISH_SECONDS", 2.0)
     async with open_bus(f"kafka://127.0.0.1:{port}?timeout=5") as bus:
         await bus.create_topic(fresh, TopicSpec(partitions=4))
-        await bus.publish(fresh, numbered(20))
+        await bus.publish(fresh, numbered(20))  # a new topic's leader may take longer than what is allowed below
+        monkeypatch.setattr(kafka_producer, "PUBLISH_SECONDS", 2.0)
         os.kill(pid, signal.SIGSTOP)
         try:
             with pytest.raises(BusError, match="acknowledge records"):
