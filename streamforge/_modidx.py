@@ -2898,6 +2898,10 @@ d = {
                 "45_evaluation/metrics.html#_ascending",
                 "streamforge/evaluation/metrics.py",
             ),
+            "streamforge.evaluation.metrics._check_interval": (
+                "45_evaluation/metrics.html#_check_interval",
+                "streamforge/evaluation/metrics.py",
+            ),
             "streamforge.evaluation.metrics._curve": (
                 "45_evaluation/metrics.html#_curve",
                 "streamforge/evaluation/metrics.py",

@@ -169,6 +169,17 @@ def _whole_multiples(timeframes: Sequence[str] | None, interval: str) -> list[st
     return names
 
 
+def _check_interval(moments: np.ndarray, interval: str) -> None:
+    "Raise `BadInterval` if another step between open times is more frequent than the interval."
+    steps, counts = np.unique(np.diff(moments), return_counts=True)
+    if len(steps) and counts[steps == interval_ms(interval)].sum() < counts.max():
+        raise BadInterval(
+            f"expected open times {interval} apart, found most of them {steps[counts.argmax()] / 60_000:g} minutes apart",
+            "give the interval of the rows; longer timeframes are made from them",
+            field="interval",
+        )
+
+
 # %% ../../nbs/45_evaluation/01_metrics.ipynb #f0d91079
 _MONDAY = 345_600_000  # 1970-01-05 in ms
 
@@ -178,12 +189,14 @@ def volatility_by_timeframe(
     price: ArrayLike,  # (T,) closes, or an equity curve
     interval: str,  # of the rows: `1h`
     timeframes: Sequence[str] | None = None,  # whole multiples of the interval; None: those of 1h, 4h, 1d and 1w
-) -> dict[str, float | None]:  # yearly standard deviation of log returns; None with fewer than 3 prices
+) -> dict[str, float | None]:  # yearly standard deviation of log returns; None with fewer than 2
     "Annualised volatility, sampled at the end of each timeframe; raises `BadInterval`, `BadTime`, `BadData`."
     moments = _ascending(open_time, "open_time")
     prices = as_numbers(price, "price", shape=moments.shape, positive=True)
     closed, volatility = moments + interval_ms(interval), dict[str, float | None]()
-    for timeframe in _whole_multiples(timeframes, interval):
+    names = _whole_multiples(timeframes, interval)
+    _check_interval(moments, interval)
+    for timeframe in names:
         step = interval_ms(timeframe)
         if not len(closed):
             volatility[timeframe] = None
@@ -192,7 +205,7 @@ def volatility_by_timeframe(
         last = np.flatnonzero(np.diff(bucket, append=bucket[-1] + 1))
         if (closed[-1] - (_MONDAY if timeframe == "1w" else 0)) % step:
             last = last[:-1]
-        r = np.diff(np.log(prices[last]))
+        r = np.diff(np.log(prices[last]))[np.diff(bucket[last]) == 1]  # none over a hole
         yearly = math.sqrt(periods_per_year(timeframe))
         volatility[timeframe] = float(np.std(r, ddof=1)) * yearly if len(r) > 1 else None
     return volatility
