@@ -807,6 +807,10 @@ d = {
                 "20_bus/embedded/files.html#encode_checked",
                 "streamforge/bus/embedded/files.py",
             ),
+            "streamforge.bus.embedded.files.misplaced": (
+                "20_bus/embedded/files.html#misplaced",
+                "streamforge/bus/embedded/files.py",
+            ),
             "streamforge.bus.embedded.files.next_path": (
                 "20_bus/embedded/files.html#next_path",
                 "streamforge/bus/embedded/files.py",

@@ -23,6 +23,7 @@ from streamforge.bus.embedded.files import (
     aside_path,
     decode_checked,
     encode_checked,
+    misplaced,
     next_path,
     read_next,
     read_topic_info,
@@ -217,12 +218,15 @@ async def check_bus(
     report = BusReport(files=sum(path.is_file() for path in home.rglob("*")), findings=[])
     names = topic_names(home)
     report.topics = len(names)
+    places = {str(path.relative_to(home)): what for path, what in misplaced(home)}
+    report.findings += [Finding(path, what) for path, what in places.items()]
     for where, known in ((home, {"topics", "groups", "drafts"}), (home / "topics", set(names))):
         for path in sorted(where.iterdir()):
             if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):
                 report.findings.append(Finding(str(path.relative_to(home)), "this user cannot read it"))
             elif path.name not in known:
-                report.findings.append(Finding(str(path.relative_to(home)), "stray file", 0, False))
+                what = "set aside" if path.suffix == ".aside" else "stray file"
+                report.findings.append(Finding(str(path.relative_to(home)), what, 0, False))
     for name in names:
         report.findings += await _topic_findings(home, name)
     for folder in sorted((home / "groups").iterdir() if (home / "groups").is_dir() else []):
@@ -230,6 +234,10 @@ async def check_bus(
     for path in (home / "topics", home / "groups", home / "drafts"):
         if path.is_dir() and path.stat().st_mode & 0o077:
             report.findings.append(Finding(path.name, "other users may look into it"))
+    told = places.items()
+    report.findings = [
+        one for one in report.findings if one.path not in places or (one.path, one.what) in told or one.lost
+    ]
     return report
 
 
@@ -311,6 +319,8 @@ async def repair_bus(
     "Put a bus in order; what is taken out is set aside beside its place. Raises `BadUrl`, `BusError`."
     report = await check_bus(home)
     _give_rights(home)
+    for path, _ in misplaced(home):
+        path.rename(aside_path(path))
     for folder in (home / "topics", home / "groups", home / "drafts"):
         folder.mkdir(mode=0o700, exist_ok=True)
         narrow(folder)

@@ -11,6 +11,7 @@ __all__ = [
     "warn_once",
     "aside_path",
     "set_aside",
+    "misplaced",
     "encode_checked",
     "decode_checked",
     "next_path",
@@ -61,6 +62,11 @@ def read_whole(path: Path) -> bytes:
     fd = open_file(path)
     try:
         return os.read(fd, os.fstat(fd).st_size)
+    except OSError as error:  # a folder can be opened, and not read
+        raise BusError(
+            f"expected a file that can be read, found '{path}' ({error.strerror})",
+            "`streamforge bus check` names every such file",
+        ) from error
     finally:
         os.close(fd)
 
@@ -77,6 +83,11 @@ def replace_file(path: Path, data: bytes) -> None:
         finally:
             os.close(fd)
         draft.replace(path)
+    except IsADirectoryError as error:
+        raise BusError(
+            f"expected a file that can be replaced, found '{path}' ({error.strerror})",
+            "`streamforge bus repair` sets it aside",
+        ) from error
     except OSError as error:
         raise BusError(
             f"expected room for {len(data):,} bytes in '{path.parent}', found: {error.strerror}",
@@ -117,6 +128,31 @@ def set_aside(path: Path, at: int, data: bytes) -> Path:
     aside = aside_path(path, at)
     replace_file(aside, data)
     return aside
+
+
+# %% ../../../nbs/20_bus/embedded/01_files.ipynb #b1f0c2a2
+_FOLDERS = ("topics", "groups", "drafts", "topics/*/[0-9]*", "groups/*/offsets", "groups/*/consumers")
+_FILES = (
+    "topics/*/*.json",
+    "topics/*/*.next",
+    "topics/*/*.new",
+    "topics/*/*/lock",
+    "topics/*/*/*.index",
+    "topics/*/*/*.new",
+)
+_GROUP_FILES = ("lock", "state.json", "state.new", "offsets/offsets.json", "offsets/offsets.new")
+
+
+def misplaced(
+    home: Path,  # folder of the bus
+) -> list[tuple[Path, str]]:  # what is in the place of something else, and what a check says of it
+    "Find folders that are in the place of a file of the bus, and files that are in the place of a folder."
+    folders = [path for pattern in _FOLDERS for path in sorted(home.glob(pattern))]
+    patterns = (*_FILES, *(f"groups/*/{name}" for name in _GROUP_FILES))
+    files = [path for pattern in patterns for path in sorted(home.glob(pattern))]
+    partitions = [path for path in folders if path.name.isalpha() or path.name.isdecimal()]  # and no `1.next`
+    found = [(path, "a file is in the place of this folder") for path in partitions if path.is_file()]
+    return found + [(path, "a folder is in the place of this file") for path in files if path.is_dir()]
 
 
 # %% ../../../nbs/20_bus/embedded/01_files.ipynb #93145647

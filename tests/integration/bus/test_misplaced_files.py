@@ -1,0 +1,103 @@
+"""Files of a bus that are of the wrong kind, of another topic, or gone: a check names each, a repair mends it."""
+
+import shutil
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+from streamforge.bus.base import Message, TopicSpec, open_bus
+from streamforge.bus.embedded.check import check_bus, repair_bus
+from streamforge.core.errors import BusError
+
+ROWS = {(partition, offset) for partition in range(2) for offset in range(40)}
+CANDLES = "topics/candles"
+
+
+async def fill(home: Path) -> None:
+    "Two topics; a group has committed offset 30 of both partitions of `candles`."
+    async with open_bus(f"embedded://{home}?segment_bytes=400") as bus:
+        await bus.create_topic("candles", TopicSpec(partitions=2))
+        await bus.create_topic("events")
+        for n in range(40):
+            await bus.publish("candles", [Message(b"%d" % n, key=key) for key in ("MARKET6", "MARKET0")])
+            await bus.publish("events", [Message(b"%d" % n)])
+        async with bus.subscribe(["candles"], "readers") as consumer:
+            await consumer.commit({("candles", 0): 30, ("candles", 1): 30})
+
+
+async def read(home: Path, topic: str = "candles") -> set[tuple[int, int]]:
+    "The (partition, offset) of every record of a topic."
+    async with open_bus(f"embedded://{home}") as bus:
+        ends, position, seen = await bus.end_offsets(topic), await bus.begin_offsets(topic), set()
+        async with aclosing(bus.tail(topic, max_wait=0.02)) as batches:
+            while any(position[partition] < end for partition, end in ends.items()):
+                batch = await anext(batches)
+                seen |= {(record.partition, record.offset) for record in batch.records}
+                position |= {partition: offset for (_, partition), offset in batch.end_offsets.items()}
+        return seen
+
+
+async def use(home: Path) -> None:
+    "Write, read and commit as a worker does."
+    async with (
+        open_bus(f"embedded://{home}?segment_bytes=400") as bus,
+        bus.subscribe(["candles"], "readers") as consumer,
+    ):
+        await bus.publish("candles", [Message(b"new", key=key) for key in ("MARKET6", "MARKET0")])
+        await consumer.commit((await consumer.poll()).end_offsets)
+
+
+def named(report, path: str) -> list[str]:
+    return [finding.what for finding in report.findings if finding.path == path and finding.damaged]
+
+
+FILES = [
+    f"{CANDLES}/topic.json",
+    f"{CANDLES}/topic.copy.json",
+    f"{CANDLES}/topic.new",
+    f"{CANDLES}/1.next",
+    f"{CANDLES}/1/lock",
+    f"{CANDLES}/1/00000000000000000000.index",
+    f"{CANDLES}/1/00000000000000000000.new",
+    "groups/readers/lock",
+    "groups/readers/state.json",
+    "groups/readers/state.new",
+    "groups/readers/offsets/offsets.json",
+    "groups/readers/offsets/offsets.new",
+]
+
+
+@pytest.mark.parametrize("file", FILES)
+async def test_a_folder_in_the_place_of_a_file(tmp_path, file):
+    await fill(tmp_path)
+    (tmp_path / file).unlink(missing_ok=True)
+    (tmp_path / file).mkdir()
+    (tmp_path / file / "inside").write_text("kept")
+    try:
+        await use(tmp_path)
+    except BusError as error:
+        assert Path(file).stem in str(error), "it names the file"
+    if (tmp_path / file).is_dir():  # a worker may have set it aside
+        assert named(await check_bus(tmp_path), file) == ["a folder is in the place of this file"]
+    await repair_bus(tmp_path)
+    assert [path.read_text() for path in tmp_path.rglob("*.aside/inside")] == ["kept"]
+    report = await check_bus(tmp_path)
+    assert not report.damaged, report.findings
+    assert await read(tmp_path) >= ROWS
+    await use(tmp_path)
+
+
+@pytest.mark.parametrize("folder", [f"{CANDLES}/1", "groups", "drafts", "groups/readers/offsets"])
+async def test_a_file_in_the_place_of_a_folder(tmp_path, folder):
+    await fill(tmp_path)
+    shutil.rmtree(tmp_path / folder)
+    (tmp_path / folder).write_text("kept")
+    assert "a file is in the place of this folder" in named(await check_bus(tmp_path), folder)
+    await repair_bus(tmp_path)
+    assert [path.read_text() for path in tmp_path.rglob("*.aside")] == ["kept"]
+    report = await check_bus(tmp_path)
+    assert not report.damaged, report.findings
+    left = {(0, n) for n in range(40)} if folder == f"{CANDLES}/1" else ROWS
+    assert await read(tmp_path) == left
+    await use(tmp_path)
