@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from ..core.errors import BadSetting
+from ..core.times import iso
 from ..exchange.simulator.app import Simulator, serve_app
 
 
@@ -40,6 +41,13 @@ class SimulatedExchange(msgspec.Struct, frozen=True):
     banner: str = ""  # for the terminal
 
 
+def _recorded(simulator: Simulator) -> str:
+    "Say how many markets have recorded candles, and of which days."
+    times = [pages.table.open_time for pages in simulator.markets.values()]
+    first, last = min(int(column[0]) for column in times), max(int(column[-1]) for column in times)
+    return f"recorded candles of {len(times)} markets, {iso(first)[:10]} to {iso(last)[:10]}"
+
+
 @asynccontextmanager
 async def open_simulated(
     kind: str,  # `packaged`, `synthetic`; empty: none
@@ -59,7 +67,7 @@ async def open_simulated(
     simulator = Simulator.open(synthetic=0 if kind == "synthetic" else None)
     async with serve_app(simulator, port=port) as url:
         env = simulated_environment(url, simulator.exchange)
-        what = "SYNTHETIC data: any market, made from a seed" if simulator.exchange else "recorded candles of 8 markets"
+        what = "SYNTHETIC data: any market, made from a seed" if simulator.exchange else _recorded(simulator)
         before = {name: os.environ.get(name) for name in _MANAGERS}
         os.environ.update({name: env[name] for name in _MANAGERS if name in env})
         try:

@@ -6,6 +6,7 @@
 __all__ = [
     "count_records",
     "expected_records",
+    "load_notes",
     "duration_words",
     "workflow_lines",
     "progress_words",
@@ -66,6 +67,17 @@ def expected_records(flow: JsonObject) -> int | None:  # None: not known before 
     return markets * ((span.end - span.start) // step) or None
 
 
+def load_notes(
+    flow: JsonObject,
+) -> list[str]:  # empty: everything that was asked for was loaded
+    "Say what loaders that have finished did not load, and why."
+    return [
+        str(target["message"])
+        for target in flow["targets"]
+        if target["status"] == "finished" and target["target"].startswith("loader-") and target["message"]
+    ]
+
+
 def duration_words(
     seconds: float,
 ) -> str:
@@ -97,6 +109,7 @@ def workflow_lines(
     for target in flow["targets"]:
         if target["status"] != "finished":
             texts.append(f"{target['status']:9} {target['telemetry_id']} {target['message']}")
+    texts += [f"note: {note}" for note in load_notes(flow)]
     lines = [f"{flow['status']:9} {flow['queue_id']}"]
     for text in filter(None, texts):
         edge = max((width or 1_000_000) - 10, 20)
@@ -179,9 +192,8 @@ def start(
                     f"expected '{done['queue_id']}' to finish, found it {done['status']}: {done['message']}",
                     f"see `streamforge logs {done['queue_id']}`",
                 )
-            for target in done["targets"]:
-                if target["target"] == "loader-producer" and target["message"]:
-                    typer.echo(f"note: {target['message']}", err=True)
+            for note in load_notes(done):
+                typer.echo(f"note: {note}", err=True)
 
     asyncio.run(ask())
 

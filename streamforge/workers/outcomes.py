@@ -39,6 +39,8 @@ class MarketAccess(msgspec.Struct, frozen=True, kw_only=True):
     files: TimeRange | None = None  # of a market that is not listed: the part of the range for which there are files
     error: str = ""  # the exchange's answer, for a market that is not listed
     refusal: str = ""  # why such data of the market cannot be had: `the exchange has no 5m`
+    first: int | None = None  # open time of the market's first candle, ms, where it explains an empty range
+    last: int | None = None  # of its last candle, ms, where it explains an empty range
 
     @property
     def known(self) -> bool:
@@ -129,6 +131,17 @@ class MarketOutcome(msgspec.Struct, frozen=True, kw_only=True):
     message: str = ""  # what is not there, and why
 
 
+def _why_empty(access: MarketAccess | None, asked: Ranges) -> str:
+    "Say what a market has instead of the range, as far as the exchange was asked."
+    if access is None or access.first is None:
+        return ": not listed yet, or ended before"
+    if access.first >= asked.parts[-1][1]:
+        return f": not listed yet, its first candle opens at {iso(access.first)}"
+    if access.last is None:
+        return f": its first candle opens at {iso(access.first)}"
+    return f": it has candles from {iso(access.first)} to {iso(access.last)}"
+
+
 def outcome_of(
     symbol: str,
     access: MarketAccess | None,  # None: nothing was asked of the exchange
@@ -146,7 +159,7 @@ def outcome_of(
         why = " (no longer listed: from the archive alone)"
     left = asked - lacking
     if asked and not left:
-        message = f"the exchange has nothing in this range{why or ': not listed yet, or ended before'}"
+        message = f"the exchange has nothing in this range{why or _why_empty(access, asked)}"
         return MarketOutcome(symbol=symbol, outcome="none", records=records, message=message)
     edges = []
     if asked and left.parts[0][0] > asked.parts[0][0]:

@@ -240,6 +240,16 @@ class BinanceRest:
             self._first[symbol, interval] = page[0].open_time
         return self._first[symbol, interval]
 
+    async def last_open(
+        self,
+        symbol: str,
+        interval: str,
+    ) -> int | None:  # ms UTC; None: the exchange answers that it has none
+        "Ask for the open time of a market's latest candle; raises `UnknownSymbol`, `ExchangeError`."
+        query: RestQuery = {"symbol": symbol, "interval": interval, "limit": 1}
+        page = await self.requests.get("klines", query, lambda body: parse_klines(body, symbol, interval))
+        return page[-1].open_time if page else None
+
     def klines(
         self,
         symbol: str,  # `BTCUSDT`

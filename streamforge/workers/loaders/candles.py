@@ -17,13 +17,13 @@ __all__ = [
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing, nullcontext
+from contextlib import AsyncExitStack, aclosing, nullcontext, suppress
 from functools import partial
 from operator import attrgetter
 
 import msgspec
 
-from ...core.errors import BadConfig, NotFound
+from ...core.errors import BadConfig, ExchangeError, NotFound
 from ...core.times import Gap, TimeRange, grid_origin, now_ms, open_times
 from ...core.types import JsonObject
 from ...exchange.binance.archive import Archive
@@ -270,6 +270,17 @@ class MarketStream:
             self.first = await self.rest.first_open(symbol, self.plan.market.interval)
         self.denied |= Ranges.of(*((gap.start, gap.end) for gap in gaps))
 
+    async def explain_empty(self) -> None:
+        "Note when a market has candles, if it is listed and has none in the range that was requested."
+        asked = self.plan.ask - self.open
+        if self.first is None or not self.access or not asked or asked - self.denied:
+            return
+        self.access = msgspec.structs.replace(self.access, first=self.first)
+        if self.first < asked.parts[-1][1]:
+            with suppress(ExchangeError):  # the load is done without it
+                last = await self.rest.last_open(self.plan.market.symbol, self.plan.market.interval)
+                self.access = msgspec.structs.replace(self.access, last=last)
+
     def _denials(self, ranges: Ranges) -> list[Fact]:
         "State what the exchange does not have: before the market's first candle, of no market that trades, or else."
         market, now = self.plan.market, self.now
@@ -382,6 +393,8 @@ class CandleHistorySource:
                 async for chunk in in_time_order(pages):
                     for k in range(0, len(chunk), _PART_RECORDS):
                         yield self._part(group, chunk[k : k + _PART_RECORDS])
+            for stream in group.values():
+                await stream.explain_empty()
             yield Part(facts=[fact for stream in group.values() for fact in stream.facts()])
 
     async def _known(self, plans: list[MarketPlan]) -> list[MarketPlan]:

@@ -142,7 +142,9 @@ async def test_an_unknown_symbol_takes_no_other_market_with_it(lab):
         assert await connector.wait() == 0
         early = order | {"TIME_RANGE": "2019-05-01:2019-05-02", "QUEUE_ID": "wf-early"}
         assert await lab.run("loader-producer", **early, **CANDLES) == 0
-    loaded, nothing = [event for event in await lab.events("finished") if "markets" in event.extra]
+        late = order | {"TIME_RANGE": "2024-01-01:2024-01-02", "QUEUE_ID": "wf-late", "SYMBOL": "BTCUSDT"}
+        assert await lab.run("loader-producer", **late, **CANDLES) == 0
+    loaded, nothing, over = [event for event in await lab.events("finished") if "markets" in event.extra]
     outcomes = [
         [(market["symbol"], market["outcome"], market["records"]) for market in event.extra["markets"]]
         for event in (loaded, nothing)
@@ -150,7 +152,8 @@ async def test_an_unknown_symbol_takes_no_other_market_with_it(lab):
     assert outcomes[0] == [("LUNAUSDT", "unknown", 0), ("BTCUSDT", "loaded", 24)]
     assert outcomes[1] == [("LUNAUSDT", "unknown", 0), ("BTCUSDT", "none", 0)]
     assert loaded.message.startswith("1 of 2 markets loaded whole; LUNAUSDT unknown: ")
-    assert "BTCUSDT none: the exchange has nothing in this range" in nothing.message
+    assert "BTCUSDT none: the exchange has nothing in this range: not listed yet, its first candle" in nothing.message
+    assert over.message.endswith("it has candles from 2021-04-04T20:00:00 to 2023-06-30T23:00:00")
     log = (lab.home / "loader-producer-2.log").read_text()
     assert "market not loaded whole" in log and "BTCUSDT" in log
 
