@@ -2551,6 +2551,7 @@ d = {
                 "80_cli/simulated.html#simulatedexchange",
                 "streamforge/cli/simulated.py",
             ),
+            "streamforge.cli.simulated._recorded": ("80_cli/simulated.html#_recorded", "streamforge/cli/simulated.py"),
             "streamforge.cli.simulated.open_simulated": (
                 "80_cli/simulated.html#open_simulated",
                 "streamforge/cli/simulated.py",
@@ -2597,6 +2598,10 @@ d = {
             ),
             "streamforge.cli.workflows.list_workflows": (
                 "80_cli/workflows.html#list_workflows",
+                "streamforge/cli/workflows.py",
+            ),
+            "streamforge.cli.workflows.load_notes": (
+                "80_cli/workflows.html#load_notes",
                 "streamforge/cli/workflows.py",
             ),
             "streamforge.cli.workflows.logs": ("80_cli/workflows.html#logs", "streamforge/cli/workflows.py"),
@@ -2658,6 +2663,7 @@ d = {
                 "72_client/client.html#client.wait",
                 "streamforge/client/client.py",
             ),
+            "streamforge.client.client._checked": ("72_client/client.html#_checked", "streamforge/client/client.py"),
             "streamforge.client.client.raise_for": ("72_client/client.html#raise_for", "streamforge/client/client.py"),
         },
         "streamforge.core.columns": {
@@ -3898,6 +3904,10 @@ d = {
             ),
             "streamforge.exchange.binance.rest.BinanceRest.klines": (
                 "30_exchange/binance/rest.html#binancerest.klines",
+                "streamforge/exchange/binance/rest.py",
+            ),
+            "streamforge.exchange.binance.rest.BinanceRest.last_open": (
+                "30_exchange/binance/rest.html#binancerest.last_open",
                 "streamforge/exchange/binance/rest.py",
             ),
             "streamforge.exchange.binance.rest.BinanceRest.look_up": (
@@ -9681,6 +9691,10 @@ d = {
                 "60_workers/loaders/candles.html#marketstream._take_gaps",
                 "streamforge/workers/loaders/candles.py",
             ),
+            "streamforge.workers.loaders.candles.MarketStream.explain_empty": (
+                "60_workers/loaders/candles.html#marketstream.explain_empty",
+                "streamforge/workers/loaders/candles.py",
+            ),
             "streamforge.workers.loaders.candles.MarketStream.facts": (
                 "60_workers/loaders/candles.html#marketstream.facts",
                 "streamforge/workers/loaders/candles.py",
@@ -10141,6 +10155,10 @@ d = {
             ),
             "streamforge.workers.outcomes.MarketOutcome": (
                 "60_workers/outcomes.html#marketoutcome",
+                "streamforge/workers/outcomes.py",
+            ),
+            "streamforge.workers.outcomes._why_empty": (
+                "60_workers/outcomes.html#_why_empty",
                 "streamforge/workers/outcomes.py",
             ),
             "streamforge.workers.outcomes.describe_outcomes": (

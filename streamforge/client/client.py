@@ -13,8 +13,9 @@ from collections.abc import Callable
 import httpx
 
 from ..core import errors
-from ..core.errors import StreamForgeError, TryAgain
+from ..core.errors import BadUrl, StreamForgeError, TryAgain
 from ..core.types import JsonObject, JsonValue
+from ..core.urls import redact
 
 
 # %% ../../nbs/72_client/01_client.ipynb #ba71ff61
@@ -43,15 +44,31 @@ def raise_for(
 
 
 # %% ../../nbs/72_client/01_client.ipynb #5cf145ec
+def _checked(url: str) -> str:
+    "Return the address of a queue-manager if it can be one; raises `BadUrl`."
+    try:
+        parsed = httpx.URL(url)
+        usable = parsed.scheme in ("http", "https") and bool(parsed.host)
+    except httpx.InvalidURL:  # its text may hold a part of a password
+        usable = False
+    if not usable:
+        raise BadUrl(
+            f"expected http:// or https:// and a host as the address of a queue-manager, found '{redact(url)}'",
+            "such as http://127.0.0.1:8600, where `streamforge up` listens",
+            field="url",
+        )
+    return url
+
+
 class Client:
-    "A connection to a queue-manager; an async context manager."
+    "A connection to a queue-manager; an async context manager. A bad address raises `BadUrl`."
 
     def __init__(
         self,
         url: str = "http://127.0.0.1:8600",  # where `streamforge up` listens
         transport: httpx.AsyncBaseTransport | None = None,  # for tests: an application in place of a network
     ):
-        self.url = url.rstrip("/")
+        self.url = _checked(url).rstrip("/")
         self._http = httpx.AsyncClient(base_url=self.url, transport=transport, timeout=30, trust_env=False)
 
     async def __aenter__(self) -> "Client":
