@@ -627,6 +627,10 @@ d = {
                 "20_bus/embedded/check.html#_repair_partition",
                 "streamforge/bus/embedded/check.py",
             ),
+            "streamforge.bus.embedded.check._set_aside": (
+                "20_bus/embedded/check.html#_set_aside",
+                "streamforge/bus/embedded/check.py",
+            ),
             "streamforge.bus.embedded.check._topic_findings": (
                 "20_bus/embedded/check.html#_topic_findings",
                 "streamforge/bus/embedded/check.py",
@@ -1299,6 +1303,14 @@ d = {
                 "20_bus/embedded/segments.html#_first_segment",
                 "streamforge/bus/embedded/segments.py",
             ),
+            "streamforge.bus.embedded.segments._is_within": (
+                "20_bus/embedded/segments.html#_is_within",
+                "streamforge/bus/embedded/segments.py",
+            ),
+            "streamforge.bus.embedded.segments._points_to": (
+                "20_bus/embedded/segments.html#_points_to",
+                "streamforge/bus/embedded/segments.py",
+            ),
             "streamforge.bus.embedded.segments.append_index": (
                 "20_bus/embedded/segments.html#append_index",
                 "streamforge/bus/embedded/segments.py",
@@ -1329,6 +1341,10 @@ d = {
             ),
             "streamforge.bus.embedded.segments.segments": (
                 "20_bus/embedded/segments.html#segments",
+                "streamforge/bus/embedded/segments.py",
+            ),
+            "streamforge.bus.embedded.segments.stray_segments": (
+                "20_bus/embedded/segments.html#stray_segments",
                 "streamforge/bus/embedded/segments.py",
             ),
             "streamforge.bus.embedded.segments.survey": (

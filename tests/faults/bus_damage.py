@@ -100,6 +100,12 @@ def size_of(made: Made, file: str) -> int:
     return max(frame.stop for frame in made.frames if frame.file == file)
 
 
+def within(made: Made) -> str:
+    "A name of a segment that lies within the offsets of the middle one."
+    _, _, offset = made.inside(segment("middle", made)).keys[0]
+    return f"topics/candles/1/{offset:020d}.log"
+
+
 def log_ways(which: str) -> None:
     "The ways to damage a first, middle or last segment."
 
@@ -280,6 +286,20 @@ def stray_group(home: Path, made: Made) -> Harm:
 def folder_as_log(home: Path, made: Made) -> Harm:
     (home / "topics/candles/0/00000000000000000007.log").mkdir()
     return Harm("topics/candles/0/00000000000000000007.log")
+
+
+@way(BUS, "an empty segment whose name lies within another")
+def stray_empty(home: Path, made: Made) -> Harm:
+    file = within(made)
+    (home / file).touch()
+    return Harm(file, quiet=True)
+
+
+@way(BUS, "a copy of a segment whose name lies within another")
+def stray_copy(home: Path, made: Made) -> Harm:
+    file = within(made)
+    (home / file).write_bytes((home / made.files()[0]).read_bytes())
+    return Harm(file, quiet=True)
 
 
 @way(BUS, "files open to other users")

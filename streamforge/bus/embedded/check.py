@@ -45,6 +45,7 @@ from streamforge.bus.embedded.segments import (
     segment_files,
     segment_path,
     segments,
+    stray_segments,
     survey,
 )
 from ..partitioning import partition_of
@@ -170,12 +171,16 @@ async def partition_findings(
 
     try:
         bases = segment_files(folder)
+        strays = stray_segments(folder, bases)
+        for stray in strays:
+            add(segment_path(folder, stray), "stray segment: the one before holds its offsets")
+        bases = [base for base in bases if base not in strays]
         for base, after in zip(bases, bases[1:], strict=False):
             if (segment := look(base, after)) and segment.closed and segment.frames[-1].first < after:
                 missing = segment.frames[-1].first
                 add(segment_path(folder, missing), "this segment is missing", after - missing)
         async with held(lock):
-            bases = segment_files(folder)
+            bases = [base for base in segment_files(folder) if base not in strays]
             last, kept = look(bases[-1], None) if bases else None, read_next(folder)
             if not bases:
                 add(folder, "it has no segment", kept or 0)
@@ -385,6 +390,10 @@ async def _repair_partition(folder: Path, spec: TopicSpec) -> None:
     lock = FileLock(folder / "lock")
     try:
         async with held(lock):
+            for stray in stray_segments(folder, segments(folder)):
+                _set_aside(path := segment_path(folder, stray))
+                path.unlink()  # and not renamed: a writer may have it open
+                path.with_suffix(".index").unlink(missing_ok=True)
             surveys = _rename_exchanged(folder, [survey(folder, base) for base in segments(folder)])
             if surveys[0].base and not (spec.retention_ms or spec.retention_bytes):
                 _write_segment(folder, Survey(0, b"", [], [], 0, 0), spec, surveys[0].base)
@@ -434,10 +443,15 @@ def _write_segment(folder: Path, segment: Survey, spec: TopicSpec, after: int | 
     if after is not None:
         parts.append(end_frame(after, newest))
     if path.exists():
-        shutil.copyfile(path, aside := aside_path(path))
-        aside.chmod(0o600)
-    segment_path(folder, segment.base).with_suffix(".index").unlink(missing_ok=True)  # derived
+        _set_aside(path)
+    path.with_suffix(".index").unlink(missing_ok=True)  # derived
     replace_file(path, b"".join(parts))
+
+
+def _set_aside(path: Path) -> None:
+    "Copy a segment beside its place."
+    shutil.copyfile(path, aside := aside_path(path))
+    aside.chmod(0o600)
 
 
 def _write_index(folder: Path, segment: Survey) -> None:

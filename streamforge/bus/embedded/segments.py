@@ -19,6 +19,7 @@ __all__ = [
     "Damage",
     "Survey",
     "survey",
+    "stray_segments",
 ]
 
 # %% ../../../nbs/20_bus/embedded/04_segments.ipynb #ba6d44fb
@@ -206,3 +207,44 @@ def survey(folder: Path, base: int) -> Survey:
     finally:
         os.close(fd)
     return found
+
+
+def stray_segments(
+    folder: Path,  # of a partition
+    bases: list[int],  # of its segments, ascending
+) -> list[int]:  # those that are none of its own
+    "Find segments whose names lie within the sound offsets of the one before, and that hold nothing of their own."
+    strays, before = list[int](), -1
+    for base in bases:
+        if before >= 0 and not _points_to(folder, before, base) and _is_within(folder, base, before):
+            strays.append(base)
+        else:
+            before = base
+    return strays
+
+
+def _points_to(folder: Path, base: int, after: int) -> bool:
+    "Whether the last bytes of a segment are an end frame that points to this one: by far the most frequent case."
+    try:
+        fd = open_file(segment_path(folder, base))
+    except (FileNotFoundError, BusError):
+        return False
+    try:
+        last = os.pread(fd, HEADER.size, max(os.fstat(fd).st_size - HEADER.size, 0))
+    finally:
+        os.close(fd)
+    frame = next(frames(last), None)
+    return frame is not None and frame.magic == END and frame.first == after
+
+
+def _is_within(folder: Path, base: int, before: int) -> bool:
+    try:
+        one, other = survey(folder, base), survey(folder, before)
+    except (FileNotFoundError, BusError):
+        return False
+    if not other.frames or other.frames[0].first >= base or base >= other.next_offset:
+        return False
+    own = [frame for frame in one.frames if frame.magic != END and frame.first >= base]
+    if all(frame.next_offset <= other.next_offset for frame in own):
+        return True
+    return own[0].first > base and other.closed and segment_path(folder, other.next_offset).exists()
