@@ -795,6 +795,10 @@ d = {
                 "20_bus/embedded/files.html#_committed_id",
                 "streamforge/bus/embedded/files.py",
             ),
+            "streamforge.bus.embedded.files._made_out": (
+                "20_bus/embedded/files.html#_made_out",
+                "streamforge/bus/embedded/files.py",
+            ),
             "streamforge.bus.embedded.files._partition_folders": (
                 "20_bus/embedded/files.html#_partition_folders",
                 "streamforge/bus/embedded/files.py",
@@ -831,6 +835,10 @@ d = {
                 "20_bus/embedded/files.html#read_next",
                 "streamforge/bus/embedded/files.py",
             ),
+            "streamforge.bus.embedded.files.read_topic_file": (
+                "20_bus/embedded/files.html#read_topic_file",
+                "streamforge/bus/embedded/files.py",
+            ),
             "streamforge.bus.embedded.files.read_topic_info": (
                 "20_bus/embedded/files.html#read_topic_info",
                 "streamforge/bus/embedded/files.py",
@@ -845,6 +853,10 @@ d = {
             ),
             "streamforge.bus.embedded.files.set_aside": (
                 "20_bus/embedded/files.html#set_aside",
+                "streamforge/bus/embedded/files.py",
+            ),
+            "streamforge.bus.embedded.files.topic_mismatch": (
+                "20_bus/embedded/files.html#topic_mismatch",
                 "streamforge/bus/embedded/files.py",
             ),
             "streamforge.bus.embedded.files.topic_names": (

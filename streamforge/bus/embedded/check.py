@@ -26,9 +26,11 @@ from streamforge.bus.embedded.files import (
     misplaced,
     next_path,
     read_next,
+    read_topic_file,
     read_topic_info,
     read_whole,
     replace_file,
+    topic_mismatch,
     topic_names,
 )
 from .frames import END, HEADER, decode_frame, end_frame, lost_frame
@@ -252,16 +254,20 @@ async def _topic_findings(home: Path, name: str) -> list[Finding]:
     def add(path: Path, what: str, lost: int = 0, damaged: bool = True) -> None:
         found.append(Finding(str(path.relative_to(home)), what, lost, damaged))
 
+    counted = read_topic_info(home, name)
     for file in ("topic.json", "topic.copy.json"):
         try:
-            infos.append(decode_checked(read_whole(folder / file), TopicInfo))
+            infos.append(read_topic_file(folder / file))
+            if why := topic_mismatch(infos[-1], folder):
+                what = f"{why}; the topic was copied, or files were exchanged"
+                add(folder / file, what, 0, infos[-1] != counted)
         except FileNotFoundError:
             add(folder / file, "it is missing", 0, file == "topic.json")
         except (BadData, BusError) as error:
             add(folder / file, f"it is damaged: {error}")
-    if len(infos) == 2 and infos[0] != infos[1]:
+    if len(infos) == 2 and counted == infos[0] != infos[1]:
         add(folder / "topic.copy.json", "it differs from topic.json, which counts")
-    spec = read_topic_info(home, name).spec
+    spec = counted.spec
     for partition in range(spec.partitions):
         if (folder / str(partition)).is_dir():
             try:

@@ -18,6 +18,8 @@ __all__ = [
     "pack_next",
     "read_next",
     "TopicInfo",
+    "read_topic_file",
+    "topic_mismatch",
     "read_topic_info",
     "topic_names",
 ]
@@ -220,9 +222,38 @@ class TopicInfo(msgspec.Struct, frozen=True):
 
     id: str
     spec: TopicSpec
+    name: str = ""  # empty: an earlier version wrote it
 
 
 Committed = dict[str, tuple[str, dict[int, int]]]  # topic -> (its id, partition -> next offset)
+
+
+def read_topic_file(path: Path) -> TopicInfo:
+    "Read `topic.json` or its copy; raises FileNotFoundError, `BusError`, `BadData` if it is damaged."
+    data = read_whole(path)
+    info = decode_checked(data, TopicInfo)
+    if info.spec.partitions < 1:
+        raise BadData(f"expected at least one partition, found {info.spec.partitions}")
+    if info.name and _MARK not in data:
+        raise BadData("expected a checksum, found none: it was edited")
+    return info
+
+
+def topic_mismatch(
+    info: TopicInfo,
+    folder: Path,  # of a topic
+) -> str:  # empty: it may be the topic's
+    "Say why a file cannot be that of the topic in whose folder it lies."
+    if info.name:
+        return "" if info.name == folder.name else f"it is the file of topic '{info.name}'"
+    others = [
+        n for n in _partition_folders(folder) if n >= info.spec.partitions and any((folder / str(n)).glob("*.log"))
+    ]
+    return (
+        f"it knows {info.spec.partitions} partitions, and there are records of partition {max(others)}"
+        if others
+        else ""
+    )
 
 
 def read_topic_info(
@@ -230,20 +261,33 @@ def read_topic_info(
     name: str,
 ) -> TopicInfo:
     "Read a topic's id and specification, from the copy where the file is damaged; raises `UnknownTopic`."
-    folder = home / "topics" / name
+    folder, others = home / "topics" / name, list[TopicInfo]()
     for file in ("topic.json", "topic.copy.json"):
         try:
-            return decode_checked(read_whole(folder / file), TopicInfo)
+            info = read_topic_file(folder / file)
+            if not (why := topic_mismatch(info, folder)):
+                return info
+            others.append(info)
+            raise BadData(f"expected the file of topic '{name}': {why}")
         except (BadData, FileNotFoundError, BusError) as error:
             if partitions := _partition_folders(folder):
                 warn_once(folder / file, "topic's file cannot be read", error=error)
             else:
                 break
     else:
-        return TopicInfo(_committed_id(home, name), TopicSpec(partitions=max(partitions) + 1))
+        return _made_out(home, name, max(partitions) + 1, others)
     raise UnknownTopic(
         f"expected a topic of this bus, found '{name}'", "make it with create_topic, or check the name", field="topic"
     )
+
+
+def _made_out(home: Path, name: str, partitions: int, others: list[TopicInfo]) -> TopicInfo:
+    "What is known of a topic without a file that is surely its own; `others`: those that lie in its folder."
+    for info in others:
+        if not info.name:
+            return info  # of an earlier version: the folder of more partitions may be a copy
+    specs = [info.spec for info in others if info.spec.partitions == partitions]
+    return TopicInfo(_committed_id(home, name), specs[0] if specs else TopicSpec(partitions=partitions), name)
 
 
 def _partition_folders(folder: Path) -> list[int]:

@@ -41,7 +41,7 @@ def create_folder(home: Path, name: str, spec: TopicSpec) -> None:
             draft.mkdir(mode=0o700, exist_ok=True)
             (draft / str(partition)).mkdir(mode=0o700)
             segment_path(draft / str(partition), 0).touch(0o600)
-        info = encode_checked(TopicInfo(uuid.uuid4().hex, spec))
+        info = encode_checked(TopicInfo(uuid.uuid4().hex, spec, name))
         for file in ("topic.json", "topic.copy.json"):
             replace_file(draft / file, info)
         try:

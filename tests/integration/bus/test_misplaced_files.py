@@ -8,6 +8,7 @@ import pytest
 
 from streamforge.bus.base import Message, TopicSpec, open_bus
 from streamforge.bus.embedded.check import check_bus, repair_bus
+from streamforge.bus.embedded.files import TopicInfo, decode_checked, encode_checked, read_topic_info
 from streamforge.core.errors import BusError
 
 ROWS = {(partition, offset) for partition in range(2) for offset in range(40)}
@@ -101,3 +102,69 @@ async def test_a_file_in_the_place_of_a_folder(tmp_path, folder):
     left = {(0, n) for n in range(40)} if folder == f"{CANDLES}/1" else ROWS
     assert await read(tmp_path) == left
     await use(tmp_path)
+
+
+def without_checksum(path: Path, old: bytes, new: bytes) -> None:
+    data = path.read_bytes().partition(b"\ncrc32")[0]
+    assert old in data
+    path.write_bytes(data.replace(old, new))
+
+
+def exchange(home: Path, *files: str) -> None:
+    for file in files:
+        one, other = home / CANDLES / file, home / "topics/events" / file
+        first, second = one.read_bytes(), other.read_bytes()
+        one.write_bytes(second), other.write_bytes(first)
+
+
+def unnamed(home: Path, *, checksum: bool) -> None:
+    "Write all files of topics as earlier versions did."
+    for path in home.glob("topics/*/topic*.json"):
+        content = decode_checked(path.read_bytes(), dict)
+        content.pop("name")
+        data = encode_checked(content)
+        path.write_bytes(data if checksum else data.partition(b"\ncrc32")[0])
+        if not checksum and path.name == "topic.copy.json":
+            path.unlink()
+
+
+WAYS = {
+    "exchanged": lambda home: exchange(home, "topic.json"),
+    "both exchanged": lambda home: exchange(home, "topic.json", "topic.copy.json"),
+    "fewer": lambda home: without_checksum(home / CANDLES / "topic.json", b'"partitions":2', b'"partitions":1'),
+    "more": lambda home: without_checksum(home / CANDLES / "topic.json", b'"partitions":2', b'"partitions":200'),
+    "negative": lambda home: without_checksum(home / CANDLES / "topic.json", b'"partitions":2', b'"partitions":-2'),
+}
+
+
+@pytest.mark.parametrize("how", WAYS)
+async def test_the_file_of_another_topic_and_an_edited_one_do_not_count(tmp_path, how):
+    await fill(tmp_path)
+    before = read_topic_info(tmp_path, "candles")
+    WAYS[how](tmp_path)
+    assert read_topic_info(tmp_path, "candles") == before
+    assert read_topic_info(tmp_path, "events").spec == TopicSpec()
+    assert named(await check_bus(tmp_path), f"{CANDLES}/topic.json")
+    for _ in range(2):
+        assert await read(tmp_path) == ROWS
+        async with open_bus(f"embedded://{tmp_path}") as bus:
+            assert await bus.committed("readers", "candles") == {0: 30, 1: 30}
+        await repair_bus(tmp_path)
+        assert not (await check_bus(tmp_path)).damaged
+    assert read_topic_info(tmp_path, "candles") == before
+
+
+@pytest.mark.parametrize("checksum", [True, False])
+async def test_topic_files_of_earlier_versions_count(tmp_path, checksum):
+    "They have no name, and those before have no checksum and no copy."
+    await fill(tmp_path)
+    before = read_topic_info(tmp_path, "candles")
+    unnamed(tmp_path, checksum=checksum)
+    assert read_topic_info(tmp_path, "candles") == TopicInfo(before.id, before.spec)
+    assert not (await check_bus(tmp_path)).damaged
+    shutil.copytree(tmp_path / CANDLES / "1", tmp_path / CANDLES / "2")  # a copy beside it makes no partition
+    assert read_topic_info(tmp_path, "candles") == TopicInfo(before.id, before.spec)
+    if checksum:
+        shutil.rmtree(tmp_path / CANDLES / "2")
+        without_checksum(tmp_path / CANDLES / "topic.json", b'"partitions":2', b'"partitions":1')
+        assert read_topic_info(tmp_path, "candles").spec == before.spec, "the copy counts"
