@@ -6801,11 +6801,16 @@ d = {
         },
         "streamforge.manager.api": {
             "streamforge.manager.api._answer": ("70_manager/api.html#_answer", "streamforge/manager/api.py"),
+            "streamforge.manager.api._bad_query": ("70_manager/api.html#_bad_query", "streamforge/manager/api.py"),
             "streamforge.manager.api._body": ("70_manager/api.html#_body", "streamforge/manager/api.py"),
             "streamforge.manager.api._job_states": ("70_manager/api.html#_job_states", "streamforge/manager/api.py"),
             "streamforge.manager.api._measure": ("70_manager/api.html#_measure", "streamforge/manager/api.py"),
             "streamforge.manager.api._send": ("70_manager/api.html#_send", "streamforge/manager/api.py"),
             "streamforge.manager.api._until_gone": ("70_manager/api.html#_until_gone", "streamforge/manager/api.py"),
+            "streamforge.manager.api.answer_errors": (
+                "70_manager/api.html#answer_errors",
+                "streamforge/manager/api.py",
+            ),
             "streamforge.manager.api.create_app": ("70_manager/api.html#create_app", "streamforge/manager/api.py"),
             "streamforge.manager.api.follow": ("70_manager/api.html#follow", "streamforge/manager/api.py"),
             "streamforge.manager.api.json_body": ("70_manager/api.html#json_body", "streamforge/manager/api.py"),

@@ -12,6 +12,7 @@ __all__ = [
     "same_origin",
     "follow",
     "create_app",
+    "answer_errors",
     "serve_docs",
 ]
 
@@ -24,12 +25,14 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 from fastapi import APIRouter, FastAPI, Request, Response, WebSocket, WebSocketDisconnect
+from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from ..core.errors import BadConfig, StreamForgeError
+from ..core.errors import BadConfig, NotFound, StreamForgeError
 from ..core.names import DEFAULT_EXCHANGE
 from ..core.types import JsonObject
 from .plan import plan_workflow
@@ -222,7 +225,7 @@ def create_app(
     )
     serve_docs(app)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
-    app.add_exception_handler(StreamForgeError, _answer)
+    answer_errors(app)
     app.middleware("http")(_measure(manager))
     for router in (queue_routes(manager), *routers):
         app.include_router(router)
@@ -248,6 +251,12 @@ def create_app(
         return Response(manager.world.metrics.text(), media_type="text/plain; version=0.0.4")
 
     return app
+
+
+def answer_errors(app: FastAPI) -> None:
+    "Answer every error of an application as `{error: {type, message, hint, field}}`."
+    for kind in (StreamForgeError, RequestValidationError, HTTPException):
+        app.add_exception_handler(kind, _answer)
 
 
 def serve_docs(app: FastAPI) -> None:
@@ -280,9 +289,27 @@ def _job_states(manager: Manager) -> dict[tuple[str, str], int]:
 
 
 async def _answer(request: Request, error: Exception) -> JSONResponse:
+    status, headers = None, None
+    if isinstance(error, HTTPException):
+        status, headers = error.status_code, error.headers
+        kind = NotFound if status == 404 else BadConfig
+        found = f"expected a route of this API, found {request.method} {request.url.path}: {error.detail}"
+        error = kind(found, "see /docs", field="path")
+    elif isinstance(error, RequestValidationError):
+        error = _bad_query(error)
     assert isinstance(error, StreamForgeError)
     body = {"type": type(error).__name__, "message": str(error), "hint": error.hint, "field": error.field}
-    return JSONResponse({"error": body}, status_code=error.http_status)
+    return JSONResponse({"error": body}, status_code=status or error.http_status, headers=headers)
+
+
+def _bad_query(error: RequestValidationError) -> BadConfig:
+    "Name the first parameter at fault, and what was expected of it."
+    first = error.errors()[0]
+    name = str(first["loc"][-1])
+    if first["type"] == "missing":
+        return BadConfig(f"expected `{name}` in the query, found none", "add it; see /docs", field=name)
+    wish = str(first["msg"]).removeprefix("Input should be ")
+    return BadConfig(f"expected `{name}` in the query as {wish}, found '{first['input']}'", "see /docs", field=name)
 
 
 def _measure(manager: Manager) -> Callable[..., Awaitable[Response]]:

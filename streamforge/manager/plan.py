@@ -140,6 +140,13 @@ def _entries(targets: object) -> Sequence[JsonObject]:
 
 def _short_form(symbol: str, type_: str, span: TimeRange | None) -> list[JsonObject]:
     kind = next((name for name in MARKET_DATA if type_ == name or type_.startswith(f"{name}_")), "")
+    if type_ and not kind:  # before all else: what a type needs depends on it
+        shown = [f"{name}_<interval>" if data.interval else name for name, data in MARKET_DATA.items()]
+        raise BadConfig(
+            f"expected type {', '.join(shown)} in a request without `targets`, found '{type_}'",
+            "name the targets",
+            field="type",
+        )
     live = bool(kind) and MARKET_DATA[kind].endless
     for field, value in (("symbol", symbol), ("type", type_), ("time_range", span or live)):
         if not value:
@@ -148,13 +155,6 @@ def _short_form(symbol: str, type_: str, span: TimeRange | None) -> list[JsonObj
                 "give symbol and type, and a time_range unless the type is a live one",
                 field=field,
             )
-    if not kind:
-        shown = [f"{name}_<interval>" if data.interval else name for name, data in MARKET_DATA.items()]
-        raise BadConfig(
-            f"expected type {', '.join(shown)} in a request without `targets`, found '{type_}'",
-            "name the targets",
-            field="type",
-        )
     return [{"target": "loader-producer"}, {"target": "arango-connector"}]
 
 

@@ -49,7 +49,7 @@ from ..core.times import as_ms, interval_ms
 from ..core.types import JsonObject, JsonValue
 from ..features.indicators import find_indicator
 from ..ledger.entries import Entry, LedgerKey, read_ledger
-from ..manager.api import same_origin
+from ..manager.api import answer_errors, same_origin
 from ..store.base import Store
 from ..store.schemas import CANDLES, market_where
 
@@ -130,6 +130,12 @@ async def chart(
     where: dict[str, str | Sequence[str]] = {**market_where(market, interval)}
     stored = await store.collections()
     richest = enriched_collection(collection) if enriched_collection(collection) in stored else collection
+    if richest not in stored or stored[richest].key != CANDLES.key:
+        raise NotFound(
+            f"expected a collection of candles, found '{collection}'",
+            "GET /api/markets lists what there is",
+            field="collection",
+        )
     table = await store.read(richest, where=where, last=last)
     if not table.num_rows:
         raise NotFound(
@@ -157,6 +163,13 @@ async def relations(
     at: object = None,  # ms UTC, text or datetime: the last snapshot at or before
 ) -> JsonObject:  # nodes, edges [{source, target, weight}], open_time, times
     "Return one snapshot of a relation graph; raises `NotFound`, `BadTime`."
+    schema = (await store.collections()).get(collection)
+    if schema is None or schema.key[:1] != ("graph",):
+        raise NotFound(
+            f"expected a collection of relations, found '{collection}'",
+            "GET /api/graphs lists what there is; a graph-builder makes them",
+            field="collection",
+        )
     table = await store.read(collection, where={"graph": graph}, end=None if at is None else as_ms(at, "at") + 1)
     if not table.num_rows:
         raise NotFound(
@@ -280,5 +293,6 @@ async def _until_gone(socket: WebSocket) -> None:
 def create_page(store: Store, bus: Bus) -> FastAPI:
     "Make the page as an ASGI application of its own."
     app = FastAPI(title="StreamForge page")
+    answer_errors(app)
     app.include_router(page_routes(store, bus))
     return mount_static(app)
