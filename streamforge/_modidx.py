@@ -1219,6 +1219,10 @@ d = {
                 "20_bus/embedded/reader.html#partitionreader._spec",
                 "streamforge/bus/embedded/reader.py",
             ),
+            "streamforge.bus.embedded.reader.PartitionReader._tell_behind": (
+                "20_bus/embedded/reader.html#partitionreader._tell_behind",
+                "streamforge/bus/embedded/reader.py",
+            ),
             "streamforge.bus.embedded.reader.PartitionReader.close": (
                 "20_bus/embedded/reader.html#partitionreader.close",
                 "streamforge/bus/embedded/reader.py",
@@ -1315,6 +1319,10 @@ d = {
                 "20_bus/embedded/segments.html#_first_segment",
                 "streamforge/bus/embedded/segments.py",
             ),
+            "streamforge.bus.embedded.segments._has_begun": (
+                "20_bus/embedded/segments.html#_has_begun",
+                "streamforge/bus/embedded/segments.py",
+            ),
             "streamforge.bus.embedded.segments._is_within": (
                 "20_bus/embedded/segments.html#_is_within",
                 "streamforge/bus/embedded/segments.py",
@@ -1353,6 +1361,10 @@ d = {
             ),
             "streamforge.bus.embedded.segments.segments": (
                 "20_bus/embedded/segments.html#segments",
+                "streamforge/bus/embedded/segments.py",
+            ),
+            "streamforge.bus.embedded.segments.segments_beyond": (
+                "20_bus/embedded/segments.html#segments_beyond",
                 "streamforge/bus/embedded/segments.py",
             ),
             "streamforge.bus.embedded.segments.stray_segments": (

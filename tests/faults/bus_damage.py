@@ -1,5 +1,6 @@
 """Ways to damage one file of the embedded bus: logs, indexes, offsets, topics, groups."""
 
+import json
 import os
 import random
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from pathlib import Path
 from damage import Harm, Subject, way
 
 from streamforge.bus.base import Message, TopicSpec, open_bus
+from streamforge.bus.embedded.files import encode_checked, pack_next
 
 GROUP, COMMITTED = "readers", 40
 TOPICS = {"candles": ("MARKET6", "MARKET0"), "queue-events": ("MARKET6",)}  # name -> a key of each partition
@@ -171,9 +173,24 @@ def log_ways(which: str) -> None:
         (home / file).write_bytes(data[:at] + random.Random(5).randbytes(150) + data[at:])
         return Harm(file)
 
+    @way(BUS, f"an old frame again in the middle, {which} segment")
+    def again(home: Path, made: Made) -> Harm:
+        file = segment(which, made)
+        frame = made.inside(file)
+        data = (home / file).read_bytes()
+        (home / file).write_bytes(data[: frame.stop] + data[: frame.stop] + data[frame.stop :])
+        return Harm(file)
+
 
 for which in ("first", "middle", "last"):
     log_ways(which)
+
+
+@way(BUS, "old frames again at the end of the log")
+def again_at_end(home: Path, made: Made) -> Harm:
+    file = segment("last", made)
+    (home / file).write_bytes((home / file).read_bytes() * 2)
+    return Harm(file)
 
 
 @way(BUS, "the only topic of one partition emptied: queue-events")
@@ -300,6 +317,36 @@ def stray_copy(home: Path, made: Made) -> Harm:
     file = within(made)
     (home / file).write_bytes((home / made.files()[0]).read_bytes())
     return Harm(file, quiet=True)
+
+
+def stray_beyond(name: str, offset: int, *, copied: bool = False) -> None:
+    "A file with the name of a segment that lies beyond the end: nothing is lost, and no offset is passed over."
+
+    @way(BUS, name)
+    def stray(home: Path, made: Made) -> Harm:
+        file = f"topics/candles/1/{offset:020d}.log"
+        (home / file).write_bytes((home / made.files()[0]).read_bytes() if copied else b"")
+        return Harm(file)
+
+
+stray_beyond("an empty segment far beyond the end", 9_999)
+stray_beyond("a copy of a segment far beyond the end", 9_999, copied=True)
+stray_beyond("a segment of an impossible offset", 10**20 - 1)
+
+
+@way(BUS, "a next offset that is impossible")
+def huge_next(home: Path, made: Made) -> Harm:
+    (home / "topics/candles/1.next").write_bytes(pack_next((1 << 64) - 1))
+    return Harm("topics/candles/1.next")
+
+
+@way(BUS, "committed offsets that are impossible")
+def impossible_offsets(home: Path, made: Made) -> Harm:
+    file = "groups/readers/offsets/offsets.json"
+    content = json.loads((home / file).read_bytes().split(b"\ncrc32")[0])
+    content["candles"][1] = {"0": -5, "1": -(10**20)}
+    (home / file).write_bytes(encode_checked(content))
+    return Harm(file)
 
 
 @way(BUS, "files open to other users")

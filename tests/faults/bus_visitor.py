@@ -39,6 +39,8 @@ async def read_all(bus: Bus, topic: str) -> list[list]:
             batch = await anext(batches)
             rows += map(row, batch.records)
             position |= {partition: offset for (_, partition), offset in batch.end_offsets.items()}
+    doubled = len(rows) - len({tuple(row[:3]) for row in rows})
+    assert not doubled, f"{doubled} records were delivered twice"
     return rows
 
 

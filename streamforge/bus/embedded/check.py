@@ -47,6 +47,7 @@ from streamforge.bus.embedded.segments import (
     segment_files,
     segment_path,
     segments,
+    segments_beyond,
     stray_segments,
     survey,
 )
@@ -182,6 +183,8 @@ async def partition_findings(
                 missing = segment.frames[-1].first
                 add(segment_path(folder, missing), "this segment is missing", after - missing)
         async with held(lock):
+            for path in segments_beyond(folder):
+                add(path, "stray segment: it lies beyond the next offset")
             bases = [base for base in segment_files(folder) if base not in strays]
             last, kept = look(bases[-1], None) if bases else None, read_next(folder)
             if not bases:
@@ -396,8 +399,9 @@ async def _repair_partition(folder: Path, spec: TopicSpec) -> None:
     lock = FileLock(folder / "lock")
     try:
         async with held(lock):
-            for stray in stray_segments(folder, segments(folder)):
-                _set_aside(path := segment_path(folder, stray))
+            strays = [segment_path(folder, stray) for stray in stray_segments(folder, segments(folder))]
+            for path in (*strays, *segments_beyond(folder)):
+                _set_aside(path)
                 path.unlink()  # and not renamed: a writer may have it open
                 path.with_suffix(".index").unlink(missing_ok=True)
             surveys = _rename_exchanged(folder, [survey(folder, base) for base in segments(folder)])

@@ -4,6 +4,7 @@
 
 # %% auto #0
 __all__ = [
+    "MAX_OFFSET",
     "Committed",
     "open_file",
     "read_whole",
@@ -29,7 +30,7 @@ import os
 import struct
 import zlib
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
@@ -184,6 +185,7 @@ def decode_checked(
 # %% ../../../nbs/20_bus/embedded/01_files.ipynb #8b897a92
 _NEXT = struct.Struct("<4sIQ")  # magic, crc of the offset, offset
 _NEXT_MAGIC = b"SFN1"
+MAX_OFFSET = 1 << 62  # all offsets are lower: a higher one is damaged
 
 
 def next_path(
@@ -210,7 +212,7 @@ def read_next(
     except BusError as error:
         warn_once(next_path(folder), "next offset cannot be read, the log's end counts", error=error)
         return None
-    if len(data) == _NEXT.size and data == pack_next(offset := _NEXT.unpack(data)[2]):
+    if len(data) == _NEXT.size and data == pack_next(offset := _NEXT.unpack(data)[2]) and offset < MAX_OFFSET:
         return offset
     warn_once(next_path(folder), "next offset is damaged, the log's end counts", bytes=len(data))
     return None
@@ -225,7 +227,8 @@ class TopicInfo(msgspec.Struct, frozen=True):
     name: str = ""  # empty: an earlier version wrote it
 
 
-Committed = dict[str, tuple[str, dict[int, int]]]  # topic -> (its id, partition -> next offset)
+_Offset = Annotated[int, msgspec.Meta(ge=0, lt=MAX_OFFSET)]
+Committed = dict[str, tuple[str, dict[int, _Offset]]]  # topic -> (its id, partition -> next offset)
 
 
 def read_topic_file(path: Path) -> TopicInfo:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from .assignment import GroupState, next_state
 from streamforge.bus.embedded.files import (
+    MAX_OFFSET,
     Committed,
     aside_path,
     decode_checked,
@@ -25,7 +26,7 @@ from streamforge.bus.embedded.files import (
     warn_once,
 )
 from .locks import FileLock
-from ...core.errors import BadData
+from ...core.errors import BadData, BadSetting
 from ...core.logs import get_logger
 
 # %% ../../../nbs/20_bus/embedded/11_group.ipynb #64ddef86
@@ -184,9 +185,15 @@ class GroupOffsets:
         offsets: Mapping[tuple[str, int], int],  # next offset by (topic, partition)
         ids: Mapping[str, str],  # topic -> its id
     ) -> None:
-        "Store the next offsets of a consumer group in one atomic write; those of a recreated topic replace the old ones."
+        "Store the next offsets of a consumer group in one atomic write, those of a recreated topic in place of the old ones; raises `BadSetting`."
         stored = self._read()
         for (topic, partition), offset in offsets.items():
+            if not 0 <= offset < MAX_OFFSET:
+                raise BadSetting(
+                    f"expected an offset of 0 or more to commit for {topic}:{partition}, found {offset}",
+                    "commit the `end_offsets` of a batch",
+                    field="offsets",
+                )
             if stored.get(topic, ("",))[0] != ids[topic]:
                 stored[topic] = (ids[topic], {})
             stored[topic][1][partition] = offset

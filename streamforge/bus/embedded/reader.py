@@ -34,12 +34,20 @@ class SegmentCursor:
         self.seen = os.fstat(self.fd)  # the file, when bytes were last looked for behind the buffer
         first, self._at, _ = find_position(folder, base, self.fd, offset)  # of the buffer, in the file
         self.expected = first  # first offset of the next frame, or lower
+        self.reached = first  # the offset behind the last frame that was read
+        self.behind = 0  # frames of lower offsets that were passed over, until their reader tells of them
 
     def next_frame(self) -> Frame | None:
         "The next sound frame, its payload in `buffer`; None if there is none here yet."
         while (frame := next(frames(self.buffer, self._used), None) or self._refill()) is not None:
             if frame.magic != END:
-                self._used, self.expected = frame.stop, max(self.expected, frame.next_offset)
+                self._used = frame.stop
+                if frame.first < self.reached:
+                    self.behind += 1  # an old one again
+                    continue
+                self.reached = reached = frame.next_offset
+                if reached > self.expected:
+                    self.expected = reached
                 return frame
             if frame.first > self.base:
                 return frame  # it is found again until the next segment exists
@@ -138,9 +146,12 @@ class PartitionReader:
                     break
                 size += frame.stop - frame.start
                 self._rows = decode_frame(self._cursor.buffer, frame, self.topic, self.partition)
-                if frame.first < self.offset:
-                    self._rows = [record for record in self._rows if record.offset >= self.offset]
-                if not self._rows and frame.next_offset > self.offset:
+                begin = self.offset
+                if out and (last := out[-1].offset) >= begin:
+                    begin = last + 1
+                if frame.first < begin:
+                    self._rows = [record for record in self._rows if record.offset >= begin]
+                if not self._rows and frame.next_offset > begin:
                     self._pass_lost(frame)
             room = max_records - len(out)
             out += self._rows[:room]
@@ -152,10 +163,13 @@ class PartitionReader:
     def _next_frame(self) -> Frame | None:
         "The next frame of records, from this segment or a later one."
         while (frame := self._cursor.next_frame() or self._look_closer()) is not None:
+            if self._cursor.behind:
+                self._tell_behind()
             if frame.first > self._expected:
                 self._pass_gap(frame.first)
             if frame.magic != END:
-                self._expected = max(self._expected, frame.next_offset)
+                if (reached := self._cursor.reached) > self._expected:
+                    self._expected = reached
                 return frame
             try:
                 self._enter(max(self.offset, frame.first), SegmentCursor(self.folder, frame.first, frame.first))
@@ -173,6 +187,8 @@ class PartitionReader:
     def _look_closer(self) -> Frame | None:
         "Tell damage from the end of the log where no sound frame follows, and go on behind it."
         cursor, now = self._cursor, time.monotonic()
+        if cursor.behind:
+            self._tell_behind()
         if cursor.seen.st_size == cursor.position and cursor.seen.st_nlink and now < self._look_at:
             return None  # by far the most frequent case: a reader that waits
         self._look_at = now + _LOOK_SECONDS
@@ -182,7 +198,8 @@ class PartitionReader:
             raise UnknownTopic(f"expected a topic '{self.topic}', found none", "it was deleted while it was read")
         if cursor.gone or cursor.rest < 0:
             return self._open_again()
-        kept, later = read_next(self.folder), [base for base in segments(self.folder) if base > cursor.base]
+        kept = read_next(self.folder)  # before the files: what it says must be in them
+        later = [base for base in segments(self.folder, kept) if base > cursor.base]
         if (frame := cursor.next_frame()) is not None:
             return frame  # written meanwhile
         if later or kept is None or cursor.expected < kept:
@@ -228,6 +245,17 @@ class PartitionReader:
                 lost=len(lost),
                 bytes=size,
             )
+
+    def _tell_behind(self) -> None:
+        "Report frames that stand behind others of higher offsets: their records were delivered already."
+        _log.warning(
+            "old frames passed over",
+            topic=self.topic,
+            partition=self.partition,
+            frames=self._cursor.behind,
+            offset=self._cursor.expected,
+        )
+        self._cursor.behind = 0
 
     def _pass_lost(self, frame: Frame) -> None:
         "Pass a frame without records for us: a writer or a repair has put it where records were lost."

@@ -20,6 +20,7 @@ __all__ = [
     "Survey",
     "survey",
     "stray_segments",
+    "segments_beyond",
 ]
 
 # %% ../../../nbs/20_bus/embedded/04_segments.ipynb #ba6d44fb
@@ -31,7 +32,7 @@ from pathlib import Path
 
 import msgspec
 
-from .files import open_file, read_whole, read_next, warn_once
+from .files import MAX_OFFSET, open_file, read_whole, read_next, warn_once
 from .frames import END, HEADER, MAGIC, Frame, find_frame, frames
 from ...core.errors import BusError, UnknownTopic
 
@@ -52,20 +53,22 @@ def segment_path(folder: Path, base: int) -> Path:
 
 def segments(
     folder: Path,  # of a partition
+    kept: int | None = None,  # its next offset, where it was just read
 ) -> list[int]:  # first offsets, ascending
     "The segments that are kept, at least one; raises `UnknownTopic` if the folder is gone."
-    return segment_files(folder) or [_first_segment(folder)]
+    return segment_files(folder, kept) or [_first_segment(folder)]
 
 
 def segment_files(
     folder: Path,  # of a partition
+    kept: int | None = None,  # its next offset, where it was just read
 ) -> list[int]:  # first offsets, ascending
     "The segments that have a file; warns once of other files. Raises `UnknownTopic` if the folder is gone."
     bases = list[int]()
     try:
         for entry in os.scandir(folder):
-            if _SEGMENT.fullmatch(entry.name) and entry.is_file():
-                bases.append(int(entry.name[:20]))
+            if _SEGMENT.fullmatch(entry.name) and entry.is_file() and (base := int(entry.name[:20])) < MAX_OFFSET:
+                bases.append(base)
             elif not entry.name.endswith(_OWN):
                 warn_once(folder / entry.name, "stray file among the segments")
     except FileNotFoundError:
@@ -75,7 +78,26 @@ def segment_files(
             f"expected a folder that this user can read, found '{folder}' ({error.strerror})",
             "`streamforge bus repair` gives its owner the right to",
         ) from error
-    return sorted(bases)
+    bases.sort()
+    if len(bases) > 1 and (kept := read_next(folder) if kept is None else kept) is not None and bases[-1] > kept:
+        for base in [base for base in bases[1:] if base > kept]:
+            if not _has_begun(folder, base) and not _points_to(folder, bases[bases.index(base) - 1], base):
+                warn_once(segment_path(folder, base), "stray segment beyond the next offset", offset=kept)
+                bases.remove(base)
+    return bases
+
+
+def _has_begun(folder: Path, base: int) -> bool:
+    "Whether the first bytes of a segment are the header of a frame of its own."
+    try:
+        fd = open_file(segment_path(folder, base))
+    except (FileNotFoundError, BusError):
+        return False
+    try:
+        head = os.pread(fd, HEADER.size, 0)
+    finally:
+        os.close(fd)
+    return len(head) == HEADER.size and head[:4] in (MAGIC, END) and bool(HEADER.unpack(head)[4] >= base)
 
 
 def _first_segment(folder: Path) -> int:  # its first offset
@@ -248,3 +270,13 @@ def _is_within(folder: Path, base: int, before: int) -> bool:
     if all(frame.next_offset <= other.next_offset for frame in own):
         return True
     return own[0].first > base and other.closed and segment_path(folder, other.next_offset).exists()
+
+
+def segments_beyond(
+    folder: Path,  # of a partition
+) -> list[Path]:  # ascending
+    "Find files with the names of segments that lie beyond the next offset and are none of its own."
+    known = {segment_path(folder, base) for base in segment_files(folder)}
+    return sorted(
+        path for path in folder.glob("*.log") if _SEGMENT.fullmatch(path.name) and path.is_file() and path not in known
+    )
