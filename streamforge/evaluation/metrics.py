@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..core.columns import as_ms_column
-from ..core.errors import BadData, BadInterval, NotEnoughData
+from ..core.errors import BadData, BadInterval, BadTime, NotEnoughData
 from ..core.numbers import as_number, as_numbers
-from ..core.times import interval_ms
+from ..core.times import EARLIEST_MS, LATEST_MS, interval_ms, iso
 
 # %% ../../nbs/45_evaluation/01_metrics.ipynb #03356e6b
 _YEAR_MS = 365 * 24 * 3_600_000  # a year of a market that never closes
@@ -90,7 +90,7 @@ def performance(
     *,
     periods_per_year: float | None = None,  # None: by the times that index a pandas.Series, else of hourly rows
 ) -> Performance:
-    "Measure a curve (definitions above); raises `NotEnoughData`, `BadData`, `BadSetting`."
+    "Measure a curve (definitions above); raises `NotEnoughData`, `BadData`, `BadTime`, `BadSetting`."
     curve = _curve(equity, 2)
     r, own = curve[1:] / curve[:-1] - 1, _yearly_rows(equity)
     periods_per_year = own if periods_per_year is None else as_number(periods_per_year, "periods_per_year", above=0)
@@ -118,16 +118,29 @@ def performance(
 def _ascending(times: object, field: str) -> np.ndarray:
     "Times in ms UTC, (T,); raises `BadTime`, and `BadData` if one does not come after the one before."
     moments = as_ms_column(times, field)
+    if moments.size and not EARLIEST_MS <= moments.min() <= moments.max() < LATEST_MS:
+        raise BadTime(
+            f"expected {field} from 1973 to 2100, found {iso(int(moments.min()))} to {iso(int(moments.max()))}",
+            "name the unit of the numbers: pandas.to_datetime(..., unit='ms')",
+            field=field,
+        )
     if moments.ndim != 1 or (np.diff(moments) <= 0).any():
         raise BadData(f"expected ascending {field}, found repeated or unsorted ones", "sort the rows and drop repeats")
     return moments
 
 
+_ROWS = 10**8  # numbers of rows are below; times are above, in seconds as well
+
+
 def _yearly_rows(equity: object) -> float:
-    "Rows in a year: by the commonest step of a Series' times, 8,760 without times."
+    "Rows in a year: by the commonest step of a Series' times, 8,760 without times; raises `BadTime`, `BadData`."
     index = getattr(equity, "index", None)
-    if getattr(getattr(index, "dtype", None), "kind", "") != "M":
+    kind = getattr(getattr(index, "dtype", None), "kind", None)  # a list has an index, too: a method
+    if kind is None or (kind in "iuf" and (np.abs(index) < _ROWS).all()):
         return 365 * 24.0
+    if kind == "m":
+        raise BadTime(f"expected times as index of equity, found {index[0]!r}", "add the time of the start to them")
+    index = index.to_timestamp() if hasattr(index, "to_timestamp") else index  # of periods: where they begin
     steps, counts = np.unique(np.diff(_ascending(index, "index of equity")), return_counts=True)
     return _YEAR_MS / float(steps[counts.argmax()])
 
