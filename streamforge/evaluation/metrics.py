@@ -136,7 +136,7 @@ def _yearly_rows(equity: object) -> float:
     "Rows in a year: by the commonest step of a Series' times, 8,760 without times; raises `BadTime`, `BadData`."
     index = getattr(equity, "index", None)
     kind = getattr(getattr(index, "dtype", None), "kind", None)  # a list has an index, too: a method
-    if kind is None or (kind in "iuf" and (np.abs(index) < _ROWS).all()):
+    if index is None or kind is None or (kind in "iuf" and (np.abs(index) < _ROWS).all()):
         return 365 * 24.0
     if kind == "m":
         raise BadTime(f"expected times as index of equity, found {index[0]!r}", "add the time of the start to them")

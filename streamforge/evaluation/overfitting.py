@@ -11,8 +11,8 @@ from statistics import NormalDist
 
 import numpy as np
 
-from ..core.errors import NotEnoughData
-from ..core.numbers import as_number, as_numbers
+from ..core.errors import BadData, NotEnoughData
+from ..core.numbers import as_count, as_number, as_numbers
 
 # %% ../../nbs/45_evaluation/04_overfitting.ipynb #d579503b
 _NORMAL = NormalDist()
@@ -29,11 +29,10 @@ def probabilistic_sharpe(
     "Probability that the true Sharpe ratio is above a benchmark (2012, equation 11); raises `NotEnoughData`, `BadSetting`."
     for name, value in (("sharpe", sharpe), ("benchmark", benchmark), ("skew", skew), ("kurtosis", kurtosis)):
         as_number(value, name, least=-1e12, most=1e12)
-    as_number(periods, "periods", least=0)
-    if periods < 2:
+    if as_count(periods, "periods") < 2:
         raise NotEnoughData(f"expected at least 2 returns, found {periods}", "test on a longer range")
     variance = 1 - skew * sharpe + (kurtosis - 1) / 4 * sharpe**2
-    if variance <= 0:
+    if variance <= 0 or kurtosis < (1 + skew**2) * (1 - 1e-9):  # no sample has less; rounding may
         raise NotEnoughData(
             f"expected moments that a sample can have, found skew {skew} and kurtosis {kurtosis}",
             "take them from the same returns as the ratio",
@@ -52,7 +51,8 @@ def expected_best(
     if trials == 1:
         return 0.0
     gamma, tail = 0.5772156649015329, _NORMAL.inv_cdf  # the Euler-Mascheroni constant
-    return math.sqrt(variance) * ((1 - gamma) * tail(1 - 1 / trials) + gamma * tail(1 - 1 / (trials * math.e)))
+    best = (1 - gamma) * tail(1 - 1 / trials) + gamma * tail(1 - 1 / (trials * math.e))
+    return math.sqrt(variance) * max(best, 0.0)  # the approximation is negative below 1.3 trials
 
 
 def deflated_sharpe(
@@ -64,8 +64,12 @@ def deflated_sharpe(
     """Probability that the best of many trials has a true ratio above zero; raises `NotEnoughData`, `BadData`,
     `BadSetting`."""
     r, best = as_numbers(returns, "returns"), expected_best(trials, variance)
+    if (largest := np.abs(r).max(initial=0.0)) >= 1e100:
+        raise BadData(
+            f"expected returns below 1e+100, found {largest}", "correct them: the squares of larger ones overflow"
+        )
     spread = float(np.std(r)) if len(r) else 0.0
-    if spread <= 1e-12 * np.abs(r).max(initial=0.0):  # equal numbers have a spread, of rounding
+    if spread <= 1e-12 * largest:  # equal numbers have a spread, of rounding
         raise NotEnoughData(
             f"expected returns that vary, found {len(r)} equal ones", "a strategy that never trades has no Sharpe ratio"
         )

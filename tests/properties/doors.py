@@ -149,7 +149,7 @@ DOORS = {
         {"sharpe": 0.1, "periods": 50, "benchmark": 0.0, "skew": 0.1, "kurtosis": 3.0},
         {
             "sharpe": number(),
-            "periods": number(least=0),
+            "periods": count(),
             "benchmark": number(),
             "skew": number(),
             "kurtosis": number(),
