@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from ..core.columns import as_ms_column
-from ..core.errors import BadData, NotEnoughData
+from ..core.errors import BadData, BadSetting, NotEnoughData
 from ..core.numbers import as_count, as_number, as_numbers
 from .metrics import Performance, performance
 from ..trading.baselines import random_agents
@@ -120,6 +120,19 @@ def random_portfolios(
 
 
 # %% ../../nbs/45_evaluation/03_portfolio.ipynb #5160b3a1
+def _check_curve(curve: Curve) -> np.ndarray:
+    "The equity of a curve, (T,); raises `BadData` if its fields do not fit each other, or cannot be."
+    own = as_numbers(curve.equity, "equity of a curve", shape=(len(curve.open_time),), positive=True)
+    if not len(own) or (np.diff(curve.open_time) <= 0).any():
+        raise BadData("expected curves with ascending open times, found none or unsorted ones", "sort the rows")
+    try:
+        as_number(curve.traded, "traded of a curve", least=0)
+        as_number(curve.exposure, "exposure of a curve", least=0, most=1 + 1e-9)  # a mean of ones, rounded
+    except BadSetting as error:
+        raise BadData(str(error), field=error.field) from None
+    return own
+
+
 def chain(
     curves: Sequence[Curve],  # of one strategy, in time order
 ) -> Curve:
@@ -128,16 +141,14 @@ def chain(
         raise NotEnoughData("expected at least one curve to chain, found none", "finish a fold first")
     times, equity = np.array([], np.int64), np.array([], np.float64)
     for curve in curves:
-        own = as_numbers(curve.equity, "equity of a curve", shape=(len(curve.open_time),), positive=True)
-        if not len(own) or (np.diff(curve.open_time) <= 0).any():
-            raise BadData("expected curves with ascending open times, found none or unsorted ones", "sort the rows")
+        own = _check_curve(curve)
         if len(times) and curve.open_time[0] <= times[-1]:
             raise BadData(
                 f"expected folds in time order without overlap, found {curve.open_time[0]} after {times[-1]}",
                 "sort the folds by their test range",
             )
         level = equity[-1] if len(equity) else 1.0
-        times, equity = np.append(times, curve.open_time), np.append(equity, level * np.asarray(curve.equity))
+        times, equity = np.append(times, curve.open_time), np.append(equity, level * own)
     rows = [len(curve.equity) for curve in curves]
     return Curve(
         open_time=times.tolist(),
@@ -151,9 +162,8 @@ def measure(
     curve: Curve,
     periods_per_year: float = 365 * 24.0,  # the default is for hourly rows
 ) -> Performance:
-    "Performance of a portfolio's curve, with the turnover of what was traded in each market."
-    as_number(curve.traded, "traded", least=0)
+    "Performance of a portfolio's curve, with the turnover of what was traded in each market; raises `BadData`."
     as_number(periods_per_year, "periods_per_year", above=0)
-    measured = performance(np.asarray(curve.equity), periods_per_year=periods_per_year)
+    measured = performance(_check_curve(curve), periods_per_year=periods_per_year)
     turnover = curve.traded / measured.periods * periods_per_year
     return msgspec.structs.replace(measured, turnover=turnover, exposure=curve.exposure)

@@ -71,12 +71,7 @@ def combine(
     ordered = sorted(folds, key=lambda fold: fold.fold)
     first = ordered[0]
     for fold in ordered:
-        if _run_of(fold) != _run_of(first):
-            raise BadData(
-                f"expected folds of one run, found fold {fold.fold} with other data, strategies or seeds "
-                f"than fold {first.fold}",
-                "give the results of one walk-forward",
-            )
+        _check_run(fold, first)
     _check_complete(ordered)
     curves = {name: chain([fold.strategies[name] for fold in ordered]) for name in first.strategies}
     results = [
@@ -101,9 +96,38 @@ def beaten(
 
 
 # %% ../../nbs/45_evaluation/05_results.ipynb #df9fb27f
-def _run_of(fold: FoldResult) -> tuple[str, list[str], int, float]:
-    "What all folds of one walk-forward share."
-    return fold.dataset_sha256, list(fold.strategies), len(fold.random), fold.periods_per_year
+def _run_of(fold: FoldResult) -> dict[str, object]:
+    "What all folds of one walk-forward share, by name; the seed is compared apart."
+    return {
+        "data (dataset_sha256)": fold.dataset_sha256,
+        "symbols": fold.symbols,
+        "strategies": list(fold.strategies),
+        "number of random": len(fold.random),
+        "periods_per_year": fold.periods_per_year,
+        "number of folds": fold.folds,
+        "parts in rows": set(fold.rows),
+    }
+
+
+def _check_run(fold: FoldResult, first: FoldResult) -> None:
+    "Raise `BadData` if a fold is not of the run of the first, or its curves are of different times."
+    own, shared = _run_of(fold), _run_of(first)
+    differ = [name for name in own if own[name] != shared[name]]
+    if fold.seed not in (first.seed, first.seed + fold.fold - first.fold):  # one for all, or one more for each fold
+        differ.append("seed")
+    if differ:
+        raise BadData(
+            f"expected folds of one run, found fold {fold.fold} with other {', '.join(differ)} than fold {first.fold}",
+            "give the results of one walk-forward",
+            field="folds",
+        )
+    curves = [*fold.strategies.values(), *fold.random]
+    if any(curve.open_time != curves[0].open_time for curve in curves):
+        raise BadData(
+            f"expected one range of time for all curves of fold {fold.fold}, found others",
+            "measure each strategy on the rows of the test",
+            field="folds",
+        )
 
 
 def _check_complete(ordered: Sequence[FoldResult]) -> None:
