@@ -3012,6 +3012,10 @@ d = {
                 "45_evaluation/portfolio.html#_accounts",
                 "streamforge/evaluation/portfolio.py",
             ),
+            "streamforge.evaluation.portfolio._check_curve": (
+                "45_evaluation/portfolio.html#_check_curve",
+                "streamforge/evaluation/portfolio.py",
+            ),
             "streamforge.evaluation.portfolio.chain": (
                 "45_evaluation/portfolio.html#chain",
                 "streamforge/evaluation/portfolio.py",
@@ -3048,6 +3052,10 @@ d = {
             ),
             "streamforge.evaluation.results._check_complete": (
                 "45_evaluation/results.html#_check_complete",
+                "streamforge/evaluation/results.py",
+            ),
+            "streamforge.evaluation.results._check_run": (
+                "45_evaluation/results.html#_check_run",
                 "streamforge/evaluation/results.py",
             ),
             "streamforge.evaluation.results._random_baseline": (

@@ -7,6 +7,7 @@ __all__ = ["SELL", "HOLD", "BUY", "ACTIONS", "step", "Backtest", "check_prices",
 
 # %% ../../nbs/42_trading/03_engine.ipynb #d2c2696e
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ import numpy as np
 from numba import njit
 
 from ..core.columns import as_ms_column
-from ..core.errors import BadCandles, BadData, NotEnoughData
+from ..core.errors import BadCandles, BadData, BadSetting, NotEnoughData
 from ..core.numbers import as_count, as_number, as_numbers
 from .account import EQUITY, FILLS, buy, mark, open_account, position, sell
 from .costs import Costs
@@ -142,8 +143,8 @@ def backtest(
     *,
     cash: float = 1.0,  # starting capital of each market
 ) -> Backtest:  # arrays of the same shape
-    """Trade given decisions; raises `BadCandles` for impossible prices, `BadData` for impossible actions and
-    `BadSetting` for no cash."""
+    """Trade given decisions; raises `BadCandles` for impossible prices, `BadData` for impossible actions or an
+    equity that cannot be, `NotEnoughData`, and `BadSetting` for no cash. Warns of SELL and HOLD without a BUY."""
     open, close, actions = _prices(open, "open"), _prices(close, "close"), _whole_array(actions, "actions")
     check_prices(open, close, holes=open.ndim == 2)
     cash = as_number(cash, "cash", above=0)
@@ -158,19 +159,40 @@ def backtest(
             "give one of SELL, HOLD, BUY per candle: np.where(signal, BUY, SELL) for a boolean signal",
             field="actions",
         )
+    if not len(open):
+        raise NotEnoughData("expected at least one candle, found none", "give the rows of a longer range")
+    if not isinstance(costs, Costs):
+        raise BadSetting(
+            f"expected costs as Costs, found {costs!r}", "give Costs(fee_bps, slippage_bps)", field="costs"
+        )
+    if not (actions == BUY).any() and (actions == SELL).any() and (actions == HOLD).any():
+        warnings.warn(
+            "actions of SELL (0) and HOLD (1) and no BUY (2): nothing is bought. "
+            "Give np.where(signal, BUY, SELL) for a signal of zeros and ones.",
+            stacklevel=2,
+        )
     columns = open.shape if open.ndim == 2 else (len(open), 1)
     equity, positions, fills = np.empty(columns), np.empty(columns), np.zeros(columns, np.int8)
-    _run(
-        open.reshape(columns),
-        close.reshape(columns),
-        actions.astype(np.int64).reshape(columns),
-        costs.fee,
-        costs.slippage,
-        cash,
-        equity,
-        positions,
-        fills,
-    )
+    try:
+        _run(
+            open.reshape(columns),
+            close.reshape(columns),
+            actions.astype(np.int64).reshape(columns),
+            costs.fee,
+            costs.slippage,
+            cash,
+            equity,
+            positions,
+            fills,
+        )
+        ruined = not 0 < equity.min(initial=1.0) <= equity.max(initial=1.0) < math.inf
+    except ZeroDivisionError:  # an equity that became zero has no return
+        ruined = True
+    if ruined:
+        raise BadData(
+            "expected an equity that stays positive and finite, found one that does not",
+            "correct prices near 0 or infinity, costs near 10000 bps, or the cash",
+        )
     return Backtest(*(result.reshape(open.shape) for result in (equity, positions, fills)))
 
 
