@@ -627,12 +627,20 @@ d = {
                 "20_bus/embedded/check.html#_repair_partition",
                 "streamforge/bus/embedded/check.py",
             ),
+            "streamforge.bus.embedded.check._same_ids": (
+                "20_bus/embedded/check.html#_same_ids",
+                "streamforge/bus/embedded/check.py",
+            ),
             "streamforge.bus.embedded.check._set_aside": (
                 "20_bus/embedded/check.html#_set_aside",
                 "streamforge/bus/embedded/check.py",
             ),
             "streamforge.bus.embedded.check._topic_findings": (
                 "20_bus/embedded/check.html#_topic_findings",
+                "streamforge/bus/embedded/check.py",
+            ),
+            "streamforge.bus.embedded.check._writable_by_others": (
+                "20_bus/embedded/check.html#_writable_by_others",
                 "streamforge/bus/embedded/check.py",
             ),
             "streamforge.bus.embedded.check._write_index": (
@@ -793,6 +801,10 @@ d = {
             ),
             "streamforge.bus.embedded.files._committed_id": (
                 "20_bus/embedded/files.html#_committed_id",
+                "streamforge/bus/embedded/files.py",
+            ),
+            "streamforge.bus.embedded.files._is_name": (
+                "20_bus/embedded/files.html#_is_name",
                 "streamforge/bus/embedded/files.py",
             ),
             "streamforge.bus.embedded.files._made_out": (

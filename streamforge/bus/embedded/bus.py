@@ -8,10 +8,11 @@ __all__ = ["FSYNC", "BusOptions", "read_url", "tail_folder", "TopicWriters", "Em
 # %% ../../../nbs/20_bus/embedded/13_bus.ipynb #dbec0e3c
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
-from urllib.parse import parse_qs
+from urllib.parse import parse_qsl
 
 import msgspec
 
@@ -48,18 +49,21 @@ def read_url(
 ) -> BusOptions:
     "Parse a URL; raises `BadUrl`, `BadSetting`."
     path, _, query = url.removeprefix("embedded://").partition("?")
-    options = {name: values[-1] for name, values in parse_qs(query).items()}
+    pairs = parse_qsl(query, keep_blank_values=True)  # `?fsync=` is a mistake, and not the default
+    options = dict(pairs)
     if not path:
         raise BadUrl(f"expected embedded:///path?session_timeout=10, found '{url}'", "name a folder")
     if unknown := options.keys() - {"session_timeout", "segment_bytes", "fsync"}:
         raise BadUrl(
             f"expected embedded:///path?session_timeout=10, found '{url}'", f"leave out {', '.join(sorted(unknown))}"
         )
+    if len(options) < len(pairs):
+        raise BadUrl(f"expected each option once, found '{url}'", "leave one of the two out")
     try:
         timeout, size = float(options.get("session_timeout", 10)), int(options.get("segment_bytes", SEGMENT_BYTES))
     except ValueError as error:
         raise BadSetting(f"expected numbers in '{url}', found: {error}", "give seconds and bytes") from None
-    if timeout <= 0 or size <= 0:
+    if not 0 < timeout < math.inf or size <= 0:
         raise BadSetting(f"expected positive numbers in '{url}'", "give seconds and bytes")
     if (fsync := options.get("fsync", FSYNC[0])) not in FSYNC:
         raise BadSetting(f"expected fsync as one of {', '.join(FSYNC)}, found '{fsync}'", "correct the URL")
@@ -71,12 +75,15 @@ def _create_folders(home: Path) -> None:
     "Create the folders of a bus; raises `BadUrl`."
     try:
         make_private_folder(home)
-        for name in ("topics", "drafts", "groups"):
+        if (home / "topics").is_dir() and not (home / "groups").exists():
+            warn_once(home / "groups", "folder of the groups is missing, they read from the start")
+        for name in ("groups", "drafts", "topics"):  # the topics last: none without the folder of the groups
             (home / name).mkdir(mode=0o700, exist_ok=True)
             narrow(home / name)  # an earlier version, or a copy, may have left it open to others
     except OSError as error:
         raise BadUrl(
-            f"expected a folder that can be written, found '{home}' ({error.strerror})", "set STREAMFORGE_BUS_URL"
+            f"expected a folder that can be written, found '{error.filename or home}' ({error.strerror})",
+            "set STREAMFORGE_BUS_URL",
         ) from error
 
 

@@ -10,7 +10,8 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -239,8 +240,13 @@ async def check_bus(
                 report.findings.append(Finding(str(path.relative_to(home)), what, 0, False))
     for name in names:
         report.findings += await _topic_findings(home, name)
+    report.findings += _same_ids(home, names)
+    if names and not (home / "groups").exists():
+        report.findings.append(Finding("groups", "it is missing; every group reads from the start"))
     for folder in sorted((home / "groups").iterdir() if (home / "groups").is_dir() else []):
         report.findings += _group_findings(home, folder)
+    if _writable_by_others(home):
+        report.findings.append(Finding(".", "other users may rename or replace its folders"))
     for path in (home / "topics", home / "groups", home / "drafts"):
         if path.is_dir() and path.stat().st_mode & 0o077:
             report.findings.append(Finding(path.name, "other users may look into it"))
@@ -249,6 +255,22 @@ async def check_bus(
         one for one in report.findings if one.path not in places or (one.path, one.what) in told or one.lost
     ]
     return report
+
+
+def _writable_by_others(home: Path) -> bool:
+    "Whether other users may change the folder of a bus; one as `/tmp` lets them change only what is their own."
+    mode = home.stat().st_mode
+    return bool(mode & 0o022 and not mode & stat.S_ISVTX)
+
+
+def _same_ids(home: Path, names: Sequence[str]) -> Iterator[Finding]:
+    "Topics with the id of another one."
+    first = dict[str, str]()  # id -> topic
+    for name in names:
+        topic_id = read_topic_info(home, name).id
+        if first.setdefault(topic_id, name) != name and topic_id != "recovered":
+            what = f"it has the id of topic '{first[topic_id]}': one is a copy of the other"
+            yield Finding(f"topics/{name}", what, 0, False)
 
 
 async def _topic_findings(home: Path, name: str) -> list[Finding]:
@@ -321,8 +343,12 @@ def _beyond(home: Path, group: str, committed: Committed) -> list[Finding]:
                 if offset > reached:
                     what = f"offset {offset:,} of {topic}:{partition} lies beyond the end, {reached:,}"
                     found.append(Finding(f"{group}/offsets/offsets.json", f"{what}; the group reads from the start"))
-        except (UnknownTopic, BusError, FileNotFoundError):
-            continue  # deleted, or named above
+        except UnknownTopic:
+            if not (home / "topics" / topic).exists():
+                what = f"it has offsets of '{topic}', and there is no such topic: its folder was deleted or renamed"
+                found.append(Finding(f"{group}/offsets/offsets.json", what))
+        except (BusError, FileNotFoundError):
+            continue  # named above
     return found
 
 
@@ -333,6 +359,8 @@ async def repair_bus(
     "Put a bus in order; what is taken out is set aside beside its place. Raises `BadUrl`, `BusError`."
     report = await check_bus(home)
     _give_rights(home)
+    if _writable_by_others(home):
+        home.chmod(stat.S_IMODE(home.stat().st_mode) & ~0o022)
     for path, _ in misplaced(home):
         path.rename(aside_path(path))
     for folder in (home / "topics", home / "groups", home / "drafts"):
@@ -378,6 +406,12 @@ async def _repair_group(home: Path, folder: Path, damaged: set[str]) -> None:
                     replace_file(path, encode_checked({}))
             offsets = GroupOffsets(folder)
             committed = _committed(offsets.path)
+            missing = [topic for topic in committed if not (home / "topics" / topic).exists()]
+            if missing:  # kept, for the day on which the topic's folder is brought back
+                replace_file(aside_path(offsets.path), read_whole(offsets.path))
+            for topic in missing:
+                offsets.forget(topic)
+                del committed[topic]
             for topic, (topic_id, ends) in committed.items():
                 for partition in ends:
                     if _beyond(home, "", {topic: (topic_id, {partition: ends[partition]})}):

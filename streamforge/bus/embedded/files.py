@@ -35,8 +35,9 @@ from typing import Annotated, TypeVar
 import msgspec
 
 from ..base import TopicSpec
-from ...core.errors import BadData, BusError, UnknownTopic
+from ...core.errors import BadData, BadName, BusError, UnknownTopic
 from ...core.logs import get_logger
+from ...core.names import check_name
 
 # %% ../../../nbs/20_bus/embedded/01_files.ipynb #2898d2d7
 _log = get_logger("bus.files")
@@ -320,8 +321,16 @@ def topic_names(
         path = Path(entry.path)
         if entry.is_dir() and not os.access(path, os.R_OK | os.X_OK):
             warn_once(path, "topic's folder cannot be read by this user")
-        elif entry.name[0] != "." and ((path / "topic.json").exists() or _partition_folders(path)):
+        elif _is_name(entry.name) and ((path / "topic.json").exists() or _partition_folders(path)):
             names.append(entry.name)
         else:
             warn_once(path, "stray file beside the topics")
     return names
+
+
+def _is_name(text: str) -> bool:
+    "Whether a topic may have this name; `candles copy` is none that a client could have given."
+    try:
+        return bool(check_name(text, "topic"))
+    except BadName:
+        return False

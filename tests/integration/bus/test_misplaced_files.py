@@ -5,6 +5,7 @@ from contextlib import aclosing
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from streamforge.bus.base import Message, TopicSpec, open_bus
 from streamforge.bus.embedded.check import check_bus, repair_bus
@@ -168,3 +169,71 @@ async def test_topic_files_of_earlier_versions_count(tmp_path, checksum):
         shutil.rmtree(tmp_path / CANDLES / "2")
         without_checksum(tmp_path / CANDLES / "topic.json", b'"partitions":2', b'"partitions":1')
         assert read_topic_info(tmp_path, "candles").spec == before.spec, "the copy counts"
+
+
+async def test_a_topic_deleted_by_hand_is_named_by_the_groups(tmp_path):
+    await fill(tmp_path)
+    (tmp_path / CANDLES).rename(tmp_path / "kept")
+    offsets = "groups/readers/offsets/offsets.json"
+    assert "there is no such topic" in named(await check_bus(tmp_path), offsets)[0]
+    await repair_bus(tmp_path)
+    assert not (await check_bus(tmp_path)).damaged
+    assert b"candles" in (tmp_path / f"{offsets}.aside").read_bytes()
+
+
+async def test_a_topic_deleted_by_the_bus_leaves_no_offsets(tmp_path):
+    "A consumer that commits late does not bring them back."
+    await fill(tmp_path)
+    async with open_bus(f"embedded://{tmp_path}") as bus, bus.subscribe(["candles", "events"], "readers") as consumer:
+        ends = (await consumer.poll()).end_offsets
+        await bus.delete_topic("candles")
+        await consumer.commit(ends | {("candles", 0): 1})
+    report = await check_bus(tmp_path)
+    assert not report.damaged, report.findings
+
+
+async def test_the_folder_of_all_groups_is_missed(tmp_path):
+    await fill(tmp_path)
+    shutil.rmtree(tmp_path / "groups")
+    assert named(await check_bus(tmp_path), "groups") == ["it is missing; every group reads from the start"]
+    with capture_logs() as lines:
+        await read(tmp_path)
+    assert [line["event"] for line in lines] == ["folder of the groups is missing, they read from the start"]
+    assert not (await check_bus(tmp_path)).damaged
+
+
+async def test_copied_topics(tmp_path):
+    "A name that no topic can have is stray; the file of a copy has the name of the original."
+    await fill(tmp_path)
+    for name in ("candles copy", "candles.bak"):
+        shutil.copytree(tmp_path / CANDLES, tmp_path / "topics" / name)
+    report = await check_bus(tmp_path)
+    assert ("topics/candles copy", "stray file") in {(finding.path, finding.what) for finding in report.findings}
+    assert "it is the file of topic 'candles'" in named(report, "topics/candles.bak/topic.json")[0]
+    async with open_bus(f"embedded://{tmp_path}") as bus:
+        assert [*await bus.topics()] == ["candles", "candles.bak", "events"]
+    await repair_bus(tmp_path)
+    assert not (await check_bus(tmp_path)).damaged
+    assert read_topic_info(tmp_path, "candles.bak").id != read_topic_info(tmp_path, "candles").id
+    assert await read(tmp_path, "candles.bak") == ROWS
+
+
+async def test_a_copy_of_an_earlier_versions_topic_is_said(tmp_path):
+    await fill(tmp_path)
+    unnamed(tmp_path, checksum=True)
+    shutil.copytree(tmp_path / CANDLES, tmp_path / "topics/candles.bak")
+    findings = {finding.path: finding.what for finding in (await check_bus(tmp_path)).findings}
+    assert findings["topics/candles.bak"] == "it has the id of topic 'candles': one is a copy of the other"
+
+
+async def test_other_users_may_not_change_the_folder_of_a_bus(tmp_path):
+    home = tmp_path / "bus"
+    await fill(home)
+    for mode in (0o777, 0o720, 0o702):
+        home.chmod(mode)
+        assert named(await check_bus(home), ".") == ["other users may rename or replace its folders"]
+        await repair_bus(home)
+        assert home.stat().st_mode & 0o777 == mode & 0o755
+        assert not (await check_bus(home)).damaged
+    home.chmod(0o1777)  # as /tmp
+    assert not (await check_bus(home)).damaged
