@@ -182,8 +182,10 @@ class Assignment:
         "Commit all of these offsets, or raise `NotOwner` and commit none."
         async with held(self.membership.files.lock):
             check_generations(offsets, self.membership.files.state(), self.membership.consumer, self.generations)
-            kept = {topic for topic, _ in offsets if (self._home / "topics" / topic).exists()}  # not deleted meanwhile
-            self._offsets.commit({p: offset for p, offset in offsets.items() if p[0] in kept}, self.membership.ids)
+            for topic in {topic for topic, _ in offsets}:
+                if not (self._home / "topics" / topic).exists():  # deleted meanwhile, and its offsets with it
+                    offsets = {p: offset for p, offset in offsets.items() if p[0] != topic}
+            self._offsets.commit(offsets, self.membership.ids)
 
     def seek(self, offsets: Mapping[Partition, int]) -> None:
         "Continue reading at these offsets; raises `NotOwner` for partitions that are not assigned."
