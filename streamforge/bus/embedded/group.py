@@ -185,7 +185,10 @@ class GroupOffsets:
         offsets: Mapping[tuple[str, int], int],  # next offset by (topic, partition)
         ids: Mapping[str, str],  # topic -> its id
     ) -> None:
-        "Store the next offsets of a consumer group in one atomic write, those of a recreated topic in place of the old ones; raises `BadSetting`."
+        """Store the next offsets of a consumer group in one atomic write; raises `BadSetting`.
+
+        Those of a recreated topic replace the old ones.
+        """
         stored = self._read()
         for (topic, partition), offset in offsets.items():
             if not 0 <= offset < MAX_OFFSET:

@@ -179,4 +179,4 @@ for (const query of ["(prefers-color-scheme: dark)", "(pointer: coarse)"]) match
 document.addEventListener("visibilitychange", () => { if (!document.hidden) refresh(); });
 connect();
 refresh();
-setInterval(() => { if (!document.hidden) refresh(); }, 10000); // a page that nobody looks at asks for nothing
+setInterval(() => { if (!document.hidden) refresh(); }, 10000); // a hidden page asks for nothing
