@@ -89,7 +89,7 @@ def check_source(
 
 
 _EXTRAS = {  # what an extra is known by: packages as they are imported
-    "ml": ("torch", "gymnasium", "safetensors", "sklearn", "stable_baselines3", "torch_geometric"),
+    "ml": ("torch", "gymnasium", "safetensors", "sklearn", "stable_baselines3", "torch_geometric", "arch"),
     "lab": ("papermill", "ipykernel", "kaleido", "anywidget", "ipywidgets", "jupyterlab", "ta"),
     "servers": ("aiokafka", "minio", "kubernetes", "arango", "adbc_driver_postgresql"),
     "exchanges": ("ccxt",),

@@ -150,6 +150,8 @@ HEAVY = {
     "papermill",
     "gymnasium",
     "torch_geometric",
+    "arch",
+    "statsmodels",
     "jupyterlab",
     "TA-Lib",
     "talib",
