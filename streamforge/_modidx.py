@@ -541,6 +541,10 @@ d = {
                 "20_bus/embedded/bus.html#topicwriters._force_soon",
                 "streamforge/bus/embedded/bus.py",
             ),
+            "streamforge.bus.embedded.bus.TopicWriters._make": (
+                "20_bus/embedded/bus.html#topicwriters._make",
+                "streamforge/bus/embedded/bus.py",
+            ),
             "streamforge.bus.embedded.bus.TopicWriters.begin_offsets": (
                 "20_bus/embedded/bus.html#topicwriters.begin_offsets",
                 "streamforge/bus/embedded/bus.py",
@@ -685,6 +689,14 @@ d = {
                 "20_bus/embedded/consumer.html#assignment._open",
                 "streamforge/bus/embedded/consumer.py",
             ),
+            "streamforge.bus.embedded.consumer.Assignment._open_missing": (
+                "20_bus/embedded/consumer.html#assignment._open_missing",
+                "streamforge/bus/embedded/consumer.py",
+            ),
+            "streamforge.bus.embedded.consumer.Assignment._tell_missing": (
+                "20_bus/embedded/consumer.html#assignment._tell_missing",
+                "streamforge/bus/embedded/consumer.py",
+            ),
             "streamforge.bus.embedded.consumer.Assignment.close": (
                 "20_bus/embedded/consumer.html#assignment.close",
                 "streamforge/bus/embedded/consumer.py",
@@ -757,6 +769,10 @@ d = {
                 "20_bus/embedded/consumer.html#membership.__init__",
                 "streamforge/bus/embedded/consumer.py",
             ),
+            "streamforge.bus.embedded.consumer.Membership._begin_heartbeat": (
+                "20_bus/embedded/consumer.html#membership._begin_heartbeat",
+                "streamforge/bus/embedded/consumer.py",
+            ),
             "streamforge.bus.embedded.consumer.Membership._keep_alive": (
                 "20_bus/embedded/consumer.html#membership._keep_alive",
                 "streamforge/bus/embedded/consumer.py",
@@ -799,6 +815,14 @@ d = {
                 "20_bus/embedded/files.html#topicinfo",
                 "streamforge/bus/embedded/files.py",
             ),
+            "streamforge.bus.embedded.files._CommittedFile": (
+                "20_bus/embedded/files.html#_committedfile",
+                "streamforge/bus/embedded/files.py",
+            ),
+            "streamforge.bus.embedded.files._advice": (
+                "20_bus/embedded/files.html#_advice",
+                "streamforge/bus/embedded/files.py",
+            ),
             "streamforge.bus.embedded.files._committed_id": (
                 "20_bus/embedded/files.html#_committed_id",
                 "streamforge/bus/embedded/files.py",
@@ -819,12 +843,28 @@ d = {
                 "20_bus/embedded/files.html#aside_path",
                 "streamforge/bus/embedded/files.py",
             ),
+            "streamforge.bus.embedded.files.committed_ends": (
+                "20_bus/embedded/files.html#committed_ends",
+                "streamforge/bus/embedded/files.py",
+            ),
             "streamforge.bus.embedded.files.decode_checked": (
                 "20_bus/embedded/files.html#decode_checked",
                 "streamforge/bus/embedded/files.py",
             ),
+            "streamforge.bus.embedded.files.decode_committed": (
+                "20_bus/embedded/files.html#decode_committed",
+                "streamforge/bus/embedded/files.py",
+            ),
             "streamforge.bus.embedded.files.encode_checked": (
                 "20_bus/embedded/files.html#encode_checked",
+                "streamforge/bus/embedded/files.py",
+            ),
+            "streamforge.bus.embedded.files.encode_committed": (
+                "20_bus/embedded/files.html#encode_committed",
+                "streamforge/bus/embedded/files.py",
+            ),
+            "streamforge.bus.embedded.files.has_checksum": (
+                "20_bus/embedded/files.html#has_checksum",
                 "streamforge/bus/embedded/files.py",
             ),
             "streamforge.bus.embedded.files.misplaced": (
@@ -933,6 +973,18 @@ d = {
             ),
             "streamforge.bus.embedded.group.GroupFiles.__init__": (
                 "20_bus/embedded/group.html#groupfiles.__init__",
+                "streamforge/bus/embedded/group.py",
+            ),
+            "streamforge.bus.embedded.group.GroupFiles._make_again": (
+                "20_bus/embedded/group.html#groupfiles._make_again",
+                "streamforge/bus/embedded/group.py",
+            ),
+            "streamforge.bus.embedded.group.GroupFiles._make_folders": (
+                "20_bus/embedded/group.html#groupfiles._make_folders",
+                "streamforge/bus/embedded/group.py",
+            ),
+            "streamforge.bus.embedded.group.GroupFiles._open_lock": (
+                "20_bus/embedded/group.html#groupfiles._open_lock",
                 "streamforge/bus/embedded/group.py",
             ),
             "streamforge.bus.embedded.group.GroupFiles.close": (
@@ -1097,6 +1149,10 @@ d = {
                 "20_bus/embedded/log.html#logend._open",
                 "streamforge/bus/embedded/log.py",
             ),
+            "streamforge.bus.embedded.log.LogEnd._open_last": (
+                "20_bus/embedded/log.html#logend._open_last",
+                "streamforge/bus/embedded/log.py",
+            ),
             "streamforge.bus.embedded.log.LogEnd._scan": (
                 "20_bus/embedded/log.html#logend._scan",
                 "streamforge/bus/embedded/log.py",
@@ -1111,6 +1167,10 @@ d = {
             ),
             "streamforge.bus.embedded.log.LogEnd.end": (
                 "20_bus/embedded/log.html#logend.end",
+                "streamforge/bus/embedded/log.py",
+            ),
+            "streamforge.bus.embedded.log.LogEnd.reached": (
+                "20_bus/embedded/log.html#logend.reached",
                 "streamforge/bus/embedded/log.py",
             ),
             "streamforge.bus.embedded.log.PartitionLog": (
@@ -1171,6 +1231,10 @@ d = {
             ),
             "streamforge.bus.embedded.log.PartitionLog.mend": (
                 "20_bus/embedded/log.html#partitionlog.mend",
+                "streamforge/bus/embedded/log.py",
+            ),
+            "streamforge.bus.embedded.log.PartitionLog.raise_next": (
+                "20_bus/embedded/log.html#partitionlog.raise_next",
                 "streamforge/bus/embedded/log.py",
             ),
             "streamforge.bus.embedded.log.PartitionLog.roll": (
@@ -1281,6 +1345,10 @@ d = {
             ),
             "streamforge.bus.embedded.reader.SegmentCursor.skip_damage": (
                 "20_bus/embedded/reader.html#segmentcursor.skip_damage",
+                "streamforge/bus/embedded/reader.py",
+            ),
+            "streamforge.bus.embedded.reader._topic_id": (
+                "20_bus/embedded/reader.html#_topic_id",
                 "streamforge/bus/embedded/reader.py",
             ),
             "streamforge.bus.embedded.reader.batch_of": (
@@ -1397,6 +1465,10 @@ d = {
                 "20_bus/embedded/topics.html#topicwriter.__init__",
                 "streamforge/bus/embedded/topics.py",
             ),
+            "streamforge.bus.embedded.topics.TopicWriter._go_on_behind": (
+                "20_bus/embedded/topics.html#topicwriter._go_on_behind",
+                "streamforge/bus/embedded/topics.py",
+            ),
             "streamforge.bus.embedded.topics.TopicWriter.append": (
                 "20_bus/embedded/topics.html#topicwriter.append",
                 "streamforge/bus/embedded/topics.py",
@@ -1405,8 +1477,16 @@ d = {
                 "20_bus/embedded/topics.html#topicwriter.close",
                 "streamforge/bus/embedded/topics.py",
             ),
+            "streamforge.bus.embedded.topics.TopicWriter.deleted": (
+                "20_bus/embedded/topics.html#topicwriter.deleted",
+                "streamforge/bus/embedded/topics.py",
+            ),
             "streamforge.bus.embedded.topics.TopicWriter.expire": (
                 "20_bus/embedded/topics.html#topicwriter.expire",
+                "streamforge/bus/embedded/topics.py",
+            ),
+            "streamforge.bus.embedded.topics.TopicWriter.follow": (
+                "20_bus/embedded/topics.html#topicwriter.follow",
                 "streamforge/bus/embedded/topics.py",
             ),
             "streamforge.bus.embedded.topics.TopicWriter.force": (
@@ -1415,6 +1495,10 @@ d = {
             ),
             "streamforge.bus.embedded.topics.TopicWriter.gone": (
                 "20_bus/embedded/topics.html#topicwriter.gone",
+                "streamforge/bus/embedded/topics.py",
+            ),
+            "streamforge.bus.embedded.topics.TopicWriter.make_again": (
+                "20_bus/embedded/topics.html#topicwriter.make_again",
                 "streamforge/bus/embedded/topics.py",
             ),
             "streamforge.bus.embedded.topics.TopicWriter.partition": (
@@ -2947,8 +3031,10 @@ d = {
             "streamforge.core.urls._port": ("00_core/urls.html#_port", "streamforge/core/urls.py"),
             "streamforge.core.urls._redact_line": ("00_core/urls.html#_redact_line", "streamforge/core/urls.py"),
             "streamforge.core.urls._redact_url": ("00_core/urls.html#_redact_url", "streamforge/core/urls.py"),
+            "streamforge.core.urls.local_path": ("00_core/urls.html#local_path", "streamforge/core/urls.py"),
             "streamforge.core.urls.open_adapter": ("00_core/urls.html#open_adapter", "streamforge/core/urls.py"),
             "streamforge.core.urls.parse_url": ("00_core/urls.html#parse_url", "streamforge/core/urls.py"),
+            "streamforge.core.urls.read_options": ("00_core/urls.html#read_options", "streamforge/core/urls.py"),
             "streamforge.core.urls.redact": ("00_core/urls.html#redact", "streamforge/core/urls.py"),
         },
         "streamforge.evaluation.metrics": {

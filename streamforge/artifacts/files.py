@@ -33,6 +33,7 @@ from ..core.logs import get_logger
 from ..core.names import check_name
 from ..core.private_files import make_private_folder, narrow, private_opener
 from ..core.types import JsonValue
+from ..core.urls import local_path
 
 # %% ../../nbs/22_artifacts/03_files.ipynb #80634d1a
 log = get_logger("artifacts.files")
@@ -245,7 +246,7 @@ class FileArtifacts:
         path = url.removeprefix("file://")
         if not path.startswith("/") or path == "/":
             raise BadUrl(f"expected file:///path/to/artifacts, found '{url}'", "name a folder by its absolute path")
-        self.root = Path(path)
+        self.root = local_path(path)
 
     async def __aenter__(self) -> "FileArtifacts":
         with _disk("keep artifacts", self.root):

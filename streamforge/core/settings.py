@@ -53,17 +53,18 @@ def read_places(
 ) -> Places:
     "Read the three URLs; what the environment does not name is embedded, below STREAMFORGE_HOME."
     home = Path(env.get("STREAMFORGE_HOME") or ".streamforge").resolve()
+    written = str(home).replace("%", "%25").replace("?", "%3F")  # in a URL
     return Places(
         home=str(home),
         bus_url=env.get("STREAMFORGE_BUS_URL")
         or _url(env, "kafka", "KAFKA_BOOTSTRAP_SERVERS")
-        or f"embedded://{home}/bus",
+        or f"embedded://{written}/bus",
         store_url=env.get("STREAMFORGE_STORE_URL")
         or _url(env, "arangodb", "ARANGO_URL", "ARANGO_DB")
-        or f"sqlite:///{home}/store.db",
+        or f"sqlite:///{written}/store.db",
         artifacts_url=env.get("STREAMFORGE_ARTIFACTS_URL")
         or _url(env, "minio", "MINIO_ENDPOINT", "MINIO_BUCKET_NAME")
-        or f"file://{home}/artifacts",
+        or f"file://{written}/artifacts",
         jobs_url=env.get("STREAMFORGE_JOBS_URL", ""),
     )
 

@@ -16,7 +16,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import parse_qsl
 
 import msgspec
 
@@ -24,6 +23,7 @@ from ..core.errors import BadName, BadUrl, Conflict, NotFound
 from ..core.logs import get_logger
 from ..core.private_files import make_private_folder, private_opener
 from ..core.settings import read_places
+from ..core.urls import read_options
 from .base import FINAL_EXIT_CODES, JobSpec, JobState, JobStatus
 from .guard import Guard, signal_group
 from .slots import Slots
@@ -192,7 +192,7 @@ class _Options(msgspec.Struct, frozen=True, kw_only=True):
 def _read_options(url: str, env: Mapping[str, str]) -> _Options:
     "Read a `process://` URL; raises `BadUrl`."
     base, _, query = url.partition("?")
-    given = dict(parse_qsl(query, keep_blank_values=True))
+    given = read_options(query, url)
     try:
         slots = float(given.pop("slots", os.cpu_count() or 1))
         delay = float(given.pop("delay", 0.2))

@@ -344,8 +344,36 @@ def huge_next(home: Path, made: Made) -> Harm:
 def impossible_offsets(home: Path, made: Made) -> Harm:
     file = "groups/readers/offsets/offsets.json"
     content = json.loads((home / file).read_bytes().split(b"\ncrc32")[0])
-    content["candles"][1] = {"0": -5, "1": -(10**20)}
+    content["offsets"]["candles"][1] = {"0": -5, "1": -(10**20)}
     (home / file).write_bytes(encode_checked(content))
+    return Harm(file)
+
+
+def edited_offsets(name: str, *, sealed: bool, versioned: bool) -> None:
+    "Committed offsets that were changed by hand."
+
+    @way(BUS, f"committed offsets edited, {name}")
+    def edit(home: Path, made: Made) -> Harm:
+        file = "groups/readers/offsets/offsets.json"
+        body, mark, crc = (home / file).read_bytes().partition(b"\ncrc32")
+        content = json.loads(body)
+        content["offsets"]["candles"][1]["1"] += 50 if versioned else 0
+        edited = json.dumps(content if versioned else content["offsets"], indent=1).encode()
+        (home / file).write_bytes(edited + (mark + crc if sealed else b""))
+        return Harm(file)
+
+
+edited_offsets("the checksum left", sealed=True, versioned=True)
+edited_offsets("the checksum taken away", sealed=False, versioned=True)
+edited_offsets("as an earlier version wrote them", sealed=False, versioned=False)
+
+
+@way(BUS, "state of the group edited, without its checksum")
+def edited_state(home: Path, made: Made) -> Harm:
+    file = "groups/readers/state.json"
+    (home / file).write_bytes(
+        (home / file).read_bytes().partition(b"\ncrc32")[0].replace(b'"generation":', b'"generation":9')
+    )
     return Harm(file)
 
 

@@ -12,7 +12,6 @@ import math
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
-from urllib.parse import parse_qsl
 
 import msgspec
 
@@ -30,6 +29,7 @@ from ...core.errors import BadSetting, BadUrl, BusError, UnknownTopic
 from ...core.names import check_name
 from ...core.private_files import make_private_folder, narrow
 from ...core.times import now_ms
+from ...core.urls import local_path, read_options
 
 # %% ../../../nbs/20_bus/embedded/13_bus.ipynb #526b60d4
 FSYNC = ("never", "interval", "always")  # the first is the default
@@ -49,16 +49,13 @@ def read_url(
 ) -> BusOptions:
     "Parse a URL; raises `BadUrl`, `BadSetting`."
     path, _, query = url.removeprefix("embedded://").partition("?")
-    pairs = parse_qsl(query, keep_blank_values=True)  # `?fsync=` is a mistake, and not the default
-    options = dict(pairs)
+    options = read_options(query, url)
     if not path:
         raise BadUrl(f"expected embedded:///path?session_timeout=10, found '{url}'", "name a folder")
     if unknown := options.keys() - {"session_timeout", "segment_bytes", "fsync"}:
         raise BadUrl(
             f"expected embedded:///path?session_timeout=10, found '{url}'", f"leave out {', '.join(sorted(unknown))}"
         )
-    if len(options) < len(pairs):
-        raise BadUrl(f"expected each option once, found '{url}'", "leave one of the two out")
     try:
         timeout, size = float(options.get("session_timeout", 10)), int(options.get("segment_bytes", SEGMENT_BYTES))
     except ValueError as error:
@@ -67,7 +64,7 @@ def read_url(
         raise BadSetting(f"expected positive numbers in '{url}'", "give seconds and bytes")
     if (fsync := options.get("fsync", FSYNC[0])) not in FSYNC:
         raise BadSetting(f"expected fsync as one of {', '.join(FSYNC)}, found '{fsync}'", "correct the URL")
-    return BusOptions(Path(path), timeout, size, fsync)
+    return BusOptions(local_path(path), timeout, size, fsync)
 
 
 # %% ../../../nbs/20_bus/embedded/13_bus.ipynb #9f2defec
@@ -148,13 +145,25 @@ class TopicWriters:
         self._forcing: asyncio.Task[None] | None = None
 
     def __getitem__(self, topic: str) -> TopicWriter:
-        "Open a topic, or find it open; raises `UnknownTopic`."
-        if (writer := self._open.get(topic)) is None or writer.gone:
-            if writer:
+        "Open a topic, or find it open; one whose folder was deleted by hand is made again. Raises `UnknownTopic`."
+        if (writer := self._open.get(topic)) is None:
+            writer = self._open[topic] = self._make(topic)
+        elif writer.gone:
+            try:
+                if not writer.deleted and not writer.folder.exists():
+                    writer.make_again()
+                following = self._make(topic)
+                following.follow(writer)
+            except UnknownTopic:
                 self._open.pop(topic).close()
-            options = self._options
-            writer = self._open[topic] = TopicWriter(options.home, topic, options.segment_bytes, options.fsync)
+                raise
+            writer.close()
+            writer = self._open[topic] = following
         return writer
+
+    def _make(self, topic: str) -> TopicWriter:
+        options = self._options
+        return TopicWriter(options.home, topic, options.segment_bytes, options.fsync)
 
     async def publish(self, topic: str, messages: Sequence[Message]) -> list[tuple[int, int]]:
         "Append messages; returns (partition, offset) of each. Raises `UnknownTopic`, `BadRecord`, `BusError`."

@@ -23,7 +23,10 @@ from streamforge.bus.embedded.files import (
     TopicInfo,
     aside_path,
     decode_checked,
+    decode_committed,
     encode_checked,
+    encode_committed,
+    has_checksum,
     misplaced,
     next_path,
     read_next,
@@ -316,9 +319,12 @@ def _group_findings(home: Path, folder: Path) -> list[Finding]:
     for path in (folder / "state.json", offsets):
         try:
             if path == offsets:
-                found += _beyond(home, where, decode_checked(read_whole(path), Committed))
+                found += _beyond(home, where, decode_committed(data := read_whole(path), path))
+                if not has_checksum(data):
+                    what = "it has no checksum: an earlier version wrote it, or it was edited"
+                    found.append(Finding(f"{where}/offsets/offsets.json", what, 0, False))
             else:
-                decode_checked(read_whole(path), GroupState)
+                decode_checked(read_whole(path), GroupState, sealed=True)
         except FileNotFoundError:
             if path != offsets:
                 found.append(Finding(f"{where}/state.json", "it is missing; consumers join again", 0, False))
@@ -403,9 +409,11 @@ async def _repair_group(home: Path, folder: Path, damaged: set[str]) -> None:
                 if path.exists() and not _beyond(home, "", _committed(path)):
                     path.rename(aside_path(path))
                 if path.name == "offsets.json" and not path.exists():
-                    replace_file(path, encode_checked({}))
+                    replace_file(path, encode_committed({}))
             offsets = GroupOffsets(folder)
             committed = _committed(offsets.path)
+            if offsets.path.exists() and not has_checksum(read_whole(offsets.path)):
+                replace_file(offsets.path, encode_committed(committed))
             missing = [topic for topic in committed if not (home / "topics" / topic).exists()]
             if missing:  # kept, for the day on which the topic's folder is brought back
                 replace_file(aside_path(offsets.path), read_whole(offsets.path))
@@ -423,7 +431,7 @@ async def _repair_group(home: Path, folder: Path, damaged: set[str]) -> None:
 
 def _committed(path: Path) -> Committed:
     try:
-        return decode_checked(read_whole(path), Committed)
+        return decode_committed(read_whole(path), path)
     except (BadData, BusError, FileNotFoundError):
         return {}
 

@@ -70,13 +70,16 @@ class Membership:
         self.files = GroupFiles(home / "groups" / check_name(group, "group"))
         self.changed, self._heartbeats_changed = asyncio.Event(), asyncio.Event()
         self._new_name()
-        watcher.watch(self.files.folder, self.changed)
-        watcher.watch(self.files.folder / "consumers", self._heartbeats_changed)
         self._heartbeats = asyncio.create_task(self._keep_alive())
 
     def _new_name(self) -> None:
         self.consumer = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._begin_heartbeat()
+
+    def _begin_heartbeat(self) -> None:
         self._heartbeat = Heartbeat(self.files.heartbeat(self.consumer))
+        self.watcher.watch(self.files.folder, self.changed)
+        self.watcher.watch(self.files.folder / "consumers", self._heartbeats_changed)
 
     async def join(self) -> None:
         "Join the group and get a share of its partitions."
@@ -96,6 +99,9 @@ class Membership:
             await wait_event(self._heartbeats_changed, self.timeout / 3)
             self._heartbeats_changed.clear()
             self._heartbeat.renew()
+            if self._heartbeat.lock.gone:  # its file was deleted, perhaps with the folder of the group
+                self._heartbeat.close(unlink=False)
+                self._begin_heartbeat()
             if _needs_settling(self.files, subscribed_partitions(self.home, self.files.state()), self.consumer):
                 await self._settle()
 
@@ -139,6 +145,8 @@ class Assignment:
         self._offsets = GroupOffsets(membership.files.folder)
         self.readers: dict[Partition, PartitionReader] = {}
         self.generations: dict[str, int] = {}  # `topic:partition` -> generation in which it was assigned
+        self._missing = set[Partition]()  # assigned, and not open: their topic was deleted
+        self._told = set[str]()  # topics of which a warning has told
 
     def update(self, state: GroupState) -> None:
         "Open partitions that were assigned to us and close those that are no longer."
@@ -146,9 +154,27 @@ class Assignment:
         kept = {partition for partition in owned if owned[partition] == self.generations.get(partition)}
         for partition in sorted(self.generations.keys() - kept):
             self._close(_partition(partition))
-        for partition in sorted(owned.keys() - kept):
-            self._open(*_partition(partition))
+        if opened := owned.keys() - kept:
+            self._missing |= {_partition(partition) for partition in opened}
         self.generations = owned
+        if self._missing:
+            self._open_missing()
+
+    def _open_missing(self) -> None:
+        for topic, number in sorted(self._missing):
+            try:
+                self.membership.ids[topic] = read_topic_info(self._home, topic).id  # also of one that was made again
+                self._open(topic, number)
+                self._missing.discard((topic, number))
+            except UnknownTopic:
+                self._tell_missing(topic)
+        self._told &= {topic for topic, _ in self._missing}
+
+    def _tell_missing(self, topic: str) -> None:
+        if topic not in self._told:
+            self._told.add(topic)
+            group = self.membership.files.folder.name
+            _log.warning("topic was deleted, reading goes on when it is made again", topic=topic, group=group)
 
     def _open(self, topic: str, number: int) -> None:
         folder = self._home / "topics" / topic / str(number)
@@ -163,7 +189,9 @@ class Assignment:
         self.membership.watcher.watch(reader.folder, self.membership.changed)
 
     def _close(self, partition: Partition) -> None:
-        reader = self.readers.pop(partition)
+        self._missing.discard(partition)
+        if (reader := self.readers.pop(partition, None)) is None:
+            return
         self.membership.watcher.unwatch(reader.folder, self.membership.changed)
         reader.close()
 
@@ -173,7 +201,12 @@ class Assignment:
         self._turn += 1
         for i in range(len(readers)):
             reader = readers[(self._turn + i) % len(readers)]
-            records += reader.read(max_records - len(records), _POLL_BYTES // len(readers))
+            try:
+                records += reader.read(max_records - len(records), _POLL_BYTES // len(readers))
+            except UnknownTopic:
+                self._close((reader.topic, reader.partition))
+                self._missing.add((reader.topic, reader.partition))
+                self._tell_missing(reader.topic)
             if len(records) >= max_records:
                 break
         return records

@@ -23,9 +23,14 @@ __all__ = [
     "topic_mismatch",
     "read_topic_info",
     "topic_names",
+    "encode_committed",
+    "decode_committed",
+    "committed_ends",
+    "has_checksum",
 ]
 
 # %% ../../../nbs/20_bus/embedded/01_files.ipynb #d4c9b975
+import errno
 import os
 import struct
 import zlib
@@ -92,11 +97,21 @@ def replace_file(path: Path, data: bytes) -> None:
             f"expected a file that can be replaced, found '{path}' ({error.strerror})",
             "`streamforge bus repair` sets it aside",
         ) from error
+    except FileNotFoundError as error:
+        raise BusError(
+            f"expected the folder '{path.parent}', found none",
+            "it was deleted while it was in use; `streamforge bus check` names what is missing",
+        ) from error
     except OSError as error:
         raise BusError(
-            f"expected room for {len(data):,} bytes in '{path.parent}', found: {error.strerror}",
-            "free some space; the file is as it was before",
+            f"expected room for {len(data):,} bytes in '{path.parent}', found: {error.strerror}", _advice(error)
         ) from error
+
+
+def _advice(error: OSError) -> str:
+    "What to do about a file that could not be replaced."
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return "free some space; the file is as it was before" if full else "the file is as it was before"
 
 
 # %% ../../../nbs/20_bus/embedded/01_files.ipynb #5b857aa5
@@ -172,9 +187,13 @@ def encode_checked(content: object) -> bytes:
 def decode_checked(
     data: bytes,
     type: type[_T],
+    *,
+    sealed: bool = False,  # refuse JSON without a checksum
 ) -> _T:
     "Decode JSON with or without a checksum; raises `BadData` if it is damaged."
     body, mark, crc = data.partition(_MARK)
+    if sealed and body and not mark:
+        raise BadData("expected a checksum, found none: it was edited")
     try:
         if mark and crc != b"%08x\n" % zlib.crc32(body):
             raise BadData(f"expected a checksum of {zlib.crc32(body):08x}, found {crc!r}")
@@ -238,9 +257,7 @@ def read_topic_file(path: Path) -> TopicInfo:
     info = decode_checked(data, TopicInfo)
     if info.spec.partitions < 1:
         raise BadData(f"expected at least one partition, found {info.spec.partitions}")
-    if info.name and _MARK not in data:
-        raise BadData("expected a checksum, found none: it was edited")
-    return info
+    return decode_checked(data, TopicInfo, sealed=True) if info.name else info
 
 
 def topic_mismatch(
@@ -306,7 +323,7 @@ def _committed_id(home: Path, name: str) -> str:
     "The id for which groups committed offsets of a topic; `recovered` if none did."
     for path in sorted((home / "groups").glob("*/offsets/offsets.json")):
         try:
-            return decode_checked(read_whole(path), Committed)[name][0]
+            return decode_committed(read_whole(path), path)[name][0]
         except (KeyError, BadData, BusError, FileNotFoundError):
             continue
     return "recovered"
@@ -334,3 +351,62 @@ def _is_name(text: str) -> bool:
         return bool(check_name(text, "topic"))
     except BadName:
         return False
+
+
+# %% ../../../nbs/20_bus/embedded/01_files.ipynb #7a90c1d5
+class _CommittedFile(msgspec.Struct, frozen=True):
+    "The content of `offsets.json`."
+
+    version: int
+    offsets: Committed
+
+
+_COMMITTED_VERSION = 2
+
+
+def encode_committed(committed: Committed) -> bytes:
+    "Encode the offsets that a group has committed, with version and checksum."
+    return encode_checked(_CommittedFile(_COMMITTED_VERSION, committed))
+
+
+def decode_committed(
+    data: bytes,  # of `offsets.json`
+    path: Path,  # for the warning
+) -> Committed:
+    "Decode a group's offsets, with a warning if an earlier version wrote them; raises `BadData`, `BusError`."
+    try:
+        file = decode_checked(data, _CommittedFile)
+    except BadData:
+        committed = decode_checked(data, Committed)  # of an earlier version, or damaged
+        if _MARK not in data:
+            warn_once(path, "committed offsets have no checksum: an earlier version wrote them, or they were edited")
+        return committed
+    if file.version > _COMMITTED_VERSION:
+        raise BusError(
+            f"expected version {_COMMITTED_VERSION} of '{path}', found {file.version}", "use the release that wrote it"
+        )
+    if _MARK not in data:
+        raise BadData("expected a checksum, found none: it was edited")
+    return file.offsets
+
+
+def committed_ends(
+    home: Path,  # folder of the bus
+    topic: str,
+    topic_id: str,
+) -> dict[int, int]:  # partition -> highest offset
+    "Find the highest offset that any group has committed, per partition; files that cannot be read are left out."
+    ends = dict[int, int]()
+    for path in (home / "groups").glob("*/offsets/offsets.json"):
+        try:
+            stored_id, offsets = decode_committed(read_whole(path), path).get(topic, ("", {}))
+        except (BadData, BusError, FileNotFoundError):
+            continue  # its group and a check tell of it
+        if stored_id == topic_id:
+            ends |= {partition: max(offset, ends.get(partition, 0)) for partition, offset in offsets.items()}
+    return ends
+
+
+def has_checksum(data: bytes) -> bool:
+    "Whether a file ends with a line for its checksum."
+    return _MARK in data

@@ -8,6 +8,7 @@ __all__ = [
     "END",
     "HEADER",
     "MAX_FRAME_BYTES",
+    "MAX_LOST",
     "FRAME_ROWS",
     "FRAME_BYTES",
     "Row",
@@ -39,6 +40,7 @@ MAGIC, END = b"SFR1", b"SFE1"
 HEADER = struct.Struct("<4sIIIQq")  # magic, crc, payload bytes, span, first offset, newest timestamp
 _REST = struct.Struct("<IIQq")  # the header without magic and crc
 MAX_FRAME_BYTES = 4 << 20  # no frame is as large: a header that claims more is damaged
+MAX_LOST = 1 << 32  # offsets that one frame can pass over
 FRAME_ROWS, FRAME_BYTES = 1_000, 256_000  # a frame is closed when it reaches either
 
 Row = tuple[bytes, str, tuple[tuple[str, bytes], ...], int]  # value, key, headers, timestamp
@@ -77,7 +79,7 @@ def lost_frame(
 ) -> bytes:
     "A frame without records, for offsets whose records were lost; empty if there are too many for one frame."
     data = _encoder.encode(([], []))
-    return Payload(data, zlib.crc32(data), span, newest).header(first) + data if span >> 32 == 0 else b""
+    return Payload(data, zlib.crc32(data), span, newest).header(first) + data if span < MAX_LOST else b""
 
 
 def end_frame(

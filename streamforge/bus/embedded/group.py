@@ -19,14 +19,16 @@ from streamforge.bus.embedded.files import (
     Committed,
     aside_path,
     decode_checked,
+    decode_committed,
     encode_checked,
+    encode_committed,
     open_file,
     read_whole,
     replace_file,
     warn_once,
 )
 from .locks import FileLock
-from ...core.errors import BadData, BadSetting
+from ...core.errors import BadData, BadSetting, BusError
 from ...core.logs import get_logger
 
 # %% ../../../nbs/20_bus/embedded/11_group.ipynb #64ddef86
@@ -80,32 +82,55 @@ def is_dead(
 
 
 # %% ../../../nbs/20_bus/embedded/11_group.ipynb #ef771578
+_TRIES = 20  # to make a folder that another process is just deleting
+
+
 class GroupFiles:
     "A group's folder; methods that change it need `lock` held."
 
     def __init__(self, folder: Path):
         new = not folder.exists()
-        for path in (folder, folder / "consumers", folder / "offsets"):
-            path.mkdir(mode=0o700, exist_ok=True)
+        self.folder = folder
+        self._lock = self._open_lock()
         if new:  # from now on a missing file means that it was deleted
             with contextlib.suppress(FileExistsError):
                 fd = os.open(folder / "offsets" / "offsets.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                os.write(fd, encode_checked({}))
+                os.write(fd, encode_committed({}))
                 os.close(fd)
-        self.folder, self._lock = folder, FileLock(folder / "lock")
         self._state = GroupState()
         self._bytes: bytes | None = None  # of the state's file, as it was read last
 
+    def _make_folders(self) -> None:
+        "Make the folders that are missing; raises `BusError` if the bus itself is."
+        for _ in range(_TRIES):
+            with contextlib.suppress(FileNotFoundError):
+                for path in (self.folder, self.folder / "consumers", self.folder / "offsets"):
+                    path.mkdir(mode=0o700, exist_ok=True)
+                return
+        raise BusError(
+            f"expected the folder of a group, found no '{self.folder}'",
+            "it was deleted while it was in use; open the bus again",
+        )
+
+    def _open_lock(self) -> FileLock:
+        for _ in range(_TRIES):
+            self._make_folders()
+            with contextlib.suppress(FileNotFoundError):
+                return FileLock(self.folder / "lock")
+        raise BusError(f"expected the lock of a group in '{self.folder}', found it deleted again and again")
+
     @property
     def lock(self) -> FileLock:
-        "The group's lock; opened again if its file was deleted."
+        "The group's lock; opened again, in a folder made again, if its file was deleted. Raises `BusError`."
         if self._lock.gone:
             self._lock.close()
-            self._lock = FileLock(self.folder / "lock")
+            self._lock = self._open_lock()
         return self._lock
 
     def heartbeat(self, consumer: str) -> Path:
-        "The file of a consumer's heartbeat."
+        "The file of a consumer's heartbeat; its folder is made again if it was deleted."
+        if not (self.folder / "consumers").exists():
+            self._make_folders()
         return self.folder / "consumers" / consumer
 
     def state(self) -> GroupState:
@@ -113,15 +138,23 @@ class GroupFiles:
         try:
             content = read_whole(self.folder / "state.json")
         except FileNotFoundError:
+            if self._bytes is not None and not self.folder.exists():
+                self._make_again()
             return self._state
         if content != self._bytes:  # bytes and not the file's time, whose steps are milliseconds wide
             try:
-                self._state = decode_checked(content, GroupState)
+                self._state = decode_checked(content, GroupState, sealed=True)
             except BadData as error:
                 warn_once(self.folder / "state.json", "group's state is damaged, its consumers join again", error=error)
                 self._state = GroupState(int(time.time()))
             self._bytes = content
         return self._state
+
+    def _make_again(self) -> None:
+        "Make a group's folder again that was deleted, with the state that this process knows; raises `BusError`."
+        self._make_folders()
+        self.save(self._state)
+        _log.warning("group's folder was deleted, it is made again", group=self.folder.name)
 
     def save(self, state: GroupState) -> None:
         "Write the state to its file."
@@ -159,7 +192,7 @@ class GroupOffsets:
 
     def _read(self) -> Committed:
         try:
-            return decode_checked(read_whole(self.path), Committed)
+            return decode_committed(read_whole(self.path), self.path)
         except FileNotFoundError:
             if (self.path.parents[1] / "state.json").exists():
                 warn_once(self.path, "committed offsets are missing, reading begins at the first offset kept")
@@ -173,7 +206,11 @@ class GroupOffsets:
         if self._damaged and self.path.exists():
             self.path.replace(aside_path(self.path))
         self._damaged = False
-        replace_file(self.path, encode_checked(stored))
+        if not self.path.parent.exists():  # it was deleted
+            with contextlib.suppress(FileNotFoundError):  # of the bus itself
+                for folder in (self.path.parents[1], self.path.parent):
+                    folder.mkdir(mode=0o700, exist_ok=True)
+        replace_file(self.path, encode_committed(stored))
 
     def committed(self, topic: str, topic_id: str) -> dict[int, int]:
         "The next offset of each partition; empty if none was committed for the topic with this id."

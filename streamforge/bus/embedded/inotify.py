@@ -9,6 +9,7 @@ __all__ = ["FolderWatcher", "wait_event"]
 import asyncio
 import contextlib
 import ctypes
+import errno
 import os
 import struct
 from pathlib import Path
@@ -63,6 +64,8 @@ class FolderWatcher:
         if self._fd < 0:
             return
         watch = self._libc.inotify_add_watch(self._fd, os.fsencode(folder), _MASK)
+        if watch < 0 and ctypes.get_errno() == errno.ENOENT:
+            return  # just deleted: its reader finds out
         if watch < 0:
             self.poll_seconds = _WITHOUT_EVENTS
             _log.info("no further change notifications, readers poll every 20 ms", errno=ctypes.get_errno())

@@ -20,7 +20,17 @@ from streamforge.bus.embedded.files import (
     set_aside,
     warn_once,
 )
-from .frames import END, HEADER, Frame, Payload, end_frame, find_frame, frames, lost_frame
+from streamforge.bus.embedded.frames import (
+    END,
+    HEADER,
+    MAX_LOST,
+    Frame,
+    Payload,
+    end_frame,
+    find_frame,
+    frames,
+    lost_frame,
+)
 from streamforge.bus.embedded.segments import (
     INDEX_BYTES,
     READ_BYTES,
@@ -33,7 +43,7 @@ from streamforge.bus.embedded.segments import (
     segment_path,
     segments,
 )
-from ...core.errors import BusError
+from ...core.errors import BusError, UnknownTopic
 from ...core.logs import get_logger
 
 # %% ../../../nbs/20_bus/embedded/05_log.ipynb #ae029d0f
@@ -53,7 +63,15 @@ class LogEnd:
         self.newest = 0  # timestamp in that segment, ms UTC
         self.damage: list[Damage] = []  # passed over since the last writer looked
         self._torn = -1  # length of the file, if no sound frame lies between `size` and it
-        self._open(segments(folder)[-1])
+        self._open_last()
+
+    def _open_last(self) -> None:
+        try:
+            self._open(segments(self.folder)[-1])
+        except FileNotFoundError:
+            raise UnknownTopic(
+                f"expected a topic '{self.folder.parent.name}', found none", "it is just being deleted"
+            ) from None
 
     def _open(self, base: int) -> None:
         fd = open_file(segment_path(self.folder, base), os.O_RDWR)
@@ -77,7 +95,7 @@ class LogEnd:
         while (length := (stat := os.fstat(self.fd)).st_size) != self.size or not stat.st_nlink:
             if length < self.size or (not stat.st_nlink and length in (self.size, self._torn)):
                 self._reached = max(self._reached, self.next_offset)
-                self._open(segments(self.folder)[-1])  # cut, deleted or replaced by another file
+                self._open_last()  # cut, deleted or replaced by another file
                 continue
             if length == self._torn:
                 return None
@@ -117,6 +135,11 @@ class LogEnd:
         self.catch_up()
         return max(self.next_offset, self._reached, read_next(self.folder) or 0)
 
+    @property
+    def reached(self) -> int:
+        "The next offset as this process knows it, without a look at the files."
+        return max(self.next_offset, self._reached)
+
     def close(self) -> None:
         "Close the segment's file; may be called twice."
         if self.fd >= 0:
@@ -145,7 +168,7 @@ class PartitionLog(LogEnd):
 
     def __init__(self, folder: Path, spec: TopicSpec, segment_bytes: int = SEGMENT_BYTES, *, forced: bool = False):
         "`forced`: a segment is on the disk before the next one begins."
-        self._next_fd, self._checked = -1, False
+        self._next_fd, self._checked, self._floor = -1, False, 0
         super().__init__(folder)
         bound = spec.retention_bytes // 4 if spec.retention_bytes else segment_bytes
         self.spec, self.segment_bytes, self.forced = spec, max(min(bound, segment_bytes), 1), forced
@@ -160,6 +183,13 @@ class PartitionLog(LogEnd):
         if self._next_fd >= 0:
             os.close(self._next_fd)
             self._next_fd = -1
+
+    def raise_next(self, offset: int) -> bool:  # whether the log ends before it
+        "Go on at this offset or a higher one; one that is too high for a frame of lost offsets is not believed."
+        if not 0 < offset - self.next_offset < MAX_LOST or offset <= self.end():
+            return False
+        self._floor, self._checked = offset, False
+        return True
 
     def append(
         self,
@@ -203,7 +233,8 @@ class PartitionLog(LogEnd):
         for damage in self.damage:
             self._report("damaged bytes passed over", damage.first, damage.next, damage.position, damage.size)
         self.damage.clear()
-        kept, torn = max(read_next(self.folder) or 0, self._reached), os.fstat(self.fd).st_size - self.size
+        kept = max(read_next(self.folder) or 0, self._reached, self._floor)
+        torn = os.fstat(self.fd).st_size - self.size
         if torn > 0 or kept > self.next_offset:
             event = "log ends too early, records lost" if kept > self.next_offset else "incomplete record cut off"
             self._report(event, self.next_offset, max(kept, self.next_offset), self.size, torn, self._cut(torn))

@@ -6,16 +6,18 @@
 __all__ = ["SegmentCursor", "PartitionReader", "offset_within", "batch_of"]
 
 # %% ../../../nbs/20_bus/embedded/07_reader.ipynb #919600e7
+import contextlib
 import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
 from ..base import Batch, Record, TopicSpec
-from .files import open_file, read_next, read_topic_info
+from .files import open_file, read_next, read_topic_file, read_topic_info
 from .frames import END, HEADER, MAX_FRAME_BYTES, Frame, decode_frame, find_frame, frames
+from .log import LogEnd
 from .segments import READ_BYTES, find_position, segment_path, segments
-from ...core.errors import UnknownTopic
+from ...core.errors import BadData, BusError, UnknownTopic
 from ...core.logs import get_logger
 
 # %% ../../../nbs/20_bus/embedded/07_reader.ipynb #ef0f1100
@@ -104,12 +106,21 @@ class SegmentCursor:
 _LOOK_SECONDS = 10.0  # between two looks for damage while a reader waits at the end of an unchanged file
 
 
+def _topic_id(folder: Path) -> str:
+    "The id in the `topic.json` of a partition's topic; empty if it cannot be read."
+    try:
+        return read_topic_file(folder.parent / "topic.json").id
+    except (FileNotFoundError, BadData, BusError):
+        return ""
+
+
 class PartitionReader:
     "Reads one partition from an offset on."
 
     def __init__(self, folder: Path, offset: int):
         "`folder` is `.../topic/partition`; an offset no longer kept becomes the first that is. Raises `UnknownTopic`."
         self.folder, self.topic, self.partition = folder, folder.parent.name, int(folder.name)
+        self._id = _topic_id(folder)
         self._rows: list[Record] = []  # decoded, not returned yet
         self.passed_loss = False  # `offset` has grown without a record; its user sets it back
         self._look_at = 0.0  # monotonic seconds of the next look for damage
@@ -119,9 +130,12 @@ class PartitionReader:
             self._pass_gap(begin, deleted=True)
 
     def _find(self, offset: int) -> tuple[int, SegmentCursor]:
-        kept = segments(self.folder)
-        offset = max(offset, kept[0])
-        return offset, SegmentCursor(self.folder, max(base for base in kept if base <= offset), offset)
+        for _ in range(2):  # retention may be quicker
+            kept = segments(self.folder)
+            first = max(offset, kept[0])
+            with contextlib.suppress(FileNotFoundError):
+                return first, SegmentCursor(self.folder, max(base for base in kept if base <= first), first)
+        raise UnknownTopic(f"expected a topic '{self.topic}', found none", "it is just being deleted")
 
     def seek(self, offset: int) -> None:
         "Move the reader to an offset: the next read begins there, or at the first offset that is still kept."
@@ -208,7 +222,19 @@ class PartitionReader:
 
     def _open_again(self) -> Frame | None:
         "Look for our place in the files as they are now: ours was cut, deleted or replaced."
+        if self._id and (new := _topic_id(self.folder)) and new != self._id:
+            raise UnknownTopic(
+                f"expected the topic '{self.topic}' that was opened, found another one",
+                "it was deleted and made again while it was read",
+            )
         offset = max(self.offset, self._expected)
+        if (kept := read_next(self.folder)) is not None and kept < offset:
+            log = LogEnd(self.folder)
+            within = offset_within(self.folder, offset, log.end())
+            log.close()
+            if within < offset:  # older files were put in the place of ours
+                self.seek(within)
+                return self._cursor.next_frame()
         begin, cursor = self._find(offset)
         self._enter(offset, cursor)
         if begin > offset:
@@ -222,8 +248,12 @@ class PartitionReader:
                 self._pass_gap(frame.first, size=size)
             return frame
         if later:
+            try:
+                following = SegmentCursor(self.folder, later[0], later[0])
+            except FileNotFoundError:
+                return None  # deleted meanwhile: the next look finds what is there
             self._pass_gap(later[0], size=cursor.rest)
-            self._enter(max(self.offset, later[0]), SegmentCursor(self.folder, later[0], later[0]))
+            self._enter(max(self.offset, later[0]), following)
             return self._cursor.next_frame() or self._look_closer()
         if kept is not None:
             self._pass_gap(kept, size=cursor.rest)

@@ -11,12 +11,21 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 from ..base import Message, TopicSpec
-from .files import TopicInfo, encode_checked, read_topic_info, replace_file
+from streamforge.bus.embedded.files import (
+    TopicInfo,
+    committed_ends,
+    encode_checked,
+    next_path,
+    pack_next,
+    read_topic_info,
+    replace_file,
+    warn_once,
+)
 from .frames import FRAME_BYTES, FRAME_ROWS, Payload, Row, encode_frame
 from .locks import FileLock, held
 from .log import PartitionLog
@@ -24,24 +33,38 @@ from .retention import COMPACTED_SEGMENT_BYTES, compact, expire
 from .segments import SEGMENT_BYTES, ensure_partition, segment_path
 from ..partitioning import check_message, partition_of
 from ...core.errors import BadSetting, BusError, Conflict, UnknownTopic
+from ...core.logs import get_logger
 from ...core.names import check_name
 from ...core.times import now_ms
 
 
 # %% ../../../nbs/20_bus/embedded/08_topics.ipynb #bd532af1
-def create_folder(home: Path, name: str, spec: TopicSpec) -> None:
-    "Create a topic, or find it with as many partitions; raises `Conflict`, `BadName`, `BadSetting`."
+def create_folder(
+    home: Path,  # of the bus
+    name: str,
+    spec: TopicSpec,
+    *,
+    topic_id: str = "",  # of a topic that is made again; empty: a new one
+    begins: Sequence[int] = (),  # its first offset, per partition
+) -> None:
+    "Create a topic, or find it with as many partitions; raises `Conflict`, `BadName`, `BadSetting`, `BusError`."
     if spec.partitions < 1:
         raise BadSetting(
             f"expected at least one partition, found {spec.partitions}", "give 1 or more", field="partitions"
         )
     draft, folder = home / "drafts" / uuid.uuid4().hex, home / "topics" / check_name(name, "topic")
     if not folder.exists():
+        try:
+            draft.mkdir(mode=0o700)
+        except FileNotFoundError as error:
+            raise BusError(f"expected the folder of a bus, found no '{draft.parent}'", "open the bus again") from error
         for partition in range(spec.partitions):
-            draft.mkdir(mode=0o700, exist_ok=True)
             (draft / str(partition)).mkdir(mode=0o700)
-            segment_path(draft / str(partition), 0).touch(0o600)
-        info = encode_checked(TopicInfo(uuid.uuid4().hex, spec, name))
+            begin = begins[partition] if begins else 0
+            segment_path(draft / str(partition), begin).touch(0o600)
+            if begin:
+                replace_file(next_path(draft / str(partition)), pack_next(begin))
+        info = encode_checked(TopicInfo(topic_id or uuid.uuid4().hex, spec, name))
         for file in ("topic.json", "topic.copy.json"):
             replace_file(draft / file, info)
         try:
@@ -57,12 +80,17 @@ def create_folder(home: Path, name: str, spec: TopicSpec) -> None:
 
 
 # %% ../../../nbs/20_bus/embedded/08_topics.ipynb #5909f9c2
+_log = get_logger("bus.topics")
+_DELETED = b"deleted\n"  # what a lock holds whose topic was deleted by a call, for the writers that have it open
+
+
 class TopicWriter:
     "Appends to the partitions of one topic."
 
     def __init__(self, home: Path, name: str, segment_bytes: int = SEGMENT_BYTES, fsync: str = "never"):
         "Open a topic's locks and logs; raises `UnknownTopic`, `BusError`."
         topic, folder = read_topic_info(home, name), home / "topics" / name
+        self.folder = folder
         self.name, self.id, self.spec = name, topic.id, topic.spec
         self.locks: list[FileLock] = []
         self.logs: list[PartitionLog] = []
@@ -75,16 +103,41 @@ class TopicWriter:
                 ensure_partition(folder / str(partition))
                 self.locks.append(FileLock(folder / str(partition) / "lock"))
                 self.logs.append(PartitionLog(folder / str(partition), self.spec, size, forced=fsync != "never"))
-        except FileNotFoundError:
+        except (FileNotFoundError, UnknownTopic):
             self.close()
             raise UnknownTopic(
                 f"expected a topic of this bus, found '{name}'", "it was just deleted", field="topic"
             ) from None
+        self._go_on_behind(committed_ends(home, name, self.id))
+
+    def _go_on_behind(self, ends: Mapping[int, int]) -> None:
+        "Hand out no offset below what a group has committed, or a writer has reached: they may be of older files."
+        for partition, log in enumerate(self.logs):
+            if log.raise_next(ends.get(partition, 0)):
+                event = "topic ends before what was reached: older files are in its place, offsets go on behind it"
+                warn_once(self.folder, event, partition=partition, end=log.end(), reached=ends[partition])
 
     @property
     def gone(self) -> bool:
         "Whether the topic, or a file that this writer needs, was deleted."
         return any(lock.gone for lock in self.locks)
+
+    @property
+    def deleted(self) -> bool:
+        "Whether the topic was deleted by `delete_folder`, and not by hand."
+        return any(os.pread(lock.fd, len(_DELETED), 0) == _DELETED for lock in self.locks)
+
+    def make_again(self) -> None:
+        "Make a topic again whose folder was deleted by hand, with its id and behind its last offsets."
+        ends = committed_ends(self.folder.parents[1], self.name, self.id)
+        begins = [max(log.reached, ends.get(partition, 0)) for partition, log in enumerate(self.logs)]
+        create_folder(self.folder.parents[1], self.name, self.spec, topic_id=self.id, begins=begins)
+        _log.warning("topic's folder was deleted, it is made again", topic=self.name, offsets=begins)
+
+    def follow(self, before: "TopicWriter") -> None:
+        "Go on behind the offsets that a writer of the same topic has reached, whose files are gone."
+        if before.id == self.id:
+            self._go_on_behind({partition: log.reached for partition, log in enumerate(before.logs)})
 
     def partition(self, key: str) -> int:
         "Choose the partition of a key; records without a key go to all partitions in turn."
@@ -212,7 +265,8 @@ async def delete_folder(home: Path, name: str) -> None:
             if writer.gone:
                 raise UnknownTopic(f"expected topic '{name}', found it deleted meanwhile", field="topic")
             (home / "topics" / name).rename(trash)
-            for partition in range(len(writer.locks)):
+            for partition, lock in enumerate(writer.locks):
+                os.pwrite(lock.fd, _DELETED, 0)
                 (trash / str(partition) / "lock").unlink(missing_ok=True)
     finally:
         writer.close()

@@ -42,6 +42,7 @@ from ...core.names import check_exchange, check_symbols, market_key, queue_id, t
 from ...core.settings import Places
 from ...core.times import TimeRange, interval_ms, now_ms
 from ...core.types import JsonObject
+from ...core.urls import local_path
 from ...exchange.base import check_adapter, exchange_url, read_exchanges
 from ...jobs.base import FINAL_EXIT_CODES
 from ...ledger.entries import Entry, LedgerKey, read_entry, read_ledger, update_entry
@@ -84,7 +85,7 @@ async def history_warning(
 ) -> str:  # empty: nothing to warn of
     "Tell whether the store is empty although workers have reported on the bus; makes no bus."
     scheme, _, rest = bus_url.partition("://")
-    if not await is_empty(store) or (scheme == "embedded" and not Path(rest.partition("?")[0]).is_dir()):
+    if not await is_empty(store) or (scheme == "embedded" and not local_path(rest.partition("?")[0]).is_dir()):
         return ""
     async with open_bus(bus_url) as bus:
         return await lost_history(store, bus)

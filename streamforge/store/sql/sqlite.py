@@ -11,7 +11,6 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import parse_qsl
 
 import adbc_driver_sqlite
 import pyarrow as pa
@@ -19,6 +18,7 @@ import pyarrow.compute as pc
 
 from ...core.errors import BadUrl, StoreError
 from ...core.private_files import make_private_folder, narrow
+from ...core.urls import local_path, read_options
 from ..arrow import ARROW_TYPES
 from ..base import Schema
 from .connections import Connection, Transaction
@@ -45,7 +45,7 @@ def _parse(url: str) -> tuple[str, float, str]:
     "File, timeout in seconds and synchronous; raises `BadUrl`."
     location, _, query = url.partition("?")
     path = location.partition("://")[2]
-    options = dict(parse_qsl(query))
+    options = read_options(query, url)
     if not path.startswith("/") or path in ("/", "/:memory:") or set(options) - _OPTIONS:
         raise BadUrl(
             f"expected sqlite:///path/to/store.db, found '{url}'",
@@ -60,7 +60,7 @@ def _parse(url: str) -> tuple[str, float, str]:
         raise BadUrl(f"expected timeout in seconds, less than a day, found '{options['timeout']}'", "correct the URL")
     if synchronous not in ("normal", "full"):
         raise BadUrl(f"expected synchronous=normal or full, found '{synchronous}'", "correct the URL")
-    return path[1:], timeout, synchronous
+    return str(local_path(path[1:])), timeout, synchronous
 
 
 # %% ../../../nbs/21_store/sql/04_sqlite.ipynb #f8b10112
