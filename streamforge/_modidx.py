@@ -1431,6 +1431,10 @@ d = {
                 "20_bus/embedded/segments.html#index_entry",
                 "streamforge/bus/embedded/segments.py",
             ),
+            "streamforge.bus.embedded.segments.own_segments": (
+                "20_bus/embedded/segments.html#own_segments",
+                "streamforge/bus/embedded/segments.py",
+            ),
             "streamforge.bus.embedded.segments.segment_files": (
                 "20_bus/embedded/segments.html#segment_files",
                 "streamforge/bus/embedded/segments.py",

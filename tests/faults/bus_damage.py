@@ -319,6 +319,26 @@ def stray_copy(home: Path, made: Made) -> Harm:
     return Harm(file, quiet=True)
 
 
+def stray_within(name: str, place: str, *, copied: bool = False) -> None:
+    "A file with the name of a segment within the one where a group begins, or within the one that grows."
+
+    @way(BUS, name)
+    def stray(home: Path, made: Made) -> Harm:
+        last = [frame for frame in made.frames if frame.file == segment("last", made)]
+        offset = COMMITTED if place == "joined" else last[len(last) // 2].keys[0][2]
+        file = f"topics/candles/1/{offset:020d}.log"
+        assert not (home / file).exists() and len(last) > 1
+        whole = max(path for path in made.files() if int(Path(path).stem) <= offset)
+        (home / file).write_bytes((home / whole).read_bytes() if copied else b"")
+        return Harm(file)
+
+
+stray_within("an empty segment where a group begins", "joined")
+stray_within("a copy of a segment where a group begins", "joined", copied=True)
+stray_within("an empty segment within the one that grows", "growing")
+stray_within("a copy of the segment that grows within itself", "growing", copied=True)
+
+
 def stray_beyond(name: str, offset: int, *, copied: bool = False) -> None:
     "A file with the name of a segment that lies beyond the end: nothing is lost, and no offset is passed over."
 

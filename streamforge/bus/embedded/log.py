@@ -40,6 +40,7 @@ from streamforge.bus.embedded.segments import (
     append_index,
     find_position,
     index_entry,
+    own_segments,
     segment_path,
     segments,
 )
@@ -67,7 +68,7 @@ class LogEnd:
 
     def _open_last(self) -> None:
         try:
-            self._open(segments(self.folder)[-1])
+            self._open(own_segments(self.folder, segments(self.folder))[-1])
         except FileNotFoundError:
             raise UnknownTopic(
                 f"expected a topic '{self.folder.parent.name}', found none", "it is just being deleted"

@@ -16,7 +16,7 @@ from ..base import Batch, Record, TopicSpec
 from .files import open_file, read_next, read_topic_file, read_topic_info
 from .frames import END, HEADER, MAX_FRAME_BYTES, Frame, decode_frame, find_frame, frames
 from .log import LogEnd
-from .segments import READ_BYTES, find_position, segment_path, segments
+from .segments import READ_BYTES, find_position, own_segments, segment_path, segments
 from ...core.errors import BadData, BusError, UnknownTopic
 from ...core.logs import get_logger
 
@@ -134,7 +134,8 @@ class PartitionReader:
             kept = segments(self.folder)
             first = max(offset, kept[0])
             with contextlib.suppress(FileNotFoundError):
-                return first, SegmentCursor(self.folder, max(base for base in kept if base <= first), first)
+                base = own_segments(self.folder, [base for base in kept if base <= first])[-1]
+                return first, SegmentCursor(self.folder, base, first)
         raise UnknownTopic(f"expected a topic '{self.topic}', found none", "it is just being deleted")
 
     def seek(self, offset: int) -> None:
@@ -213,7 +214,8 @@ class PartitionReader:
         if cursor.gone or cursor.rest < 0:
             return self._open_again()
         kept = read_next(self.folder)  # before the files: what it says must be in them
-        later = [base for base in segments(self.folder, kept) if base > cursor.base]
+        later = [base for base in segments(self.folder, kept) if base >= cursor.base]
+        later = [base for base in own_segments(self.folder, later) if base > cursor.base]
         if (frame := cursor.next_frame()) is not None:
             return frame  # written meanwhile
         if later or kept is None or cursor.expected < kept:

@@ -13,7 +13,7 @@ from ..base import Record
 from .files import replace_file, warn_once
 from .frames import END, HEADER, decode_frame, encode_frame, end_frame, frames
 from .log import PartitionLog
-from .segments import Survey, segment_path, segments, survey
+from .segments import Survey, own_segments, segment_path, segments, survey
 
 
 # %% ../../../nbs/20_bus/embedded/06_retention.ipynb #7fff7fb9
@@ -22,7 +22,7 @@ def expire(
     now: int,  # ms UTC
 ) -> int:  # segments deleted
     "Apply a topic's retention to one partition."
-    spec, bases = log.spec, segments(log.folder)
+    spec, bases = log.spec, own_segments(log.folder, segments(log.folder))
     sizes = [segment_path(log.folder, base).stat().st_size for base in bases]
     limit = now - spec.retention_ms if spec.retention_ms is not None else None
     log.mend()
@@ -56,7 +56,7 @@ def compact(
     folder: Path,  # of the partition, its lock held
 ) -> int:  # records removed
     "Keep the last record of each key in the closed segments."
-    closed = [survey(folder, base) for base in segments(folder)[:-1]]
+    closed = [survey(folder, base) for base in own_segments(folder, segments(folder))[:-1]]
     last: dict[str, int] = {}
     for segment in closed:
         last.update((record.key, record.offset) for record in sound_records(segment) if record.key)

@@ -20,6 +20,7 @@ __all__ = [
     "Survey",
     "survey",
     "stray_segments",
+    "own_segments",
     "segments_beyond",
 ]
 
@@ -243,6 +244,19 @@ def stray_segments(
         else:
             before = base
     return strays
+
+
+def own_segments(
+    folder: Path,  # of a partition
+    bases: list[int],  # of its segments, ascending
+) -> list[int]:
+    "Leave out strays, unless the segment before the last one points to it: nothing more is read then."
+    if len(bases) < 2 or _points_to(folder, bases[-2], bases[-1]):
+        return bases
+    strays = stray_segments(folder, bases)
+    for base in strays:
+        warn_once(segment_path(folder, base), "stray segment within the offsets of the one before")
+    return [base for base in bases if base not in strays]
 
 
 def _points_to(folder: Path, base: int, after: int) -> bool:
