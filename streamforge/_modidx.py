@@ -619,6 +619,10 @@ d = {
                 "20_bus/embedded/check.html#_index_findings",
                 "streamforge/bus/embedded/check.py",
             ),
+            "streamforge.bus.embedded.check._move_back": (
+                "20_bus/embedded/check.html#_move_back",
+                "streamforge/bus/embedded/check.py",
+            ),
             "streamforge.bus.embedded.check._rename_exchanged": (
                 "20_bus/embedded/check.html#_rename_exchanged",
                 "streamforge/bus/embedded/check.py",
@@ -1435,6 +1439,10 @@ d = {
                 "20_bus/embedded/segments.html#own_segments",
                 "streamforge/bus/embedded/segments.py",
             ),
+            "streamforge.bus.embedded.segments.read_note": (
+                "20_bus/embedded/segments.html#read_note",
+                "streamforge/bus/embedded/segments.py",
+            ),
             "streamforge.bus.embedded.segments.segment_files": (
                 "20_bus/embedded/segments.html#segment_files",
                 "streamforge/bus/embedded/segments.py",
@@ -1457,6 +1465,14 @@ d = {
             ),
             "streamforge.bus.embedded.segments.survey": (
                 "20_bus/embedded/segments.html#survey",
+                "streamforge/bus/embedded/segments.py",
+            ),
+            "streamforge.bus.embedded.segments.true_place": (
+                "20_bus/embedded/segments.html#true_place",
+                "streamforge/bus/embedded/segments.py",
+            ),
+            "streamforge.bus.embedded.segments.write_note": (
+                "20_bus/embedded/segments.html#write_note",
                 "streamforge/bus/embedded/segments.py",
             ),
         },

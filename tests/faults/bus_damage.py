@@ -230,6 +230,15 @@ def partition_folder(home: Path, made: Made) -> Harm:
     return Harm("topics/candles/1", {key for file in made.files() for key in made.held(file)})
 
 
+@way(BUS, "the folders of two partitions exchanged")
+def exchanged_folders(home: Path, made: Made) -> Harm:
+    folder = home / "topics/candles"
+    (folder / "0").rename(folder / "2")
+    (folder / "1").rename(folder / "0")
+    (folder / "2").rename(folder / "1")
+    return Harm("topics/candles/0", stops="candles", after_repair=True)
+
+
 def small_file(name: str, file: str, *, quiet: bool = False, deleted_quiet: bool = False) -> None:
     "The ways to damage a small file, none of which loses a record."
 

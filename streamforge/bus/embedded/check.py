@@ -43,17 +43,21 @@ from .locks import FileLock, held
 from .log import LogEnd, PartitionLog
 from streamforge.bus.embedded.segments import (
     INDEX_BYTES,
+    NOTE,
     Survey,
     append_index,
     ensure_partition,
     index_entries,
     index_entry,
+    read_note,
     segment_files,
     segment_path,
     segments,
     segments_beyond,
     stray_segments,
     survey,
+    true_place,
+    write_note,
 )
 from ..partitioning import partition_of
 from ...core.errors import BadData, BadRecord, BadUrl, BusError, UnknownTopic
@@ -207,7 +211,9 @@ async def partition_findings(
     for path in sorted(folder.iterdir()):
         if path.suffix == ".aside":
             add(path, f"{path.stat().st_size:,} bytes that were set aside", 0, False)
-        elif not (path.name == "lock" or path.suffix == ".new" or _PART.fullmatch(path.name) and path.is_file()):
+        elif not (
+            path.name in ("lock", NOTE) or path.suffix == ".new" or _PART.fullmatch(path.name) and path.is_file()
+        ):
             add(path, "stray file", 0, False)
     return found
 
@@ -298,6 +304,10 @@ async def _topic_findings(home: Path, name: str) -> list[Finding]:
     spec = counted.spec
     for partition in range(spec.partitions):
         if (folder / str(partition)).is_dir():
+            if place := true_place(folder / str(partition)):
+                what = f"it is the folder of partition {place.name} of '{place.parent.name}': folders were exchanged"
+                add(folder / str(partition), what)
+                continue
             try:
                 found += await partition_findings(home, name, partition, spec)
             except BusError as error:
@@ -372,6 +382,7 @@ async def repair_bus(
     for folder in (home / "topics", home / "groups", home / "drafts"):
         folder.mkdir(mode=0o700, exist_ok=True)
         narrow(folder)
+    _move_back(home)
     damaged = {finding.path for finding in report.findings if finding.damaged}
     for name in topic_names(home):
         folder, info = home / "topics" / name, read_topic_info(home, name)
@@ -386,6 +397,23 @@ async def repair_bus(
         if folder.is_dir():
             await _repair_group(home, folder, damaged)
     return report
+
+
+def _move_back(home: Path) -> None:
+    "Rename partitions' folders that were exchanged; one whose place is taken is a copy, and is set aside."
+    folders = [path for path in sorted(home.glob("topics/*/*")) if path.name.isdecimal() and path.is_dir()]
+    places = {path: place for path in folders if (place := true_place(path))}
+    for path, place in places.items():
+        draft = place.with_name(f"{place.name}.moved")
+        taken = draft.exists() or (place.exists() and place not in places)
+        path.rename(aside_path(path) if taken else draft)
+    for draft in sorted(home.glob("topics/*/*.moved")):  # also those of a repair that was cut short
+        if not (place := draft.with_suffix("")).exists():
+            draft.rename(place)
+    for path in folders:
+        if path.exists() and read_note(path) != (path.parent.name, int(path.name)):  # of a renamed topic, or damaged
+            (path / NOTE).unlink(missing_ok=True)
+            write_note(path)
 
 
 def _give_rights(folder: Path) -> None:

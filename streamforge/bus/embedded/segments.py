@@ -8,10 +8,14 @@ __all__ = [
     "INDEX_BYTES",
     "READ_BYTES",
     "TIME_BITS",
+    "NOTE",
     "segment_path",
     "segments",
     "segment_files",
     "ensure_partition",
+    "write_note",
+    "read_note",
+    "true_place",
     "index_entries",
     "index_entry",
     "find_position",
@@ -25,6 +29,7 @@ __all__ = [
 ]
 
 # %% ../../../nbs/20_bus/embedded/04_segments.ipynb #ba6d44fb
+import contextlib
 import os
 import re
 import struct
@@ -33,9 +38,17 @@ from pathlib import Path
 
 import msgspec
 
-from .files import MAX_OFFSET, open_file, read_whole, read_next, warn_once
+from streamforge.bus.embedded.files import (
+    MAX_OFFSET,
+    decode_checked,
+    encode_checked,
+    open_file,
+    read_next,
+    read_whole,
+    warn_once,
+)
 from .frames import END, HEADER, MAGIC, Frame, find_frame, frames
-from ...core.errors import BusError, UnknownTopic
+from ...core.errors import BadData, BusError, UnknownTopic
 
 # %% ../../../nbs/20_bus/embedded/04_segments.ipynb #6c588ac4
 SEGMENT_BYTES = 64 << 20  # a segment is closed when it reaches this
@@ -44,7 +57,8 @@ READ_BYTES = 1 << 20  # bytes read at once
 _INDEX = struct.Struct("<QQQ")  # first offset of a frame, its position, newest timestamp before it and checksum
 TIME_BITS = 48  # of the newest timestamp: enough for 8,900 years
 _SEGMENT = re.compile(r"\d{20}\.log")
-_OWN = (".index", ".new", ".aside", "lock")
+NOTE = "partition.json"  # whose a partition's folder is
+_OWN = (".index", ".new", ".aside", "lock", NOTE)
 
 
 def segment_path(folder: Path, base: int) -> Path:
@@ -110,14 +124,48 @@ def _first_segment(folder: Path) -> int:  # its first offset
 
 
 def ensure_partition(folder: Path) -> None:
-    "Make the folder of a partition again if it is missing; raises `UnknownTopic` if its topic is."
+    "Make a partition's folder again if it is missing; raises `UnknownTopic`, or `BusError` if it is another one's."
     try:
         folder.mkdir(mode=0o700)
         warn_once(folder, "partition has no folder, an empty one begins", offset=read_next(folder) or 0)
     except FileExistsError:
-        return
+        if place := true_place(folder):
+            raise BusError(
+                f"expected partition {folder.name} of '{folder.parent.name}' in '{folder}', found partition {place.name} "
+                f"of '{place.parent.name}': folders were exchanged",
+                "stop the processes that use the bus; `streamforge bus repair` renames the folders back",
+            ) from None
     except FileNotFoundError:
         raise UnknownTopic(f"expected a topic at '{folder.parent}', found none", "it was deleted") from None
+    write_note(folder)
+
+
+def write_note(folder: Path) -> None:
+    "Note in a partition's folder whose it is, unless there is a note; one that cannot be written is left out."
+    with contextlib.suppress(OSError):
+        fd = os.open(folder / NOTE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            os.write(fd, encode_checked((folder.parent.name, int(folder.name))))
+        finally:
+            os.close(fd)
+
+
+def read_note(folder: Path) -> tuple[str, int] | None:
+    "Topic and number of a partition by the note in its folder; None if there is no sound note."
+    try:
+        return decode_checked(read_whole(folder / NOTE), tuple[str, int], sealed=True)
+    except (FileNotFoundError, BadData, BusError):
+        return None
+
+
+def true_place(folder: Path) -> Path | None:
+    "The folder that a partition should have, if its note tells of another one; None for a copied or renamed topic."
+    if (note := read_note(folder)) is None:
+        return None
+    place = folder.parents[1] / note[0] / str(note[1])
+    if place == folder or (note[0] != folder.parent.name and read_note(place) in (None, note)):
+        return None
+    return place
 
 
 def index_entries(
