@@ -96,6 +96,12 @@ class Enricher:
         values = self.history(candle_times(candles), *(candles[name] for name in CANDLE_COLUMNS[1:]))
         return candles.assign(**dict(zip(self.names, values.T, strict=True)))
 
+    def copy(self) -> "Enricher":
+        "Make a second enricher that goes on from the same state."
+        other = Enricher(self.names)
+        other.last_open_time, other._state = self.last_open_time, self._state.copy()
+        return other
+
     def state(self) -> bytes:  # JSON: names, last_open_time, state
         "Write everything that the next candle needs, exactly."
         content = {"names": self.names, "last_open_time": self.last_open_time, "state": self._state.tolist()}
