@@ -155,6 +155,11 @@ DOORS = {
             "kurtosis": number(),
         },
     ),
+    "overfitting.sharpe_standard_error": Door(
+        overfitting.sharpe_standard_error,
+        {"sharpe": 0.1, "periods": 50, "skew": 0.1, "kurtosis": 3.0},
+        {"sharpe": number(), "periods": count(), "skew": number(), "kurtosis": number()},
+    ),
     "overfitting.expected_best": Door(
         overfitting.expected_best,
         {"trials": 10, "variance": 0.5},
@@ -409,6 +414,7 @@ DOORS = {
 
 OBJECTS = "takes objects of the library, which are checked where they are made"
 FILES = "takes files or documents; what they hold is checked where it is read"
+RESAMPLED = "resamples or trades again; what it refuses is tried in its notebook"
 STORED = "asks the store or the artifacts; names and ranges are checked there"
 NOT_TRIED = {
     "audit": "takes a function; its settings are tried in its notebook",
@@ -427,6 +433,11 @@ NOT_TRIED = {
     **dict.fromkeys(("read_result", "write_result", "read_parameters", "fold_key", "fold_folder", "run_fold"), FILES),
     **dict.fromkeys(("fold_inputs", "other_inputs"), FILES),
     **dict.fromkeys(("check_parameters", "run_notebook", "write_report", "pipelines_dir"), FILES),
+    **dict.fromkeys(("block_length", "bootstrap_interval", "return_interval", "sharpe_interval"), RESAMPLED),
+    **dict.fromkeys(("difference_interval", "auc_interval", "auc_difference_interval"), RESAMPLED),
+    **dict.fromkeys(("backtest_overfitting", "superior", "minimum_track_record", "trial_variance"), RESAMPLED),
+    **dict.fromkeys(("cost_curve", "delay_curve", "by_regime", "trial_of", "deflated"), RESAMPLED),
+    **dict.fromkeys(("record_trial", "trials"), STORED),
     **dict.fromkeys(("count_filled", "read_panel", "freeze", "load_panel", "publish", "load_model"), STORED),
     **dict.fromkeys(("experiment", "experiments", "load_experiment", "check_agent", "walk_forward"), STORED),
 }
