@@ -25,6 +25,7 @@ LAYERS = [
     ["rl"],
     ["strategies"],
     ["evaluation"],
+    ["evaluation.planted"],
     ["viz"],
     ["runs"],
     ["workers.targets", "workers.outcomes"],

@@ -7,6 +7,12 @@ import numpy as np
 from kinds import Kind, choice, count, number, numbers, times, unordered_times, without
 
 from streamforge.evaluation import metrics, overfitting, portfolio, splits
+from streamforge.evaluation.planted import hints as planted_hints
+from streamforge.evaluation.planted import lead as planted_lead
+from streamforge.evaluation.planted import noise as planted_noise
+from streamforge.evaluation.planted import regimes as planted_regimes
+from streamforge.evaluation.planted import rule
+from streamforge.evaluation.planted import symmetric as planted_symmetric
 from streamforge.features import books, decimals, frame, indicators, program, trades, volume_by_price
 from streamforge.features.enricher import CANDLE_COLUMNS, Enricher
 from streamforge.graph import relations, snapshots, train
@@ -72,6 +78,19 @@ def pooled(open_time: object, equity: object) -> object:
 
 def align_account(rows: object, n_rows: object) -> object:
     return engine.align_account(rows, engine.Backtest(EQUITY, POSITION, np.zeros(ROWS, np.int8)), n_rows)
+
+
+PLANTED = {"markets": 3, "candles": 40, "seed": 1}
+PLANTED_KINDS = {"markets": count(1), "candles": count(2), "seed": count()}
+
+
+def planted(generator: Callable[..., object]) -> Callable[..., object]:
+    "A generator of planted markets that gives its prices."
+
+    def prices(**arguments: object) -> object:
+        return generator(**arguments).candles
+
+    return prices
 
 
 def market_history(open: object, close: object, features: object) -> object:
@@ -219,6 +238,51 @@ DOORS = {
     "trading.cash": Door(baselines.cash, {"open": CLOSE, "close": CLOSE}, {"open": PRICE, "close": PRICE}),
     "trading.buy_and_hold": Door(
         baselines.buy_and_hold, {"open": CLOSE, "close": CLOSE}, {"open": PRICE, "close": PRICE}
+    ),
+    "noise.random_walk": Door(
+        planted(planted_noise.random_walk),
+        PLANTED | {"volatility": 0.0625, "correlation": 0.25},
+        PLANTED_KINDS | {"correlation": number(least=-0.5, most=1)},
+    ),
+    "noise.garch": Door(
+        planted(planted_noise.garch),
+        PLANTED | {"correlation": 0.25, "alpha": 0.125, "beta": 0.5},
+        PLANTED_KINDS | {"alpha": number(least=0), "beta": number(least=0)},
+    ),
+    "regimes.drift_regimes": Door(
+        planted(planted_regimes.drift_regimes),
+        PLANTED | {"drift": 0.0625, "life": 8.0},
+        PLANTED_KINDS | {"drift": number(least=0, most=0.1), "life": number(least=2)},
+    ),
+    "lead.lead_lag": Door(
+        planted(planted_lead.lead_lag),
+        PLANTED | {"correlation": 0.25, "strength": 0.5},
+        PLANTED_KINDS | {"correlation": number(least=-0.5, most=1), "strength": number(least=-1, most=1)},
+    ),
+    "symmetric.even_signal": Door(
+        planted(planted_symmetric.even_signal),
+        PLANTED | {"volatility": 0.0625, "drift": 0.03125},
+        PLANTED_KINDS | {"drift": number(least=0, most=0.0625)},
+    ),
+    "hints.hints": Door(
+        planted(planted_hints.hints),
+        PLANTED | {"drift": 0.0625, "lag": 3, "every": 8.0},
+        PLANTED_KINDS | {"drift": number(least=0, most=0.1), "lag": count(1, 39), "every": number(least=1)},
+    ),
+    "hints.cost_trap": Door(
+        planted(planted_hints.cost_trap),
+        PLANTED | {"volatility": 0.0625, "drift": 0.03125},
+        PLANTED_KINDS | {"drift": number(least=0, most=0.0625)},
+    ),
+    "rule.best_rule": Door(
+        lambda expected: rule.best_rule(expected).rule,
+        {"expected": _exact(rng.normal(0, 0.5, (ROWS, 2)))},
+        {"expected": numbers(any_length=True)},
+    ),
+    "rule.rule_actions": Door(
+        lambda expected: rule.rule_actions(expected, rule.Rule(0.25, -0.25)),
+        {"expected": RETURNS},
+        {"expected": numbers(any_length=True)},
     ),
     "trading.random_actions": Door(
         baselines.random_actions,
@@ -420,6 +484,12 @@ NOT_TRIED = {
     "audit": "takes a function; its settings are tried in its notebook",
     "nearest": "takes sums that `add_amounts` made",
     "kernel": "a decorator",
+    **dict.fromkeys(("generators", "normals", "planted_of", "oracle_backtest", "log_costs", "oracle_share"), OBJECTS),
+    **dict.fromkeys(
+        ("candle_returns", "expects_nothing", "regime_filter", "lead_prediction", "size_prediction"), OBJECTS
+    ),
+    **dict.fromkeys(("hint_prediction", "reversal_prediction"), OBJECTS),
+    "median_move": "takes what `even_signal` has checked",
     "find_indicator": "returns None for what is no indicator",
     **dict.fromkeys(("stack", "shapes", "policy_shapes", "spaces_of", "edge_rows", "disjoint", "pool_of"), OBJECTS),
     **dict.fromkeys(("stretch", "probabilities", "fit", "baselines", "train_gnn", "make_ppo", "train_ppo"), OBJECTS),

@@ -72,8 +72,10 @@ def public_functions() -> set[str]:
     names = set()
     for room in ("features", "graph", "trading", "rl", "evaluation", "viz", "runs"):
         package = importlib.import_module(f"streamforge.{room}")
-        for module in pkgutil.iter_modules(package.__path__):
-            content = importlib.import_module(f"streamforge.{room}.{module.name}")
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            content = importlib.import_module(module.name)
+            if module.ispkg:
+                continue
             names |= {name for name in content.__all__ if inspect.isfunction(getattr(content, name))}
     return names
 
