@@ -9,9 +9,9 @@ from kinds import Kind, choice, count, number, numbers, times, unordered_times, 
 from streamforge.evaluation import metrics, overfitting, portfolio, splits
 from streamforge.evaluation.planted import hints as planted_hints
 from streamforge.evaluation.planted import lead as planted_lead
+from streamforge.evaluation.planted import leaks, rule
 from streamforge.evaluation.planted import noise as planted_noise
 from streamforge.evaluation.planted import regimes as planted_regimes
-from streamforge.evaluation.planted import rule
 from streamforge.evaluation.planted import symmetric as planted_symmetric
 from streamforge.features import books, decimals, frame, indicators, program, trades, volume_by_price
 from streamforge.features.enricher import CANDLE_COLUMNS, Enricher
@@ -273,6 +273,11 @@ DOORS = {
         planted(planted_hints.cost_trap),
         PLANTED | {"volatility": 0.0625, "drift": 0.03125},
         PLANTED_KINDS | {"drift": number(least=0, most=0.0625)},
+    ),
+    "leaks.planted_leaks": Door(
+        lambda training: [leak.kind for leak in leaks.planted_leaks(training)],
+        {"training": 50},
+        {"training": count(30)},
     ),
     "rule.best_rule": Door(
         lambda expected: rule.best_rule(expected).rule,
