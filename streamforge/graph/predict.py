@@ -14,7 +14,7 @@ from numba import njit
 
 from ..core.errors import BadConfig, NotEnoughData
 from ..features.frame import FEATURES, Panel
-from .card import FEATURE_CLIP, LEAKY_SLOPE, ModelCard, unpack_model
+from .card import FEATURE_CLIP, LEAKY_SLOPE, ModelCard, graph_columns, unpack_model
 from .relations import correlations, log_returns, neighbours
 
 
@@ -132,7 +132,8 @@ def _row(features: np.ndarray, returns: np.ndarray, w: Weights, k: int, threshol
     present = np.empty(nodes, np.bool_)
     h = _scaled(features, w, present, w.sent.shape[1] - 1)
     source, weight = np.empty((nodes, k), np.int32), np.empty((nodes, k), np.float32)
-    neighbours(correlations(returns), k, threshold, source, weight)
+    if k > 0:
+        neighbours(correlations(returns), k, threshold, source, weight)
     for i in range(nodes):
         for place in range(k):
             if source[i, place] >= 0 and not present[source[i, place]]:
@@ -181,6 +182,7 @@ class Predictor:
         self.card, self.config, self.symbols = card, card.config, card.symbols
         self.horizon, self.window = card.config.horizon, card.config.window
         self._weights = stack(card, weights)
+        self._k = 0 if card.config.edges == "none" else card.config.k
 
     @classmethod
     def load(
@@ -189,6 +191,12 @@ class Predictor:
     ) -> "Predictor":
         "Read a model's files; raises `DamagedArtifact`, and `BadConfig` for features of another version."
         return cls(*unpack_model(files))
+
+    def _related(self, returns: np.ndarray) -> np.ndarray:
+        "Give the returns (rows, N) that the graph is made of, in the order of its nodes."
+        if self.config.edges == "permuted":
+            returns = returns[:, graph_columns(self.config, returns.shape[1], self.card.seed)]
+        return np.ascontiguousarray(returns, np.float64)
 
     def predict_row(
         self,
@@ -206,8 +214,8 @@ class Predictor:
                 f"expected features of shape {(returns_window.shape[1], len(FEATURES))}, found {np.shape(features)}",
                 "one row of FEATURES per market",
             )
-        arrays = np.ascontiguousarray(features, np.float32), np.ascontiguousarray(returns_window, np.float64)
-        return _row(*arrays, self._weights, self.config.k, self.config.threshold)
+        arrays = np.ascontiguousarray(features, np.float32), self._related(np.asarray(returns_window))
+        return _row(*arrays, self._weights, self._k, self.config.threshold)
 
     def history(
         self,
@@ -216,6 +224,6 @@ class Predictor:
         "Predict every row of a panel, with the numbers of `predict_row`."
         arrays = (
             np.ascontiguousarray(panel.features, np.float32),
-            log_returns(np.ascontiguousarray(panel.close, np.float64)),
+            self._related(log_returns(np.ascontiguousarray(panel.close, np.float64))),
         )
-        return _history(*arrays, self._weights, self.window, self.config.k, self.config.threshold)
+        return _history(*arrays, self._weights, self.window, self._k, self.config.threshold)

@@ -14,15 +14,16 @@ __all__ = [
     "fit",
     "baselines",
     "GnnResult",
+    "model_graphs",
+    "stretches",
     "train_gnn",
 ]
 
 # %% ../../nbs/41_graph/05_train.ipynb #fc0b6be4
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import msgspec
 import numpy as np
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
@@ -30,7 +31,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from ..core.errors import BadConfig, BadData, NotEnoughData
 from ..core.numbers import as_numbers
 from ..features.frame import FEATURES, Panel, Scaler
-from .card import FEATURE_CLIP, GnnConfig, ModelCard, pack_model
+from .card import FEATURE_CLIP, GnnConfig, ModelCard, graph_columns, pack_model
 from .model import GATv2Classifier
 from .snapshots import Snapshots, build, disjoint, labels, samples
 
@@ -217,28 +218,22 @@ def fit(
 # %% ../../nbs/41_graph/05_train.ipynb #974270be
 def baselines(
     train: Stretch,  # fitted here
-    tests: dict[str, Stretch],  # name -> judged here
-) -> dict[str, dict[str, float | None]]:
-    """Score the majority class and a logistic regression on the node's own features.
-
-    By name: auc_baseline, accuracy_baseline, brier_baseline, accuracy_majority, brier_majority.
-    """
+    tests: dict[str, Stretch],  # name -> predicted here
+) -> dict[str, dict[str, np.ndarray]]:  # name -> baseline, majority: (S, N) probability of a rise, NaN without a label
+    "Predict by a logistic regression on the node's own features (baseline) and by the majority class."
     from sklearn.linear_model import LogisticRegression
 
-    def rows(data: Stretch) -> tuple[np.ndarray, np.ndarray]:
-        return (
-            np.clip(data.x[data.label >= 0], -FEATURE_CLIP, FEATURE_CLIP).astype(np.float64),
-            data.label[data.label >= 0],
-        )
+    def inputs(data: Stretch) -> np.ndarray:
+        return np.clip(data.x[data.label >= 0], -FEATURE_CLIP, FEATURE_CLIP).astype(np.float64)
 
-    x, y = rows(train)
-    model, share = LogisticRegression(max_iter=500).fit(x, y), float(y.mean())
+    y = train.label[train.label >= 0]
+    model, share = LogisticRegression(max_iter=500).fit(inputs(train), y), float(y.mean())
     results = {}
     for name, data in tests.items():
-        x, y = rows(data)
-        theirs = {f"{k}_baseline": v for k, v in probability_scores(y, model.predict_proba(x)[:, 1]).items()}
-        always = probability_scores(y, np.full(len(y), share))
-        results[name] = theirs | {"accuracy_majority": always["accuracy"], "brier_majority": always["brier"]}
+        labelled = data.label >= 0
+        own = np.full(labelled.shape, np.nan)
+        own[labelled] = model.predict_proba(inputs(data))[:, 1]
+        results[name] = {"baseline": own, "majority": np.where(labelled, share, np.nan)}
     return results
 
 
@@ -246,21 +241,25 @@ def baselines(
 RowRange = slice | range
 
 
-class GnnResult(msgspec.Struct, frozen=True):
-    "A trained graph model as files, with its metrics and learning curve."
+@dataclass(frozen=True)
+class GnnResult:
+    "A trained graph model as files, with its metrics, its learning curve and its T rows of test."
 
     files: dict[str, bytes]  # weights.safetensors and config.json, see `graph.card`
     # auc, accuracy, brier of the test; the same _baseline and _majority; all with _val; epochs, best_epoch, samples
     metrics: dict[str, float | None]
     by_symbol: dict[str, float | None]  # the test's AUC per market
     curve: list[dict[str, float]]  # per epoch: loss, loss_val, auc_val
+    open_time: np.ndarray  # (T,) int64 ms UTC of the test's rows; none without a test
+    label: np.ndarray  # (T, N) 1.0 rises, 0.0 does not, NaN unknown
+    scores: dict[str, np.ndarray]  # net, baseline, majority: (T, N) probability of a rise, NaN where the label is
 
 
 # %% ../../nbs/41_graph/05_train.ipynb #5653ec45
-def _check_order(panel: Panel, stretches: dict[str, RowRange]) -> None:
+def _check_order(panel: Panel, parts: dict[str, RowRange]) -> None:
     "Check that stretches are in time order, inside the panel and without overlap; raises `BadConfig`."
     end = 0
-    for name, rows in stretches.items():
+    for name, rows in parts.items():
         start, stop = rows.start or 0, rows.stop
         if stop is None or start < end or stop <= start or stop > len(panel) or rows.step not in (None, 1):
             raise BadConfig(
@@ -271,26 +270,61 @@ def _check_order(panel: Panel, stretches: dict[str, RowRange]) -> None:
         end = stop
 
 
-def _stretches(panel: Panel, config: GnnConfig, scaler: Scaler, parts: dict[str, RowRange]) -> dict[str, Stretch]:
-    "The samples of every part; only training rows are thinned out."
-    snapshots = build(panel.rows(0, parts[list(parts)[-1]].stop), config.window, 1, config.k, config.threshold)
-    stretches = {}
+def _by_symbol(symbols: tuple[str, ...], label: np.ndarray, p: np.ndarray) -> dict[str, float | None]:
+    "AUC of each market."
+    labelled = np.isfinite(label)
+    return {symbol: auc(label[labelled[:, n], n], p[labelled[:, n], n]) for n, symbol in enumerate(symbols)}
+
+
+def _metrics(part: Stretch, tables: dict[str, np.ndarray]) -> dict[str, float | None]:
+    "Scores of the net, of the logistic regression (_baseline) and of the majority class (_majority, without an AUC)."
+    labelled = part.label >= 0
+    result: dict[str, float | None] = {}
+    for name, table in tables.items():
+        scores = probability_scores(part.label[labelled], table[labelled])
+        result |= {metric if name == "net" else f"{metric}_{name}": value for metric, value in scores.items()}
+    del result["auc_majority"]
+    return result | {"samples": float(labelled.sum())}
+
+
+# %% ../../nbs/41_graph/05_train.ipynb #777643b1
+def model_graphs(
+    panel: Panel,  # T rows, N markets
+    config: GnnConfig,
+    seed: int = 0,  # of the model: it draws permuted edges
+) -> Snapshots:  # of every row from the window on
+    "Build the graphs that a model of this configuration reads; raises `BadConfig`, `NotEnoughData`."
+    seen = panel
+    if config.edges == "permuted":
+        seen = replace(panel, close=panel.close[:, graph_columns(config, len(panel.symbols), seed)])
+    snapshots = build(seen, config.window, 1, config.k, config.threshold)
+    if config.edges == "none":
+        empty = np.full_like(snapshots.source, -1), np.zeros_like(snapshots.weight)
+        snapshots = replace(snapshots, source=empty[0], weight=empty[1])
+    return snapshots
+
+
+def stretches(
+    panel: Panel,
+    config: GnnConfig,
+    parts: dict[str, RowRange],  # name -> rows in time order; `train` is first and the only one that is thinned out
+    seed: int = 0,  # of the model
+) -> tuple[Scaler, dict[str, Stretch]]:
+    "Fit the scaler on the training rows and cut the samples of every part; raises `BadConfig`, `NotEnoughData`."
+    _check_order(panel, parts)
+    scaler = Scaler.fit(panel.features[parts["train"].start or 0 : parts["train"].stop])
+    snapshots = model_graphs(panel.rows(0, parts[list(parts)[-1]].stop), config, seed)
+    cut = {}
     for name, part in parts.items():
         rows = samples(part, config.window, config.horizon, config.stride if name == "train" else 1)
-        stretches[name] = stretch(panel, snapshots, scaler, rows, config.horizon)
-        label = stretches[name].label
+        cut[name] = stretch(panel, snapshots, scaler, rows, config.horizon)
+        label = cut[name].label
         if len(np.unique(label[label >= 0])) < 2:
             raise NotEnoughData(
                 f"expected rises and falls among the labels of {name}, found {len(rows)} rows without both",
                 "give it more rows than window and horizon take",
             )
-    return stretches
-
-
-def _by_symbol(symbols: tuple[str, ...], data: Stretch, p: np.ndarray) -> dict[str, float | None]:
-    "AUC of each market."
-    labelled = data.label >= 0
-    return {symbol: auc(data.label[labelled[:, n], n], p[labelled[:, n], n]) for n, symbol in enumerate(symbols)}
+    return scaler, cut
 
 
 # %% ../../nbs/41_graph/05_train.ipynb #fbf49bf9
@@ -308,19 +342,16 @@ def train_gnn(
     parts: dict[str, RowRange] = {"train": train, "val": val}
     if test is not None:
         parts["test"] = test
-    _check_order(panel, parts)
-    scaler = Scaler.fit(panel.features[train.start or 0 : train.stop])
-    data = _stretches(panel, config, scaler, parts)
+    scaler, data = stretches(panel, config, parts, seed)
     with _seeded(seed):
         model = GATv2Classifier(len(FEATURES), config.hidden, config.heads, config.layers, config.dropout)
         curve = fit(model, data["train"], data["val"], config, progress)
     judged = {name: data[name] for name in parts if name != "train"}
-    predicted = {name: probabilities(model, part) for name, part in judged.items()}
     metrics: dict[str, float | None] = {}
+    tables: dict[str, np.ndarray] = {}
     for name, beside in baselines(data["train"], judged).items():
-        labelled = judged[name].label >= 0
-        own = probability_scores(judged[name].label[labelled], predicted[name][labelled])
-        for metric, value in (own | beside | {"samples": float(labelled.sum())}).items():
+        tables = {"net": np.where(judged[name].label >= 0, probabilities(model, judged[name]), np.nan)} | beside
+        for metric, value in _metrics(judged[name], tables).items():
             metrics[metric if name == "test" else f"{metric}_{name}"] = value
     best = max(curve, key=lambda epoch: epoch["auc_val"] if config.monitor == "auc" else -epoch["loss_val"])
     metrics |= {
@@ -337,5 +368,8 @@ def train_gnn(
         seed=seed,
     )
     files = pack_model(card, {name: tensor.numpy() for name, tensor in model.state_dict().items()})
-    by_symbol = _by_symbol(card.symbols, judged["test"], predicted["test"]) if "test" in judged else {}
-    return GnnResult(files, metrics, by_symbol, curve)
+    if test is None:
+        return GnnResult(files, metrics, {}, curve, np.empty(0, np.int64), np.empty((0, len(panel.symbols))), {})
+    label = np.where(judged["test"].label >= 0, judged["test"].label, np.nan)
+    open_time = panel.open_time[samples(test, config.window, config.horizon)]
+    return GnnResult(files, metrics, _by_symbol(card.symbols, label, tables["net"]), curve, open_time, label, tables)

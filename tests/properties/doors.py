@@ -498,6 +498,7 @@ NOT_TRIED = {
     "find_indicator": "returns None for what is no indicator",
     **dict.fromkeys(("stack", "shapes", "policy_shapes", "spaces_of", "edge_rows", "disjoint", "pool_of"), OBJECTS),
     **dict.fromkeys(("stretch", "probabilities", "fit", "baselines", "train_gnn", "make_ppo", "train_ppo"), OBJECTS),
+    **dict.fromkeys(("graph_columns", "model_graphs", "stretches", "all_logistic", "boosting", "graph_worth"), OBJECTS),
     **dict.fromkeys(("agent_markets", "market_for", "closed_out", "measure", "combine", "beaten", "compare"), OBJECTS),
     **dict.fromkeys(
         ("styled", "result_rows", "result_figure", "report_page", "best", "fold_job", "plan_folds"), OBJECTS
