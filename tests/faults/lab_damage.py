@@ -267,7 +267,6 @@ async def make_artifacts(home: Path) -> Rows:
             symbols=list(SYMBOLS),
             rows={},
             strategies={},
-            random=[],
             gnn={"auc": 0.52},
             ppo={},
             periods_per_year=8_760.0,

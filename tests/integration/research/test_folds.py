@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from streamforge.artifacts.base import open_artifacts
-from streamforge.core.errors import BadSetting, NotFound
+from streamforge.core.errors import BadSetting, NotEnoughData, NotFound
 from streamforge.core.samples import candles
 from streamforge.core.settings import read_places
 from streamforge.evaluation.results import combine
@@ -27,7 +27,8 @@ TINY = WalkForward(
     folds=2,
     embargo=8,
     window=4,
-    random_agents=10,
+    seeds=2,
+    draws=9,
     seed=7,
     gnn={"window": 24, "hidden": 2, "heads": 1, "layers": 1, "epochs": 1, "stride": 4},
     ppo={"steps": 1_024, "n_envs": 16, "n_steps": 32, "batch_size": 256, "n_epochs": 1, "episode": 32},
@@ -86,12 +87,14 @@ async def test_two_folds_once(place):
     assert all({path.name for path in folder.iterdir()} == {EXECUTED, INPUTS, RESULT} for folder in folders)
 
     combined = {account.name: account for account in combine(first.results)}
-    assert list(combined) == ["agent", "agent_without_graph", "buy_and_hold", "cash", "random"]
+    assert list(combined) == ["agent", "agent_without_graph", "buy_and_hold", "cash"]
     rows = [result.rows["test"] for result in first.results]
     assert rows[0][1] == rows[1][0] and len(combined["agent"].curve.equity) == rows[1][1] - rows[0][0]
     assert combined["cash"].performance.total_return == 0 and combined["buy_and_hold"].performance.max_drawdown > 0
     assert all(
-        result.gnn["auc"] is not None and result.dataset_sha256 == place.data.version and len(result.random) == 10
+        result.gnn["auc"] is not None
+        and result.dataset_sha256 == place.data.version
+        and result.seeds == [7 + result.fold, 1_007 + result.fold]
         for result in first.results
     )
     assert "agent with graph features" in first.report.read_text(encoding="utf-8")
@@ -108,12 +111,11 @@ async def test_two_folds_once(place):
 
 
 async def test_failing_fold_names_notebook_and_cell(place):
-    "A label that looks further than the purge is refused by a cell; the error comes through processes with its class."
-    config = msgspec.structs.replace(TINY, gnn=TINY.gnn | {"horizon": 9})
+    "Batches that do not divide a rollout are refused by a cell; the error comes through processes with its class."
+    config = msgspec.structs.replace(TINY, ppo=TINY.ppo | {"batch_size": 7})
     with pytest.raises(
         BadSetting,
-        match=r"fold \d: .*walk_forward_fold\.ipynb, cell \d+ \(id \w+\): BadSetting: expected a purge of at least "
-        r"the horizon",
+        match=r"fold \d: .*walk_forward_fold\.ipynb, cell \d+ \(id \w+\): BadSetting: expected a rollout of 16 \* 32 ",
     ):
         await place.run(config)
     states = [job.state for job in await place.jobs.list()]
@@ -130,6 +132,11 @@ async def test_bad_requests_start_nothing(place):
     "A request that cannot be carried out is refused before any job."
     with pytest.raises(NotFound):
         await place.run(TINY, version="0" * 64)
+    with pytest.raises(BadSetting, match="expected a purge of at least the horizon of 9 rows, found 4"):
+        await place.run(msgspec.structs.replace(TINY, gnn=TINY.gnn | {"horizon": 9}))
+    with pytest.raises(NotEnoughData, match="expected at least 10 rows in test of fold 0"):
+        await place.run(msgspec.structs.replace(TINY, folds=400))
+    assert await place.jobs.list() == []
     job = fold_job(place.planned(TINY)[0], place.places, "wf-bad")
     without_rows = {k: v for k, v in msgspec.json.decode(job.env["FOLD_PARAMETERS"]).items() if k != "rows"}
     await place.jobs.start(
