@@ -290,6 +290,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="of everything random")] = 7,
     json: Annotated[str, typer.Option(help="write all figures to this file")] = "",
     keep: Annotated[bool, typer.Option(help="leave the page up until Ctrl-C")] = False,
+    full: Annotated[bool, typer.Option(help="5 trainings and 999 permuted markets a fold instead of 3 and 99")] = False,
     home: HomeOption = ".streamforge",
     port: Annotated[int, typer.Option(help="port of the page; 0: any free one")] = 0,
     bus: BusOption = "",
@@ -301,7 +302,7 @@ def demo(
     _compile_into(home)
     from streamforge.cli.demo.run import DemoOptions, run_demo
 
-    _run(run_demo(DemoOptions(source=source, seed=seed, json=json, keep=keep, home=home, port=port)))
+    _run(run_demo(DemoOptions(source=source, seed=seed, json=json, keep=keep, full=full, home=home, port=port)))
 
 
 # %% ../../nbs/80_cli/09_main.ipynb #bf7423cb
@@ -313,8 +314,14 @@ def walk_forward_command(
     collection: Annotated[str, typer.Option(help="of enriched candles (default: the shared one of the interval)")] = "",
     folds: Annotated[int, typer.Option(help="number of test ranges, one after the other")] = 3,
     steps: Annotated[int, typer.Option(help="of each agent's training")] = 131_072,
+    seeds: Annotated[int, typer.Option(help="trainings of every model in each fold; a strategy is their mean")] = 5,
+    draws: Annotated[int, typer.Option(help="permuted markets behind each p-value; 0: none")] = 999,
+    null: Annotated[
+        str, typer.Option(help="how they are permuted: bars, or wild to keep clusters of volatility")
+    ] = "bars",
     seed: Annotated[int, typer.Option(help="of everything random")] = 0,
     output: Annotated[str, typer.Option(help="folder for folds and report (default: below --home)")] = "",
+    json: Annotated[str, typer.Option(help="write the verdict and its figures to this file")] = "",
     home: HomeOption = ".streamforge",
     slots: Annotated[float, typer.Option(help="CPUs for folds on this machine; 0: all")] = 0,
     store: StoreOption = "",
@@ -332,8 +339,12 @@ def walk_forward_command(
         collection=collection,
         folds=folds,
         steps=steps,
+        seeds=seeds,
+        draws=draws,
+        null=null,
         seed=seed,
         output=output,
+        json=json,
         home=home,
         slots=slots,
     )

@@ -109,7 +109,7 @@ class Show:
         width: int | None = None,  # of the terminal; asked of it unless told, without end in a pipe
     ) -> None:
         self.width = width or terminal_width()
-        self.console = Console(highlight=False, width=self.width or 120)
+        self.console = Console(highlight=False, width=self.width or 160)
         self.stages: list[JsonObject] = []  # name and seconds of each
 
     @contextlib.asynccontextmanager
@@ -143,25 +143,26 @@ class Show:
 
 
 # %% ../../nbs/80_cli/02_output.ipynb #24e66d87
-_HIDDEN = ("Calmar", "volatility")  # the terminal is narrow; the report has them
-_LEAST = ("exposure", "turnover a year", "Sortino")  # what goes next, below some 60 columns
+_LEAST = ("exposure", "turnover a year", "single trainings", "max drawdown")  # what goes first on narrow terminals
 
 
 def show_results(
     show: Show,
-    results: Sequence[Any],  # of `FoldResult`, whose module loads numba: too much for every command's start
+    verdict: Any,  # `Verdict`, whose module loads numba: too much for every command's start
+    command: str = "",  # the command line that repeats it
 ) -> None:
-    "Print each strategy's out-of-sample figures, and the agent's place among random agents."
-    from streamforge.evaluation.results import beaten, combine
+    "Print what a walk-forward shows, each strategy's out-of-sample figures, and how to repeat it."
+    from rich.markup import escape
+
     from streamforge.viz.report import RESULT_COLUMNS, result_rows  # plotly costs a quarter of a second
 
-    names = [name for name in RESULT_COLUMNS if name not in _HIDDEN]
-    rows = [
-        [cell.replace(" [", "\n[") for name, cell in zip(RESULT_COLUMNS, row, strict=True) if name in names]
-        for row in result_rows(combine(results))
-    ]
-    show.console.print("\n[bold]Out of sample, net of costs[/]")
-    print_rows(names, rows, least=_LEAST, width=show.width, console=show.console, all_in="the report has all")
-    share = beaten(results)
-    if share is not None:
-        show.console.print(f"The agent ended above {share:.0%} of the random agents that trade as often as it does.\n")
+    show.console.print(f"\n[bold]{escape(verdict.shows)}[/]")
+    show.console.print(f"{escape(verdict.changes)}\n")
+    rows = [[cell.replace(" [", "\n[").replace(" to ", "\nto ") for cell in row] for row in result_rows(verdict)]
+    print_rows(RESULT_COLUMNS, rows, least=_LEAST, width=show.width, console=show.console, all_in="the report has all")
+    show.console.print(
+        f"Out of sample, net of costs. Brackets: 95 % intervals. p: share of permuted markets on which it did as well. "
+        f"Deflated by {verdict.trials} counted {'trial' if verdict.trials == 1 else 'trials'}.\n"
+    )
+    if command:
+        show.console.print(f"  repeat  {escape(command)}", soft_wrap=True)

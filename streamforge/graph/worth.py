@@ -69,7 +69,7 @@ def boosting(
         returns = np.where(data.present, data.x[:, :, _LAST_RETURN], np.nan)[:, there]
         return np.column_stack([data.x[row, market], returns[row], market]).astype(np.float64)
 
-    there = train.present.any(0)  # markets; a column without any value cannot be cut into bins
+    there = np.atleast_1d(train.present.any(0))  # markets; a column without any value cannot be cut into bins
     model = HistGradientBoostingClassifier(
         learning_rate=0.05,
         max_iter=_TREES,

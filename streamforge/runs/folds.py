@@ -4,6 +4,7 @@
 
 # %% auto #0
 __all__ = [
+    "LEAST_TEST",
     "FOLD",
     "RESULT",
     "ERROR",
@@ -31,20 +32,23 @@ import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 import streamforge
 from ..artifacts.base import Manifest
 from ..core import errors
-from ..core.errors import BadSetting, BadUrl, DamagedArtifact, StoreError, StreamForgeError
+from ..core.errors import BadSetting, BadUrl, DamagedArtifact, NotEnoughData, StoreError, StreamForgeError
 from ..core.logs import get_logger
 from ..core.numbers import as_count, as_number
 from ..core.private_files import make_private_folder, narrow
 from ..core.types import JsonObject
 from ..core.urls import redact
 from ..evaluation.results import FoldResult
-from ..evaluation.splits import consecutive, walk_forward_splits
+from ..evaluation.splits import RowSpan, consecutive, walk_forward_splits
+from ..features.indicators import WARMUP
+from ..graph.card import GnnConfig
 from ..trading.costs import Costs
 from .notebooks import pipelines_dir, run_notebook
 
@@ -68,8 +72,10 @@ class WalkForward(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     window: int = 16  # rows that the agent sees
     fee_bps: float = 10.0
     slippage_bps: float = 2.0
-    random_agents: int = 100
-    seed: int = 0
+    seeds: int = 5  # trainings of every model in each fold; a strategy is their mean
+    draws: int = 999  # permuted markets behind each p-value; 0: none
+    null: Literal["bars", "wild"] = "bars"  # how `evaluation.permutation` permutes
+    seed: int = 0  # of the first training in fold 0
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -79,12 +85,26 @@ class WalkForward(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             ("purge", 0),
             ("embargo", 0),
             ("window", 1),
-            ("random_agents", 0),
+            ("seeds", 1),
+            ("draws", 0),
             ("seed", 0),
         ):
             as_count(getattr(self, name), name, least=least)
+        if self.null not in ("bars", "wild"):
+            raise BadSetting(f"expected null as bars or wild, found {self.null!r}", "correct it", field="null")
+        self.graph_config()
         as_number(self.first_train, "first_train", least=0, most=1)
         Costs(self.fee_bps, self.slippage_bps)
+
+    def graph_config(self) -> GnnConfig:
+        "The graph model's configuration with its changes; raises `BadSetting` for an unknown one, `BadConfig`."
+        if unknown := sorted(set(self.gnn) - set(GnnConfig.__struct_fields__)):
+            raise BadSetting(
+                f"expected changes to {', '.join(GnnConfig.__struct_fields__)}, found {', '.join(unknown)}",
+                "correct the names in gnn",
+                field="gnn",
+            )
+        return GnnConfig(**self.gnn)
 
 
 class FoldParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -103,8 +123,39 @@ class FoldParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     window: int = 16
     fee_bps: float = 10.0
     slippage_bps: float = 2.0
-    random_agents: int = 100
+    seeds: int = 5  # trainings: with the seed `seed`, `seed` + 1000, `seed` + 2000 ...
+    draws: int = 999
+    null: Literal["bars", "wild"] = "bars"
     seed: int = 0
+
+
+LEAST_TEST = 10  # rows; in fewer, nothing that is measured means anything
+
+
+def _check_rows(
+    fold: int,
+    rows: Mapping[str, RowSpan],  # part -> rows [start, end)
+    gnn: GnnConfig,
+    window: int,  # rows that the agent sees
+) -> None:
+    "Raise `NotEnoughData` if a part of a fold has fewer rows than its model needs, with the numbers."
+    first = max(gnn.window, WARMUP)  # rows before the first sample there can be
+    needed = {
+        "gnn_train": (
+            max(first - rows["gnn_train"][0], 0) + gnn.horizon + 1,
+            f"the graph's window of {gnn.window} rows",
+        ),
+        "gnn_val": (gnn.horizon + 1, f"labels that look {gnn.horizon} rows ahead"),
+        "ppo_train": (window + 1, f"the agent's window of {window} rows"),
+        "test": (LEAST_TEST, "figures that mean anything"),
+    }
+    for part, (least, what) in needed.items():
+        if (there := rows[part][1] - rows[part][0]) < least:
+            raise NotEnoughData(
+                f"expected at least {least} rows in {part} of fold {fold} for {what}, found {there}",
+                "load a longer range, or ask for fewer folds or a shorter window",
+                field=part,
+            )
 
 
 def plan_folds(
@@ -129,10 +180,17 @@ def plan_folds(
             f"expected artifacts without a password in the URL, found {redact(artifacts_url)}",
             "notebooks show their parameters: put it into MINIO_SECRET_KEY or ?password_file=",
         )
+    if config.purge < (horizon := config.graph_config().horizon):
+        raise BadSetting(
+            f"expected a purge of at least the horizon of {horizon} rows, found {config.purge}",
+            "raise purge, or lower the horizon",
+            field="purge",
+        )
     planned = []
     for i, fold in enumerate(folds):
         parts = consecutive(fold.train, config.shares, purge=config.purge)
         rows = dict(zip(("gnn_train", "gnn_val", "ppo_train"), parts, strict=True)) | {"test": fold.test}
+        _check_rows(i, rows, config.graph_config(), config.window)
         planned.append(
             FoldParameters(
                 fold=i,
@@ -148,7 +206,9 @@ def plan_folds(
                 window=config.window,
                 fee_bps=config.fee_bps,
                 slippage_bps=config.slippage_bps,
-                random_agents=config.random_agents,
+                seeds=config.seeds,
+                draws=config.draws,
+                null=config.null,
                 seed=config.seed + i,
             )
         )

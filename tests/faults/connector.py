@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import time
 
-from drill import CONNECT, Lab, drill, side_by_side
+from drill import CONNECT, Lab, drill, join_trainings
 from servers import url_of
 from toxiproxy import proxied
 from worker_lab import until
@@ -51,7 +51,7 @@ async def killed(lab: Lab, runs: int) -> None:
             lab.outcome.judge(expected, await workers.contents(), f"run {n} {point or 'random'}")
             lab.outcome.check(code in (-signal.SIGKILL, 0) and again == 0, f"run {n}: ended with {code}, then {again}")
 
-    await side_by_side([lambda p=p: life(*p) for p in plans])
+    await join_trainings([lambda p=p: life(*p) for p in plans])
 
 
 @drill("SIGTERM mid-batch", runs=10, short=2)
@@ -80,7 +80,7 @@ async def terminated(lab: Lab, runs: int) -> None:
                 f"{once}, {before} before",
             )
 
-    await side_by_side([lambda n=n: life(n) for n in range(runs)])
+    await join_trainings([lambda n=n: life(n) for n in range(runs)])
 
 
 @drill("SIGSTOP, then CONT (a zombie)", runs=4, short=0)
@@ -167,7 +167,7 @@ async def shuffled(lab: Lab, runs: int) -> None:
             lab.outcome.judge({row: expected[row] for row in rows}, contents, f"run {n}")
             lab.outcome.check(code == 0, f"run {n}: code {code}")
 
-    await side_by_side([lambda n=n: life(n) for n in range(runs)])
+    await join_trainings([lambda n=n: life(n) for n in range(runs)])
 
 
 @drill("unreadable records", runs=4, short=1)

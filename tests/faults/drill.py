@@ -149,7 +149,7 @@ async def perform(drill: Drill, on: str, folder: Path, runs: int) -> Outcome:
     return outcome
 
 
-async def side_by_side(works: list[Callable[[], Awaitable[None]]], at_once: int = 2) -> None:
+async def join_trainings(works: list[Callable[[], Awaitable[None]]], at_once: int = 2) -> None:
     "Two at a time; all are tried, the first error is raised at the end."
     turn = asyncio.Semaphore(at_once)
 

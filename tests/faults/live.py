@@ -6,7 +6,7 @@ import signal
 import time
 from contextlib import asynccontextmanager
 
-from drill import Lab, drill, side_by_side
+from drill import Lab, drill, join_trainings
 from live_lab import (
     MARKETS,
     QUICK,
@@ -106,7 +106,7 @@ async def line_lost(lab: Lab, runs: int) -> None:
                 f"{last.extra.get('reconnects')} reconnects",
             )
 
-    await side_by_side([lambda n=n: life(n) for n in range(runs)])
+    await join_trainings([lambda n=n: life(n) for n in range(runs)])
 
 
 async def true_book(sim, rest, symbol: str, moment: int) -> bytes:
@@ -204,4 +204,4 @@ async def live_killed(lab: Lab, runs: int) -> None:
                 (code, again) == (-signal.SIGKILL, 0), f"run {n} {kind}: {code}, then {again}, {len(twice)} twice"
             )
 
-    await side_by_side([lambda n=n: life(n) for n in range(runs)])
+    await join_trainings([lambda n=n: life(n) for n in range(runs)])

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from contextlib import asynccontextmanager
 
-from drill import Lab, drill, side_by_side
+from drill import Lab, drill, join_trainings
 from worker_lab import WorkerLab, until
 
 from streamforge.core.samples import candles
@@ -108,7 +108,7 @@ async def rude(lab: Lab, runs: int) -> None:
             early = app.too_early(2.0)
             lab.outcome.check(code == 0 and early == 0, f"run {n} {kind}: code {code}, {early} requests too early")
 
-    await side_by_side([lambda n=n: life(n) for n in range(runs)])
+    await join_trainings([lambda n=n: life(n) for n in range(runs)])
 
 
 @drill("exchange: gap, empty page", runs=4, short=1)
@@ -140,7 +140,7 @@ async def holes(lab: Lab, runs: int) -> None:
                 f"run {n}: code {code}, {len(set(hole) - reported)} missing candles were not reported",
             )
 
-    await side_by_side([lambda n=n: life(n) for n in range(runs)])
+    await join_trainings([lambda n=n: life(n) for n in range(runs)])
 
 
 @drill("loader killed (-9)", runs=21, short=3)
@@ -177,7 +177,7 @@ async def loader_killed(lab: Lab, runs: int) -> None:
             lab.outcome.judge(expected, {"stream": await published(workers)}, f"run {n}")
             lab.outcome.check(code in (0, -signal.SIGKILL) and again == 0, f"run {n}: {code}, then {again}")
 
-    await side_by_side([lambda n=n: life(n) for n in range(runs)])
+    await join_trainings([lambda n=n: life(n) for n in range(runs)])
 
 
 @drill("loader: SIGTERM in the middle", runs=6, short=1)

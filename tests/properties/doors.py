@@ -499,9 +499,23 @@ NOT_TRIED = {
     **dict.fromkeys(("stack", "shapes", "policy_shapes", "spaces_of", "edge_rows", "disjoint", "pool_of"), OBJECTS),
     **dict.fromkeys(("stretch", "probabilities", "fit", "baselines", "train_gnn", "make_ppo", "train_ppo"), OBJECTS),
     **dict.fromkeys(("graph_columns", "model_graphs", "stretches", "all_logistic", "boosting", "graph_worth"), OBJECTS),
-    **dict.fromkeys(("agent_markets", "market_for", "closed_out", "measure", "combine", "beaten", "compare"), OBJECTS),
     **dict.fromkeys(
-        ("styled", "result_rows", "result_figure", "report_page", "best", "fold_job", "plan_folds"), OBJECTS
+        ("agent_markets", "market_for", "closed_out", "measure", "combine", "compare", "join_trainings", "mean_metrics"),
+        OBJECTS,
+    ),
+    **dict.fromkeys(
+        (
+            "styled",
+            "result_rows",
+            "result_figure",
+            "report_page",
+            "html_table",
+            "offline_page",
+            "best",
+            "fold_job",
+            "plan_folds",
+        ),
+        OBJECTS,
     ),
     **dict.fromkeys(
         ("pack_model", "unpack_model", "from_named", "panel_files", "panel_tables", "panel_from_files"), FILES
@@ -512,8 +526,9 @@ NOT_TRIED = {
     **dict.fromkeys(("block_length", "bootstrap_interval", "return_interval", "sharpe_interval"), RESAMPLED),
     **dict.fromkeys(("difference_interval", "auc_interval", "auc_difference_interval"), RESAMPLED),
     **dict.fromkeys(("backtest_overfitting", "superior", "minimum_track_record", "trial_variance"), RESAMPLED),
-    **dict.fromkeys(("cost_curve", "delay_curve", "by_regime", "trial_of", "deflated"), RESAMPLED),
-    **dict.fromkeys(("record_trial", "trials"), STORED),
+    **dict.fromkeys(("cost_curve", "delay_curve", "by_regime", "decisions_of", "trial_of", "deflated"), RESAMPLED),
+    **dict.fromkeys(("thin_rows", "shorten", "verdict_of", "mean_interval", "ratio_per_period"), OBJECTS),
+    **dict.fromkeys(("record_trial", "trials", "count_trials", "write_figures"), STORED),
     **dict.fromkeys(("count_filled", "read_panel", "freeze", "load_panel", "publish", "load_model"), STORED),
     **dict.fromkeys(("experiment", "experiments", "load_experiment", "check_agent", "walk_forward"), STORED),
 }

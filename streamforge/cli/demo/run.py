@@ -8,6 +8,7 @@ __all__ = ["DemoOptions", "run_demo", "all_stages"]
 # %% ../../../nbs/80_cli/demo/03_run.ipynb #76f35c05
 import asyncio
 import os
+import shlex
 from pathlib import Path
 
 import msgspec
@@ -44,9 +45,21 @@ class DemoOptions(msgspec.Struct, frozen=True, kw_only=True):
     keep: bool = False
     home: str = ".streamforge"
     port: int = 0
+    full: bool = False  # as many trainings and permuted markets as any other walk-forward
     folds: int = 3
     ppo_steps: int = 131_072  # of the published agent
     fold_steps: int = 65_536  # of each agent of a fold
+
+    def walk_forward(self) -> WalkForward:
+        "Settings of the walk-forward; raises `BadSetting`."
+        usual = WalkForward(folds=self.folds, seed=self.seed, ppo={"steps": self.fold_steps})
+        return usual if self.full else msgspec.structs.replace(usual, seeds=3, draws=99)
+
+    def command(self) -> str:
+        "Write the command line that repeats the demo, without where its files lie."
+        words = ["streamforge demo", f"--seed {self.seed}"]
+        words += [f"--source {shlex.quote(self.source)}"] if self.source != "sample" else []
+        return " ".join([*words, "--full"] if self.full else words)
 
 
 # %% ../../../nbs/80_cli/demo/03_run.ipynb #6ddfd101
@@ -66,7 +79,7 @@ async def run_demo(options: DemoOptions) -> JsonObject:  # what --json writes
                 f"to learn from, {source.live} live. Page: {lab.url}\n"
             )
             figures, run = await all_stages(show, client, lab, source, options)
-            show_results(show, run.results)
+            show_results(show, run.verdict, run.command)
             show.console.print(
                 f"  report  {run.report}\n  page    "
                 f"{lab.url}{'' if options.keep else ' (with --keep, or later with `streamforge up`)'}\n  "
@@ -93,6 +106,7 @@ async def all_stages(
     show: Show, client: Client, lab: Lab, source: DemoSource, options: DemoOptions
 ) -> tuple[JsonObject, WalkForwardRun]:
     "Run every stage in its order; returns their figures and the walk-forward."
+    config = options.walk_forward()
     async with show.stage("load", "Load, store and enrich") as report:
         flows = await load_history(client, lab, source, report)
     async with show.stage("freeze", "Freeze the history") as report:
@@ -111,9 +125,7 @@ async def all_stages(
         agent, sent = await trade_live(client, lab, source, {"ppo": ppo["version"], "gnn": gnn["version"]}, report)
         loaded = await data_figures(lab, source, [*flows, sent])
     async with show.stage("walk_forward", "Walk forward, fold by fold") as report:
-        run = await run_demo_folds(
-            lab, data, WalkForward(folds=options.folds, seed=options.seed, ppo={"steps": options.fold_steps}), report
-        )
+        run = await run_demo_folds(lab, data, config, options.command(), report)
     about = {
         "source": source.name,
         "symbols": source.symbols,
@@ -123,7 +135,8 @@ async def all_stages(
         "live": str(source.live),
     }
     figures = (
-        about
+        {"shows": run.verdict.shows, "changes": run.verdict.changes, "command": run.command}
+        | about
         | loaded
         | {"graph": graph, "gnn": gnn, "ppo": ppo, "agent": agent, "walk_forward": walk_forward_scores(run)}
     )

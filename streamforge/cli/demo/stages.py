@@ -35,6 +35,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from ...artifacts.base import Manifest
@@ -473,7 +474,13 @@ async def judge_agent(lab: Lab, source: DemoSource, agent: str) -> JsonObject:
 
 
 # %% ../../../nbs/80_cli/demo/02_stages.ipynb #58dbb565
-async def run_demo_folds(lab: Lab, data: Manifest, config: WalkForward, report: Callable[..., None]) -> WalkForwardRun:
+async def run_demo_folds(
+    lab: Lab,
+    data: Manifest,
+    config: WalkForward,
+    command: str,  # the command line that repeats the demo
+    report: Callable[..., None],
+) -> WalkForwardRun:
     "Run the walk-forward over the demo's history."
     output, queue = Path(lab.places.home) / "walk-forward", f"wf-backtest-{six()}"
     run = await walk_forward(
@@ -484,6 +491,7 @@ async def run_demo_folds(lab: Lab, data: Manifest, config: WalkForward, report: 
         version=data.version,
         output=output,
         config=config,
+        command=command,
         store=lab.store,
         queue_id=queue,
         progress=lambda done, total: report(done, total),
@@ -494,16 +502,11 @@ async def run_demo_folds(lab: Lab, data: Manifest, config: WalkForward, report: 
 
 
 def walk_forward_scores(run: WalkForwardRun) -> JsonObject:
-    "Return each strategy's chained out-of-sample figures; for `random` medians with 5th and 95th percentiles."
+    "Return each strategy's chained out-of-sample figures, and the verdict on them."
     figures: JsonObject = {"folds": len(run.results)}
     for strategy in combine(run.results):
         figures[strategy.name] = {
             number: getattr(strategy.performance, number)
             for number in ("sharpe", "sortino", "max_drawdown", "total_return")
         }
-        figures[strategy.name] |= {
-            f"{number}_spread": strategy.spread[number]
-            for number in ("sharpe", "total_return")
-            if number in strategy.spread
-        }
-    return figures
+    return figures | {"verdict": msgspec.to_builtins(run.verdict)}

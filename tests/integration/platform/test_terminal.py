@@ -8,12 +8,13 @@ import asyncio
 from streamforge.cli.output import Show, show_results
 from streamforge.evaluation.portfolio import Curve
 from streamforge.evaluation.results import FoldResult
+from streamforge.evaluation.verdict import verdict_of
 
 times = [hour * 3_600_000 for hour in range(48)]
 curve = lambda g: Curve(open_time=times, equity=[1 + g * (hour % 7 + hour) for hour in range(48)], traded=2.0, exposure=0.5)
 fold = FoldResult(fold=0, dataset_sha256="5a", seed=7, symbols=["BTCUSDT"], rows={}, periods_per_year=8760.0, gnn={}, ppo={},
     strategies={"agent": curve(0.001), "buy_and_hold": curve(-0.002), "cash": curve(0.0)},
-    random=[curve(-0.001), curve(0.002)])
+    by_seed={"agent": [curve(0.0), curve(0.002)]})
 
 async def main():
     show = Show()
@@ -21,7 +22,7 @@ async def main():
         report(1, 2, "epoch 17, auc_val 0.512, steps 114,688, steps_per_second 6,512")
         await asyncio.sleep(0.3)
         report(1, 1, "49,252 candles of 4 markets, 1,234 missing in 17 holes, PEPEUSDT from 2023-05-05T16:00:00")
-    show_results(show, [fold])
+    show_results(show, verdict_of([fold]), "streamforge demo --seed 7")
 
 asyncio.run(main())
 """
@@ -37,21 +38,23 @@ def test_a_terminal_shows_every_figure_of_the_demo_whole(columns: int) -> None:
     assert set(FIGURES) <= set(words[words.index("✓") :])
     assert {"auc_val", "0.512,", "114,688,", "6,512"} <= set(words)  # the bar, too, breaks between words
     from streamforge.evaluation.portfolio import Curve
-    from streamforge.evaluation.results import FoldResult, combine
-    from streamforge.viz.report import RESULT_COLUMNS, result_rows
+    from streamforge.evaluation.results import FoldResult
+    from streamforge.evaluation.verdict import verdict_of
+    from streamforge.viz.report import result_rows
 
     made = {"Curve": Curve, "FoldResult": FoldResult}
-    exec(SHOWN.partition("async def")[0].partition("FoldResult\n")[2], made)  # the same fold
-    table = words[words.index("costs") :]
-    for row in result_rows(combine([made["fold"]])):
-        for name, cell in zip(RESULT_COLUMNS, row, strict=True):
-            assert name in ("Calmar", "volatility") or set(cell.split()) <= set(table), (name, cell)
-    assert {"Sharpe", "Sortino", "drawdown", "turnover", "exposure"} <= set(table)
+    exec(SHOWN.partition("async def")[0].partition("verdict_of\n")[2], made)  # the same fold
+    verdict = verdict_of([made["fold"]])
+    assert verdict.shows in " ".join(words)
+    assert " ".join(words).endswith("repeat streamforge demo --seed 7")
+    for row in result_rows(verdict):
+        assert set(" ".join(row).split()) <= set(words), row
+    assert {"Sharpe", "deflated", "trainings", "drawdown", "turnover", "exposure"} <= set(words)
 
 
 def test_a_narrower_terminal_names_the_columns_that_had_to_go() -> None:
     lines = lines_of(on_terminal(SHOWN, 50))
-    table = lines[lines.index("Out of sample, net of costs") :]
+    table = lines[next(n for n, line in enumerate(lines) if line.split()[:1] == ["strategy"]) :]
     note = next(n for n, line in enumerate(table) if line.startswith("no room here for"))
     assert max(map(len, table[:note])) <= 50
     assert "Sharpe" in " ".join(table[:note]).split()
