@@ -152,21 +152,30 @@ class TradeStream:
                     self.asked += len(page)
                     yield page
         except BadConfig as error:  # the exchange refuses, or neither it nor its archive has the market any more
-            if not self.order.only_missing:
-                raise
-            known = self.access or MarketAccess(symbol=self.symbol)
-            self.access = msgspec.structs.replace(known, refusal=refusal_words(error, ""))
-            self.skipped |= Ranges.of((span.start, span.end)) if isinstance(span, IdRange) else self.lost
+            self._note_refusal(error, Ranges.of((span.start, span.end)) if isinstance(span, IdRange) else self.lost)
             return
         self.skipped |= Ranges.of(*((gap.start, gap.end) for gap in answers.gaps))
         if isinstance(answers, ArchivedTrades):
             self.archived, self.lacked = self.archived + answers.archived, self.lacked + answers.lacked
             self.repeated |= answers.repeated
 
+    def _note_refusal(self, error: BadConfig, ids: Ranges) -> None:
+        "Take ids as missing that a repair was refused, and go on; raises the error for a load."
+        if not self.order.only_missing:
+            raise error
+        known = self.access or MarketAccess(symbol=self.symbol)
+        self.access = msgspec.structs.replace(known, refusal=refusal_words(error, ""))
+        self.skipped |= ids
+
     async def _read(self, span: TimeRange) -> AsyncGenerator[list[Trade], None]:
         "Yield the trades of a range from the store; requests the ids that it lacks."
         entry = await read_entry(self.store, self.ids)
-        wanted = await self._ids_of(span, entry)
+        try:
+            wanted = await self._ids_of(span, entry)
+        except BadConfig as error:  # the ids of this span stay unknown; the others go on
+            self.now = self.now or await self.rest.server_time()
+            self._note_refusal(error, self.lost)
+            return
         self.skipped |= wanted & entry.missing
         sums = await read_sums(self.store, self.ids, entry)
         here = (await inspect(self.store, self.ids, wanted & self.loaded, entry, sums)).good
