@@ -14,14 +14,12 @@ __all__ = [
     "JsonOption",
     "SOURCES",
     "exporting",
+    "one_of",
     "check_source",
-    "extra_of",
-    "require_modules",
     "places_of",
 ]
 
 # %% ../../nbs/80_cli/01_options.ipynb #39b05bea
-import importlib.util
 import os
 from collections.abc import Callable
 from typing import Annotated
@@ -46,6 +44,13 @@ def exporting(
     return export
 
 
+def one_of(
+    *values: str,
+) -> Callable[[], list[str]]:
+    "Make what a shell offers for an option that takes one of a few values."
+    return lambda: list(values)
+
+
 def _place(option: str, help: str) -> typer.models.OptionInfo:
     variable = f"STREAMFORGE_{option.removeprefix('--').upper()}_URL"
     return typer.Option(option, envvar=variable, callback=exporting(variable), help=help)
@@ -66,6 +71,7 @@ SourceOption = Annotated[
     str,
     typer.Option(
         "--source",
+        autocompletion=one_of("auto", "archive", "rest"),
         help="where loaders get a range from: auto, archive (files) or rest; demo's --source names something else",
     ),
 ]
@@ -86,35 +92,6 @@ def check_source(
             field="source",
         )
     return text
-
-
-_EXTRAS = {  # what an extra is known by: packages as they are imported
-    "ml": ("torch", "gymnasium", "safetensors", "sklearn", "stable_baselines3", "torch_geometric", "arch"),
-    "lab": ("papermill", "ipykernel", "kaleido", "anywidget", "ipywidgets", "jupyterlab", "ta"),
-    "servers": ("aiokafka", "minio", "kubernetes", "arango", "adbc_driver_postgresql"),
-    "exchanges": ("ccxt",),
-}
-
-
-def extra_of(
-    module: str,  # that could not be imported: `torch.nn`
-) -> str:  # `ml`; empty: none
-    "Return the extra that brings a module."
-    return next((extra for extra, names in _EXTRAS.items() if module.partition(".")[0] in names), "")
-
-
-def require_modules(
-    *names: str,  # as they are imported: `torch`
-    what: str,  # the command that needs them
-) -> None:
-    "Raise `BadConfig` with the extras to install if one of the modules is not installed."
-    missing = [name for name in names if importlib.util.find_spec(name) is None]
-    if missing:
-        extras = ",".join(dict.fromkeys(map(extra_of, missing)))
-        raise BadConfig(
-            f"expected the packages of {what} to be installed, found no {', '.join(missing)}",
-            f"pip install 'streamforge[{extras}]'",
-        )
 
 
 def places_of(

@@ -16,6 +16,7 @@ __all__ = [
     "UnknownTarget",
     "UnknownTopic",
     "PortInUse",
+    "MissingExtra",
     "BadData",
     "BadRecord",
     "BadCandles",
@@ -49,7 +50,8 @@ class StreamForgeError(Exception):
     │   ├── UnknownSymbol            the exchange's -1121
     │   ├── UnknownTarget            no such worker
     │   ├── UnknownTopic             a topic that does not exist
-    │   └── PortInUse                another process listens there
+    │   ├── PortInUse                another process listens there
+    │   └── MissingExtra             a package of an extra is not installed; an ImportError, too
     ├── BadData                      exit 65, HTTP 422: what was read cannot be used
     │   ├── BadRecord                bytes on the bus that are not the record they should be
     │   ├── BadCandles               a file with duplicate, unsorted or impossible candles
@@ -126,6 +128,10 @@ class UnknownTopic(BadConfig):
 
 class PortInUse(BadConfig):
     "Another process listens on this port."
+
+
+class MissingExtra(BadConfig, ModuleNotFoundError):
+    "A package is not installed that an extra of StreamForge brings; `except ImportError` catches it, too."
 
 
 # %% ../../nbs/00_core/01_errors.ipynb #d247ae15

@@ -8,14 +8,17 @@ __all__ = ["GATv2Classifier"]
 # %% ../../nbs/41_graph/04_model.ipynb #a7212727
 import warnings
 
-import torch
-from torch import Tensor, nn
-from torch.nn.functional import dropout, elu
 
+from ..core.extras import extra_imports
 from .card import FEATURE_CLIP, LEAKY_SLOPE
 
+with extra_imports():
+    import torch
+    from torch import Tensor, nn
+    from torch.nn.functional import dropout, elu
+
 # %% ../../nbs/41_graph/04_model.ipynb #0a7a69cc
-with warnings.catch_warnings():
+with extra_imports(), warnings.catch_warnings():
     warnings.filterwarnings("ignore", r"`torch\.jit\.script` is ", FutureWarning, r"torch\.jit\._script")
     from torch_geometric.nn import GATv2Conv
 

@@ -18,17 +18,20 @@ __all__ = [
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import gymnasium as gym
 import msgspec
 import numpy as np
 from numba import njit
 
 from ..core.errors import BadConfig, BadData, BadSetting, NotEnoughData
+from ..core.extras import extra_imports
 from ..core.numbers import as_count
 from .observation import OBSERVATION_CLIP, OWN, MarketHistory, decidable, observe
 from ..trading.account import EQUITY, WIDTH, position, reset_account
 from ..trading.costs import Costs
 from ..trading.engine import ACTIONS, step
+
+with extra_imports():
+    import gymnasium as gym
 
 
 # %% ../../nbs/43_rl/02_env.ipynb #f15f839a

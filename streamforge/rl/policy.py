@@ -14,16 +14,19 @@ from collections.abc import Mapping
 import msgspec
 import numpy as np
 from numba import njit
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
 from ..core.errors import BadData, BadSetting, DamagedArtifact
+from ..core.extras import extra_imports
 from ..core.numbers import as_count, as_numbers
 from ..core.types import JsonObject
 from .observation import OWN, observe
 from ..trading.account import position
 from ..trading.costs import Costs
 from ..trading.engine import ACTIONS, BUY, HOLD, SELL
+
+with extra_imports():
+    from safetensors import SafetensorError
+    from safetensors.numpy import load, save
 
 # %% ../../nbs/43_rl/04_policy.ipynb #bff6cb3c
 GRAPH_FEATURE = "graph_probability_up"
@@ -61,6 +64,7 @@ class PolicyConfig(msgspec.Struct, frozen=True, kw_only=True):
         for name, values in (("window", [self.window]), ("hidden", self.hidden)):
             for value in values:
                 as_count(value, name, least=1)
+        Costs(self.fee_bps, self.slippage_bps)  # refuses what no exchange would charge
         if not self.hidden:
             raise BadSetting(
                 f"expected at least one hidden layer, found {self.hidden}", "the default is (64, 64)", field="hidden"

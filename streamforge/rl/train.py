@@ -12,17 +12,20 @@ from contextlib import contextmanager
 
 import msgspec
 import numpy as np
-import torch
-from stable_baselines3 import PPO
-from stable_baselines3.common.logger import KVWriter, Logger
 
 from ..core.errors import BadData, BadSetting
+from ..core.extras import extra_imports
 from ..core.numbers import as_count, as_number
 from .env import EnvConfig
 from .observation import MarketHistory
 from .policy import Policy, PolicyConfig
 from .replay import replay_policy
 from .vector import BatchedTradingEnv
+
+with extra_imports():
+    import torch
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.logger import KVWriter, Logger
 
 
 # %% ../../nbs/43_rl/08_train.ipynb #765f45d8

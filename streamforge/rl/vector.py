@@ -8,16 +8,19 @@ __all__ = ["BatchedTradingEnv"]
 # %% ../../nbs/43_rl/03_vector.ipynb #24c3ef6e
 from collections.abc import Iterable, Sequence
 
-import gymnasium as gym
 import numpy as np
-from stable_baselines3.common.vec_env import VecEnv
 
 from ..core.errors import BadConfig, BadData, BadSetting
+from ..core.extras import extra_imports
 from ..core.numbers import as_count, as_number
 from .env import EnvConfig, advance_episodes, begin_episodes, pool_of, spaces_of
 from .observation import MarketHistory
 from ..trading.account import EQUITY, WIDTH
 from ..trading.engine import ACTIONS
+
+with extra_imports():
+    import gymnasium as gym
+    from stable_baselines3.common.vec_env import VecEnv
 
 
 # %% ../../nbs/43_rl/03_vector.ipynb #4f63d694

@@ -20,7 +20,7 @@ from ..output import print_rows
 from ...core.errors import BadConfig
 
 # %% ../../../nbs/80_cli/bus/01_commands.ipynb #759a9e29
-bus_app = typer.Typer(help="Files of the embedded bus: what is damaged, and what is lost.", no_args_is_help=True)
+bus_app = typer.Typer(no_args_is_help=True)
 
 
 def bus_folder(

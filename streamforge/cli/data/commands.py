@@ -38,6 +38,7 @@ from streamforge.cli.data.repair import (
     repair_all,
     verify_markets,
 )
+from ..completion import complete_intervals
 from streamforge.cli.options import (
     BusOption,
     HomeOption,
@@ -55,9 +56,7 @@ from ...core.types import JsonObject
 from ...store.base import open_store
 from ...workers.imports.files import IMPORT_EXCHANGE
 
-data_app = typer.Typer(
-    help="Data that proves itself complete: what was asked for, loaded, verified, missing.", no_args_is_help=True
-)
+data_app = typer.Typer(no_args_is_help=True)
 
 
 # %% ../../../nbs/80_cli/data/02_commands.ipynb #d2fb0f81
@@ -181,7 +180,7 @@ def print_absent(
 
 _Collection = Annotated[str, typer.Option(help="of rows, such as candles_1h (default: all)")]
 _Symbol = Annotated[str, typer.Option(help="BTCUSDT, or several with commas (default: all)")]
-_Interval = Annotated[str, typer.Option(help="of candles (default: all)")]
+_Interval = Annotated[str, typer.Option(autocompletion=complete_intervals, help="of candles (default: all)")]
 _Exchange = Annotated[str, typer.Option(help="binance, kraken, ... (default: all)")]
 _Span = Annotated[
     str, typer.Option("--range", help="START:END, UTC, end exclusive (default: everything that was asked for)")

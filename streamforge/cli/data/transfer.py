@@ -16,7 +16,8 @@ import typer
 
 from .commands import data_app, print_absent
 from .repair import Absent, Filter, absent_of, check_filter, history_warning, leaves_all
-from ..options import HomeOption, JsonOption, StoreOption, places_of
+from ..completion import complete_intervals
+from ..options import HomeOption, JsonOption, StoreOption, one_of, places_of
 from ..output import print_rows
 from ...core.errors import BadSetting, NotFound
 from ...core.names import enriched_collection
@@ -60,7 +61,7 @@ _STORED = ("exchange", "symbol", "kind", "collection", "range", "rows", "source"
 
 # %% ../../../nbs/80_cli/data/03_transfer.ipynb #9671e613
 _Symbol = Annotated[str, typer.Option(help="BTCUSDT or BTC/USDT, or several with commas (default: all)")]
-_Interval = Annotated[str, typer.Option(help="of candles (default: all)")]
+_Interval = Annotated[str, typer.Option(autocompletion=complete_intervals, help="of candles (default: all)")]
 _Exchange = Annotated[str, typer.Option(help="such as binance (default: all)")]
 
 
@@ -68,7 +69,9 @@ _Exchange = Annotated[str, typer.Option(help="such as binance (default: all)")]
 def import_command(
     files: Annotated[list[str], typer.Argument(help="CSV, Parquet, Feather, JSON, zip, or folders of them")],
     symbol: Annotated[str, typer.Option(help="BTCUSDT or BTC/USDT (default: as the file's name says)")] = "",
-    interval: Annotated[str, typer.Option(help="1h (default: the step between most rows)")] = "",
+    interval: Annotated[
+        str, typer.Option(autocompletion=complete_intervals, help="1h (default: the step between most rows)")
+    ] = "",
     exchange: Annotated[
         str,
         typer.Option(
@@ -120,7 +123,7 @@ async def _stored(store: Store, wanted: Filter) -> list[StoredMarket]:
 def export_command(
     collection: Annotated[str, typer.Argument(help="such as candles_1h or trades (default: all)")] = "",
     to: Annotated[str, typer.Option("--to", help="folder to write to")] = "",
-    format: Annotated[str, typer.Option(help="parquet or csv")] = "parquet",
+    format: Annotated[str, typer.Option(autocompletion=one_of("parquet", "csv"), help="parquet or csv")] = "parquet",
     symbol: _Symbol = "",
     interval: _Interval = "",
     exchange: _Exchange = "",

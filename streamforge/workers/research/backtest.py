@@ -8,6 +8,7 @@ __all__ = ["BacktestWorker"]
 # %% ../../../nbs/60_workers/research/04_backtest.ipynb #98360e8d
 import asyncio
 
+from ...core.extras import require_modules
 from ...runs.folds import read_parameters, run_fold
 from ..runtime.worker import Worker
 from ..runtime.context import Context
@@ -15,7 +16,10 @@ from ..runtime.context import Context
 
 # %% ../../../nbs/60_workers/research/04_backtest.ipynb #a7651c46
 class BacktestWorker(Worker):
-    "Target `backtest`: FOLD_PARAMETERS to `result.json`."
+    "Target `backtest`: FOLD_PARAMETERS to `result.json`; raises `MissingExtra`."
+
+    def __init__(self) -> None:
+        require_modules("torch", "gymnasium", "safetensors", "papermill", "ipykernel", what="the target backtest")
 
     async def run(self, ctx: Context) -> None:
         "Run the fold unless its result exists; raises `BadSetting`, and the error of the fold's notebook."

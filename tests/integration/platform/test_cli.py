@@ -20,7 +20,9 @@ from streamforge.cli.main import app
 from streamforge.cli.services import open_lab
 from streamforge.core.errors import BadConfig, NotFound
 from streamforge.core.settings import read_places
+from streamforge.core.times import INTERVALS
 from streamforge.exchange.simulator.app import Simulator, serve_app
+from streamforge.workers.targets import TARGETS
 
 
 async def run(*words: str, timeout: float = 120, **env: str) -> tuple[int, str, str]:
@@ -160,16 +162,63 @@ async def test_topics_are_removed_by_name(tmp_path):
     assert code == 64 and "found 'one'; `streamforge topics` lists them" in err
     code, _, err = await run("topics", "rm", "queue-events", "--yes", *home)
     assert code == 64 and "expected a topic of data" in err
-    assert [line.split()[-1] for line in (await run("topics", *home))[1].splitlines()] == ["queue-events", "two"]
+    listed = (await run("topics", *home))[1].splitlines()
+    assert [line.split()[0] for line in listed] == ["topic", "queue-events", "two"]
+
+
+def completed(line: str, shell: str = "bash", after: str = "") -> list[str]:
+    "What a shell is offered behind a line; nothing may go to standard error."
+    code = "import sys; sys.argv[0] = 'streamforge'; from streamforge.cli.main import main\n"
+    code += f"try:\n    main()\nfinally:\n    {after or 'pass'}\n"
+    asked = {"_STREAMFORGE_COMPLETE": f"complete_{shell}", "_TYPER_COMPLETE_ARGS": line}
+    asked |= {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1)}
+    command, env = [sys.executable, "-c", code], os.environ | asked
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return re.findall(r'^(?:.*\(\()?"([^"]+)"', done.stdout, re.M) if shell == "zsh" else done.stdout.split()
+
+
+HEAVY = ("torch", "numpy", "pandas", "pyarrow", "httpx", "structlog", "fastapi", "streamforge.store.base")
 
 
 def test_a_shell_completes_commands():
-    code = "import sys; sys.argv[0] = 'streamforge'; from streamforge.cli.main import main; main()"
-    asked = {"_STREAMFORGE_COMPLETE": "complete_bash", "COMP_WORDS": "streamforge da", "COMP_CWORD": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | asked, capture_output=True, text=True, timeout=120
-    )
-    assert (done.returncode, done.stdout.split()) == (0, ["data"])
+    assert completed("streamforge da", after=f"assert not set({HEAVY}) & set(sys.modules), sys.modules") == ["data"]
+    assert completed("streamforge data ver") == ["verify"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+async def test_a_shell_completes_values(shell, tmp_path):
+    home = str(tmp_path)
+    async with open_bus(read_places({"STREAMFORGE_HOME": home}).bus_url) as bus:
+        for topic in ("one", "two"):
+            await bus.create_topic(topic)
+    light = f"assert not set({HEAVY}) & set(sys.modules), sys.modules"
+    assert completed("streamforge worker ", shell, light) == [*TARGETS]
+    assert completed("streamforge worker ppo", shell, light) == ["ppo-trainer"]
+    assert completed("streamforge start --type api_t", shell, light) == ["api_trades"]
+    assert set(completed("streamforge start --type ", shell, light)) >= {"ws_candles_1h", "ws_depth"}
+    assert completed("streamforge backtest walk-forward X --interval 1", shell, light) == [
+        name for name in INTERVALS if name.startswith("1")
+    ]
+    assert completed("streamforge data verify --interval 30", shell) == ["30m"]
+    assert completed("streamforge start --source a", shell, light) == ["auto", "archive"]
+    assert completed(f"streamforge topics rm --home {home} ", shell, light) == ["one", "two"]
+    assert completed(f"streamforge tail --home {home} tw", shell, light) == ["two"]
+    assert completed(f"streamforge dlq list --home {home} o", shell) == ["one"]
+    assert completed("streamforge logs --url http://127.0.0.1:1 ", shell, light) == []
+
+
+async def test_a_shell_completes_ids_of_workflows(tmp_path):
+    body = {"targets": [{"target": "dummy-service", "parameters": {"NOOP": "1", "EXIT_AFTER": "300"}}]}
+    (tmp_path / "dummy.json").write_text(json.dumps(body))
+    async with open_lab(read_places({"STREAMFORGE_HOME": str(tmp_path / "lab")})) as lab:
+        _, queue, _ = await run("start", "--file", str(tmp_path / "dummy.json"), "--url", lab.url)
+        for command in ("logs", "stop"):
+            deadline = time.monotonic() + 60  # a busy machine may not answer within the patience of a Tab
+            while not (offered := await asyncio.to_thread(completed, f"streamforge {command} --url {lab.url} ")):
+                assert time.monotonic() < deadline
+            assert offered == [queue.strip()]
+        await run("stop", queue.strip(), "--url", lab.url)
 
 
 async def test_bad_words_get_one_line_and_64(tmp_path):

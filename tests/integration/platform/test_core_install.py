@@ -8,8 +8,8 @@ import pytest
 
 WITHOUT = """
 import importlib.abc, sys
-from streamforge.cli.options import _EXTRAS
-MISSING = {name for names in _EXTRAS.values() for name in names}
+from streamforge.core.extras import EXTRAS
+MISSING = {name for names in EXTRAS.values() for name in names}
 class Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in MISSING:
@@ -18,9 +18,8 @@ sys.meta_path.insert(0, Finder())
 import importlib.util
 found = importlib.util.find_spec
 importlib.util.find_spec = lambda name, package=None: None if name.partition(".")[0] in MISSING else found(name, package)
-from streamforge.cli.main import main
-main()
 """
+MAIN = "from streamforge.cli.main import main\nmain()\n"
 COMMANDS = {
     "demo": (("demo",), "streamforge[ml,lab]"),
     "kafka": (("topics", "--bus", "kafka://127.0.0.1:9"), "streamforge[servers]"),
@@ -33,7 +32,47 @@ COMMANDS = {
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_core_install_names_the_extra(name, tmp_path):
     words, extra = COMMANDS[name]
-    command = [sys.executable, "-c", WITHOUT, *words, "--home", str(tmp_path)]
+    command = [sys.executable, "-c", WITHOUT + MAIN, *words, "--home", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=Path(tmp_path))
     assert done.returncode == 64, done.stderr
     assert done.stderr.count("\n") == 1 and extra in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("target", ["gnn-trainer", "ppo-trainer", "rl-agent", "backtest"])
+def test_a_worker_of_research_names_the_extra(target, tmp_path):
+    command = [sys.executable, "-c", WITHOUT + MAIN, "worker", target]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=Path(tmp_path))
+    assert done.returncode == 64, done.stderr
+    assert done.stderr.startswith("streamforge: MissingExtra: ") and done.stderr.count("\n") == 1, done.stderr
+    assert "pip install 'streamforge[ml" in done.stderr, done.stderr
+
+
+def test_a_job_of_research_ends_for_good_and_names_the_extra(tmp_path):
+    words = ("--home", str(tmp_path), "--queue-id", "wf-x", "--telemetry-producer-id", "t")
+    command = [sys.executable, "-c", WITHOUT + MAIN, "worker", "gnn-trainer", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=Path(tmp_path))
+    assert done.returncode == 64 and "streamforge[ml]" in done.stdout + done.stderr, done.stdout + done.stderr
+
+
+EVERY = """
+import importlib, pkgutil, streamforge
+other = []
+for module in pkgutil.walk_packages(streamforge.__path__, "streamforge."):
+    try:
+        importlib.import_module(module.name)
+    except ImportError as error:
+        print(module.name, type(error).__name__)
+        if "pip install 'streamforge[" not in str(error):
+            other.append(f"{module.name}: {error}")
+assert not other, other
+"""
+
+
+def test_every_module_imports_or_names_the_extra(tmp_path):
+    done = subprocess.run([sys.executable, "-c", WITHOUT + EVERY], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    refused = dict(line.split() for line in done.stdout.splitlines())
+    assert set(refused.values()) == {"MissingExtra"}
+    assert {"streamforge.graph.train", "streamforge.graph.model", "streamforge.rl.env", "streamforge.rl.train"} <= set(
+        refused
+    )

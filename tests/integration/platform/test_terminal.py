@@ -3,6 +3,10 @@
 import pytest
 from terminal import lines_of, on_terminal
 
+from streamforge.bus.base import open_bus
+from streamforge.core.settings import read_places
+from streamforge.workers.targets import TARGETS
+
 SHOWN = """
 import asyncio
 from streamforge.cli.output import Show, show_results
@@ -60,3 +64,37 @@ def test_a_narrower_terminal_names_the_columns_that_had_to_go() -> None:
     assert "Sharpe" in " ".join(table[:note]).split()
     assert "exposure" not in " ".join(table[:note]).split()
     assert "exposure" in table[note]
+
+
+MAIN = "import sys; sys.argv[0] = 'streamforge'; from streamforge.cli.main import main; main()"
+HELP = """
+import sys
+from streamforge.cli.worker import print_target_help, print_targets
+from streamforge.workers.targets import TARGETS
+print_targets()
+for name in TARGETS:
+    print_target_help(name)
+"""
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+def test_help_of_every_worker_folds_at_the_edge(columns: int) -> None:
+    lines = lines_of(on_terminal(HELP, columns))
+    assert max(map(len, lines)) <= columns
+    words = {word for line in lines for word in line.split()}
+    assert {*TARGETS, "BATCH_ROWS."} <= words
+    assert {f"--{name.lower().replace('_', '-')}" for target in TARGETS.values() for name in target.rows()} <= words
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+async def test_topics_fold_at_the_edge(columns: int, tmp_path) -> None:
+    long = f"wf-{'x' * 90}-api_candles_1h-20210501-a1b2c3-data"
+    async with open_bus(read_places({"STREAMFORGE_HOME": str(tmp_path)}).bus_url) as bus:
+        for topic in ("trades", long):
+            await bus.create_topic(topic)
+    for words in (("topics",), ("topics", "list")):
+        lines = lines_of(on_terminal(MAIN, columns, *words, "--home", str(tmp_path)))
+        assert max(map(len, lines)) <= columns
+        assert lines[0].split() == ["topic", "partitions", "records"]
+        assert "trades" in " ".join(lines).split()
+        assert "".join(line.split()[0] for line in lines[1:] if line and line.split()[0] != "trades") == long
