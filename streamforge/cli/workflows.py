@@ -21,7 +21,6 @@ __all__ = [
 ]
 
 # %% ../../nbs/80_cli/09_workflows.ipynb #51e44050
-import asyncio
 import contextlib
 import json as jsons
 import sys
@@ -162,6 +161,8 @@ def start(
     url: ManagerOption = "http://127.0.0.1:8600",
 ) -> None:
     "Start a workflow from options or from a JSON file, and print its queue_id."
+    import asyncio
+
     from streamforge.client.client import Client
 
     own: JsonObject = {"symbol": symbol, "type": type, "time_range": range} | (
@@ -211,6 +212,8 @@ def _request_file(path: str) -> JsonObject:
 # %% ../../nbs/80_cli/09_workflows.ipynb #eddbd90b
 def list_workflows(json: JsonOption = False, url: ManagerOption = "http://127.0.0.1:8600") -> None:
     "List workflows, newest first: status, market, records, when and for how long."
+    import asyncio
+
     from streamforge.client.client import Client
 
     async def ask() -> list[JsonObject]:
@@ -250,6 +253,8 @@ def stop(
     url: ManagerOption = "http://127.0.0.1:8600",
 ) -> None:
     "Stop a workflow's workers, and print which were stopped."
+    import asyncio
+
     from streamforge.client.client import Client
 
     async def ask() -> tuple[JsonObject, JsonObject]:
@@ -308,6 +313,8 @@ def logs(
     url: ManagerOption = "http://127.0.0.1:8600",
 ) -> None:
     "Print the logs of a workflow's workers."
+    import asyncio
+
     from streamforge.client.client import Client
 
     async def ask() -> None:

@@ -20,11 +20,14 @@ from typing import Literal
 
 import msgspec
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
 from ..core.errors import BadConfig, BadData, DamagedArtifact
+from ..core.extras import extra_imports
 from ..core.numbers import as_count
+
+with extra_imports():
+    from safetensors import SafetensorError
+    from safetensors.numpy import load, save
 
 # %% ../../nbs/41_graph/03_card.ipynb #8e6e5b58
 FEATURE_CLIP = 5.0  # standard deviations at which a scaled feature is cut

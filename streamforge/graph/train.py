@@ -25,15 +25,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
-from torch.nn.functional import binary_cross_entropy_with_logits
 
 from ..core.errors import BadConfig, BadData, NotEnoughData
+from ..core.extras import extra_imports
 from ..core.numbers import as_numbers
 from ..features.frame import FEATURES, Panel, Scaler
 from .card import FEATURE_CLIP, GnnConfig, ModelCard, graph_columns, pack_model
 from .model import GATv2Classifier
 from .snapshots import Snapshots, build, disjoint, labels, samples
+
+with extra_imports():
+    import torch
+    from torch.nn.functional import binary_cross_entropy_with_logits
 
 
 # %% ../../nbs/41_graph/05_train.ipynb #dd4b0b28
@@ -221,7 +224,8 @@ def baselines(
     tests: dict[str, Stretch],  # name -> predicted here
 ) -> dict[str, dict[str, np.ndarray]]:  # name -> baseline, majority: (S, N) probability of a rise, NaN without a label
     "Predict by a logistic regression on the node's own features (baseline) and by the majority class."
-    from sklearn.linear_model import LogisticRegression
+    with extra_imports():
+        from sklearn.linear_model import LogisticRegression
 
     def inputs(data: Stretch) -> np.ndarray:
         return np.clip(data.x[data.label >= 0], -FEATURE_CLIP, FEATURE_CLIP).astype(np.float64)

@@ -500,7 +500,16 @@ NOT_TRIED = {
     **dict.fromkeys(("stretch", "probabilities", "fit", "baselines", "train_gnn", "make_ppo", "train_ppo"), OBJECTS),
     **dict.fromkeys(("graph_columns", "model_graphs", "stretches", "all_logistic", "boosting", "graph_worth"), OBJECTS),
     **dict.fromkeys(
-        ("agent_markets", "market_for", "closed_out", "measure", "combine", "compare", "join_trainings", "mean_metrics"),
+        (
+            "agent_markets",
+            "market_for",
+            "closed_out",
+            "measure",
+            "combine",
+            "compare",
+            "join_trainings",
+            "mean_metrics",
+        ),
         OBJECTS,
     ),
     **dict.fromkeys(
