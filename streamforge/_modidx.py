@@ -2233,6 +2233,10 @@ d = {
                 "80_cli/backtest.html#backtestoptions",
                 "streamforge/cli/backtest.py",
             ),
+            "streamforge.cli.backtest.BacktestOptions.command": (
+                "80_cli/backtest.html#backtestoptions.command",
+                "streamforge/cli/backtest.py",
+            ),
             "streamforge.cli.backtest.BacktestOptions.config": (
                 "80_cli/backtest.html#backtestoptions.config",
                 "streamforge/cli/backtest.py",
@@ -2243,6 +2247,10 @@ d = {
             ),
             "streamforge.cli.backtest.run_backtest": (
                 "80_cli/backtest.html#run_backtest",
+                "streamforge/cli/backtest.py",
+            ),
+            "streamforge.cli.backtest.write_figures": (
+                "80_cli/backtest.html#write_figures",
                 "streamforge/cli/backtest.py",
             ),
         },
@@ -2266,6 +2274,43 @@ d = {
             "streamforge.cli.bus.commands.repair_files": (
                 "80_cli/bus/commands.html#repair_files",
                 "streamforge/cli/bus/commands.py",
+            ),
+        },
+        "streamforge.cli.completion": {
+            "streamforge.cli.completion._Flow": ("80_cli/completion.html#_flow", "streamforge/cli/completion.py"),
+            "streamforge.cli.completion._ask": ("80_cli/completion.html#_ask", "streamforge/cli/completion.py"),
+            "streamforge.cli.completion._given": ("80_cli/completion.html#_given", "streamforge/cli/completion.py"),
+            "streamforge.cli.completion._workflows": (
+                "80_cli/completion.html#_workflows",
+                "streamforge/cli/completion.py",
+            ),
+            "streamforge.cli.completion.complete_intervals": (
+                "80_cli/completion.html#complete_intervals",
+                "streamforge/cli/completion.py",
+            ),
+            "streamforge.cli.completion.complete_running": (
+                "80_cli/completion.html#complete_running",
+                "streamforge/cli/completion.py",
+            ),
+            "streamforge.cli.completion.complete_targets": (
+                "80_cli/completion.html#complete_targets",
+                "streamforge/cli/completion.py",
+            ),
+            "streamforge.cli.completion.complete_topics": (
+                "80_cli/completion.html#complete_topics",
+                "streamforge/cli/completion.py",
+            ),
+            "streamforge.cli.completion.complete_types": (
+                "80_cli/completion.html#complete_types",
+                "streamforge/cli/completion.py",
+            ),
+            "streamforge.cli.completion.complete_workflows": (
+                "80_cli/completion.html#complete_workflows",
+                "streamforge/cli/completion.py",
+            ),
+            "streamforge.cli.completion.late_group": (
+                "80_cli/completion.html#late_group",
+                "streamforge/cli/completion.py",
             ),
         },
         "streamforge.cli.data.commands": {
@@ -2482,12 +2527,12 @@ d = {
                 "80_cli/debug/commands.html#_unknown",
                 "streamforge/cli/debug/commands.py",
             ),
-            "streamforge.cli.debug.commands.dummy_service": (
-                "80_cli/debug/commands.html#dummy_service",
-                "streamforge/cli/debug/commands.py",
-            ),
             "streamforge.cli.debug.commands.ping_workers": (
                 "80_cli/debug/commands.html#ping_workers",
+                "streamforge/cli/debug/commands.py",
+            ),
+            "streamforge.cli.debug.commands.run_dummy": (
+                "80_cli/debug/commands.html#run_dummy",
                 "streamforge/cli/debug/commands.py",
             ),
             "streamforge.cli.debug.commands.start_dummy": (
@@ -2529,6 +2574,14 @@ d = {
         },
         "streamforge.cli.demo.run": {
             "streamforge.cli.demo.run.DemoOptions": ("80_cli/demo/run.html#demooptions", "streamforge/cli/demo/run.py"),
+            "streamforge.cli.demo.run.DemoOptions.command": (
+                "80_cli/demo/run.html#demooptions.command",
+                "streamforge/cli/demo/run.py",
+            ),
+            "streamforge.cli.demo.run.DemoOptions.walk_forward": (
+                "80_cli/demo/run.html#demooptions.walk_forward",
+                "streamforge/cli/demo/run.py",
+            ),
             "streamforge.cli.demo.run.all_stages": ("80_cli/demo/run.html#all_stages", "streamforge/cli/demo/run.py"),
             "streamforge.cli.demo.run.run_demo": ("80_cli/demo/run.html#run_demo", "streamforge/cli/demo/run.py"),
         },
@@ -2645,11 +2698,14 @@ d = {
         "streamforge.cli.main": {
             "streamforge.cli.main._compile_into": ("80_cli/main.html#_compile_into", "streamforge/cli/main.py"),
             "streamforge.cli.main._known": ("80_cli/main.html#_known", "streamforge/cli/main.py"),
+            "streamforge.cli.main._log_to_stderr": ("80_cli/main.html#_log_to_stderr", "streamforge/cli/main.py"),
             "streamforge.cli.main._print_version": ("80_cli/main.html#_print_version", "streamforge/cli/main.py"),
             "streamforge.cli.main._program": ("80_cli/main.html#_program", "streamforge/cli/main.py"),
             "streamforge.cli.main._run": ("80_cli/main.html#_run", "streamforge/cli/main.py"),
             "streamforge.cli.main.demo": ("80_cli/main.html#demo", "streamforge/cli/main.py"),
+            "streamforge.cli.main.dummy_service": ("80_cli/main.html#dummy_service", "streamforge/cli/main.py"),
             "streamforge.cli.main.main": ("80_cli/main.html#main", "streamforge/cli/main.py"),
+            "streamforge.cli.main.print_topics": ("80_cli/main.html#print_topics", "streamforge/cli/main.py"),
             "streamforge.cli.main.remove_topic": ("80_cli/main.html#remove_topic", "streamforge/cli/main.py"),
             "streamforge.cli.main.simulate_exchange": ("80_cli/main.html#simulate_exchange", "streamforge/cli/main.py"),
             "streamforge.cli.main.tail_topic": ("80_cli/main.html#tail_topic", "streamforge/cli/main.py"),
@@ -2665,12 +2721,8 @@ d = {
             "streamforge.cli.options._place": ("80_cli/options.html#_place", "streamforge/cli/options.py"),
             "streamforge.cli.options.check_source": ("80_cli/options.html#check_source", "streamforge/cli/options.py"),
             "streamforge.cli.options.exporting": ("80_cli/options.html#exporting", "streamforge/cli/options.py"),
-            "streamforge.cli.options.extra_of": ("80_cli/options.html#extra_of", "streamforge/cli/options.py"),
+            "streamforge.cli.options.one_of": ("80_cli/options.html#one_of", "streamforge/cli/options.py"),
             "streamforge.cli.options.places_of": ("80_cli/options.html#places_of", "streamforge/cli/options.py"),
-            "streamforge.cli.options.require_modules": (
-                "80_cli/options.html#require_modules",
-                "streamforge/cli/options.py",
-            ),
         },
         "streamforge.cli.output": {
             "streamforge.cli.output.Show": ("80_cli/output.html#show", "streamforge/cli/output.py"),
@@ -2679,6 +2731,7 @@ d = {
             "streamforge.cli.output._narrowest": ("80_cli/output.html#_narrowest", "streamforge/cli/output.py"),
             "streamforge.cli.output.column_widths": ("80_cli/output.html#column_widths", "streamforge/cli/output.py"),
             "streamforge.cli.output.print_rows": ("80_cli/output.html#print_rows", "streamforge/cli/output.py"),
+            "streamforge.cli.output.print_text": ("80_cli/output.html#print_text", "streamforge/cli/output.py"),
             "streamforge.cli.output.show_results": ("80_cli/output.html#show_results", "streamforge/cli/output.py"),
             "streamforge.cli.output.stage_lines": ("80_cli/output.html#stage_lines", "streamforge/cli/output.py"),
             "streamforge.cli.output.terminal_width": ("80_cli/output.html#terminal_width", "streamforge/cli/output.py"),
@@ -2823,17 +2876,33 @@ d = {
             "streamforge.client.client.raise_for": ("72_client/client.html#raise_for", "streamforge/client/client.py"),
         },
         "streamforge.core.columns": {
-            "streamforge.core.columns._column_names": (
-                "00_core/columns.html#_column_names",
+            "streamforge.core.columns._labels": ("00_core/columns.html#_labels", "streamforge/core/columns.py"),
+            "streamforge.core.columns._plausible": ("00_core/columns.html#_plausible", "streamforge/core/columns.py"),
+            "streamforge.core.columns._plausible_dates": (
+                "00_core/columns.html#_plausible_dates",
                 "streamforge/core/columns.py",
             ),
-            "streamforge.core.columns._plausible": ("00_core/columns.html#_plausible", "streamforge/core/columns.py"),
             "streamforge.core.columns.as_ms_column": (
                 "00_core/columns.html#as_ms_column",
                 "streamforge/core/columns.py",
             ),
             "streamforge.core.columns.candle_times": (
                 "00_core/columns.html#candle_times",
+                "streamforge/core/columns.py",
+            ),
+            "streamforge.core.columns.check_rows": ("00_core/columns.html#check_rows", "streamforge/core/columns.py"),
+            "streamforge.core.columns.check_times": ("00_core/columns.html#check_times", "streamforge/core/columns.py"),
+            "streamforge.core.columns.column_names": (
+                "00_core/columns.html#column_names",
+                "streamforge/core/columns.py",
+            ),
+            "streamforge.core.columns.columns_in_order": (
+                "00_core/columns.html#columns_in_order",
+                "streamforge/core/columns.py",
+            ),
+            "streamforge.core.columns.matched": ("00_core/columns.html#matched", "streamforge/core/columns.py"),
+            "streamforge.core.columns.named_columns": (
+                "00_core/columns.html#named_columns",
                 "streamforge/core/columns.py",
             ),
         },
@@ -2858,6 +2927,7 @@ d = {
                 "00_core/errors.html#exchangeerror",
                 "streamforge/core/errors.py",
             ),
+            "streamforge.core.errors.MissingExtra": ("00_core/errors.html#missingextra", "streamforge/core/errors.py"),
             "streamforge.core.errors.NotEnoughData": (
                 "00_core/errors.html#notenoughdata",
                 "streamforge/core/errors.py",
@@ -2892,6 +2962,17 @@ d = {
             "streamforge.core.errors.UpstreamFailed": (
                 "00_core/errors.html#upstreamfailed",
                 "streamforge/core/errors.py",
+            ),
+        },
+        "streamforge.core.extras": {
+            "streamforge.core.extras.extra_imports": (
+                "00_core/extras.html#extra_imports",
+                "streamforge/core/extras.py",
+            ),
+            "streamforge.core.extras.extra_of": ("00_core/extras.html#extra_of", "streamforge/core/extras.py"),
+            "streamforge.core.extras.require_modules": (
+                "00_core/extras.html#require_modules",
+                "streamforge/core/extras.py",
             ),
         },
         "streamforge.core.logs": {
@@ -3057,6 +3138,112 @@ d = {
             "streamforge.core.urls.read_options": ("00_core/urls.html#read_options", "streamforge/core/urls.py"),
             "streamforge.core.urls.redact": ("00_core/urls.html#redact", "streamforge/core/urls.py"),
         },
+        "streamforge.evaluation.intervals": {
+            "streamforge.evaluation.intervals.Interval": (
+                "45_evaluation/intervals.html#interval",
+                "streamforge/evaluation/intervals.py",
+            ),
+            "streamforge.evaluation.intervals._Plan": (
+                "45_evaluation/intervals.html#_plan",
+                "streamforge/evaluation/intervals.py",
+            ),
+            "streamforge.evaluation.intervals._Plan.starts": (
+                "45_evaluation/intervals.html#_plan.starts",
+                "streamforge/evaluation/intervals.py",
+            ),
+            "streamforge.evaluation.intervals._Sorted": (
+                "45_evaluation/intervals.html#_sorted",
+                "streamforge/evaluation/intervals.py",
+            ),
+            "streamforge.evaluation.intervals._Sorted.__init__": (
+                "45_evaluation/intervals.html#_sorted.__init__",
+                "streamforge/evaluation/intervals.py",
+            ),
+            "streamforge.evaluation.intervals._Sorted.draws": (
+                "45_evaluation/intervals.html#_sorted.draws",
+                "streamforge/evaluation/intervals.py",
+            ),
+            "streamforge.evaluation.intervals._Sorted.influence": (
+                "45_evaluation/intervals.html#_sorted.influence",
+                "streamforge/evaluation/intervals.py",
+            ),
+            "streamforge.evaluation.intervals._area": (
+                "45_evaluation/intervals.html#_area",
+                "streamforge/evaluation/intervals.py",
+            ),
+            "streamforge.evaluation.intervals._areas": (
+                "45_evaluation/intervals.html#_areas",
+                "streamforge/evaluation/intervals.py",
+            ),
+            "streamforge.evaluation.intervals._changes": (
+                "45_evaluation/intervals.html#_changes",
+                "streamforge/evaluation/intervals.py",
+            ),
+            "streamforge.evaluation.intervals._expanded": (
+                "45_evaluation/intervals.html#_expanded",
+                "streamforge/evaluation/intervals.py",
+            ),
+            "streamforge.evaluation.intervals._interval": (
+                "45_evaluation/intervals.html#_interval",
+                "streamforge/evaluation/intervals.py",
+            ),
+            "streamforge.evaluation.intervals._judged": (
+                "45_evaluation/intervals.html#_judged",
+                "streamforge/evaluation/intervals.py",
+            ),
+            "streamforge.evaluation.intervals._long_enough": (
+                "45_evaluation/intervals.html#_long_enough",
+                "streamforge/evaluation/intervals.py",
+            ),
+            "streamforge.evaluation.intervals._plan": (
+                "45_evaluation/intervals.html#_plan",
+                "streamforge/evaluation/intervals.py",
+            ),
+            "streamforge.evaluation.intervals._ratio": (
+                "45_evaluation/intervals.html#_ratio",
+                "streamforge/evaluation/intervals.py",
+            ),
+            "streamforge.evaluation.intervals._resample": (
+                "45_evaluation/intervals.html#_resample",
+                "streamforge/evaluation/intervals.py",
+            ),
+            "streamforge.evaluation.intervals._t_quantile": (
+                "45_evaluation/intervals.html#_t_quantile",
+                "streamforge/evaluation/intervals.py",
+            ),
+            "streamforge.evaluation.intervals._total": (
+                "45_evaluation/intervals.html#_total",
+                "streamforge/evaluation/intervals.py",
+            ),
+            "streamforge.evaluation.intervals.auc_difference_interval": (
+                "45_evaluation/intervals.html#auc_difference_interval",
+                "streamforge/evaluation/intervals.py",
+            ),
+            "streamforge.evaluation.intervals.auc_interval": (
+                "45_evaluation/intervals.html#auc_interval",
+                "streamforge/evaluation/intervals.py",
+            ),
+            "streamforge.evaluation.intervals.block_length": (
+                "45_evaluation/intervals.html#block_length",
+                "streamforge/evaluation/intervals.py",
+            ),
+            "streamforge.evaluation.intervals.bootstrap_interval": (
+                "45_evaluation/intervals.html#bootstrap_interval",
+                "streamforge/evaluation/intervals.py",
+            ),
+            "streamforge.evaluation.intervals.difference_interval": (
+                "45_evaluation/intervals.html#difference_interval",
+                "streamforge/evaluation/intervals.py",
+            ),
+            "streamforge.evaluation.intervals.return_interval": (
+                "45_evaluation/intervals.html#return_interval",
+                "streamforge/evaluation/intervals.py",
+            ),
+            "streamforge.evaluation.intervals.sharpe_interval": (
+                "45_evaluation/intervals.html#sharpe_interval",
+                "streamforge/evaluation/intervals.py",
+            ),
+        },
         "streamforge.evaluation.metrics": {
             "streamforge.evaluation.metrics.Performance": (
                 "45_evaluation/metrics.html#performance",
@@ -3108,6 +3295,14 @@ d = {
             ),
         },
         "streamforge.evaluation.overfitting": {
+            "streamforge.evaluation.overfitting._periods": (
+                "45_evaluation/overfitting.html#_periods",
+                "streamforge/evaluation/overfitting.py",
+            ),
+            "streamforge.evaluation.overfitting._sharpe_variance": (
+                "45_evaluation/overfitting.html#_sharpe_variance",
+                "streamforge/evaluation/overfitting.py",
+            ),
             "streamforge.evaluation.overfitting.deflated_sharpe": (
                 "45_evaluation/overfitting.html#deflated_sharpe",
                 "streamforge/evaluation/overfitting.py",
@@ -3116,9 +3311,377 @@ d = {
                 "45_evaluation/overfitting.html#expected_best",
                 "streamforge/evaluation/overfitting.py",
             ),
+            "streamforge.evaluation.overfitting.minimum_track_record": (
+                "45_evaluation/overfitting.html#minimum_track_record",
+                "streamforge/evaluation/overfitting.py",
+            ),
             "streamforge.evaluation.overfitting.probabilistic_sharpe": (
                 "45_evaluation/overfitting.html#probabilistic_sharpe",
                 "streamforge/evaluation/overfitting.py",
+            ),
+            "streamforge.evaluation.overfitting.sharpe_standard_error": (
+                "45_evaluation/overfitting.html#sharpe_standard_error",
+                "streamforge/evaluation/overfitting.py",
+            ),
+            "streamforge.evaluation.overfitting.trial_variance": (
+                "45_evaluation/overfitting.html#trial_variance",
+                "streamforge/evaluation/overfitting.py",
+            ),
+        },
+        "streamforge.evaluation.permutation": {
+            "streamforge.evaluation.permutation.NullBand": (
+                "45_evaluation/permutation.html#nullband",
+                "streamforge/evaluation/permutation.py",
+            ),
+            "streamforge.evaluation.permutation.NullDraws": (
+                "45_evaluation/permutation.html#nulldraws",
+                "streamforge/evaluation/permutation.py",
+            ),
+            "streamforge.evaluation.permutation.Permuter": (
+                "45_evaluation/permutation.html#permuter",
+                "streamforge/evaluation/permutation.py",
+            ),
+            "streamforge.evaluation.permutation.Permuter.__init__": (
+                "45_evaluation/permutation.html#permuter.__init__",
+                "streamforge/evaluation/permutation.py",
+            ),
+            "streamforge.evaluation.permutation.Permuter.arranged": (
+                "45_evaluation/permutation.html#permuter.arranged",
+                "streamforge/evaluation/permutation.py",
+            ),
+            "streamforge.evaluation.permutation.Permuter.draw": (
+                "45_evaluation/permutation.html#permuter.draw",
+                "streamforge/evaluation/permutation.py",
+            ),
+            "streamforge.evaluation.permutation.Permuter.order": (
+                "45_evaluation/permutation.html#permuter.order",
+                "streamforge/evaluation/permutation.py",
+            ),
+            "streamforge.evaluation.permutation.TimingVerdict": (
+                "45_evaluation/permutation.html#timingverdict",
+                "streamforge/evaluation/permutation.py",
+            ),
+            "streamforge.evaluation.permutation._after": (
+                "45_evaluation/permutation.html#_after",
+                "streamforge/evaluation/permutation.py",
+            ),
+            "streamforge.evaluation.permutation._compare_features": (
+                "45_evaluation/permutation.html#_compare_features",
+                "streamforge/evaluation/permutation.py",
+            ),
+            "streamforge.evaluation.permutation._equity": (
+                "45_evaluation/permutation.html#_equity",
+                "streamforge/evaluation/permutation.py",
+            ),
+            "streamforge.evaluation.permutation._last_close": (
+                "45_evaluation/permutation.html#_last_close",
+                "streamforge/evaluation/permutation.py",
+            ),
+            "streamforge.evaluation.permutation._merged": (
+                "45_evaluation/permutation.html#_merged",
+                "streamforge/evaluation/permutation.py",
+            ),
+            "streamforge.evaluation.permutation._mirror": (
+                "45_evaluation/permutation.html#_mirror",
+                "streamforge/evaluation/permutation.py",
+            ),
+            "streamforge.evaluation.permutation._moments": (
+                "45_evaluation/permutation.html#_moments",
+                "streamforge/evaluation/permutation.py",
+            ),
+            "streamforge.evaluation.permutation._rebuilt": (
+                "45_evaluation/permutation.html#_rebuilt",
+                "streamforge/evaluation/permutation.py",
+            ),
+            "streamforge.evaluation.permutation._relative": (
+                "45_evaluation/permutation.html#_relative",
+                "streamforge/evaluation/permutation.py",
+            ),
+            "streamforge.evaluation.permutation._sharpe": (
+                "45_evaluation/permutation.html#_sharpe",
+                "streamforge/evaluation/permutation.py",
+            ),
+            "streamforge.evaluation.permutation._stretches": (
+                "45_evaluation/permutation.html#_stretches",
+                "streamforge/evaluation/permutation.py",
+            ),
+            "streamforge.evaluation.permutation._table": (
+                "45_evaluation/permutation.html#_table",
+                "streamforge/evaluation/permutation.py",
+            ),
+            "streamforge.evaluation.permutation.join": (
+                "45_evaluation/permutation.html#join",
+                "streamforge/evaluation/permutation.py",
+            ),
+            "streamforge.evaluation.permutation.null_band": (
+                "45_evaluation/permutation.html#null_band",
+                "streamforge/evaluation/permutation.py",
+            ),
+            "streamforge.evaluation.permutation.null_distribution": (
+                "45_evaluation/permutation.html#null_distribution",
+                "streamforge/evaluation/permutation.py",
+            ),
+            "streamforge.evaluation.permutation.null_distributions": (
+                "45_evaluation/permutation.html#null_distributions",
+                "streamforge/evaluation/permutation.py",
+            ),
+            "streamforge.evaluation.permutation.p_value": (
+                "45_evaluation/permutation.html#p_value",
+                "streamforge/evaluation/permutation.py",
+            ),
+            "streamforge.evaluation.permutation.permute": (
+                "45_evaluation/permutation.html#permute",
+                "streamforge/evaluation/permutation.py",
+            ),
+            "streamforge.evaluation.permutation.timing_verdict": (
+                "45_evaluation/permutation.html#timing_verdict",
+                "streamforge/evaluation/permutation.py",
+            ),
+        },
+        "streamforge.evaluation.planted.base": {
+            "streamforge.evaluation.planted.base.Planted": (
+                "45_evaluation/planted/base.html#planted",
+                "streamforge/evaluation/planted/base.py",
+            ),
+            "streamforge.evaluation.planted.base.Planted.__len__": (
+                "45_evaluation/planted/base.html#planted.__len__",
+                "streamforge/evaluation/planted/base.py",
+            ),
+            "streamforge.evaluation.planted.base.Planted.candles": (
+                "45_evaluation/planted/base.html#planted.candles",
+                "streamforge/evaluation/planted/base.py",
+            ),
+            "streamforge.evaluation.planted.base.Planted.expected": (
+                "45_evaluation/planted/base.html#planted.expected",
+                "streamforge/evaluation/planted/base.py",
+            ),
+            "streamforge.evaluation.planted.base.Planted.panel": (
+                "45_evaluation/planted/base.html#planted.panel",
+                "streamforge/evaluation/planted/base.py",
+            ),
+            "streamforge.evaluation.planted.base.Planted.symbols": (
+                "45_evaluation/planted/base.html#planted.symbols",
+                "streamforge/evaluation/planted/base.py",
+            ),
+            "streamforge.evaluation.planted.base.Prices": (
+                "45_evaluation/planted/base.html#prices",
+                "streamforge/evaluation/planted/base.py",
+            ),
+            "streamforge.evaluation.planted.base.Prices.close": (
+                "45_evaluation/planted/base.html#prices.close",
+                "streamforge/evaluation/planted/base.py",
+            ),
+            "streamforge.evaluation.planted.base.Prices.open": (
+                "45_evaluation/planted/base.html#prices.open",
+                "streamforge/evaluation/planted/base.py",
+            ),
+            "streamforge.evaluation.planted.base.Prices.volume": (
+                "45_evaluation/planted/base.html#prices.volume",
+                "streamforge/evaluation/planted/base.py",
+            ),
+            "streamforge.evaluation.planted.base.Recipe": (
+                "45_evaluation/planted/base.html#recipe",
+                "streamforge/evaluation/planted/base.py",
+            ),
+            "streamforge.evaluation.planted.base.Recipe.__post_init__": (
+                "45_evaluation/planted/base.html#recipe.__post_init__",
+                "streamforge/evaluation/planted/base.py",
+            ),
+            "streamforge.evaluation.planted.base.candle_returns": (
+                "45_evaluation/planted/base.html#candle_returns",
+                "streamforge/evaluation/planted/base.py",
+            ),
+            "streamforge.evaluation.planted.base.generators": (
+                "45_evaluation/planted/base.html#generators",
+                "streamforge/evaluation/planted/base.py",
+            ),
+            "streamforge.evaluation.planted.base.normals": (
+                "45_evaluation/planted/base.html#normals",
+                "streamforge/evaluation/planted/base.py",
+            ),
+            "streamforge.evaluation.planted.base.planted_of": (
+                "45_evaluation/planted/base.html#planted_of",
+                "streamforge/evaluation/planted/base.py",
+            ),
+        },
+        "streamforge.evaluation.planted.catalogue": {
+            "streamforge.evaluation.planted.catalogue.PlantedMarket": (
+                "45_evaluation/planted/catalogue.html#plantedmarket",
+                "streamforge/evaluation/planted/catalogue.py",
+            )
+        },
+        "streamforge.evaluation.planted.hints": {
+            "streamforge.evaluation.planted.hints._reverting": (
+                "45_evaluation/planted/hints.html#_reverting",
+                "streamforge/evaluation/planted/hints.py",
+            ),
+            "streamforge.evaluation.planted.hints.cost_trap": (
+                "45_evaluation/planted/hints.html#cost_trap",
+                "streamforge/evaluation/planted/hints.py",
+            ),
+            "streamforge.evaluation.planted.hints.hint_prediction": (
+                "45_evaluation/planted/hints.html#hint_prediction",
+                "streamforge/evaluation/planted/hints.py",
+            ),
+            "streamforge.evaluation.planted.hints.hints": (
+                "45_evaluation/planted/hints.html#hints",
+                "streamforge/evaluation/planted/hints.py",
+            ),
+            "streamforge.evaluation.planted.hints.reversal_prediction": (
+                "45_evaluation/planted/hints.html#reversal_prediction",
+                "streamforge/evaluation/planted/hints.py",
+            ),
+        },
+        "streamforge.evaluation.planted.lead": {
+            "streamforge.evaluation.planted.lead.lead_lag": (
+                "45_evaluation/planted/lead.html#lead_lag",
+                "streamforge/evaluation/planted/lead.py",
+            ),
+            "streamforge.evaluation.planted.lead.lead_prediction": (
+                "45_evaluation/planted/lead.html#lead_prediction",
+                "streamforge/evaluation/planted/lead.py",
+            ),
+        },
+        "streamforge.evaluation.planted.leaks": {
+            "streamforge.evaluation.planted.leaks.PlantedLeak": (
+                "45_evaluation/planted/leaks.html#plantedleak",
+                "streamforge/evaluation/planted/leaks.py",
+            ),
+            "streamforge.evaluation.planted.leaks._four_hours": (
+                "45_evaluation/planted/leaks.html#_four_hours",
+                "streamforge/evaluation/planted/leaks.py",
+            ),
+            "streamforge.evaluation.planted.leaks._known_from": (
+                "45_evaluation/planted/leaks.html#_known_from",
+                "streamforge/evaluation/planted/leaks.py",
+            ),
+            "streamforge.evaluation.planted.leaks._label": (
+                "45_evaluation/planted/leaks.html#_label",
+                "streamforge/evaluation/planted/leaks.py",
+            ),
+            "streamforge.evaluation.planted.leaks._neighbours": (
+                "45_evaluation/planted/leaks.html#_neighbours",
+                "streamforge/evaluation/planted/leaks.py",
+            ),
+            "streamforge.evaluation.planted.leaks._returns": (
+                "45_evaluation/planted/leaks.html#_returns",
+                "streamforge/evaluation/planted/leaks.py",
+            ),
+            "streamforge.evaluation.planted.leaks._scaled": (
+                "45_evaluation/planted/leaks.html#_scaled",
+                "streamforge/evaluation/planted/leaks.py",
+            ),
+            "streamforge.evaluation.planted.leaks._selected": (
+                "45_evaluation/planted/leaks.html#_selected",
+                "streamforge/evaluation/planted/leaks.py",
+            ),
+            "streamforge.evaluation.planted.leaks._warm_up": (
+                "45_evaluation/planted/leaks.html#_warm_up",
+                "streamforge/evaluation/planted/leaks.py",
+            ),
+            "streamforge.evaluation.planted.leaks._window_mean": (
+                "45_evaluation/planted/leaks.html#_window_mean",
+                "streamforge/evaluation/planted/leaks.py",
+            ),
+            "streamforge.evaluation.planted.leaks.planted_leaks": (
+                "45_evaluation/planted/leaks.html#planted_leaks",
+                "streamforge/evaluation/planted/leaks.py",
+            ),
+        },
+        "streamforge.evaluation.planted.noise": {
+            "streamforge.evaluation.planted.noise._garch": (
+                "45_evaluation/planted/noise.html#_garch",
+                "streamforge/evaluation/planted/noise.py",
+            ),
+            "streamforge.evaluation.planted.noise.expects_nothing": (
+                "45_evaluation/planted/noise.html#expects_nothing",
+                "streamforge/evaluation/planted/noise.py",
+            ),
+            "streamforge.evaluation.planted.noise.garch": (
+                "45_evaluation/planted/noise.html#garch",
+                "streamforge/evaluation/planted/noise.py",
+            ),
+            "streamforge.evaluation.planted.noise.random_walk": (
+                "45_evaluation/planted/noise.html#random_walk",
+                "streamforge/evaluation/planted/noise.py",
+            ),
+        },
+        "streamforge.evaluation.planted.regimes": {
+            "streamforge.evaluation.planted.regimes._filter": (
+                "45_evaluation/planted/regimes.html#_filter",
+                "streamforge/evaluation/planted/regimes.py",
+            ),
+            "streamforge.evaluation.planted.regimes.drift_regimes": (
+                "45_evaluation/planted/regimes.html#drift_regimes",
+                "streamforge/evaluation/planted/regimes.py",
+            ),
+            "streamforge.evaluation.planted.regimes.regime_filter": (
+                "45_evaluation/planted/regimes.html#regime_filter",
+                "streamforge/evaluation/planted/regimes.py",
+            ),
+        },
+        "streamforge.evaluation.planted.rule": {
+            "streamforge.evaluation.planted.rule.FoundRule": (
+                "45_evaluation/planted/rule.html#foundrule",
+                "streamforge/evaluation/planted/rule.py",
+            ),
+            "streamforge.evaluation.planted.rule.Rule": (
+                "45_evaluation/planted/rule.html#rule",
+                "streamforge/evaluation/planted/rule.py",
+            ),
+            "streamforge.evaluation.planted.rule.Rule.__post_init__": (
+                "45_evaluation/planted/rule.html#rule.__post_init__",
+                "streamforge/evaluation/planted/rule.py",
+            ),
+            "streamforge.evaluation.planted.rule._candidates": (
+                "45_evaluation/planted/rule.html#_candidates",
+                "streamforge/evaluation/planted/rule.py",
+            ),
+            "streamforge.evaluation.planted.rule._expected_gain": (
+                "45_evaluation/planted/rule.html#_expected_gain",
+                "streamforge/evaluation/planted/rule.py",
+            ),
+            "streamforge.evaluation.planted.rule._logs": (
+                "45_evaluation/planted/rule.html#_logs",
+                "streamforge/evaluation/planted/rule.py",
+            ),
+            "streamforge.evaluation.planted.rule.best_rule": (
+                "45_evaluation/planted/rule.html#best_rule",
+                "streamforge/evaluation/planted/rule.py",
+            ),
+            "streamforge.evaluation.planted.rule.log_costs": (
+                "45_evaluation/planted/rule.html#log_costs",
+                "streamforge/evaluation/planted/rule.py",
+            ),
+            "streamforge.evaluation.planted.rule.oracle_backtest": (
+                "45_evaluation/planted/rule.html#oracle_backtest",
+                "streamforge/evaluation/planted/rule.py",
+            ),
+            "streamforge.evaluation.planted.rule.oracle_share": (
+                "45_evaluation/planted/rule.html#oracle_share",
+                "streamforge/evaluation/planted/rule.py",
+            ),
+            "streamforge.evaluation.planted.rule.rule_actions": (
+                "45_evaluation/planted/rule.html#rule_actions",
+                "streamforge/evaluation/planted/rule.py",
+            ),
+        },
+        "streamforge.evaluation.planted.symmetric": {
+            "streamforge.evaluation.planted.symmetric._even_returns": (
+                "45_evaluation/planted/symmetric.html#_even_returns",
+                "streamforge/evaluation/planted/symmetric.py",
+            ),
+            "streamforge.evaluation.planted.symmetric.even_signal": (
+                "45_evaluation/planted/symmetric.html#even_signal",
+                "streamforge/evaluation/planted/symmetric.py",
+            ),
+            "streamforge.evaluation.planted.symmetric.median_move": (
+                "45_evaluation/planted/symmetric.html#median_move",
+                "streamforge/evaluation/planted/symmetric.py",
+            ),
+            "streamforge.evaluation.planted.symmetric.size_prediction": (
+                "45_evaluation/planted/symmetric.html#size_prediction",
+                "streamforge/evaluation/planted/symmetric.py",
             ),
         },
         "streamforge.evaluation.portfolio": {
@@ -3140,6 +3703,10 @@ d = {
             ),
             "streamforge.evaluation.portfolio.closed_out": (
                 "45_evaluation/portfolio.html#closed_out",
+                "streamforge/evaluation/portfolio.py",
+            ),
+            "streamforge.evaluation.portfolio.join_trainings": (
+                "45_evaluation/portfolio.html#join_trainings",
                 "streamforge/evaluation/portfolio.py",
             ),
             "streamforge.evaluation.portfolio.measure": (
@@ -3164,8 +3731,8 @@ d = {
                 "45_evaluation/results.html#strategyresult",
                 "streamforge/evaluation/results.py",
             ),
-            "streamforge.evaluation.results._chained_random": (
-                "45_evaluation/results.html#_chained_random",
+            "streamforge.evaluation.results.StrategyResult.spread": (
+                "45_evaluation/results.html#strategyresult.spread",
                 "streamforge/evaluation/results.py",
             ),
             "streamforge.evaluation.results._check_complete": (
@@ -3176,21 +3743,73 @@ d = {
                 "45_evaluation/results.html#_check_run",
                 "streamforge/evaluation/results.py",
             ),
-            "streamforge.evaluation.results._random_baseline": (
-                "45_evaluation/results.html#_random_baseline",
-                "streamforge/evaluation/results.py",
-            ),
             "streamforge.evaluation.results._run_of": (
                 "45_evaluation/results.html#_run_of",
-                "streamforge/evaluation/results.py",
-            ),
-            "streamforge.evaluation.results.beaten": (
-                "45_evaluation/results.html#beaten",
                 "streamforge/evaluation/results.py",
             ),
             "streamforge.evaluation.results.combine": (
                 "45_evaluation/results.html#combine",
                 "streamforge/evaluation/results.py",
+            ),
+            "streamforge.evaluation.results.mean_metrics": (
+                "45_evaluation/results.html#mean_metrics",
+                "streamforge/evaluation/results.py",
+            ),
+        },
+        "streamforge.evaluation.selection": {
+            "streamforge.evaluation.selection.Overfitting": (
+                "45_evaluation/selection.html#overfitting",
+                "streamforge/evaluation/selection.py",
+            ),
+            "streamforge.evaluation.selection.Superior": (
+                "45_evaluation/selection.html#superior",
+                "streamforge/evaluation/selection.py",
+            ),
+            "streamforge.evaluation.selection._ratios": (
+                "45_evaluation/selection.html#_ratios",
+                "streamforge/evaluation/selection.py",
+            ),
+            "streamforge.evaluation.selection._table": (
+                "45_evaluation/selection.html#_table",
+                "streamforge/evaluation/selection.py",
+            ),
+            "streamforge.evaluation.selection.backtest_overfitting": (
+                "45_evaluation/selection.html#backtest_overfitting",
+                "streamforge/evaluation/selection.py",
+            ),
+            "streamforge.evaluation.selection.superior": (
+                "45_evaluation/selection.html#superior",
+                "streamforge/evaluation/selection.py",
+            ),
+        },
+        "streamforge.evaluation.sensitivity": {
+            "streamforge.evaluation.sensitivity.Regime": (
+                "45_evaluation/sensitivity.html#regime",
+                "streamforge/evaluation/sensitivity.py",
+            ),
+            "streamforge.evaluation.sensitivity._growth": (
+                "45_evaluation/sensitivity.html#_growth",
+                "streamforge/evaluation/sensitivity.py",
+            ),
+            "streamforge.evaluation.sensitivity._regime": (
+                "45_evaluation/sensitivity.html#_regime",
+                "streamforge/evaluation/sensitivity.py",
+            ),
+            "streamforge.evaluation.sensitivity.by_regime": (
+                "45_evaluation/sensitivity.html#by_regime",
+                "streamforge/evaluation/sensitivity.py",
+            ),
+            "streamforge.evaluation.sensitivity.cost_curve": (
+                "45_evaluation/sensitivity.html#cost_curve",
+                "streamforge/evaluation/sensitivity.py",
+            ),
+            "streamforge.evaluation.sensitivity.decisions_of": (
+                "45_evaluation/sensitivity.html#decisions_of",
+                "streamforge/evaluation/sensitivity.py",
+            ),
+            "streamforge.evaluation.sensitivity.delay_curve": (
+                "45_evaluation/sensitivity.html#delay_curve",
+                "streamforge/evaluation/sensitivity.py",
             ),
         },
         "streamforge.evaluation.splits": {
@@ -3209,6 +3828,64 @@ d = {
             "streamforge.evaluation.splits.walk_forward_splits": (
                 "45_evaluation/splits.html#walk_forward_splits",
                 "streamforge/evaluation/splits.py",
+            ),
+        },
+        "streamforge.evaluation.verdict": {
+            "streamforge.evaluation.verdict.StrategyVerdict": (
+                "45_evaluation/verdict.html#strategyverdict",
+                "streamforge/evaluation/verdict.py",
+            ),
+            "streamforge.evaluation.verdict.Verdict": (
+                "45_evaluation/verdict.html#verdict",
+                "streamforge/evaluation/verdict.py",
+            ),
+            "streamforge.evaluation.verdict._changes": (
+                "45_evaluation/verdict.html#_changes",
+                "streamforge/evaluation/verdict.py",
+            ),
+            "streamforge.evaluation.verdict._pairs": (
+                "45_evaluation/verdict.html#_pairs",
+                "streamforge/evaluation/verdict.py",
+            ),
+            "streamforge.evaluation.verdict._range": (
+                "45_evaluation/verdict.html#_range",
+                "streamforge/evaluation/verdict.py",
+            ),
+            "streamforge.evaluation.verdict._shows": (
+                "45_evaluation/verdict.html#_shows",
+                "streamforge/evaluation/verdict.py",
+            ),
+            "streamforge.evaluation.verdict._single_trainings": (
+                "45_evaluation/verdict.html#_single_trainings",
+                "streamforge/evaluation/verdict.py",
+            ),
+            "streamforge.evaluation.verdict._strategy": (
+                "45_evaluation/verdict.html#_strategy",
+                "streamforge/evaluation/verdict.py",
+            ),
+            "streamforge.evaluation.verdict._track_record": (
+                "45_evaluation/verdict.html#_track_record",
+                "streamforge/evaluation/verdict.py",
+            ),
+            "streamforge.evaluation.verdict._unless_short": (
+                "45_evaluation/verdict.html#_unless_short",
+                "streamforge/evaluation/verdict.py",
+            ),
+            "streamforge.evaluation.verdict._without_costs": (
+                "45_evaluation/verdict.html#_without_costs",
+                "streamforge/evaluation/verdict.py",
+            ),
+            "streamforge.evaluation.verdict.mean_interval": (
+                "45_evaluation/verdict.html#mean_interval",
+                "streamforge/evaluation/verdict.py",
+            ),
+            "streamforge.evaluation.verdict.ratio_per_period": (
+                "45_evaluation/verdict.html#ratio_per_period",
+                "streamforge/evaluation/verdict.py",
+            ),
+            "streamforge.evaluation.verdict.verdict_of": (
+                "45_evaluation/verdict.html#verdict_of",
+                "streamforge/evaluation/verdict.py",
             ),
         },
         "streamforge.exchange.base": {
@@ -6029,6 +6706,10 @@ d = {
                 "40_features/enricher.html#enricher.__init__",
                 "streamforge/features/enricher.py",
             ),
+            "streamforge.features.enricher.Enricher.copy": (
+                "40_features/enricher.html#enricher.copy",
+                "streamforge/features/enricher.py",
+            ),
             "streamforge.features.enricher.Enricher.enrich": (
                 "40_features/enricher.html#enricher.enrich",
                 "streamforge/features/enricher.py",
@@ -6424,6 +7105,7 @@ d = {
                 "streamforge/graph/card.py",
             ),
             "streamforge.graph.card.ModelCard": ("41_graph/card.html#modelcard", "streamforge/graph/card.py"),
+            "streamforge.graph.card.graph_columns": ("41_graph/card.html#graph_columns", "streamforge/graph/card.py"),
             "streamforge.graph.card.pack_model": ("41_graph/card.html#pack_model", "streamforge/graph/card.py"),
             "streamforge.graph.card.shapes": ("41_graph/card.html#shapes", "streamforge/graph/card.py"),
             "streamforge.graph.card.unpack_model": ("41_graph/card.html#unpack_model", "streamforge/graph/card.py"),
@@ -6446,6 +7128,10 @@ d = {
             "streamforge.graph.predict.Predictor": ("41_graph/predict.html#predictor", "streamforge/graph/predict.py"),
             "streamforge.graph.predict.Predictor.__init__": (
                 "41_graph/predict.html#predictor.__init__",
+                "streamforge/graph/predict.py",
+            ),
+            "streamforge.graph.predict.Predictor._related": (
+                "41_graph/predict.html#predictor._related",
                 "streamforge/graph/predict.py",
             ),
             "streamforge.graph.predict.Predictor.history": (
@@ -6473,7 +7159,15 @@ d = {
                 "41_graph/relations.html#_centred",
                 "streamforge/graph/relations.py",
             ),
+            "streamforge.graph.relations._log_returns": (
+                "41_graph/relations.html#_log_returns",
+                "streamforge/graph/relations.py",
+            ),
             "streamforge.graph.relations._pair": ("41_graph/relations.html#_pair", "streamforge/graph/relations.py"),
+            "streamforge.graph.relations.correlate": (
+                "41_graph/relations.html#correlate",
+                "streamforge/graph/relations.py",
+            ),
             "streamforge.graph.relations.correlations": (
                 "41_graph/relations.html#correlations",
                 "streamforge/graph/relations.py",
@@ -6537,11 +7231,12 @@ d = {
             "streamforge.graph.train._check_order": ("41_graph/train.html#_check_order", "streamforge/graph/train.py"),
             "streamforge.graph.train._epoch": ("41_graph/train.html#_epoch", "streamforge/graph/train.py"),
             "streamforge.graph.train._judged": ("41_graph/train.html#_judged", "streamforge/graph/train.py"),
+            "streamforge.graph.train._metrics": ("41_graph/train.html#_metrics", "streamforge/graph/train.py"),
             "streamforge.graph.train._seeded": ("41_graph/train.html#_seeded", "streamforge/graph/train.py"),
-            "streamforge.graph.train._stretches": ("41_graph/train.html#_stretches", "streamforge/graph/train.py"),
             "streamforge.graph.train.auc": ("41_graph/train.html#auc", "streamforge/graph/train.py"),
             "streamforge.graph.train.baselines": ("41_graph/train.html#baselines", "streamforge/graph/train.py"),
             "streamforge.graph.train.fit": ("41_graph/train.html#fit", "streamforge/graph/train.py"),
+            "streamforge.graph.train.model_graphs": ("41_graph/train.html#model_graphs", "streamforge/graph/train.py"),
             "streamforge.graph.train.probabilities": (
                 "41_graph/train.html#probabilities",
                 "streamforge/graph/train.py",
@@ -6551,7 +7246,13 @@ d = {
                 "streamforge/graph/train.py",
             ),
             "streamforge.graph.train.stretch": ("41_graph/train.html#stretch", "streamforge/graph/train.py"),
+            "streamforge.graph.train.stretches": ("41_graph/train.html#stretches", "streamforge/graph/train.py"),
             "streamforge.graph.train.train_gnn": ("41_graph/train.html#train_gnn", "streamforge/graph/train.py"),
+        },
+        "streamforge.graph.worth": {
+            "streamforge.graph.worth.all_logistic": ("41_graph/worth.html#all_logistic", "streamforge/graph/worth.py"),
+            "streamforge.graph.worth.boosting": ("41_graph/worth.html#boosting", "streamforge/graph/worth.py"),
+            "streamforge.graph.worth.graph_worth": ("41_graph/worth.html#graph_worth", "streamforge/graph/worth.py"),
         },
         "streamforge.jobs.base": {
             "streamforge.jobs.base.JobSpec": ("23_jobs/base.html#jobspec", "streamforge/jobs/base.py"),
@@ -7345,6 +8046,10 @@ d = {
                 "43_rl/observation.html#markethistory.__post_init__",
                 "streamforge/rl/observation.py",
             ),
+            "streamforge.rl.observation.MarketHistory._match": (
+                "43_rl/observation.html#markethistory._match",
+                "streamforge/rl/observation.py",
+            ),
             "streamforge.rl.observation.MarketHistory.rows": (
                 "43_rl/observation.html#markethistory.rows",
                 "streamforge/rl/observation.py",
@@ -7503,6 +8208,10 @@ d = {
             ),
         },
         "streamforge.runs.experiments": {
+            "streamforge.runs.experiments.Deflated": (
+                "55_runs/experiments.html#deflated",
+                "streamforge/runs/experiments.py",
+            ),
             "streamforge.runs.experiments.Experiment": (
                 "55_runs/experiments.html#experiment",
                 "streamforge/runs/experiments.py",
@@ -7528,7 +8237,12 @@ d = {
                 "55_runs/experiments.html#run.log",
                 "streamforge/runs/experiments.py",
             ),
+            "streamforge.runs.experiments.Trial": ("55_runs/experiments.html#trial", "streamforge/runs/experiments.py"),
             "streamforge.runs.experiments.best": ("55_runs/experiments.html#best", "streamforge/runs/experiments.py"),
+            "streamforge.runs.experiments.deflated": (
+                "55_runs/experiments.html#deflated",
+                "streamforge/runs/experiments.py",
+            ),
             "streamforge.runs.experiments.experiment": (
                 "55_runs/experiments.html#experiment",
                 "streamforge/runs/experiments.py",
@@ -7541,6 +8255,18 @@ d = {
                 "55_runs/experiments.html#load_experiment",
                 "streamforge/runs/experiments.py",
             ),
+            "streamforge.runs.experiments.record_trial": (
+                "55_runs/experiments.html#record_trial",
+                "streamforge/runs/experiments.py",
+            ),
+            "streamforge.runs.experiments.trial_of": (
+                "55_runs/experiments.html#trial_of",
+                "streamforge/runs/experiments.py",
+            ),
+            "streamforge.runs.experiments.trials": (
+                "55_runs/experiments.html#trials",
+                "streamforge/runs/experiments.py",
+            ),
         },
         "streamforge.runs.folds": {
             "streamforge.runs.folds.FoldInputs": ("55_runs/folds.html#foldinputs", "streamforge/runs/folds.py"),
@@ -7550,6 +8276,11 @@ d = {
                 "55_runs/folds.html#walkforward.__post_init__",
                 "streamforge/runs/folds.py",
             ),
+            "streamforge.runs.folds.WalkForward.graph_config": (
+                "55_runs/folds.html#walkforward.graph_config",
+                "streamforge/runs/folds.py",
+            ),
+            "streamforge.runs.folds._check_rows": ("55_runs/folds.html#_check_rows", "streamforge/runs/folds.py"),
             "streamforge.runs.folds._code": ("55_runs/folds.html#_code", "streamforge/runs/folds.py"),
             "streamforge.runs.folds._sha256": ("55_runs/folds.html#_sha256", "streamforge/runs/folds.py"),
             "streamforge.runs.folds.code_sha256": ("55_runs/folds.html#code_sha256", "streamforge/runs/folds.py"),
@@ -7640,8 +8371,20 @@ d = {
                 "55_runs/walk_forward.html#_misplaced",
                 "streamforge/runs/walk_forward.py",
             ),
+            "streamforge.runs.walk_forward._settings": (
+                "55_runs/walk_forward.html#_settings",
+                "streamforge/runs/walk_forward.py",
+            ),
+            "streamforge.runs.walk_forward._trial_names": (
+                "55_runs/walk_forward.html#_trial_names",
+                "streamforge/runs/walk_forward.py",
+            ),
             "streamforge.runs.walk_forward._watch": (
                 "55_runs/walk_forward.html#_watch",
+                "streamforge/runs/walk_forward.py",
+            ),
+            "streamforge.runs.walk_forward.count_trials": (
+                "55_runs/walk_forward.html#count_trials",
                 "streamforge/runs/walk_forward.py",
             ),
             "streamforge.runs.walk_forward.fold_job": (
@@ -8791,17 +9534,40 @@ d = {
                 "streamforge/viz/heatmap.py",
             ),
         },
+        "streamforge.viz.page": {
+            "streamforge.viz.page._contrast": ("50_viz/page.html#_contrast", "streamforge/viz/page.py"),
+            "streamforge.viz.page._dark_changes": ("50_viz/page.html#_dark_changes", "streamforge/viz/page.py"),
+            "streamforge.viz.page._lines_of": ("50_viz/page.html#_lines_of", "streamforge/viz/page.py"),
+            "streamforge.viz.page._on_dark": ("50_viz/page.html#_on_dark", "streamforge/viz/page.py"),
+            "streamforge.viz.page._packed": ("50_viz/page.html#_packed", "streamforge/viz/page.py"),
+            "streamforge.viz.page._packed_plotly": ("50_viz/page.html#_packed_plotly", "streamforge/viz/page.py"),
+            "streamforge.viz.page._still": ("50_viz/page.html#_still", "streamforge/viz/page.py"),
+            "streamforge.viz.page._variables": ("50_viz/page.html#_variables", "streamforge/viz/page.py"),
+            "streamforge.viz.page.html_table": ("50_viz/page.html#html_table", "streamforge/viz/page.py"),
+            "streamforge.viz.page.offline_page": ("50_viz/page.html#offline_page", "streamforge/viz/page.py"),
+        },
         "streamforge.viz.report": {
-            "streamforge.viz.report._beaten_sentence": (
-                "50_viz/report.html#_beaten_sentence",
-                "streamforge/viz/report.py",
-            ),
-            "streamforge.viz.report._cell": ("50_viz/report.html#_cell", "streamforge/viz/report.py"),
-            "streamforge.viz.report._fold_rows": ("50_viz/report.html#_fold_rows", "streamforge/viz/report.py"),
-            "streamforge.viz.report._html_table": ("50_viz/report.html#_html_table", "streamforge/viz/report.py"),
+            "streamforge.viz.report._add_band": ("50_viz/report.html#_add_band", "streamforge/viz/report.py"),
+            "streamforge.viz.report._costs": ("50_viz/report.html#_costs", "streamforge/viz/report.py"),
+            "streamforge.viz.report._differences": ("50_viz/report.html#_differences", "streamforge/viz/report.py"),
+            "streamforge.viz.report._drawn_rows": ("50_viz/report.html#_drawn_rows", "streamforge/viz/report.py"),
+            "streamforge.viz.report._fold_return": ("50_viz/report.html#_fold_return", "streamforge/viz/report.py"),
+            "streamforge.viz.report._fold_table": ("50_viz/report.html#_fold_table", "streamforge/viz/report.py"),
+            "streamforge.viz.report._market_table": ("50_viz/report.html#_market_table", "streamforge/viz/report.py"),
+            "streamforge.viz.report._number": ("50_viz/report.html#_number", "streamforge/viz/report.py"),
+            "streamforge.viz.report._p": ("50_viz/report.html#_p", "streamforge/viz/report.py"),
+            "streamforge.viz.report._product": ("50_viz/report.html#_product", "streamforge/viz/report.py"),
+            "streamforge.viz.report._row": ("50_viz/report.html#_row", "streamforge/viz/report.py"),
+            "streamforge.viz.report._trials": ("50_viz/report.html#_trials", "streamforge/viz/report.py"),
+            "streamforge.viz.report._with_interval": ("50_viz/report.html#_with_interval", "streamforge/viz/report.py"),
             "streamforge.viz.report.report_page": ("50_viz/report.html#report_page", "streamforge/viz/report.py"),
             "streamforge.viz.report.result_figure": ("50_viz/report.html#result_figure", "streamforge/viz/report.py"),
             "streamforge.viz.report.result_rows": ("50_viz/report.html#result_rows", "streamforge/viz/report.py"),
+        },
+        "streamforge.viz.thinning": {
+            "streamforge.viz.thinning._extremes": ("50_viz/thinning.html#_extremes", "streamforge/viz/thinning.py"),
+            "streamforge.viz.thinning.shorten": ("50_viz/thinning.html#shorten", "streamforge/viz/thinning.py"),
+            "streamforge.viz.thinning.thin_rows": ("50_viz/thinning.html#thin_rows", "streamforge/viz/thinning.py"),
         },
         "streamforge.workers.connector.books": {
             "streamforge.workers.connector.books.BookHandler": (
@@ -10240,6 +11006,10 @@ d = {
                 "60_workers/loaders/trades.html#tradestream._ids_of",
                 "streamforge/workers/loaders/trades.py",
             ),
+            "streamforge.workers.loaders.trades.TradeStream._note_refusal": (
+                "60_workers/loaders/trades.html#tradestream._note_refusal",
+                "streamforge/workers/loaders/trades.py",
+            ),
             "streamforge.workers.loaders.trades.TradeStream._read": (
                 "60_workers/loaders/trades.html#tradestream._read",
                 "streamforge/workers/loaders/trades.py",
@@ -10356,6 +11126,10 @@ d = {
         "streamforge.workers.research.backtest": {
             "streamforge.workers.research.backtest.BacktestWorker": (
                 "60_workers/research/backtest.html#backtestworker",
+                "streamforge/workers/research/backtest.py",
+            ),
+            "streamforge.workers.research.backtest.BacktestWorker.__init__": (
+                "60_workers/research/backtest.html#backtestworker.__init__",
                 "streamforge/workers/research/backtest.py",
             ),
             "streamforge.workers.research.backtest.BacktestWorker.run": (

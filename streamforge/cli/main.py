@@ -12,7 +12,7 @@ __all__ = [
     "up",
     "simulate_exchange",
     "topics",
-    "list_topics",
+    "print_topics",
     "remove_topic",
     "tail_topic",
     "demo",
@@ -248,11 +248,11 @@ def _known(topic: str) -> Iterator[None]:
 def topics(context: typer.Context, home: HomeOption = ".streamforge", bus: BusOption = "") -> None:
     "List topics with their partitions and numbers of records; `topics rm TOPIC` removes one."
     if not context.invoked_subcommand:
-        list_topics(home=home, bus=bus)
+        print_topics(home=home, bus=bus)
 
 
 @topics_app.command(name="list")
-def list_topics(json: JsonOption = False, home: HomeOption = ".streamforge", bus: BusOption = "") -> None:
+def print_topics(json: JsonOption = False, home: HomeOption = ".streamforge", bus: BusOption = "") -> None:
     "List topics with their partitions and numbers of records."
     from streamforge.bus.base import open_bus
 

@@ -11,12 +11,11 @@ import sys
 import textwrap
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich.console import Console
 
 from ..core.types import JsonObject
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 
 # %% ../../nbs/80_cli/02_output.ipynb #415cc65a
@@ -44,11 +43,10 @@ def print_rows(
     least: Sequence[str] = (),  # columns that go first where a terminal is narrow
     left: int = 1,  # so many columns are words, and stand left; numbers stand right
     width: int | None = None,  # of the terminal; asked of it unless told, without end in a pipe
-    console: "Console | None" = None,  # to print on; standard output unless told
+    console: Console | None = None,  # to print on; standard output unless told
     all_in: str = "--json has all",  # said behind the names of columns that had to go
 ) -> None:
     "Print a table of which nothing is shortened; columns that had to go are named below."
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -76,8 +74,6 @@ def terminal_width() -> int | None:  # None: a pipe or a file, which has no edge
     "Return the width of the terminal in characters."
     if not sys.stdout.isatty():
         return None
-    from rich.console import Console
-
     return Console().width
 
 
@@ -127,7 +123,6 @@ class Show:
         width: int | None = None,  # of the terminal; asked of it unless told, without end in a pipe
     ) -> None:
         self.width = width or terminal_width()
-        from rich.console import Console
 
         self.console = Console(highlight=False, width=self.width or 160)
         self.stages: list[JsonObject] = []  # name and seconds of each

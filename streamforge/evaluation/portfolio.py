@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from ..core.columns import as_ms_column
+from ..core.columns import as_ms_column, check_times, columns_in_order, matched
 from ..core.errors import BadData, BadSetting, NotEnoughData
 from ..core.numbers import as_count, as_number, as_numbers
 from .metrics import Performance, performance
@@ -111,6 +111,11 @@ def random_portfolios(
     """
     times = as_ms_column(open_time, "open_time")
     n, seed = as_count(n, "n"), as_count(seed, "seed")
+    for name, prices in (("open", open), ("close", close)):
+        check_times(times, prices, name)
+    close = matched(open, close, "open and close")
+    if isinstance(agent, Backtest) and agent.symbols:
+        open, close = columns_in_order(open, agent.symbols, "open"), columns_in_order(close, agent.symbols, "close")
     open = as_numbers(open, "open", shape=(len(times), None), finite=None)
     close = as_numbers(close, "close", shape=open.shape, finite=None)
     check_prices(open, close, holes=True)

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..core.columns import as_ms_column, candle_times
+from ..core.columns import as_ms_column, candle_times, check_rows, columns_in_order, named_columns
 from ..core.errors import BadCandles, BadData, BadTime, NotEnoughData
 from ..core.numbers import as_numbers
 from ..core.times import INTERVALS, grid_origin, interval_ms
@@ -39,10 +39,12 @@ FEATURES = (
 
 def features(
     close: ArrayLike,  # (...) prices
-    indicators: ArrayLike,  # (..., K) float64, columns in the order of INDICATORS
+    indicators: object,  # (..., K) float64; a table's columns by name, an array's in the order of INDICATORS
 ) -> np.ndarray:  # (..., F) float32, NaN while any indicator that a row needs warms up
     "Compute the scale-free features of each row; raises `BadData` for a wrong number of columns."
+    check_rows(close, indicators, "close and indicators")
     close = as_numbers(close, "close", shape=None, finite=False, positive=True)
+    indicators = columns_in_order(indicators, INDICATORS, "indicators")
     table = as_numbers(indicators, "indicators", shape=None, finite=False)
     if table.shape != (*close.shape, len(INDICATORS)):
         raise BadData(
@@ -311,19 +313,27 @@ class Scaler:
 
     mean: np.ndarray  # (F,) float64
     std: np.ndarray  # (F,) float64, 1 where a feature did not vary
+    names: tuple[str, ...] = ()  # (F,) of the features, if they were fitted on a table with names
 
     def __post_init__(self) -> None:
         as_numbers(self.mean, "mean")
         as_numbers(self.std, "std", shape=np.shape(self.mean), positive=True)
+        if self.names and len(self.names) != np.size(self.mean):
+            raise BadData(
+                f"expected a name for each of {np.size(self.mean)} features, found {', '.join(self.names)}",
+                "name them all, or none",
+                field="names",
+            )
 
     @classmethod
     def fit(
         cls,
-        features: np.ndarray,  # (..., F), training rows only; NaN is left out
+        features: object,  # (..., F), training rows only, a table or an array; NaN is left out
     ) -> "Scaler":
         """Measure the mean and standard deviation of each feature; raises `NotEnoughData` if one has no finite value,
         `BadData` if one is infinite."""
-        table = as_numbers(features, "features", shape=None, finite=False)
+        names = tuple(named_columns(features))
+        table = as_numbers(columns_in_order(features, names, "features"), "features", shape=None, finite=False)
         if not table.ndim:
             raise BadData(f"expected rows of features, found {features!r}", "give the features of training rows")
         rows = table.reshape(-1, table.shape[-1])
@@ -333,14 +343,18 @@ class Scaler:
                 "fit on more rows than the warm-up",
             )
         std = np.nanstd(rows, 0)
-        return cls(np.nanmean(rows, 0), np.where(std > 1e-12 * np.nanmax(np.abs(rows), 0), std, 1.0))
+        return cls(np.nanmean(rows, 0), np.where(std > 1e-12 * np.nanmax(np.abs(rows), 0), std, 1.0), names)
 
     def apply(
         self,
-        features: np.ndarray,  # (..., F)
+        features: object,  # (..., F); a table's columns by name, if it was fitted on a table with names
     ) -> np.ndarray:  # (..., F) float32, NaN stays NaN
-        "Subtract the mean of each feature and divide by its standard deviation; raises `BadData` for another width."
-        table = as_numbers(features, "features", shape=None, finite=None)
+        """Subtract the mean of each feature and divide by its standard deviation.
+
+        Raises `BadData` for another width or other names.
+        """
+        names = self.names or tuple(named_columns(features))
+        table = as_numbers(columns_in_order(features, names, "features"), "features", shape=None, finite=None)
         if table.shape[-1:] != self.mean.shape:
             raise BadData(
                 f"expected {len(self.mean)} features in each row, found shape {table.shape}",
@@ -348,15 +362,17 @@ class Scaler:
             )
         return ((table - self.mean) / self.std).astype(np.float32)
 
-    def parameters(self) -> dict[str, list[float]]:
-        "Give mean and standard deviation as lists, for a model's config.json."
-        return {"mean": self.mean.tolist(), "std": self.std.tolist()}
+    def parameters(self) -> dict[str, list[float] | list[str]]:
+        "Give mean and standard deviation as lists, and the names if they are known, for a model's config.json."
+        numbers = {"mean": self.mean.tolist(), "std": self.std.tolist()}
+        return numbers | {"names": list(self.names)} if self.names else numbers
 
     @classmethod
-    def of(cls, parameters: Mapping[str, list[float]]) -> "Scaler":
+    def of(cls, parameters: Mapping[str, list[float] | list[str]]) -> "Scaler":
         "Make the scaler with these parameters; raises `BadData` for numbers that are no mean or no deviation."
         if missing := {"mean", "std"} - set(parameters):
             raise BadData(
                 f"expected mean and std, found no {' and no '.join(sorted(missing))}", "give what parameters() returns"
             )
-        return cls(*(as_numbers(parameters[name], name) for name in ("mean", "std")))
+        mean, std = (as_numbers(parameters[name], name) for name in ("mean", "std"))
+        return cls(mean, std, tuple(str(name) for name in parameters.get("names", ())))

@@ -15,7 +15,7 @@ from numba import njit
 from ..core.errors import BadConfig, NotEnoughData
 from ..features.frame import FEATURES, Panel
 from .card import FEATURE_CLIP, LEAKY_SLOPE, ModelCard, graph_columns, unpack_model
-from .relations import correlations, log_returns, neighbours
+from .relations import correlate, log_returns, neighbours
 
 
 # %% ../../nbs/41_graph/06_predict.ipynb #762e4c2a
@@ -133,7 +133,7 @@ def _row(features: np.ndarray, returns: np.ndarray, w: Weights, k: int, threshol
     h = _scaled(features, w, present, w.sent.shape[1] - 1)
     source, weight = np.empty((nodes, k), np.int32), np.empty((nodes, k), np.float32)
     if k > 0:
-        neighbours(correlations(returns), k, threshold, source, weight)
+        neighbours(correlate(returns), k, threshold, source, weight)
     for i in range(nodes):
         for place in range(k):
             if source[i, place] >= 0 and not present[source[i, place]]:

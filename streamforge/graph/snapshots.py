@@ -15,7 +15,7 @@ from numba import njit
 from ..core.errors import BadConfig, BadData, NotEnoughData
 from ..core.numbers import as_count, as_number
 from ..features.frame import Panel
-from .relations import correlations, log_returns, neighbours
+from .relations import correlate, log_returns, neighbours
 
 
 # %% ../../nbs/41_graph/02_snapshots.ipynb #34a59a48
@@ -79,7 +79,7 @@ def _graphs(
 ) -> None:
     "The graph of each row, one window after the other."
     for i in range(len(rows)):
-        corr = correlations(returns[rows[i] - window + 1 : rows[i] + 1])
+        corr = correlate(returns[rows[i] - window + 1 : rows[i] + 1])
         neighbours(corr, source.shape[2], threshold, source[i], weight[i])
 
 
@@ -111,7 +111,7 @@ def build(
     rows = np.arange(window, n_rows, stride)
     source = np.empty((len(rows), markets, k), np.int32)
     weight = np.empty((len(rows), markets, k), np.float32)
-    _graphs(log_returns(np.ascontiguousarray(panel.close)), rows, window, threshold, source, weight)
+    _graphs(log_returns(panel.close), rows, window, threshold, source, weight)
     return Snapshots(tuple(panel.symbols), rows, panel.open_time[rows], source, weight, window, stride)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..core.columns import as_ms_column, check_times, columns_in_order
 from ..core.errors import BadData, NotEnoughData
 from ..core.numbers import as_count, as_numbers
 from ..core.types import JsonObject
@@ -123,8 +124,11 @@ def market_for(
     open_time: np.ndarray,  # (T,) int64 ms
     open: np.ndarray,  # (T,) float64
     close: np.ndarray,  # (T,) float64
-    features: np.ndarray,  # (T, F) raw, in the order of policy.config.features
+    features: object,  # (T, F) raw; a table's columns by name, an array's in the order of policy.config.features
 ) -> MarketHistory:
-    "One market standardised with the policy's own scaler; raises `BadData`, `BadCandles`."
-    rows = standardise(features, policy.mean, policy.std)
+    "One market standardised with the policy's own scaler; raises `BadData`, `BadCandles`, `BadTime`."
+    what = f"features of {symbol}"
+    if getattr(features, "index", None) is not None:
+        check_times(as_ms_column(open_time, f"open_time of {symbol}"), features, what)
+    rows = standardise(columns_in_order(features, policy.config.features, what), policy.mean, policy.std)
     return MarketHistory(symbol, open_time, open, close, rows, policy.config.features)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from ..core.columns import as_ms_column
+from ..core.columns import as_ms_column, check_times, columns_in_order, named_columns
 from ..core.errors import BadCandles, BadData
 from ..core.numbers import as_numbers
 from ..trading.account import earned, position, unrealised
@@ -20,28 +20,29 @@ from ..trading.engine import check_prices
 
 # %% ../../nbs/43_rl/01_observation.ipynb #d184b18c
 def standardise(
-    features: np.ndarray,  # (..., F) raw
+    features: object,  # (..., F) raw
     mean: np.ndarray,  # (F,) of the training rows
     std: np.ndarray,  # (F,) of the training rows, above zero
 ) -> np.ndarray:  # (..., F) float32; NaN stays NaN
     "Features in units of the training rows' standard deviation; raises `BadData` for another width or no deviation."
-    features = as_numbers(features, "features", shape=None, finite=None)
+    table = as_numbers(features, "features", shape=None, finite=None)
     if not (np.isfinite(mean).all() and np.greater(std, 0).all() and np.isfinite(std).all()):
         raise BadData(
             f"expected a finite mean and a deviation above zero of each feature, found {mean} and {std}",
             "fit the scaler on the training rows",
         )
-    if features.shape[-1:] != np.shape(mean) or np.shape(mean) != np.shape(std):
+    if table.shape[-1:] != np.shape(mean) or np.shape(mean) != np.shape(std):
         raise BadData(
-            f"expected {np.size(mean)} features, found {features.shape[-1:]}",
+            f"expected {np.size(mean)} features, found {table.shape[-1:]}",
             "give the features that the scaler was fitted on, in their order",
         )
-    return ((features - mean) / std).astype(np.float32)
+    return ((table - mean) / std).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class MarketHistory:
-    "Candles and standardised features of one market, only rows that have a candle; raises `BadCandles`."
+    """Candles and standardised features of one market, only rows that have a candle; raises `BadCandles`, and `BadData`
+    for columns of features that are not those named, or a column with other times as its index."""
 
     symbol: str
     open_time: np.ndarray  # (T,) int64 ms UTC, increasing; datetimes of any unit are converted
@@ -51,17 +52,18 @@ class MarketHistory:
     names: tuple[str, ...] = ()  # (F,) of the features; empty where they are not known
 
     def __post_init__(self) -> None:
+        self._match()
         times = np.asarray(self.open_time)
         if times.dtype.kind == "f" and not (times == np.floor(times)).all():
             raise BadCandles(
                 f"expected open times of {self.symbol} as whole ms, found {times[times != np.floor(times)][0]}",
                 "leave out rows without a time",
             )
-        if times.dtype.kind not in "iuf":
+        if times.dtype.kind not in "iuf" or isinstance(self.open_time, np.ma.MaskedArray):
             object.__setattr__(self, "open_time", as_ms_column(self.open_time, f"open_time of {self.symbol}"))
         for name in ("open", "close", "features"):
             column = getattr(self, name)
-            if getattr(getattr(column, "dtype", None), "kind", "") not in ("i", "u", "f"):
+            if type(column) is not np.ndarray or column.dtype.kind not in ("i", "u", "f"):
                 shape = (None,) * (2 if name == "features" else 1)
                 field = f"{name} of {self.symbol}"
                 object.__setattr__(self, name, as_numbers(column, field, shape=shape, finite=None, error=BadCandles))
@@ -92,6 +94,19 @@ class MarketHistory:
                 "sort the candles and drop duplicates",
             )
         check_prices(self.open, self.close)
+
+    def _match(self) -> None:
+        "Match what is given by names and times: the columns of features, and each column's own index."
+        if own := named_columns(self.features):
+            names = self.names or tuple(own)
+            object.__setattr__(self, "names", names)
+            object.__setattr__(self, "features", columns_in_order(self.features, names, f"features of {self.symbol}"))
+        columns = {name: getattr(self, name) for name in ("open", "close", "features")}
+        given = {name: column for name, column in columns.items() if getattr(column, "index", None) is not None}
+        if given:
+            times = as_ms_column(self.open_time, f"open_time of {self.symbol}")
+            for name, column in given.items():
+                check_times(times, column, f"{name} of {self.symbol}")
 
     def __len__(self) -> int:
         return len(self.open_time)

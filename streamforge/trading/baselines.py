@@ -9,6 +9,7 @@ __all__ = ["cash", "buy_and_hold", "random_actions", "random_agents"]
 import numpy as np
 from numba import njit
 
+from ..core.columns import check_rows
 from ..core.errors import BadCandles, BadSetting
 from ..core.numbers import as_count, as_number, as_numbers
 from .costs import Costs
@@ -97,6 +98,7 @@ def random_agents(
     """The random baseline of an agent on one market: same turnover and exposure, random times; raises
     `BadSetting`, `BadCandles`."""
     n = as_count(n, "n")
+    check_rows(open, close, "open and close")
     columns = (
         as_numbers(prices, name, finite=None, error=BadCandles) for name, prices in (("open", open), ("close", close))
     )

@@ -9,12 +9,12 @@ __all__ = ["SELL", "HOLD", "BUY", "ACTIONS", "step", "Backtest", "check_prices",
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numba import njit
 
-from ..core.columns import as_ms_column
+from ..core.columns import as_ms_column, check_times, matched, named_columns
 from ..core.errors import BadCandles, BadData, BadSetting, NotEnoughData
 from ..core.numbers import as_count, as_number, as_numbers
 from .account import EQUITY, FILLS, buy, mark, open_account, position, sell
@@ -52,6 +52,9 @@ class Backtest:
     equity: np.ndarray  # float64, in units of the starting cash's currency
     position: np.ndarray  # float64, share of equity in the asset: 0 or 1
     fills: np.ndarray  # int8, at this candle's open: -1 sold, 0 nothing, 1 bought
+    symbols: tuple[str, ...] = field(
+        default=(), repr=False, kw_only=True
+    )  # (N,) names of the markets, if the prices had any
 
     @property
     def trades(self) -> int:
@@ -100,13 +103,15 @@ def _run(
 
 
 # %% ../../nbs/42_trading/03_engine.ipynb #2262a1c8
-def _prices(values: np.ndarray, name: str) -> np.ndarray:
+def _prices(values: object, name: str) -> np.ndarray:
     "Prices as float64, of one or several markets; raises `BadCandles` for what is no table of numbers."
     return as_numbers(values, name, shape=None, finite=None, error=BadCandles)
 
 
 def _whole_array(values: object, name: str) -> np.ndarray:
-    "What numpy makes of values, whatever they are; raises `BadData` for rows of different lengths."
+    "What numpy makes of values, whatever they are; raises `BadData` for rows of different lengths or masked ones."
+    if isinstance(values, np.ma.MaskedArray) and np.ma.getmaskarray(values).any():
+        return as_numbers(values, name, shape=None)
     try:
         return np.asarray(values)
     except ValueError:
@@ -119,7 +124,9 @@ def check_prices(
     close: np.ndarray,  # the same shape
     holes: bool = False,  # whether NaN may stand for "no candle"
 ) -> None:
-    "Check that every price is finite and above zero, and that both are there or neither; raises `BadCandles`."
+    """Check that every price is finite and above zero, and that both are there or neither; raises `BadCandles`, and
+    `BadData` for tables with other columns or another index."""
+    close = matched(open, close, "open and close")
     open, close = _prices(open, "open"), _prices(close, "close")
     if open.shape != close.shape or open.ndim not in (1, 2):
         raise BadCandles(
@@ -143,8 +150,11 @@ def backtest(
     *,
     cash: float = 1.0,  # starting capital of each market
 ) -> Backtest:  # arrays of the same shape
-    """Trade given decisions; raises `BadCandles` for impossible prices, `BadData` for impossible actions or an
-    equity that cannot be, `NotEnoughData`, and `BadSetting` for no cash. Warns of SELL and HOLD without a BUY."""
+    """Trade given decisions; raises `BadCandles` for impossible prices, `BadData` for impossible actions, tables that do
+    not match or an equity that cannot be, `NotEnoughData`, and `BadSetting` for no cash. Tables are put in the order of
+    the columns of `open`. Warns of SELL and HOLD without a BUY."""
+    symbols = tuple(named_columns(open))
+    close, actions = matched(open, close, "open and close"), matched(open, actions, "open and actions")
     open, close, actions = _prices(open, "open"), _prices(close, "close"), _whole_array(actions, "actions")
     check_prices(open, close, holes=open.ndim == 2)
     cash = as_number(cash, "cash", above=0)
@@ -193,7 +203,7 @@ def backtest(
             "expected an equity that stays positive and finite, found one that does not",
             "correct prices near 0 or infinity, costs near 10000 bps, or the cash",
         )
-    return Backtest(*(result.reshape(open.shape) for result in (equity, positions, fills)))
+    return Backtest(*(result.reshape(open.shape) for result in (equity, positions, fills)), symbols=symbols)
 
 
 # %% ../../nbs/42_trading/03_engine.ipynb #9fb1f80c
@@ -206,6 +216,8 @@ def pooled(
     Raises `NotEnoughData` for an account without a candle, `BadData`, `BadTime`.
     """
     moments = [as_ms_column(own, "open_times") for own in open_times]
+    for own, equity in zip(moments, equities, strict=False):  # another number of them is refused below
+        check_times(own, equity, "equity")
     curves = [as_numbers(equity, "equity", positive=True) for equity in equities]
     if [own.shape for own in moments] != [own.shape for own in curves]:
         raise BadData(

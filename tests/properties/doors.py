@@ -385,6 +385,16 @@ DOORS = {
         TRADE | {"interval_ms": 4 * HOUR, "step": "0.5"},
         ORDERED | {"interval_ms": count(1), "step": choice()},
     ),
+    "graph.log_returns": Door(
+        relations.log_returns,
+        {"close": CLOSES},
+        {"close": without(HOLES, "a row less", "a row more", "empty")},
+    ),
+    "graph.correlations": Door(
+        relations.correlations,
+        {"returns": CLOSES},
+        {"returns": without(HOLES, "a row less", "a row more", "empty")},
+    ),
     "graph.edges": Door(
         relations.edges,
         {"corr": CORRELATIONS, "k": 2, "threshold": 0.25},
