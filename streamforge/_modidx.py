@@ -3183,6 +3183,10 @@ d = {
                 "45_evaluation/intervals.html#_expanded",
                 "streamforge/evaluation/intervals.py",
             ),
+            "streamforge.evaluation.intervals._in_pieces": (
+                "45_evaluation/intervals.html#_in_pieces",
+                "streamforge/evaluation/intervals.py",
+            ),
             "streamforge.evaluation.intervals._interval": (
                 "45_evaluation/intervals.html#_interval",
                 "streamforge/evaluation/intervals.py",
@@ -3199,20 +3203,24 @@ d = {
                 "45_evaluation/intervals.html#_plan",
                 "streamforge/evaluation/intervals.py",
             ),
-            "streamforge.evaluation.intervals._ratio": (
-                "45_evaluation/intervals.html#_ratio",
+            "streamforge.evaluation.intervals._ratios": (
+                "45_evaluation/intervals.html#_ratios",
                 "streamforge/evaluation/intervals.py",
             ),
             "streamforge.evaluation.intervals._resample": (
                 "45_evaluation/intervals.html#_resample",
                 "streamforge/evaluation/intervals.py",
             ),
+            "streamforge.evaluation.intervals._resampled_sums": (
+                "45_evaluation/intervals.html#_resampled_sums",
+                "streamforge/evaluation/intervals.py",
+            ),
             "streamforge.evaluation.intervals._t_quantile": (
                 "45_evaluation/intervals.html#_t_quantile",
                 "streamforge/evaluation/intervals.py",
             ),
-            "streamforge.evaluation.intervals._total": (
-                "45_evaluation/intervals.html#_total",
+            "streamforge.evaluation.intervals._totals": (
+                "45_evaluation/intervals.html#_totals",
                 "streamforge/evaluation/intervals.py",
             ),
             "streamforge.evaluation.intervals.auc_difference_interval": (

@@ -69,6 +69,21 @@ def _long_enough(values: np.ndarray, field: str) -> np.ndarray:
 
 
 # %% ../../nbs/45_evaluation/07_intervals.ipynb #86a3ff18
+class _Plan(msgspec.Struct, frozen=True, kw_only=True):
+    "How rows are resampled."
+
+    rows: int  # or pieces of a long record
+    block: int  # of them
+    level: float
+    draws: int
+    seed: int
+
+    def starts(self) -> np.ndarray:
+        "First rows of the blocks of each draw, (draws, blocks)."
+        blocks = -(-self.rows // self.block)
+        return np.random.default_rng(self.seed).integers(self.rows, size=(self.draws, blocks))
+
+
 class Interval(msgspec.Struct, frozen=True, kw_only=True):
     "A measured value with the interval that covers the true one in a share `level` of all samples."
 
@@ -107,35 +122,21 @@ def _expanded(
     return NormalDist().cdf(-reach), NormalDist().cdf(reach)
 
 
-def _interval(value: float, draws: np.ndarray, level: float, rows: int, block: int) -> Interval:
-    "The interval from a bootstrap's draws; raises `NotEnoughData` if too many of them have no value."
+def _interval(value: float, draws: np.ndarray, plan: _Plan, rows: int) -> Interval:
+    "The interval from a bootstrap's draws of so many rows; raises `NotEnoughData` if too many have no value."
     good = draws[np.isfinite(draws)]
     if not math.isfinite(value) or len(good) < 0.9 * len(draws):
         raise NotEnoughData(
             f"expected samples that have a value, found {len(draws) - len(good)} of {len(draws)} without",
             "test on a longer range, or on one where more happens",
         )
-    low, high = np.quantile(good, _expanded(level, rows / block))
-    return Interval(value=value, low=float(low), high=float(high), level=level, draws=len(good), block=block)
+    low, high = np.quantile(good, _expanded(plan.level, plan.rows / plan.block))
+    block = plan.block * rows // plan.rows
+    return Interval(value=value, low=float(low), high=float(high), level=plan.level, draws=len(good), block=block)
 
 
 # %% ../../nbs/45_evaluation/07_intervals.ipynb #f679cbb1
 _LEAST_BLOCKS = 8
-
-
-class _Plan(msgspec.Struct, frozen=True, kw_only=True):
-    "How rows are resampled."
-
-    rows: int
-    block: int
-    level: float
-    draws: int
-    seed: int
-
-    def starts(self) -> np.ndarray:
-        "First rows of the blocks of each draw, (draws, blocks)."
-        blocks = -(-self.rows // self.block)
-        return np.random.default_rng(self.seed).integers(self.rows, size=(self.draws, blocks))
 
 
 def _plan(series: np.ndarray, block: int | None, level: float, draws: int, seed: int, least: int = 1) -> _Plan:
@@ -178,6 +179,32 @@ def _resample(values: np.ndarray, plan: _Plan, statistic: Callable[[np.ndarray],
     return np.concatenate(parts)
 
 
+_LONG, _PIECES = 25_000, 10_000  # rows of a record that is resampled in pieces, and their number
+
+
+def _in_pieces(columns: np.ndarray, block: int | None) -> np.ndarray:
+    "Columns (T, K), or their sums over 10,000 pieces of a long record: blocks of a few rows of 500,000 tell no more."
+    rows = len(columns)
+    if block is not None or rows <= _LONG:
+        return columns
+    return np.asarray(np.add.reduceat(columns, np.linspace(0, rows, _PIECES, endpoint=False).astype(int), axis=0))
+
+
+def _resampled_sums(columns: np.ndarray, plan: _Plan) -> np.ndarray:
+    "Sums (draws, K) of columns (T, K) over the rows of each sample: a block's sum is a difference of two running sums."
+    columns = columns if len(columns) == plan.rows else _in_pieces(columns, None)
+    running = np.zeros((plan.rows + plan.block + 1, columns.shape[1]))
+    np.cumsum(np.concatenate([columns, columns[: plan.block]]), axis=0, out=running[1:])
+    blocks = -(-plan.rows // plan.block)
+    lengths = np.full(blocks, plan.block)
+    lengths[-1] = plan.rows - plan.block * (blocks - 1)
+    rng, step, parts = np.random.default_rng(plan.seed), max(1, _CELLS // blocks), []
+    for first in range(0, plan.draws, step):  # the numbers of `starts`, in its order
+        some = rng.integers(plan.rows, size=(min(step, plan.draws - first), blocks))
+        parts.append((running[some + lengths] - running[some]).sum(axis=1))
+    return np.concatenate(parts)
+
+
 def bootstrap_interval(
     values: ArrayLike,  # (T,) or (T, K), oldest first; rows stay whole
     statistic: Callable[[np.ndarray], float],  # of an array like values
@@ -194,7 +221,7 @@ def bootstrap_interval(
         raise BadData(f"expected values of shape (T,) or (T, K), found {table.shape}", "give one row per candle")
     plan = _plan(table.reshape(len(table), -1), block, level, draws, seed)
     found = _resample(table, plan, lambda samples: np.array([float(statistic(one)) for one in samples]))
-    return _interval(float(statistic(table)), found, plan.level, plan.rows, plan.block)
+    return _interval(float(statistic(table)), found, plan, plan.rows)
 
 
 # %% ../../nbs/45_evaluation/07_intervals.ipynb #1fef44a8
@@ -210,15 +237,23 @@ def _changes(values: ArrayLike, field: str, shape: tuple[int | None, ...] = (Non
     return r
 
 
-def _total(r: np.ndarray) -> np.ndarray:
-    "Total return along the second-last axis of samples (D, T, K) -> (D, K)."
-    return np.expm1(np.log1p(r).sum(axis=1))
+def _totals(r: np.ndarray, plan: _Plan) -> tuple[np.ndarray, np.ndarray]:
+    "Total return of columns (T, K): of the record (K,), and of each sample (draws, K)."
+    logs = np.log1p(r)
+    return np.expm1(logs.sum(axis=0)), np.expm1(_resampled_sums(logs, plan))
 
 
-def _ratio(r: np.ndarray) -> np.ndarray:
-    "Sharpe ratio per period of samples (D, T, K) -> (D, K); NaN where nothing varies."
-    mean, spread = r.mean(axis=1), r.std(axis=1, ddof=1)
-    return np.divide(mean, spread, out=np.full_like(mean, np.nan), where=spread > _FLAT * np.abs(r).max(axis=1))
+def _ratios(r: np.ndarray, plan: _Plan) -> tuple[np.ndarray, np.ndarray]:
+    "Sharpe ratio per period of columns (T, K): of the record (K,), and of each sample (draws, K); NaN where nothing varies."
+    rows, centre, largest = len(r), r.mean(axis=0), np.abs(r).max(axis=0)
+    apart = r - centre  # sums of squares of small deviations lose no digits
+    sums = np.concatenate([apart, apart**2], axis=1)
+    both = np.concatenate([sums.sum(axis=0)[None], _resampled_sums(sums, plan)])
+    first, second = np.split(both, 2, axis=1)
+    spread = np.sqrt(np.maximum(second - first**2 / rows, 0) / (rows - 1))
+    moves = spread > _FLAT * largest + 1e-6 * np.abs(centre)  # less is rounding
+    ratios = np.divide(centre + first / rows, spread, out=np.full_like(spread, np.nan), where=moves)
+    return ratios[0], ratios[1:]
 
 
 def return_interval(
@@ -231,9 +266,9 @@ def return_interval(
 ) -> Interval:  # of the total return
     "Interval of the total return over as many periods; raises `NotEnoughData`, `BadData`, `BadSetting`."
     r = _changes(returns, "returns")[:, None]
-    plan = _plan(r, block, level, draws, seed)
-    found = _resample(r, plan, lambda samples: _total(samples)[:, 0])
-    return _interval(float(_total(r[None])[0, 0]), found, plan.level, plan.rows, plan.block)
+    plan = _plan(_in_pieces(r, block), block, level, draws, seed)
+    value, found = _totals(r, plan)
+    return _interval(float(value[0]), found[:, 0], plan, len(r))
 
 
 def sharpe_interval(
@@ -247,9 +282,9 @@ def sharpe_interval(
 ) -> Interval:
     "Interval of the Sharpe ratio; raises `NotEnoughData`, `BadData`, `BadSetting`."
     r, root = _changes(returns, "returns")[:, None], math.sqrt(as_number(periods_per_year, "periods_per_year", above=0))
-    plan = _plan(r, block, level, draws, seed)
-    found = _resample(r, plan, lambda samples: root * _ratio(samples)[:, 0])
-    return _interval(root * float(_ratio(r[None])[0, 0]), found, plan.level, plan.rows, plan.block)
+    plan = _plan(_in_pieces(r, block), block, level, draws, seed)
+    value, found = _ratios(r, plan)
+    return _interval(root * float(value[0]), root * found[:, 0], plan, len(r))
 
 
 def difference_interval(
@@ -272,14 +307,12 @@ def difference_interval(
     apart = (both[:, 0] - both[:, 1])[:, None]
     constant = np.ptp(both, axis=0) <= _FLAT * np.abs(both).max(axis=0, initial=0.0)
     usable = both if measure == "sharpe" else both[:, ~constant]  # cash has a return, and no Sharpe ratio
-    plan = _plan(np.hstack([apart, usable]), block, level, draws, seed)
+    plan = _plan(_in_pieces(np.hstack([apart, usable]), block), block, level, draws, seed)
 
-    def difference(samples: np.ndarray) -> np.ndarray:
-        each = _total(samples) if measure == "return" else root * _ratio(samples)
-        return each[:, 0] - each[:, 1]
-
-    found = _resample(both, plan, difference)
-    return _interval(float(difference(both[None])[0]), found, plan.level, plan.rows, plan.block)
+    value, found = _totals(both, plan) if measure == "return" else _ratios(both, plan)
+    scale = 1.0 if measure == "return" else root
+    difference = scale * (found[:, 0] - found[:, 1])
+    return _interval(scale * float(value[0] - value[1]), difference, plan, len(r))
 
 
 # %% ../../nbs/45_evaluation/07_intervals.ipynb #5a3257f5
@@ -371,7 +404,7 @@ def auc_interval(
     table = _Sorted(labels, scores, there)
     least = 6 * as_count(horizon, "horizon", least=1)
     plan = _plan(table.influence()[:, None], block, level, draws, seed, least)
-    return _interval(table.value, table.draws(plan), plan.level, plan.rows, plan.block)
+    return _interval(table.value, table.draws(plan), plan, plan.rows)
 
 
 def auc_difference_interval(
@@ -390,4 +423,4 @@ def auc_difference_interval(
     one, other = (_Sorted(labels, score, there) for score in scores)
     least = 6 * as_count(horizon, "horizon", least=1)
     plan = _plan((one.influence() - other.influence())[:, None], block, level, draws, seed, least)
-    return _interval(one.value - other.value, one.draws(plan) - other.draws(plan), plan.level, plan.rows, plan.block)
+    return _interval(one.value - other.value, one.draws(plan) - other.draws(plan), plan, plan.rows)
