@@ -10,7 +10,8 @@ from streamforge.evaluation.portfolio import Curve
 from streamforge.evaluation.results import FoldResult
 from streamforge.viz.report import report_page
 
-pytestmark = [pytest.mark.slow, needs_browser, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.slow, needs_browser]
+in_browser = pytest.mark.asyncio(loop_scope="module")
 
 HOUR, MINUTE, FIRST = 3_600_000, 60_000, 1_640_995_200_000
 NAMES = ("agent", "agent_without_graph", "buy_and_hold", "cash")
@@ -99,6 +100,7 @@ async def opened(browser, path, **options):
     return context, page, witness
 
 
+@in_browser
 async def test_it_is_one_small_file_that_asks_for_nothing(browser, report):
     assert report.stat().st_size < 3_000_000
     context, page, witness = await opened(browser, report, **DESK)
@@ -111,6 +113,7 @@ def test_a_year_of_minutes_stays_below_five_megabytes():
     assert len(report_page(walk(525_600, MINUTE)).encode()) < 5_000_000
 
 
+@in_browser
 async def test_a_phone_scrolls_down_and_never_sideways(browser, report):
     context, page, witness = await opened(browser, report, **PHONE)
     assert await page.evaluate("[document.documentElement.scrollWidth, innerWidth]") == [390, 390]
@@ -127,6 +130,7 @@ async def test_a_phone_scrolls_down_and_never_sideways(browser, report):
     assert witness.faults == []
 
 
+@in_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_page_and_figure_follow_the_readers_colours(browser, report, scheme):
     context, page, _ = await opened(browser, report, color_scheme=scheme, **DESK)
