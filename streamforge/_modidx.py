@@ -9438,6 +9438,7 @@ d = {
                 "42_trading/costs.html#costs.slippage",
                 "streamforge/trading/costs.py",
             ),
+            "streamforge.trading.costs.as_costs": ("42_trading/costs.html#as_costs", "streamforge/trading/costs.py"),
             "streamforge.trading.costs.bought": ("42_trading/costs.html#bought", "streamforge/trading/costs.py"),
             "streamforge.trading.costs.sold": ("42_trading/costs.html#sold", "streamforge/trading/costs.py"),
         },
@@ -9513,6 +9514,7 @@ d = {
         },
         "streamforge.viz.charts": {
             "streamforge.viz.charts._add_decisions": ("50_viz/charts.html#_add_decisions", "streamforge/viz/charts.py"),
+            "streamforge.viz.charts._check_columns": ("50_viz/charts.html#_check_columns", "streamforge/viz/charts.py"),
             "streamforge.viz.charts._edge_lines": ("50_viz/charts.html#_edge_lines", "streamforge/viz/charts.py"),
             "streamforge.viz.charts._moments": ("50_viz/charts.html#_moments", "streamforge/viz/charts.py"),
             "streamforge.viz.charts._nodes": ("50_viz/charts.html#_nodes", "streamforge/viz/charts.py"),

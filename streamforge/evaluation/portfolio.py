@@ -16,13 +16,15 @@ from ..core.errors import BadData, BadSetting, NotEnoughData
 from ..core.numbers import as_count, as_number, as_numbers
 from .metrics import Performance, performance
 from ..trading.baselines import random_agents
-from ..trading.costs import Costs
+from ..trading.costs import Costs, as_costs
 from ..trading.engine import Backtest, align_account, check_prices
 
 
 # %% ../../nbs/45_evaluation/03_portfolio.ipynb #6d267577
 def _accounts(result: Backtest) -> np.ndarray:
     "The equity of a backtest; raises `NotEnoughData`, `BadData` for shapes that differ or equity that cannot be."
+    if not isinstance(result, Backtest):
+        raise BadData(f"expected accounts as a Backtest, found {type(result).__name__}", "give what backtest returns")
     shape = np.shape(result.equity)
     if not shape or not shape[0]:
         raise NotEnoughData("expected accounts with at least one candle, found none", "backtest the rows of the test")
@@ -47,8 +49,8 @@ def closed_out(
     costs: Costs,
 ) -> np.ndarray:  # (T, N) equity; in the last row, what is held has been sold
     """Equity of each account with its open position sold at the last close, costs included; raises `NotEnoughData`,
-    `BadData`."""
-    equity = _accounts(result).copy()
+    `BadData`, `BadSetting` for costs that are not `Costs`."""
+    equity, costs = _accounts(result).copy(), as_costs(costs)
     equity[-1] *= np.where(result.position[-1] > 0, (1 - costs.slippage) * (1 - costs.fee), 1.0)
     return equity
 

@@ -154,7 +154,7 @@ class TradeColumns:
 
 def _whole(values: ArrayLike, field: str) -> np.ndarray:
     "Whole numbers as int64, (n,); raises `BadData`."
-    if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iu":
+    if type(values) is np.ndarray and values.ndim == 1 and values.dtype.kind in "iu":
         return values.astype(np.int64, copy=False)
     rounded = as_numbers(values, field)
     if (rounded != np.floor(rounded)).any():
@@ -168,8 +168,10 @@ def _whole(values: ArrayLike, field: str) -> np.ndarray:
 
 def _sides(values: ArrayLike) -> np.ndarray:
     "Booleans, or 0 and 1, as booleans, (n,); raises `BadData` for anything else: any text would be true."
-    if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind == "b":
+    if type(values) is np.ndarray and values.ndim == 1 and values.dtype.kind == "b":
         return values
+    if isinstance(values, np.ma.MaskedArray) and values.dtype.kind == "b":
+        values = values.astype(np.int64)  # keeps the mask
     try:
         sides = np.asarray(values)
     except ValueError:
@@ -196,7 +198,8 @@ def trade_columns(
 ) -> TradeColumns:
     "Convert trades to arrays of the right types; raises `BadData` for impossible ones, `BadTime` for other units."
     times = np.asarray(timestamp)
-    times = times.astype(np.int64) if times.dtype.kind in "iu" else as_ms_column(timestamp, "timestamp")
+    whole = times.dtype.kind in "iu" and not isinstance(timestamp, np.ma.MaskedArray)
+    times = times.astype(np.int64) if whole else as_ms_column(timestamp, "timestamp")
     ids = _whole(trade_id, "trade_id")
     trades = TradeColumns(
         trade_id=ids,
@@ -229,8 +232,8 @@ def trade_open_times(
 ) -> np.ndarray:  # (n,) int64, ms UTC
     "Compute the open time of the candle that each trade belongs to; raises `BadSetting`, `BadTime`."
     interval_ms = as_count(interval_ms, "interval_ms", least=1)
-    timestamp = np.asarray(timestamp)
-    if timestamp.dtype.kind not in "iu":
+    masked = isinstance(timestamp, np.ma.MaskedArray)
+    if masked or (timestamp := np.asarray(timestamp)).dtype.kind not in "iu":
         timestamp = as_ms_column(timestamp, "timestamp")
     origin = _ORIGIN.get(interval_ms, 0)
     return origin + (timestamp - origin) // interval_ms * interval_ms

@@ -70,7 +70,10 @@ class GnnConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
                 continue
             value = getattr(self, name)
             whole = isinstance(type(self).__struct_defaults__[self.__struct_fields__.index(name)], int)
-            numeric = isinstance(value, int | np.integer if whole else int | float | np.number)
+            if whole and isinstance(value, float | np.integer | np.floating) and float(value).is_integer():
+                value = int(value)
+                msgspec.structs.force_setattr(self, name, value)
+            numeric = isinstance(value, int if whole else int | float | np.number)
             if isinstance(value, bool) or not numeric:
                 raise BadConfig(
                     f"expected {name} as a {'whole ' if whole else ''}number, found {value!r}",

@@ -13,7 +13,7 @@ from ..core.errors import BadData
 from .observation import standardise
 from .policy import Policy, decide
 from ..trading.account import EQUITY, from_named, named, open_account, position
-from ..trading.costs import Costs
+from ..trading.costs import Costs, as_costs
 from ..trading.engine import ACTIONS, HOLD, step
 
 
@@ -44,10 +44,10 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True):
 
 # %% ../../nbs/43_rl/07_agent.ipynb #b7380fb7
 class Agent:
-    "One policy in one market, candle by candle."
+    "One policy in one market, candle by candle; raises `BadSetting` for costs that are not `Costs`."
 
     def __init__(self, policy: Policy, costs: Costs | None = None):
-        self.policy, self.costs = policy, costs or policy.config.costs
+        self.policy, self.costs = policy, policy.config.costs if costs is None else as_costs(costs)
         self.account, self.pending, self.last_open_time = open_account(), HOLD, -1
         self._rows = np.full((policy.config.window, len(policy.config.features)), np.nan, np.float32)
         self._buffers = policy.buffers()

@@ -27,7 +27,7 @@ from ..core.extras import extra_imports
 from ..core.numbers import as_count
 from .observation import OBSERVATION_CLIP, OWN, MarketHistory, decidable, observe
 from ..trading.account import EQUITY, WIDTH, position, reset_account
-from ..trading.costs import Costs
+from ..trading.costs import Costs, as_costs
 from ..trading.engine import ACTIONS, step
 
 with extra_imports():
@@ -44,7 +44,8 @@ class EnvConfig(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         for name in ("window", "episode"):
-            as_count(getattr(self, name), name, least=1)
+            msgspec.structs.force_setattr(self, name, as_count(getattr(self, name), name, least=1))
+        as_costs(self.costs)
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def pool_of(
     markets: Sequence[MarketHistory],  # with the same features
     config: EnvConfig = EnvConfig(),
 ) -> Pool:
-    "Lay markets end to end; raises `BadData` if their features differ, `NotEnoughData` if no episode fits."
+    "Lay markets end to end; raises `BadData` if features or intervals differ, `NotEnoughData` if no episode fits."
     if not markets or len({market.features.shape[1] for market in markets}) != 1:
         raise BadData(
             f"expected markets with equal features, found {[(m.symbol, m.features.shape[1]) for m in markets]}",
@@ -88,6 +89,15 @@ def pool_of(
             f"expected markets with equal features, found other names or another order: "
             f"{[(market.symbol, market.names) for market in markets]}",
             "build them with one feature list",
+        )
+    steps = [(int(np.diff(market.open_time).min()), market.symbol) for market in markets if len(market) > 1]
+    (short, first_symbol), (long, last_symbol) = min(steps, default=(1, "")), max(steps, default=(1, ""))
+    if long > 1.25 * short:  # months differ by a tenth, the closest intervals of an exchange by a third
+        raise BadData(
+            f"expected markets of one interval, found candles {short} ms apart in {first_symbol} and {long} ms apart "
+            f"in {last_symbol}",
+            "train on candles of one interval",
+            field="markets",
         )
     offsets = np.cumsum([0, *(len(market) for market in markets)])
     until = np.full(offsets[-1], -1, np.int64)

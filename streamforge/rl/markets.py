@@ -17,7 +17,7 @@ from ..core.types import JsonObject
 from ..features.frame import FEATURES, Panel, Scaler
 from .observation import MarketHistory, standardise
 from .policy import GRAPH_FEATURE, Policy, PolicyConfig
-from ..trading.costs import Costs
+from ..trading.costs import Costs, as_costs
 
 
 # %% ../../nbs/43_rl/05_markets.ipynb #a3d82e6d
@@ -64,7 +64,8 @@ def agent_config(
     meta: JsonObject | None = None,  # small; goes into the policy's files
 ) -> PolicyConfig:
     "A policy's configuration with the scaler fitted on these rows; raises `NotEnoughData`."
-    features, costs, window = agent_features(panel, probability), costs or Costs(), as_count(window, "window", least=1)
+    costs, window = Costs() if costs is None else as_costs(costs), as_count(window, "window", least=1)
+    features = agent_features(panel, probability)
     if not np.isfinite(features).all(-1).any():
         raise NotEnoughData(
             f"expected training rows whose features are all there, found none in {len(panel)} rows",

@@ -61,9 +61,9 @@ class PolicyConfig(msgspec.Struct, frozen=True, kw_only=True):
                 f"{len(self.mean)} means, deviations {self.std}",
                 "fit the scaler on the training rows of these features",
             )
-        for name, values in (("window", [self.window]), ("hidden", self.hidden)):
-            for value in values:
-                as_count(value, name, least=1)
+        msgspec.structs.force_setattr(self, "window", as_count(self.window, "window", least=1))
+        hidden = tuple(as_count(width, "hidden", least=1) for width in self.hidden)
+        msgspec.structs.force_setattr(self, "hidden", hidden)
         Costs(self.fee_bps, self.slippage_bps)  # refuses what no exchange would charge
         if not self.hidden:
             raise BadSetting(

@@ -18,7 +18,7 @@ from .markets import agent_markets
 from .observation import MarketHistory
 from .policy import Policy, decide
 from ..trading.account import EQUITY, FILLS, open_account, position
-from ..trading.costs import Costs
+from ..trading.costs import Costs, as_costs
 from ..trading.engine import BUY, HOLD, Backtest, align_account, step
 
 
@@ -65,9 +65,21 @@ def replay_policy(
     *,
     start: int = 0,  # first row that is traded; rows before it only fill the window
 ) -> Replay:
-    "Let a policy trade a history, decision by decision; raises `BadData` if the features are not the policy's."
+    """Let a policy trade a history, decision by decision.
+
+    Raises `BadData` if the features are not the policy's or an argument is of another type, `BadSetting` for costs.
+    """
+    for name, value, kind, source in (
+        ("policy", policy, Policy, "Policy.load"),
+        ("market", market, MarketHistory, "agent_markets or market_for"),
+    ):
+        if not isinstance(value, kind):
+            raise BadData(
+                f"expected {name} as {kind.__name__}, found {type(value).__name__}", f"get it from {source}", field=name
+            )
     start = as_count(start, "start", most=max(len(market) - 1, 0))
-    costs, rows = costs or policy.config.costs, len(market) - start
+    costs = policy.config.costs if costs is None else as_costs(costs)
+    rows = len(market) - start
     if market.names and market.names != policy.config.features:
         raise BadData(
             f"expected features {policy.config.features}, found {market.names}",

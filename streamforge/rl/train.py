@@ -47,7 +47,7 @@ class PpoConfig(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         for name in ("steps", "n_envs", "n_steps", "batch_size", "n_epochs", "episode"):
-            as_count(getattr(self, name), name, least=1)
+            msgspec.structs.force_setattr(self, name, as_count(getattr(self, name), name, least=1))
         for name in ("learning_rate", "gamma", "gae_lambda", "entropy", "clip", "reward_scale"):
             as_number(getattr(self, name), name, above=0 if name in ("clip", "reward_scale") else -math.inf)
         if (self.n_envs * self.n_steps) % self.batch_size:
@@ -158,7 +158,7 @@ def make_ppo(
                 "build the markets from the policy's features",
                 field="features",
             )
-    as_count(seed, "seed")
+    seed = as_count(seed, "seed")
     rules = EnvConfig(window=policy.window, episode=config.episode, costs=policy.costs)
     env = BatchedTradingEnv(markets, rules, config.n_envs, seed=seed, reward_scale=config.reward_scale)
     return PPO(

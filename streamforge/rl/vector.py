@@ -36,8 +36,7 @@ class BatchedTradingEnv(VecEnv):
         seed: int = 0,
         reward_scale: float = 1.0,  # rewards are multiplied by it; 1 leaves them in log equity
     ):
-        as_count(n_envs, "n_envs", least=1)
-        as_count(seed, "seed")
+        n_envs, seed = as_count(n_envs, "n_envs", least=1), as_count(seed, "seed")
         self.reward_scale = as_number(reward_scale, "reward_scale", above=0)
         self.pool, self.config = pool_of(markets, config), config
         self.render_mode = None
@@ -74,7 +73,7 @@ class BatchedTradingEnv(VecEnv):
                 "take rows of pool.starts",
                 field="starts",
             )
-        self._begin(which, starts, lengths)
+        self._begin(which, starts, np.minimum(lengths, self.pool.until[starts] - starts))  # a sum could overflow
         self._playing = bool((self._begun >= 0).all())
 
     def _decidable(self) -> np.ndarray:

@@ -18,7 +18,7 @@ from ..core.columns import as_ms_column, check_times, matched, named_columns
 from ..core.errors import BadCandles, BadData, BadSetting, NotEnoughData
 from ..core.numbers import as_count, as_number, as_numbers
 from .account import EQUITY, FILLS, buy, mark, open_account, position, sell
-from .costs import Costs
+from .costs import Costs, as_costs
 
 # %% ../../nbs/42_trading/03_engine.ipynb #d7cc0a08
 SELL, HOLD, BUY = 0, 1, 2
@@ -171,10 +171,7 @@ def backtest(
         )
     if not len(open):
         raise NotEnoughData("expected at least one candle, found none", "give the rows of a longer range")
-    if not isinstance(costs, Costs):
-        raise BadSetting(
-            f"expected costs as Costs, found {costs!r}", "give Costs(fee_bps, slippage_bps)", field="costs"
-        )
+    costs = as_costs(costs)
     if not (actions == BUY).any() and (actions == SELL).any() and (actions == HOLD).any():
         warnings.warn(
             "actions of SELL (0) and HOLD (1) and no BUY (2): nothing is bought. "

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from plotly.graph_objects import Candlestick, Figure, Scatter
 from plotly.subplots import make_subplots
 
-from ..core.columns import as_ms_column, candle_times
+from ..core.columns import as_ms_column, candle_times, column_names
 from ..core.errors import BadData
 from ..core.numbers import as_count, as_numbers
 from ..features.frame import Columns
@@ -94,9 +94,21 @@ def _panel(name: str) -> int | str:
     return "price" if column.indicator.on_price else column.operation
 
 
+def _check_columns(table: Columns, names: Sequence[str], what: str) -> None:
+    "Raise `BadData` naming the columns that a table lacks."
+    own = column_names(table)
+    if missing := [name for name in names if name not in own]:
+        raise BadData(
+            f"expected {what} with the columns {', '.join(names)}, found no {', '.join(missing)} in {', '.join(own)}",
+            "add or rename columns",
+            field=missing[0],
+        )
+
+
 def _add_decisions(figure: Figure, table: Columns, times: np.ndarray, decisions: Columns) -> None:
     "Draw triangles below the low (buy) and above the high (sell) of the candle that was decided on."
     rows = {moment: k for k, moment in enumerate(times.tolist())}
+    _check_columns(decisions, ("open_time", "action"), "decisions")
     decided_on = as_ms_column(decisions["open_time"], "open_time of decisions").tolist()
     low, high = np.array(table["low"], np.float64), np.array(table["high"], np.float64)
     decided = [
@@ -125,10 +137,11 @@ def candlestick(
 ) -> Figure:
     """Draw candles with indicators and decisions.
 
-    Raises `BadData` for columns of different lengths, and what `candle_times` raises.
+    Raises `BadData` for columns that are missing or of different lengths, and what `candle_times` raises.
     """
     panels = list(dict.fromkeys(panel for panel in map(_panel, indicators) if panel != "price"))
     times = candle_times(table)
+    _check_columns(table, ("open", "high", "low", "close", *indicators), "candles")
     moments = _moments(times)
     heights = [1.0] + [0.3] * len(panels)
     figure = make_subplots(rows=len(heights), cols=1, shared_xaxes=True, vertical_spacing=0.03, row_heights=heights)

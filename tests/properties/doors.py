@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from kinds import Kind, choice, count, number, numbers, times, unordered_times, without
+from kinds import Kind, choice, count, named, number, numbers, timed, times, unordered_times, without
 
-from streamforge.evaluation import metrics, overfitting, portfolio, splits
+from streamforge.evaluation import metrics, overfitting, permutation, portfolio, splits
 from streamforge.evaluation.planted import hints as planted_hints
 from streamforge.evaluation.planted import lead as planted_lead
 from streamforge.evaluation.planted import leaks, rule
@@ -18,7 +18,7 @@ from streamforge.features.enricher import CANDLE_COLUMNS, Enricher
 from streamforge.graph import relations, snapshots, train
 from streamforge.rl import env, markets, observation, replay
 from streamforge.rl.policy import Policy, policy_shapes
-from streamforge.trading import account, baselines, engine
+from streamforge.trading import account, baselines, costs, engine
 from streamforge.trading.costs import Costs
 from streamforge.viz import charts, heatmap
 
@@ -94,7 +94,11 @@ def planted(generator: Callable[..., object]) -> Callable[..., object]:
 
 
 def market_history(open: object, close: object, features: object) -> object:
-    return vars(observation.MarketHistory("A", TIMES, open, close, features))
+    return vars(observation.MarketHistory("A", TIMES, open, close, features, ("a", "b")))
+
+
+def market_for(open: object, close: object, features: object) -> object:
+    return vars(markets.market_for(POLICY, "A", LONG, open, close, features))
 
 
 def liquidity_map(timestamp: object, price: object, quantity: object) -> object:
@@ -219,7 +223,13 @@ DOORS = {
     "portfolio.random_portfolios": Door(
         portfolio.random_portfolios,
         {"open_time": TIMES, "open": CLOSES, "close": CLOSES, "agent": HELD, "costs": Costs(), "n": 3, "seed": 1},
-        {"open_time": times(), "open": PRICE, "close": PRICE, "n": count(), "seed": count()},
+        {
+            "open_time": times(),
+            "open": timed(PRICE, TIMES),
+            "close": timed(PRICE, TIMES),
+            "n": count(),
+            "seed": count(),
+        },
     ),
     "portfolio.chain": Door(chain, {"equity": EQUITY}, {"equity": PRICE}),
     "trading.backtest": Door(
@@ -232,8 +242,11 @@ DOORS = {
             "cash": number(above=0),
         },
     ),
+    "trading.as_costs": Door(costs.as_costs, {"costs": Costs()}, {"costs": choice()}),
     "trading.check_prices": Door(engine.check_prices, {"open": CLOSE, "close": CLOSE}, {"open": PRICE, "close": PRICE}),
-    "trading.pooled": Door(pooled, {"open_time": TIMES, "equity": EQUITY}, {"open_time": times(), "equity": PRICE}),
+    "trading.pooled": Door(
+        pooled, {"open_time": TIMES, "equity": EQUITY}, {"open_time": times(), "equity": timed(PRICE, TIMES)}
+    ),
     "trading.align_account": Door(align_account, {"rows": np.arange(ROWS), "n_rows": ROWS + 9}, {"n_rows": count()}),
     "trading.cash": Door(baselines.cash, {"open": CLOSE, "close": CLOSE}, {"open": PRICE, "close": PRICE}),
     "trading.buy_and_hold": Door(
@@ -287,7 +300,12 @@ DOORS = {
     "rule.rule_actions": Door(
         lambda expected: rule.rule_actions(expected, rule.Rule(0.25, -0.25)),
         {"expected": RETURNS},
-        {"expected": numbers(any_length=True)},
+        {"expected": without(numbers(any_length=True), "an axis more", "one number")},  # of any shape
+    ),
+    "permutation.p_value": Door(
+        permutation.p_value,
+        {"observed": 0.5, "null": RETURNS, "tolerance": 1e-9},
+        {"observed": number(), "null": numbers(any_length=True), "tolerance": number(least=0)},
     ),
     "trading.random_actions": Door(
         baselines.random_actions,
@@ -316,7 +334,7 @@ DOORS = {
     "features.features": Door(
         frame.features,
         {"close": WALK, "indicators": TABLE},
-        {"close": numbers(positive=True, nan=True), "indicators": HOLES},
+        {"close": numbers(positive=True, nan=True), "indicators": named(HOLES, indicators.INDICATORS)},
     ),
     "features.slots_closed_in": Door(
         frame.slots_closed_in,
@@ -429,7 +447,12 @@ DOORS = {
     "rl.MarketHistory": Door(
         market_history,
         {"open": CLOSE, "close": CLOSE, "features": CLOSES},
-        {"open": PRICE, "close": PRICE, "features": PLOTTED},
+        {"open": timed(PRICE, TIMES), "close": timed(PRICE, TIMES), "features": named(PLOTTED, ("a", "b"))},
+    ),
+    "rl.market_for": Door(
+        market_for,
+        {"open": WALK, "close": WALK, "features": markets.agent_features(PANEL)[:, 0].astype(float)},
+        {"open": timed(PRICE, LONG), "close": timed(PRICE, LONG), "features": named(PLOTTED, CONFIG.features)},
     ),
     "rl.feature_order": Door(markets.feature_order, {"names": ("log_return",)}, {}),
     "rl.agent_features": Door(
@@ -512,7 +535,6 @@ NOT_TRIED = {
     **dict.fromkeys(
         (
             "agent_markets",
-            "market_for",
             "closed_out",
             "measure",
             "combine",
@@ -546,8 +568,10 @@ NOT_TRIED = {
     **dict.fromkeys(("difference_interval", "auc_interval", "auc_difference_interval"), RESAMPLED),
     **dict.fromkeys(("backtest_overfitting", "superior", "minimum_track_record", "trial_variance"), RESAMPLED),
     **dict.fromkeys(("cost_curve", "delay_curve", "by_regime", "decisions_of", "trial_of", "deflated"), RESAMPLED),
+    **dict.fromkeys(("null_distribution", "null_distributions", "permute"), RESAMPLED),
+    **dict.fromkeys(("join", "timing_verdict", "null_band"), OBJECTS),
     **dict.fromkeys(("thin_rows", "shorten", "verdict_of", "mean_interval", "ratio_per_period"), OBJECTS),
-    **dict.fromkeys(("record_trial", "trials", "count_trials", "write_figures"), STORED),
+    **dict.fromkeys(("record_trial", "trials", "count_trials"), STORED),
     **dict.fromkeys(("count_filled", "read_panel", "freeze", "load_panel", "publish", "load_model"), STORED),
     **dict.fromkeys(("experiment", "experiments", "load_experiment", "check_agent", "walk_forward"), STORED),
 }

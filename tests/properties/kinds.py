@@ -26,6 +26,13 @@ def _with(values: np.ndarray, where: int, number: float) -> np.ndarray:
     return changed
 
 
+def _masked(values: np.ndarray, where: int) -> np.ma.MaskedArray:
+    "The values with one of them masked."
+    mask = np.zeros(values.size, bool)
+    mask[where % values.size] = True
+    return np.ma.array(values, mask=mask.reshape(values.shape))
+
+
 def numbers(*, positive: bool = False, nan: bool = False, inf: bool = False, any_length: bool = False) -> Kind:
     "An array of floats, of the shape that the example has."
 
@@ -56,7 +63,7 @@ def numbers(*, positive: bool = False, nan: bool = False, inf: bool = False, any
             "one number": 1.0,
         }
         if not nan:
-            forms["NaN"] = _with(value, where, math.nan)
+            forms["NaN"], forms["masked"] = _with(value, where, math.nan), _masked(value, where)
         if not inf:
             forms["infinite"] = _with(value, where, math.inf)
         if positive:
@@ -97,6 +104,7 @@ def times(*, any_length: bool = False) -> Kind:
             "repeated": repeated,
             "NaN": _with(value, where, math.nan),
             "NaT": without,
+            "masked": _masked(value, where),
             "booleans": np.ones(len(value), bool),
             "words": ["yesterday"] * len(value),
             "None": [None] * len(value),
@@ -146,6 +154,51 @@ def _no_number() -> Forms:
 def choice() -> Kind:
     "One of a set of texts."
     return Kind(lambda value: {}, lambda value, where: {"unknown": "nonsense", "empty": "", "a number": 7})
+
+
+def named(kind: Kind, names: tuple[str, ...]) -> Kind:
+    "A table whose columns have names: they are found by these, and not by their places."
+
+    def same(value: np.ndarray) -> Forms:
+        table = pd.DataFrame(value, columns=list(names))
+        turned = table[table.columns[::-1]]
+        tables: Forms = {
+            "DataFrame": table,
+            "columns in another order": turned,
+            "Arrow in another order": pa.table(turned.to_dict("list")),
+            "mapping in another order": turned.to_dict("list"),
+        }
+        return kind.same(value) | tables
+
+    def wrong(value: np.ndarray, where: int) -> Forms:
+        table, name = pd.DataFrame(value, columns=list(names)), names[where % len(names)]
+        return kind.wrong(value, where) | {
+            "another name": table.rename(columns={name: "another"}),
+            "a name less": table.drop(columns=name),
+            "a name twice": pd.concat([table, table[[name]]], axis=1),
+        }
+
+    return Kind(same, wrong)
+
+
+def timed(kind: Kind, moments: np.ndarray) -> Kind:
+    "A column or table that may have the times of its rows as index: other ones are refused."
+
+    def indexed(value: np.ndarray, index: pd.Index) -> pd.Series | pd.DataFrame:
+        return pd.Series(value, index) if value.ndim == 1 else pd.DataFrame(value, index)
+
+    def same(value: np.ndarray) -> Forms:
+        return kind.same(value) | {"indexed by its times": indexed(value, pd.to_datetime(moments, unit="ms"))}
+
+    def wrong(value: np.ndarray, where: int) -> Forms:
+        index = pd.to_datetime(moments, unit="ms")
+        forms = {
+            "shifted index": indexed(value, index + pd.Timedelta(hours=1 + where % 5)),
+            "reversed index": indexed(value, index[::-1]),
+        }
+        return kind.wrong(value, where) | forms
+
+    return Kind(same, wrong)
 
 
 def without(kind: Kind, *labels: str) -> Kind:

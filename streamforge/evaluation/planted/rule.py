@@ -16,7 +16,7 @@ from ...core.errors import BadData, BadSetting, NotEnoughData
 from ...core.numbers import as_numbers
 from .base import Planted
 from ...features.kernels import kernel
-from ...trading.costs import Costs
+from ...trading.costs import Costs, as_costs
 from ...trading.engine import BUY, HOLD, SELL, Backtest, backtest
 
 
@@ -88,7 +88,8 @@ def _expected_gain(expected: np.ndarray, enter: float, leave: float, entry: floa
 
 
 def log_costs(costs: Costs) -> tuple[float, float]:  # of buying, of selling; positive
-    "What an order takes from the log equity of an account."
+    "What an order takes from the log equity of an account; raises `BadSetting` for what is not `Costs`."
+    costs = as_costs(costs)
     return (
         math.log((1 + costs.slippage) / (1 - costs.fee)),
         -math.log((1 - costs.slippage) * (1 - costs.fee)),
