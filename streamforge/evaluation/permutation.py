@@ -37,7 +37,7 @@ from .portfolio import closed_out
 from ..features.enricher import Enricher
 from ..features.frame import Panel, features
 from ..features.indicators import INDICATORS
-from ..trading.costs import Costs
+from ..trading.costs import Costs, as_costs
 from ..trading.engine import Backtest
 
 # %% ../../nbs/45_evaluation/06_permutation.ipynb #6f540cc7
@@ -260,7 +260,8 @@ def null_distributions(
 ) -> dict[str, NullDraws]:  # by strategy
     """Run a frozen decider on the test and on its permutations; raises `BadData` for accounts that do not fit, and
     what `Permuter` and the decider raise. Warns where the panel's indicators are not those of its candles."""
-    permuter, draws = Permuter(panel, start, kind=kind, seed=seed, past=past), as_count(draws, "draws", least=1)
+    costs, draws = as_costs(costs), as_count(draws, "draws", least=1)
+    permuter = Permuter(panel, start, kind=kind, seed=seed, past=past)
     _compare_features(permuter)
     rows = len(panel) - permuter.first_row
     points = np.unique(np.linspace(0, rows - 1, min(rows, POINTS)).round().astype(int))
