@@ -96,7 +96,7 @@ async def test_a_workflow_from_the_terminal(tmp_path):
         code, _, err = await run(*some, "--source", "archive", "--wait")  # the lab's exchange has no archive
         assert code == 64 and "BINANCE_ARCHIVE_URL" in err
     _, topics, _ = await run("topics", "--home", home)
-    assert f"48 records  4 partitions  {queue}-data\n" in topics
+    assert ["4", "48"] in [line.split()[1:] for line in topics.splitlines() if line.startswith(f"{queue}-data ")]
     code, out, _ = await run("tail", f"{queue}-data", "--home", home, "--from", "earliest", "--count", "2")
     assert code == 0 and len(out.splitlines()) == 2 and '"symbol":"BTCUSDT"' in out
 

@@ -111,11 +111,17 @@ async def test_the_demo_over_own_files(files, tmp_path):
         "agent_without_graph",
         "buy_and_hold",
         "cash",
-        "random",
+        "verdict",
     }
     assert walk["cash"]["total_return"] == 0 and {"sharpe", "sortino", "max_drawdown", "total_return"} <= set(
-        walk["random"]
+        walk["agent"]
     )
+    assert report["shows"] == walk["verdict"]["shows"]
+    assert report["command"] == f"streamforge demo --seed 3 --source {files}"
+    timed = {
+        own["name"]: own["timing"]["reason"] or own["timing"]["p_end_value"] for own in walk["verdict"]["strategies"]
+    }
+    assert timed["buy_and_hold"] == "no timing to test" and timed["cash"] == "did not trade"
     assert [stage["name"] for stage in report["stages"]] == [
         "load",
         "freeze",
