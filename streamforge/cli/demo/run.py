@@ -53,7 +53,7 @@ class DemoOptions(msgspec.Struct, frozen=True, kw_only=True):
     def walk_forward(self) -> WalkForward:
         "Settings of the walk-forward; raises `BadSetting`."
         usual = WalkForward(folds=self.folds, seed=self.seed, ppo={"steps": self.fold_steps})
-        return usual if self.full else msgspec.structs.replace(usual, seeds=3, draws=99)
+        return usual if self.full else msgspec.structs.replace(usual, seeds=3, draws=19)
 
     def command(self) -> str:
         "Write the command line that repeats the demo, without where its files lie."
