@@ -167,9 +167,11 @@ def _variables(colours: Mapping[str, str]) -> str:
 
 
 _STYLE = f""":root{{color-scheme:light;{_variables(_LIGHT)}}}
-@media screen and (prefers-color-scheme:dark){{:root{{color-scheme:dark;{_variables(_DARK)}}}.still [style]{{--light:var(--dark)}}}}
+@media screen and (prefers-color-scheme:dark){{:root{{color-scheme:dark;{_variables(_DARK)}}}
+.still [style]{{--light:var(--dark)}}}}
 *{{box-sizing:border-box}}
-body{{font:14px/1.5 system-ui,sans-serif;max-width:1380px;margin:2rem auto;padding:0 1rem;color:var(--ink);background:var(--ground);overflow-wrap:break-word}}
+body{{font:14px/1.5 system-ui,sans-serif;max-width:1380px;margin:2rem auto;padding:0 1rem;
+color:var(--ink);background:var(--ground);overflow-wrap:break-word}}
 h1{{font-size:1.6rem;line-height:1.2}}h2{{font-size:1.1rem;margin-top:2rem}}p{{max-width:75ch}}code{{font-size:.85em}}
 .wide{{overflow-x:auto;max-width:100%}}.wide:focus-visible{{outline:2px solid var(--quiet)}}
 table{{border-collapse:collapse;font-variant-numeric:tabular-nums;white-space:nowrap}}
@@ -178,17 +180,23 @@ th:first-child,td:first-child{{text-align:left;position:sticky;left:0;background
 .pairs td:last-child,.pairs th:last-child{{text-align:left;white-space:normal;overflow-wrap:anywhere}}
 figure{{margin:1rem 0}}.drawn .still,.drawing{{display:none}}.drawn .drawing{{display:block}}
 .still{{max-width:900px}}.still svg{{width:100%;height:300px;display:block;border:solid var(--line);border-width:0 0 1px 1px}}
-.still polyline{{fill:none;stroke:var(--light);stroke-width:1.5;vector-effect:non-scaling-stroke}}.still .band{{fill:#7878782e;background:#7878782e}}
+.still polyline{{fill:none;stroke:var(--light);stroke-width:1.5;vector-effect:non-scaling-stroke}}
+.still .band{{fill:#7878782e;background:#7878782e}}
 .still .border{{stroke:#999;stroke-dasharray:1 3;vector-effect:non-scaling-stroke}}
-.still ul{{list-style:none;padding:0;display:flex;flex-wrap:wrap;gap:.2rem 1.2rem}}.still i{{display:inline-block;width:1.4em;height:.3em;margin-right:.5em;vertical-align:middle;background:var(--light)}}
+.still ul{{list-style:none;padding:0;display:flex;flex-wrap:wrap;gap:.2rem 1.2rem}}
+.still i{{display:inline-block;width:1.4em;height:.3em;margin-right:.5em;vertical-align:middle;background:var(--light)}}
 .still i.band{{height:.9em}}.ends{{display:flex;justify-content:space-between;margin:.1rem 0;max-width:none;color:var(--quiet)}}
 @media (max-width:640px){{body{{margin:1rem auto;padding:0 .8rem}}th,td{{padding:.3rem .5rem}}
-th:first-child,td:first-child{{white-space:normal;min-width:6.5rem;max-width:9rem}}.pairs th:first-child,.pairs td:first-child{{min-width:0}}}}
-@media print{{body{{margin:0;font-size:10pt}}.drawn .still{{display:block}}.drawn .drawing,.why{{display:none}}.wide{{overflow:visible}}
-table{{white-space:normal;font-size:8pt}}th,td{{padding:.15rem .3rem}}figure,tr{{break-inside:avoid}}h2{{break-after:avoid}}*{{print-color-adjust:exact}}}}"""
+th:first-child,td:first-child{{white-space:normal;min-width:6.5rem;max-width:9rem}}
+.pairs th:first-child,.pairs td:first-child{{min-width:0}}}}
+@media print{{body{{margin:0;font-size:10pt}}.drawn .still{{display:block}}
+.drawn .drawing,.why{{display:none}}.wide{{overflow:visible}}
+table{{white-space:normal;font-size:8pt}}th,td{{padding:.15rem .3rem}}figure,tr{{break-inside:avoid}}
+h2{{break-after:avoid}}*{{print-color-adjust:exact}}}}"""
 _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 _SCRIPT = """(async () => {
-  const dark = matchMedia("(prefers-color-scheme: dark)"), touch = matchMedia("(pointer: coarse)"), narrow = matchMedia("(max-width: 640px)");
+  const dark = matchMedia("(prefers-color-scheme: dark)"), touch = matchMedia("(pointer: coarse)");
+  const narrow = matchMedia("(max-width: 640px)");
   const unpacked = async (id) => {
     const bytes = Uint8Array.from(atob(document.getElementById(id).textContent), (letter) => letter.charCodeAt(0));
     return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"))).text();
@@ -196,7 +204,8 @@ _SCRIPT = """(async () => {
   const plain = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
   const merged = (base, change) => {
     const result = { ...base };
-    for (const [key, value] of Object.entries(change ?? {})) result[key] = plain(value) && plain(base?.[key]) ? merged(base[key], value) : value;
+    for (const [key, value] of Object.entries(change ?? {}))
+      result[key] = plain(value) && plain(base?.[key]) ? merged(base[key], value) : value;
     return result;
   };
   const dressed = ({ figure, dark: night }) => {
@@ -206,13 +215,15 @@ _SCRIPT = """(async () => {
     layout.hoverlabel = { namelength: -1, ...layout.hoverlabel };
     if (touch.matches) {
       layout.dragmode = false;
-      for (const axis of ["xaxis", "yaxis", ...Object.keys(layout)].filter((key) => /^[xy]axis\\d*$/.test(key))) layout[axis] = { ...layout[axis], fixedrange: true };
+      for (const axis of ["xaxis", "yaxis", ...Object.keys(layout)].filter((key) => /^[xy]axis\\d*$/.test(key)))
+        layout[axis] = { ...layout[axis], fixedrange: true };
     }
     if (narrow.matches) {
       layout.margin = { ...layout.margin, l: 8, r: 8 };
       layout.legend = { ...layout.legend, orientation: "h", x: 0, xanchor: "left", y: -0.12, yanchor: "top", font: { size: 11 } };
       layout.hoverlabel.font = { ...layout.hoverlabel.font, size: 11 };
-      for (const axis of Object.keys(layout).filter((key) => /^[xy]axis\\d*$/.test(key))) layout[axis] = { ...layout[axis], automargin: true, ...(axis[0] === "x" ? { nticks: 5 } : {}) };
+      for (const axis of Object.keys(layout).filter((key) => /^[xy]axis\\d*$/.test(key)))
+        layout[axis] = { ...layout[axis], automargin: true, ...(axis[0] === "x" ? { nticks: 5 } : {}) };
     }
     return [data, layout, { responsive: true, displaylogo: false, displayModeBar: touch.matches ? false : "hover" }];
   };
@@ -220,13 +231,19 @@ _SCRIPT = """(async () => {
   try {
     const figures = JSON.parse(await unpacked("figures"));
     document.head.append(Object.assign(document.createElement("script"), { textContent: await unpacked("plotly") }));
-    const draw = () => Promise.all(boxes.map((box, n) => { box.classList.add("drawn"); return Plotly.react(box.querySelector(".drawing"), ...dressed(figures[n])); }));
+    const draw = () => Promise.all(boxes.map((box, n) => {
+      box.classList.add("drawn");
+      return Plotly.react(box.querySelector(".drawing"), ...dressed(figures[n])); }));
     await draw();
     for (const query of [dark, touch, narrow]) query.addEventListener("change", draw);
   } catch (error) {
     for (const box of boxes) {
       box.classList.remove("drawn");
-      box.append(Object.assign(document.createElement("p"), { className: "why", textContent: `A still picture: the figure could not be drawn here (${error.message}). A browser of 2023 or later draws it.` }));
+      box.append(Object.assign(document.createElement("p"), {
+        className: "why",
+        textContent:
+          `A still picture: the figure could not be drawn here (${error.message}). A browser of 2023 or later draws it.`,
+      }));
     }
   }
 })();"""
