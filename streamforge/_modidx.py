@@ -6705,6 +6705,20 @@ d = {
                 "streamforge/features/decimals.py",
             ),
         },
+        "streamforge.features.elementary": {
+            "streamforge.features.elementary.add_product": (
+                "40_features/elementary.html#add_product",
+                "streamforge/features/elementary.py",
+            ),
+            "streamforge.features.elementary.exponential": (
+                "40_features/elementary.html#exponential",
+                "streamforge/features/elementary.py",
+            ),
+            "streamforge.features.elementary.hyperbolic_tangent": (
+                "40_features/elementary.html#hyperbolic_tangent",
+                "streamforge/features/elementary.py",
+            ),
+        },
         "streamforge.features.enricher": {
             "streamforge.features.enricher.Enricher": (
                 "40_features/enricher.html#enricher",

@@ -13,6 +13,7 @@ import numpy as np
 from numba import njit
 
 from ..core.errors import BadConfig, NotEnoughData
+from ..features.elementary import add_product, exponential
 from ..features.frame import FEATURES, Panel
 from .card import FEATURE_CLIP, LEAKY_SLOPE, ModelCard, graph_columns, unpack_model
 from .relations import correlate, log_returns, neighbours
@@ -63,13 +64,11 @@ def _project(h: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     result = np.empty((h.shape[0], matrix.shape[1]))
     for i in range(h.shape[0]):
         result[i] = matrix[-1]
-        for d in range(h.shape[1]):
-            for c in range(matrix.shape[1]):
-                result[i, c] += h[i, d] * matrix[d, c]
+        add_product(h[i], matrix[:-1], result[i])
     return result
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _attend(
     i: int,
     source: np.ndarray,
@@ -83,30 +82,35 @@ def _attend(
     "Add to `out` the attention of node i: softmax over its sources and itself (the last), head by head."
     heads, hidden = att.shape
     degree = 0
-    near, strength, score = np.empty(len(source) + 1, np.int64), np.empty(len(source) + 1), np.empty(len(source) + 1)
+    near, strength = np.empty(len(source) + 1, np.int64), np.empty(len(source) + 1)
     for place in range(len(source)):
         if source[place] >= 0:
             near[degree], strength[degree], degree = source[place], weight[place], degree + 1
     near[degree], strength[degree] = i, 1.0
-    for head in range(heads):
-        top = -np.inf
-        for n in range(degree + 1):
-            score[n] = 0.0
-            for c in range(hidden):
-                z = (
-                    received[i, head * hidden + c]
-                    + sent[near[n], head * hidden + c]
-                    + edge[head * hidden + c] * strength[n]
-                )
-                score[n] += att[head, c] * (z if z > 0 else LEAKY_SLOPE * z)
-            top = max(top, score[n])
-        total = 0.0
-        for n in range(degree + 1):
-            score[n] = np.exp(score[n] - top)
-            total += score[n]
-        for n in range(degree + 1):
+    own, score, part = received[i], np.empty((heads, degree + 1)), np.empty(heads * hidden)
+    flat = att.reshape(heads * hidden)
+    for n in range(degree + 1):
+        other = sent[near[n]]
+        for c in range(len(part)):
+            z = own[c] + other[c] + edge[c] * strength[n]
+            part[c] = flat[c] * (z if z > 0 else LEAKY_SLOPE * z)
+        for head in range(heads):
+            total = 0.0
             for c in range(head * hidden, (head + 1) * hidden):
-                out[c] += score[n] / total * sent[near[n], c]
+                total += part[c]
+            score[head, n] = total
+    for head in range(heads):
+        share, top, total = score[head], -np.inf, 0.0
+        for n in range(degree + 1):
+            top = max(top, share[n])
+        for n in range(degree + 1):
+            share[n] = exponential(share[n] - top)
+            total += share[n]
+        inner = out[head * hidden : (head + 1) * hidden]
+        for n in range(degree + 1):
+            other, much = sent[near[n]][head * hidden : (head + 1) * hidden], share[n] / total
+            for c in range(hidden):
+                inner[c] += much * other[c]
 
 
 # %% ../../nbs/41_graph/06_predict.ipynb #b9a5e925
@@ -143,14 +147,16 @@ def _row(features: np.ndarray, returns: np.ndarray, w: Weights, k: int, threshol
         h[:] = 0.0
         for i in range(nodes):
             _attend(i, source[i], weight[i], sent, received, w.edge[layer], w.att[layer], out[i])
+            own, after = out[i], h[i]
             for c in range(width):
-                h[i, c] = out[i, c] if out[i, c] > 0 else np.expm1(out[i, c])
+                negative = exponential(own[c]) - 1
+                after[c] = own[c] if own[c] > 0 else negative
     probability = np.empty(nodes)
     for i in range(nodes):
         logit = w.head[width]
         for c in range(width):
             logit += h[i, c] * w.head[c]
-        probability[i] = 1 / (1 + np.exp(-logit)) if present[i] else np.nan
+        probability[i] = 1 / (1 + exponential(-logit)) if present[i] else np.nan
     return probability
 
 

@@ -19,6 +19,7 @@ from ..core.errors import BadData, BadSetting, DamagedArtifact
 from ..core.extras import extra_imports
 from ..core.numbers import as_count, as_numbers
 from ..core.types import JsonObject
+from ..features.elementary import add_product, hyperbolic_tangent
 from .observation import OWN, observe
 from ..trading.account import position
 from ..trading.costs import Costs
@@ -100,16 +101,14 @@ def forward(
         here[i] = obs[i]
     for layer in range(layers):
         n_in, n_out = sizes[layer], sizes[layer + 1]
-        for j in range(n_out):
-            there[j] = weights[at + n_in * n_out + j]
-        for i in range(n_in):
-            x, row = here[i], at + i * n_out
-            for j in range(n_out):
-                there[j] += x * weights[row + j]
+        matrix, out = weights[at : at + n_in * n_out], there[:n_out]
+        at += (n_in + 1) * n_out
+        out[:] = weights[at - n_out : at]
+        add_product(here[:n_in], matrix.reshape(n_in, n_out), out)
         if layer < layers - 1:
             for j in range(n_out):
-                there[j] = math.tanh(there[j])
-        here, there, at = there, here, at + (n_in + 1) * n_out
+                out[j] = hyperbolic_tangent(out[j])
+        here, there = there, here
     return here[: sizes[layers]]
 
 
