@@ -25,7 +25,7 @@ class Weights(NamedTuple):  # numba passes a NamedTuple into compiled code by fi
 
     mean: np.ndarray  # (F,) float64
     std: np.ndarray  # (F,)
-    sent: np.ndarray  # (L, D + 1, C) W_l of the sources; the last row is the bias
+    sent: np.ndarray  # (L, D + 1, C) float32 W_l of the sources; the last row is the bias
     received: np.ndarray  # (L, D + 1, C) W_r of the targets
     residual: np.ndarray  # (L, D + 1, C) W_res
     edge: np.ndarray  # (L, C)
@@ -37,13 +37,13 @@ def stack(
     card: ModelCard,
     weights: Mapping[str, np.ndarray],  # as `graph.card.shapes` names them
 ) -> Weights:
-    "Stack the parameters of all layers as float64 arrays for the compiled function."
+    "Stack the parameters of all layers for the compiled function."
     config = card.config
     width = config.hidden * config.heads
     inner = max(width, len(card.features))
 
     def padded(layer: int, name: str, bias: str) -> np.ndarray:
-        matrix, result = weights[f"convs.{layer}.{name}.weight"], np.zeros((inner + 1, width))
+        matrix, result = weights[f"convs.{layer}.{name}.weight"], np.zeros((inner + 1, width), np.float32)
         result[: matrix.shape[1]], result[-1] = matrix.T, weights[f"convs.{layer}.{bias}"]
         return result
 
@@ -59,12 +59,12 @@ def stack(
 
 # %% ../../nbs/41_graph/06_predict.ipynb #063f9613
 @njit(cache=True)
-def _project(h: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    "h @ matrix with the bias in its last row, in a fixed order of addition."
+def _project(h: np.ndarray, matrix: np.ndarray, inputs: int) -> np.ndarray:
+    "h @ matrix over the first `inputs` columns, with the bias in its last row, in a fixed order of addition."
     result = np.empty((h.shape[0], matrix.shape[1]))
     for i in range(h.shape[0]):
         result[i] = matrix[-1]
-        add_product(h[i], matrix[:-1], result[i])
+        add_product(h[i, :inputs], matrix[:inputs], result[i])
     return result
 
 
@@ -143,7 +143,9 @@ def _row(features: np.ndarray, returns: np.ndarray, w: Weights, k: int, threshol
             if source[i, place] >= 0 and not present[source[i, place]]:
                 source[i, place] = -1
     for layer in range(layers):
-        sent, received, out = _project(h, w.sent[layer]), _project(h, w.received[layer]), _project(h, w.residual[layer])
+        inputs = width if layer else features.shape[1]
+        sent = _project(h, w.sent[layer], inputs)
+        received, out = _project(h, w.received[layer], inputs), _project(h, w.residual[layer], inputs)
         h[:] = 0.0
         for i in range(nodes):
             _attend(i, source[i], weight[i], sent, received, w.edge[layer], w.att[layer], out[i])

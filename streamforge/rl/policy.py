@@ -92,7 +92,7 @@ class PolicyConfig(msgspec.Struct, frozen=True, kw_only=True):
 def forward(
     obs: np.ndarray,  # (D,) float32
     sizes: np.ndarray,  # (layers + 1,) int64, D first, actions last
-    weights: np.ndarray,  # float64, per layer: matrix (inputs, outputs) row by row, then bias
+    weights: np.ndarray,  # float32 or float64, per layer: matrix (inputs, outputs) row by row, then bias
     scratch: np.ndarray,  # (2, widest) float64, overwritten
 ) -> np.ndarray:  # (actions,) float64 logits, a view into scratch
     "Logits of a perceptron with tanh between its layers, for one observation."
@@ -179,7 +179,7 @@ class Policy:
             )
         self.config, self.tensors = config, {name: np.ascontiguousarray(tensors[name]) for name in shapes}
         flat = [tensor.T.ravel() if tensor.ndim == 2 else tensor for tensor in self.tensors.values()]
-        self.net = (np.array(config.sizes, np.int64), np.concatenate(flat).astype(np.float64))
+        self.net = (np.array(config.sizes, np.int64), np.concatenate(flat))
         self.mean, self.std = np.array(config.mean), np.array(config.std)
 
     def buffers(self) -> tuple[np.ndarray, np.ndarray]:  # (D,) float32, (2, widest) float64
