@@ -40,7 +40,7 @@ class BacktestOptions(msgspec.Struct, frozen=True, kw_only=True):
     folds: int = 3
     steps: int = 131_072
     seeds: int = 5
-    draws: int = 199
+    draws: int = 999
     null: str = "bars"
     seed: int = 0
     output: str = ""

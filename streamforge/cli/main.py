@@ -345,7 +345,9 @@ def demo(
     seed: Annotated[int, typer.Option(help="of everything random")] = 7,
     json: Annotated[str, typer.Option(help="write all figures to this file")] = "",
     keep: Annotated[bool, typer.Option(help="leave the page up until Ctrl-C")] = False,
-    full: Annotated[bool, typer.Option(help="5 trainings and 199 permuted markets a fold instead of 3 and 19")] = False,
+    full: Annotated[
+        bool, typer.Option(help="3 folds of 5 trainings and 999 permuted markets instead of 2 of 3 and 99")
+    ] = False,
     home: HomeOption = ".streamforge",
     port: Annotated[int, typer.Option(help="port of the page; 0: any free one")] = 0,
     bus: BusOption = "",
@@ -370,7 +372,7 @@ def walk_forward_command(
     folds: Annotated[int, typer.Option(help="number of test ranges, one after the other")] = 3,
     steps: Annotated[int, typer.Option(help="of each agent's training")] = 131_072,
     seeds: Annotated[int, typer.Option(help="trainings of every model in each fold; a strategy is their mean")] = 5,
-    draws: Annotated[int, typer.Option(help="permuted markets behind each p-value; 0: none")] = 199,
+    draws: Annotated[int, typer.Option(help="permuted markets behind each p-value; 0: none")] = 999,
     null: Annotated[
         str, typer.Option(help="how they are permuted: bars, or wild to keep clusters of volatility")
     ] = "bars",

@@ -73,7 +73,7 @@ class WalkForward(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     fee_bps: float = 10.0
     slippage_bps: float = 2.0
     seeds: int = 5  # trainings of every model in each fold; a strategy is their mean
-    draws: int = 199  # permuted markets behind each p-value; 0: none
+    draws: int = 999  # permuted markets behind each p-value; 0: none
     null: Literal["bars", "wild"] = "bars"  # how `evaluation.permutation` permutes
     seed: int = 0  # of the first training in fold 0
 
@@ -124,7 +124,7 @@ class FoldParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     fee_bps: float = 10.0
     slippage_bps: float = 2.0
     seeds: int = 5  # trainings: with the seed `seed`, `seed` + 1000, `seed` + 2000 ...
-    draws: int = 199
+    draws: int = 999
     null: Literal["bars", "wild"] = "bars"
     seed: int = 0
 

@@ -239,7 +239,7 @@ async def walk_forward(
     command: str = "",  # the command line that repeats it
     store: Store | None = None,  # where to log the experiment
     queue_id: str = "",  # generated if empty
-    timeout: float = 3_600.0,  # seconds for each fold's job, waiting included
+    timeout: float = 86_400.0,  # seconds for each fold's job, waiting included
     progress: Callable[[int, int], None] | None = None,  # called with (folds finished, folds)
 ) -> WalkForwardRun:
     """Run all folds and write the report; raises the first fold's error (with notebook and cell), `NotFound`,

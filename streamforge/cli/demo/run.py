@@ -45,15 +45,18 @@ class DemoOptions(msgspec.Struct, frozen=True, kw_only=True):
     keep: bool = False
     home: str = ".streamforge"
     port: int = 0
-    full: bool = False  # as many trainings and permuted markets as any other walk-forward
-    folds: int = 3
+    full: bool = False  # as many folds, trainings and permuted markets as any other walk-forward
+    folds: int = 2
+    draws: int = 99  # permuted markets of each fold
     ppo_steps: int = 131_072  # of the published agent
     fold_steps: int = 65_536  # of each agent of a fold
 
     def walk_forward(self) -> WalkForward:
         "Settings of the walk-forward; raises `BadSetting`."
-        usual = WalkForward(folds=self.folds, seed=self.seed, ppo={"steps": self.fold_steps})
-        return usual if self.full else msgspec.structs.replace(usual, seeds=3, draws=19)
+        usual = WalkForward(seed=self.seed, ppo={"steps": self.fold_steps})
+        if self.full:
+            return usual
+        return msgspec.structs.replace(usual, folds=self.folds, first_train=2 / 3, seeds=3, draws=self.draws)
 
     def command(self) -> str:
         "Write the command line that repeats the demo, without where its files lie."
