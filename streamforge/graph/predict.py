@@ -158,7 +158,7 @@ def _row(features: np.ndarray, returns: np.ndarray, w: Weights, k: int, threshol
         logit = w.head[width]
         for c in range(width):
             logit += h[i, c] * w.head[c]
-        probability[i] = 1 / (1 + exponential(-logit)) if present[i] else np.nan
+        probability[i] = 1 / (1 + exponential(-float(logit))) if present[i] else np.nan
     return probability
 
 
