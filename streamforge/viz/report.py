@@ -13,10 +13,13 @@ from html import escape
 import numpy as np
 from plotly.graph_objects import Figure, Scatter
 
+from ..core.errors import NotEnoughData
 from ..core.times import as_ms, iso
 from ..evaluation.intervals import Interval
+from ..evaluation.metrics import returns, volatility_by_timeframe
 from ..evaluation.permutation import NullBand, null_band
 from ..evaluation.results import FoldResult, StrategyResult, combine
+from ..evaluation.sensitivity import by_regime
 from ..evaluation.verdict import StrategyVerdict, Verdict, verdict_of
 from .page import html_table, offline_page
 from .thinning import shorten, thin_rows
@@ -175,6 +178,8 @@ def report_page(
         f"<h2>Strategies</h2>{html_table(RESULT_COLUMNS, result_rows(verdict))}<p>{_NOTES}</p>",
         _differences(verdict),
         _costs(ordered),
+        _regimes(results),
+        _volatility(results, first.interval),
         f"<h2>Markets</h2>{html_table(*_market_table(ordered))}{absent}",
         f"<h2>Folds</h2>{html_table(*_fold_table(ordered))}",
         _trials(verdict, trials),
@@ -249,6 +254,47 @@ def _costs(folds: Sequence[FoldResult]) -> str:
             ]
             parts.append(f"<h2>{head}</h2>{html_table(('strategy', *(f'{key} {unit}' for key in keys)), rows)}")
     return "".join(parts)
+
+
+def _regimes(results: Sequence[StrategyResult]) -> str:
+    "What each strategy earned in calm, wild, rising and falling markets, beside buy and hold's."
+    market = next((result for result in results if result.name == "buy_and_hold"), None)
+    if market is None:
+        return ""
+    try:
+        own = {
+            result.name: by_regime(returns(result.curve.equity), returns(market.curve.equity))
+            for result in results
+            if result.performance.exposure
+        }
+    except NotEnoughData:
+        return ""
+    head = ("strategy", *(f"{regime.name} ({regime.share:.0%})" for regime in own[market.name]))
+    rows = [
+        (STRATEGY_LABELS.get(name, name), *(f"{math.expm1(regime.growth):+.1%}" for regime in regimes))
+        for name, regimes in own.items()
+    ]
+    about = "<p>Return in the candles that began in each kind of market, told from the 168 candles of buy and hold before them.</p>"
+    return f"<h2>Kinds of market</h2>{html_table(head, rows)}{about}"
+
+
+def _volatility(results: Sequence[StrategyResult], interval: str) -> str:
+    "Annualised volatility of each strategy, from candles to weeks: a trend grows with the timeframe, noise does not."
+    if not interval:
+        return ""
+    tables = {
+        result.name: volatility_by_timeframe(result.curve.open_time, result.curve.equity, interval)
+        for result in results
+        if result.performance.exposure
+    }
+    if not tables:
+        return ""
+    head = ("strategy", *next(iter(tables.values())))
+    rows = [
+        (STRATEGY_LABELS.get(name, name), *(_number(value, "{:.1%}") for value in own.values()))
+        for name, own in tables.items()
+    ]
+    return f"<h2>Volatility a year, by timeframe</h2>{html_table(head, rows)}"
 
 
 def _market_table(folds: Sequence[FoldResult]) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
