@@ -1,6 +1,8 @@
 SHELL := bash
 BIN ?= .venv/bin
 ARGS ?=
+# files in the order that conftest.py gives them: by default those with the fewest tests, often the longest, come last
+IN_PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 export PYTHONDONTWRITEBYTECODE =
 export PLOTLY_RENDERER ?= json
 
@@ -19,10 +21,10 @@ lab: env  ## JupyterLab on the executed tour
 test: env  ## every test: notebooks, contracts, integration, house (some 20 minutes on two cores with all servers up)
 	@mkdir -p .cache/coverage
 ifeq ($(strip $(ARGS)),)
-	COVERAGE_FILE=.cache/coverage/map $(BIN)/pytest -n 2 --dist loadfile --cov=streamforge --cov-context=test --cov-report= nbs pipelines tests
+	COVERAGE_FILE=.cache/coverage/map $(BIN)/pytest $(IN_PARALLEL) --cov=streamforge --cov-context=test --cov-report= nbs pipelines tests
 	@$(BIN)/python tests/house/mutants.py --stamp  # `make mutants` uses the coverage map while the library stays as it is
 else
-	$(BIN)/pytest -n 2 --dist loadfile nbs pipelines tests $(ARGS)
+	$(BIN)/pytest $(IN_PARALLEL) nbs pipelines tests $(ARGS)
 endif
 
 fast: env  ## what to run while editing (under a minute)

@@ -7,6 +7,7 @@ __all__ = ["Reference", "REFERENCES", "all_logistic", "boosting", "graph_worth"]
 
 # %% ../../nbs/41_graph/07_worth.ipynb #23e5f005
 from dataclasses import replace
+from itertools import islice
 from typing import Literal
 
 import msgspec
@@ -87,8 +88,8 @@ def boosting(
         tables = {}
         for name, data in judged.items():
             tables[name] = np.full(data.label.shape, np.nan)
-            staged = list(model.staged_predict_proba(inputs(data)))
-            tables[name][data.label >= 0] = staged[trees][:, 1]
+            staged = islice(model.staged_predict_proba(inputs(data)), trees, None)  # by one tree, by two, ...
+            tables[name][data.label >= 0] = next(staged)[:, 1]
     return tables
 
 

@@ -33,11 +33,12 @@ def random_walk(rng: np.random.Generator, rows: int) -> np.ndarray:
 
 def garch(rng: np.random.Generator, rows: int) -> np.ndarray:
     "The same with a common GARCH(1, 1) of alpha 0.1 and beta 0.88."
-    walk, out, variance = random_walk(rng, rows + 500) / SIGMA, np.empty((rows + 500, MARKETS)), 1.0
-    for t in range(len(out)):
-        out[t] = np.sqrt(variance) * walk[t]
-        variance = 0.02 + 0.1 * float((out[t] ** 2).mean()) + 0.88 * variance
-    return SIGMA * out[500:]
+    walk = random_walk(rng, rows + 500) / SIGMA
+    squares, deviation, variance = (walk**2).mean(axis=1).tolist(), [], 1.0
+    for square in squares:  # the mean square of a row is the variance times that of its shocks
+        deviation.append(math.sqrt(variance))
+        variance = 0.02 + (0.1 * square + 0.88) * variance
+    return SIGMA * (np.array(deviation)[:, None] * walk)[500:]
 
 
 def regimes(rng: np.random.Generator, rows: int) -> np.ndarray:
