@@ -1,9 +1,12 @@
 """One symbol at two exchanges, from the topic to the agent: nothing is merged anywhere."""
 
+import asyncio
+import shutil
+
 import msgspec
 import numpy as np
 import pytest
-from worker_lab import sample_candles
+from worker_lab import WorkerLab, sample_candles
 
 from streamforge.artifacts.base import open_artifacts
 from streamforge.cli.data.repair import Filter, verify_markets
@@ -58,18 +61,33 @@ def some_policy(panel) -> Policy:
     return Policy(config, weights)
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    "The candles of both exchanges in one topic, stored and enriched by one connector; returns (candles, home folder)."
+    candles, lab = two_exchanges(), WorkerLab(tmp_path_factory.mktemp("home"))
+
+    async def store_and_enrich() -> None:
+        mixed = sorted((row for rows in candles.values() for row in rows), key=lambda row: (row.open_time, row.symbol))
+        values = [(market_key(row.exchange, row.symbol), encode(row)) for row in mixed]
+        await lab.fill(values[:700], topic="both", producer="loader-producer__first")
+        first = CONNECTOR | {"UPSTREAM": "loader-producer__first"}
+        assert await lab.run("arango-connector", **first) == 0
+        await lab.fill(values[700:], topic="both")  # goes on from a checkpoint of four markets
+        assert await lab.run("arango-connector", **CONNECTOR) == 0
+
+    asyncio.run(store_and_enrich())
+    lab.close()
+    return candles, lab.home
+
+
 @pytest.fixture
-async def stored(lab):
-    "The candles of both exchanges in one topic, stored and enriched by one connector; yields (candles, lab)."
-    candles = two_exchanges()
-    mixed = sorted((row for rows in candles.values() for row in rows), key=lambda row: (row.open_time, row.symbol))
-    values = [(market_key(row.exchange, row.symbol), encode(row)) for row in mixed]
-    await lab.fill(values[:700], topic="both", producer="loader-producer__first")
-    first = CONNECTOR | {"UPSTREAM": "loader-producer__first"}
-    assert await lab.run("arango-connector", **first) == 0
-    await lab.fill(values[700:], topic="both")  # goes on from a checkpoint of four markets
-    assert await lab.run("arango-connector", **CONNECTOR) == 0
-    return candles, lab
+def stored(home, tmp_path):
+    "A copy of that home for each test, which writes what it likes; yields (candles, lab)."
+    candles, folder = home
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    lab = WorkerLab(tmp_path)
+    yield candles, lab
+    lab.close()
 
 
 async def test_rows_states_and_records(stored):
