@@ -134,4 +134,4 @@ def test_the_demo_draws_enough_markets_for_a_p_value():
     usual, full = DemoOptions().walk_forward(), DemoOptions(full=True).walk_forward()
     assert 1 / (usual.draws + 1) <= 0.05
     assert usual.seeds > 1
-    assert full == WalkForward(folds=usual.folds, seed=usual.seed, ppo=usual.ppo)
+    assert full == WalkForward(seed=usual.seed, ppo=usual.ppo)
