@@ -6633,9 +6633,17 @@ d = {
             ),
         },
         "streamforge.features.audit": {
+            "streamforge.features.audit.ColumnLeak": (
+                "40_features/audit.html#columnleak",
+                "streamforge/features/audit.py",
+            ),
             "streamforge.features.audit.Leak": ("40_features/audit.html#leak", "streamforge/features/audit.py"),
             "streamforge.features.audit.Leak.__str__": (
                 "40_features/audit.html#leak.__str__",
+                "streamforge/features/audit.py",
+            ),
+            "streamforge.features.audit._compared": (
+                "40_features/audit.html#_compared",
                 "streamforge/features/audit.py",
             ),
             "streamforge.features.audit._differences": (
@@ -6654,6 +6662,10 @@ d = {
             ),
             "streamforge.features.audit._rows": ("40_features/audit.html#_rows", "streamforge/features/audit.py"),
             "streamforge.features.audit.audit": ("40_features/audit.html#audit", "streamforge/features/audit.py"),
+            "streamforge.features.audit.audit_columns": (
+                "40_features/audit.html#audit_columns",
+                "streamforge/features/audit.py",
+            ),
         },
         "streamforge.features.books": {
             "streamforge.features.books.Imbalance": (
@@ -8196,6 +8208,62 @@ d = {
             "streamforge.rl.vector.BatchedTradingEnv.step_wait": (
                 "43_rl/vector.html#batchedtradingenv.step_wait",
                 "streamforge/rl/vector.py",
+            ),
+        },
+        "streamforge.runs.audits": {
+            "streamforge.runs.audits.Audit": ("55_runs/audits.html#audit", "streamforge/runs/audits.py"),
+            "streamforge.runs.audits.LeakingColumn": (
+                "55_runs/audits.html#leakingcolumn",
+                "streamforge/runs/audits.py",
+            ),
+            "streamforge.runs.audits.PlantedAudit": ("55_runs/audits.html#plantedaudit", "streamforge/runs/audits.py"),
+            "streamforge.runs.audits._Reader": ("55_runs/audits.html#_reader", "streamforge/runs/audits.py"),
+            "streamforge.runs.audits._Reader.__call__": (
+                "55_runs/audits.html#_reader.__call__",
+                "streamforge/runs/audits.py",
+            ),
+            "streamforge.runs.audits._Reader.__init__": (
+                "55_runs/audits.html#_reader.__init__",
+                "streamforge/runs/audits.py",
+            ),
+            "streamforge.runs.audits._Reader.name": ("55_runs/audits.html#_reader.name", "streamforge/runs/audits.py"),
+            "streamforge.runs.audits._market_table": (
+                "55_runs/audits.html#_market_table",
+                "streamforge/runs/audits.py",
+            ),
+            "streamforge.runs.audits._named": ("55_runs/audits.html#_named", "streamforge/runs/audits.py"),
+            "streamforge.runs.audits._number": ("55_runs/audits.html#_number", "streamforge/runs/audits.py"),
+            "streamforge.runs.audits._place": ("55_runs/audits.html#_place", "streamforge/runs/audits.py"),
+            "streamforge.runs.audits._times": ("55_runs/audits.html#_times", "streamforge/runs/audits.py"),
+            "streamforge.runs.audits.audit_features": (
+                "55_runs/audits.html#audit_features",
+                "streamforge/runs/audits.py",
+            ),
+            "streamforge.runs.audits.audit_labels": ("55_runs/audits.html#audit_labels", "streamforge/runs/audits.py"),
+            "streamforge.runs.audits.audit_pipeline": (
+                "55_runs/audits.html#audit_pipeline",
+                "streamforge/runs/audits.py",
+            ),
+            "streamforge.runs.audits.audit_planted": (
+                "55_runs/audits.html#audit_planted",
+                "streamforge/runs/audits.py",
+            ),
+            "streamforge.runs.audits.load_function": (
+                "55_runs/audits.html#load_function",
+                "streamforge/runs/audits.py",
+            ),
+            "streamforge.runs.audits.market_features": (
+                "55_runs/audits.html#market_features",
+                "streamforge/runs/audits.py",
+            ),
+            "streamforge.runs.audits.market_labels": (
+                "55_runs/audits.html#market_labels",
+                "streamforge/runs/audits.py",
+            ),
+            "streamforge.runs.audits.sample_panel": ("55_runs/audits.html#sample_panel", "streamforge/runs/audits.py"),
+            "streamforge.runs.audits.small_pipeline": (
+                "55_runs/audits.html#small_pipeline",
+                "streamforge/runs/audits.py",
             ),
         },
         "streamforge.runs.datasets": {
