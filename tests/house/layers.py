@@ -37,7 +37,7 @@ LAYERS = [
     ["client"],
     ["lab"],
     ["cli"],
-    ["cli.demo", "cli.data", "cli.debug", "cli.bus"],
+    ["cli.demo", "cli.data", "cli.debug", "cli.bus", "cli.calibrate"],
     ["cli.backtest", "cli.dlq"],
     ["cli.main"],
 ]
