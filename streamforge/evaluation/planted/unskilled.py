@@ -110,14 +110,22 @@ def _window(rng: np.random.Generator, start: int) -> int:
     return int(np.exp(rng.uniform(np.log(10), np.log(max(min(1_000, start), 11)))))
 
 
+def _arranged(returns: np.ndarray, start: int, order: np.ndarray, flipped: np.ndarray) -> np.ndarray:
+    "Log returns (T, N) with those of the test in an order, some of them mirrored about the mean of the test."
+    test = returns[start:][order]
+    if flipped.any():
+        test = np.where(flipped[:, None], 2 * returns[start:].mean(axis=0) - test, test)
+    return np.vstack([returns[:start], test])
+
+
 def _drawn(returns: np.ndarray, start: int, rng: np.random.Generator, null: str) -> tuple[np.ndarray, np.ndarray]:
     "A draw: log returns (T, N), and the row (T,) that each is from."
-    order, test = np.arange(len(returns)), returns[start:]
+    rows = len(returns) - start
     if null == "wild":
-        flipped = rng.random(len(test)) < 0.5
-        return np.vstack([returns[:start], np.where(flipped[:, None], 2 * test.mean(0) - test, test)]), order
-    order[start:] = start + rng.permutation(len(test))
-    return returns[order], order
+        order, flipped = np.arange(rows), rng.random(rows) < 0.5
+    else:
+        order, flipped = rng.permutation(rows), np.zeros(rows, bool)
+    return _arranged(returns, start, order, flipped), np.concatenate([np.arange(start), start + order])
 
 
 def _ratio(mean: float, square: float, changes: int) -> float:
