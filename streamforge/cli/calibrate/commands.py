@@ -18,7 +18,6 @@ __all__ = [
 import asyncio
 import os
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -116,7 +115,7 @@ def planted_lines(
     row: PlantedRow,
 ) -> list[tuple[str, ...]]:  # one per agent, as `PLANTED_COLUMNS` names the cells
     "Write what was planted and what was made of it."
-    lines = []
+    lines = list[tuple[str, ...]]()
     for name, own in row.agents.items():
         first = not lines
         lines.append(
