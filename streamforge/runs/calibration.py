@@ -37,6 +37,7 @@ import os
 import resource
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -581,8 +582,17 @@ class _Failure(msgspec.Struct, frozen=True):
     message: str
 
 
+def _end_with_parent() -> None:
+    "End this process when the one that started it has; kernels end with it."
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this is a worker
+    parent.join()
+    os._exit(1)
+
+
 def _prepare() -> None:
-    "Keep a worker to one thread; its notebooks' kernels inherit that."
+    "Keep a worker to one thread, as its notebooks' kernels inherit, and let it not outlive its parent."
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ[name] = "1"
 

@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -90,8 +92,14 @@ async def test_too_few_candles_are_refused_before_any_job(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-def test_the_command_is_interrupted_and_goes_on(tmp_path):
-    "Ctrl-C ends the command and its workers; the same command takes up what was kept and prints JSON only."
+def workers_of(pid):
+    "Processes that a process has started."
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.parametrize("how", (signal.SIGINT, signal.SIGKILL))
+def test_the_command_is_stopped_and_goes_on(tmp_path, how):
+    "Ctrl-C or a kill ends the command and its workers; the same command takes up what was kept and prints JSON only."
     small = ("--panels", "0", "--agents", "150", "--oracles", "0", "--candles", "800", "--markets", "3", "--json")
     command = [sys.executable, "-m", "streamforge.cli.main", "calibrate", *small, "--home", str(tmp_path)]
     folder = tmp_path / "calibration"
@@ -100,13 +108,18 @@ def test_the_command_is_interrupted_and_goes_on(tmp_path):
         while process.poll() is None and not list(folder.glob("agents-*.json")):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(0.05)
-        os.killpg(process.pid, signal.SIGINT)
+        workers = workers_of(process.pid)
+        os.kill(process.pid, how)
         process.communicate(timeout=120)
+        deadline = time.monotonic() + 60
+        while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert workers and not any(Path(f"/proc/{pid}").exists() for pid in workers)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     kept = len(list(folder.glob("agents-*.json")))
-    assert process.returncode == 130 and kept
+    assert process.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL) and kept
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     figures = json.loads(done.stdout)
     assert figures["jobs"] == 30 and figures["reused"] == kept and len(figures["rates"]) == 24
