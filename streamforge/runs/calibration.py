@@ -63,7 +63,14 @@ from ..evaluation.planted.base import Planted
 from ..evaluation.planted.catalogue import PLANTED_MARKETS
 from ..evaluation.planted.rates import Rate, binomial_rate
 from ..evaluation.planted.rule import NEVER, rule_actions
-from ..evaluation.planted.unskilled import UNSKILLED, PanelTest, noise_coverage, oracle_test, unskilled_test
+from streamforge.evaluation.planted.unskilled import (
+    UNSKILLED,
+    Covered,
+    PanelTest,
+    noise_coverage,
+    oracle_test,
+    unskilled_test,
+)
 from ..evaluation.portfolio import closed_out
 from ..evaluation.results import FoldResult
 from ..evaluation.verdict import mean_interval, verdict_of
@@ -223,8 +230,7 @@ class JobFigures(msgspec.Struct, frozen=True, kw_only=True):
     job: CalibrationJob
     panel: PanelFigures | None = None  # of models
     tests: list[PanelTest | None] = []  # of agents without skill and oracles; None: nothing to test
-    auc_covered: list[bool | None] = []  # of the noise that agents trade on: whether the intervals hold the truth
-    return_covered: list[bool | None] = []
+    covered: list[Covered] = []  # whether intervals hold the truth, on the noise of agents without skill
     seconds: float = 0.0
     cpu_seconds: float = 0.0
 
@@ -300,7 +306,7 @@ async def _models(config: Calibration, job: CalibrationJob, work: Path) -> Panel
 def _cases(config: Calibration, job: CalibrationJob) -> JobFigures:
     "Judge the cheap agents or oracles of a job, each on a panel of its own; the same past and test as models have."
     make, start = PLANTED_MARKETS[job.kind].make, round(config.candles * config.first_train)
-    tests, covered = [], []
+    tests, covered = list[PanelTest | None](), list[Covered]()
     for case in range(job.first, job.end):
         seed = _panel_seed(config, job, case)
         planted = make(config.markets, config.candles, seed)
@@ -312,8 +318,7 @@ def _cases(config: Calibration, job: CalibrationJob) -> JobFigures:
     return JobFigures(
         job=job,
         tests=tests,
-        auc_covered=[own.auc for own in covered],
-        return_covered=[own.total_return for own in covered],
+        covered=covered,
     )
 
 
@@ -506,16 +511,20 @@ def _small_p(subject: str, kind: str, values: Sequence[float | None], *, noise: 
     ]
 
 
-_HOLDS = {"auc": "AUC interval holds 0.5", "return": "return interval holds 0"}
+_HOLDS = {  # measure -> score or agent, what its interval should hold
+    "auc": ("unrelated score", "AUC interval holds 0.5"),
+    "auc_own_past": ("own past", "AUC interval holds 0.5"),
+    "total_return": ("coin", "return interval holds 0"),
+}
 
 
-def _coverage(subject: str, kind: str, measure: str, held: Sequence[bool | None]) -> ErrorRate:
+def _coverage(subject: str, kind: str, what: str, held: Sequence[bool | None]) -> ErrorRate:
     "How often 95 % intervals held the truth."
     there = [own for own in held if own is not None]
     return ErrorRate(
         subject=subject,
         kind=kind,
-        what=_HOLDS[measure],
+        what=what,
         rate=binomial_rate(sum(there), len(there)),
         left_out=len(held) - len(there),
         should=0.95,
@@ -525,21 +534,24 @@ def _coverage(subject: str, kind: str, measure: str, held: Sequence[bool | None]
 def _cheap_rates(figures: Sequence[JobFigures]) -> list[ErrorRate]:
     "Error rates by agents without skill, and the power by oracles."
     tests: dict[tuple[str, str], list[float | None]] = {}
-    covered: dict[tuple[str, str], list[bool | None]] = {}
+    covered = dict[str, list[Covered]]()
     for own in figures:
         if own.job.what == "models":
             continue
         values = tests.setdefault((own.job.agent or "oracle", own.job.kind), [])
         values += [None if test is None else test.end_value for test in own.tests]
         if own.job.what == "agents":
-            covered.setdefault((own.job.kind, "auc"), []).extend(own.auc_covered)
-            covered.setdefault((own.job.kind, "return"), []).extend(own.return_covered)
+            covered.setdefault(own.job.kind, []).extend(own.covered)
     rates = [
         rate
         for (subject, kind), values in tests.items()
         for rate in _small_p(subject, kind, values, noise=subject != "oracle", draws=99)
     ]
-    return rates + [_coverage("no skill", kind, measure, held) for (kind, measure), held in covered.items()]
+    return rates + [
+        _coverage(subject, kind, what, [getattr(case, measure) for case in cases])
+        for measure, (subject, what) in _HOLDS.items()
+        for kind, cases in covered.items()
+    ]
 
 
 def _model_rates(panels: Sequence[PanelFigures], kind: str, draws: int) -> list[ErrorRate]:
@@ -550,7 +562,7 @@ def _model_rates(panels: Sequence[PanelFigures], kind: str, draws: int) -> list[
         rates += _small_p(name, kind, values, noise=True, draws=draws)
     scores = [panel.scores.get("auc") for panel in panels]
     held = [None if own is None else own.low <= 0.5 <= own.high for own in scores]
-    return [*rates, _coverage("graph model", kind, "auc", held)]
+    return [*rates, _coverage("graph model", kind, _HOLDS["auc"][1], held)]
 
 
 def calibration_table(
@@ -590,8 +602,11 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _prepare() -> None:
-    "Keep a worker to one thread, as its notebooks' kernels inherit, and let it not outlive its parent."
+def _prepare(folder: Path) -> None:
+    "Keep a worker to one thread and its messages to a file, as its kernels inherit; let it not outlive its parent."
+    with (folder / "workers.log").open("ab") as log:
+        os.dup2(log.fileno(), 2)  # a kernel that ends says so; errors come back as data
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell started all this behind it
     threading.Thread(target=_end_with_parent, daemon=True).start()
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ[name] = "1"
@@ -655,7 +670,7 @@ async def _work(
 ) -> None:
     "Do jobs in processes; raises the first error. When cancelled, the processes end their kernels first."
     loop, before = asyncio.get_running_loop(), set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _prepare)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _prepare, (folder,))
     tasks = [loop.run_in_executor(pool, _attempt, config, job, folder) for job in waiting]
     try:
         for task in asyncio.as_completed(tasks):
