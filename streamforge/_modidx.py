@@ -2276,6 +2276,56 @@ d = {
                 "streamforge/cli/bus/commands.py",
             ),
         },
+        "streamforge.cli.calibrate.commands": {
+            "streamforge.cli.calibrate.commands.CalibrateOptions": (
+                "80_cli/calibrate/commands.html#calibrateoptions",
+                "streamforge/cli/calibrate/commands.py",
+            ),
+            "streamforge.cli.calibrate.commands.CalibrateOptions.command": (
+                "80_cli/calibrate/commands.html#calibrateoptions.command",
+                "streamforge/cli/calibrate/commands.py",
+            ),
+            "streamforge.cli.calibrate.commands.CalibrateOptions.config": (
+                "80_cli/calibrate/commands.html#calibrateoptions.config",
+                "streamforge/cli/calibrate/commands.py",
+            ),
+            "streamforge.cli.calibrate.commands.CalibrateOptions.processes": (
+                "80_cli/calibrate/commands.html#calibrateoptions.processes",
+                "streamforge/cli/calibrate/commands.py",
+            ),
+            "streamforge.cli.calibrate.commands._about": (
+                "80_cli/calibrate/commands.html#_about",
+                "streamforge/cli/calibrate/commands.py",
+            ),
+            "streamforge.cli.calibrate.commands._note": (
+                "80_cli/calibrate/commands.html#_note",
+                "streamforge/cli/calibrate/commands.py",
+            ),
+            "streamforge.cli.calibrate.commands._scored": (
+                "80_cli/calibrate/commands.html#_scored",
+                "streamforge/cli/calibrate/commands.py",
+            ),
+            "streamforge.cli.calibrate.commands.calibration_document": (
+                "80_cli/calibrate/commands.html#calibration_document",
+                "streamforge/cli/calibrate/commands.py",
+            ),
+            "streamforge.cli.calibrate.commands.planted_lines": (
+                "80_cli/calibrate/commands.html#planted_lines",
+                "streamforge/cli/calibrate/commands.py",
+            ),
+            "streamforge.cli.calibrate.commands.rate_line": (
+                "80_cli/calibrate/commands.html#rate_line",
+                "streamforge/cli/calibrate/commands.py",
+            ),
+            "streamforge.cli.calibrate.commands.run_calibrate": (
+                "80_cli/calibrate/commands.html#run_calibrate",
+                "streamforge/cli/calibrate/commands.py",
+            ),
+            "streamforge.cli.calibrate.commands.show_calibration": (
+                "80_cli/calibrate/commands.html#show_calibration",
+                "streamforge/cli/calibrate/commands.py",
+            ),
+        },
         "streamforge.cli.completion": {
             "streamforge.cli.completion._Flow": ("80_cli/completion.html#_flow", "streamforge/cli/completion.py"),
             "streamforge.cli.completion._ask": ("80_cli/completion.html#_ask", "streamforge/cli/completion.py"),
@@ -2702,6 +2752,7 @@ d = {
             "streamforge.cli.main._print_version": ("80_cli/main.html#_print_version", "streamforge/cli/main.py"),
             "streamforge.cli.main._program": ("80_cli/main.html#_program", "streamforge/cli/main.py"),
             "streamforge.cli.main._run": ("80_cli/main.html#_run", "streamforge/cli/main.py"),
+            "streamforge.cli.main.calibrate_command": ("80_cli/main.html#calibrate_command", "streamforge/cli/main.py"),
             "streamforge.cli.main.demo": ("80_cli/main.html#demo", "streamforge/cli/main.py"),
             "streamforge.cli.main.dummy_service": ("80_cli/main.html#dummy_service", "streamforge/cli/main.py"),
             "streamforge.cli.main.main": ("80_cli/main.html#main", "streamforge/cli/main.py"),
@@ -3614,6 +3665,28 @@ d = {
                 "streamforge/evaluation/planted/noise.py",
             ),
         },
+        "streamforge.evaluation.planted.rates": {
+            "streamforge.evaluation.planted.rates.Rate": (
+                "45_evaluation/planted/rates.html#rate",
+                "streamforge/evaluation/planted/rates.py",
+            ),
+            "streamforge.evaluation.planted.rates.Rate.value": (
+                "45_evaluation/planted/rates.html#rate.value",
+                "streamforge/evaluation/planted/rates.py",
+            ),
+            "streamforge.evaluation.planted.rates._at_most": (
+                "45_evaluation/planted/rates.html#_at_most",
+                "streamforge/evaluation/planted/rates.py",
+            ),
+            "streamforge.evaluation.planted.rates._crossing": (
+                "45_evaluation/planted/rates.html#_crossing",
+                "streamforge/evaluation/planted/rates.py",
+            ),
+            "streamforge.evaluation.planted.rates.binomial_rate": (
+                "45_evaluation/planted/rates.html#binomial_rate",
+                "streamforge/evaluation/planted/rates.py",
+            ),
+        },
         "streamforge.evaluation.planted.regimes": {
             "streamforge.evaluation.planted.regimes._filter": (
                 "45_evaluation/planted/regimes.html#_filter",
@@ -3690,6 +3763,68 @@ d = {
             "streamforge.evaluation.planted.symmetric.size_prediction": (
                 "45_evaluation/planted/symmetric.html#size_prediction",
                 "streamforge/evaluation/planted/symmetric.py",
+            ),
+        },
+        "streamforge.evaluation.planted.unskilled": {
+            "streamforge.evaluation.planted.unskilled.Covered": (
+                "45_evaluation/planted/unskilled.html#covered",
+                "streamforge/evaluation/planted/unskilled.py",
+            ),
+            "streamforge.evaluation.planted.unskilled.PanelTest": (
+                "45_evaluation/planted/unskilled.html#paneltest",
+                "streamforge/evaluation/planted/unskilled.py",
+            ),
+            "streamforge.evaluation.planted.unskilled._Closes": (
+                "45_evaluation/planted/unskilled.html#_closes",
+                "streamforge/evaluation/planted/unskilled.py",
+            ),
+            "streamforge.evaluation.planted.unskilled._account": (
+                "45_evaluation/planted/unskilled.html#_account",
+                "streamforge/evaluation/planted/unskilled.py",
+            ),
+            "streamforge.evaluation.planted.unskilled._arranged": (
+                "45_evaluation/planted/unskilled.html#_arranged",
+                "streamforge/evaluation/planted/unskilled.py",
+            ),
+            "streamforge.evaluation.planted.unskilled._check": (
+                "45_evaluation/planted/unskilled.html#_check",
+                "streamforge/evaluation/planted/unskilled.py",
+            ),
+            "streamforge.evaluation.planted.unskilled._distances": (
+                "45_evaluation/planted/unskilled.html#_distances",
+                "streamforge/evaluation/planted/unskilled.py",
+            ),
+            "streamforge.evaluation.planted.unskilled._drawn": (
+                "45_evaluation/planted/unskilled.html#_drawn",
+                "streamforge/evaluation/planted/unskilled.py",
+            ),
+            "streamforge.evaluation.planted.unskilled._ratio": (
+                "45_evaluation/planted/unskilled.html#_ratio",
+                "streamforge/evaluation/planted/unskilled.py",
+            ),
+            "streamforge.evaluation.planted.unskilled._toss": (
+                "45_evaluation/planted/unskilled.html#_toss",
+                "streamforge/evaluation/planted/unskilled.py",
+            ),
+            "streamforge.evaluation.planted.unskilled._traded": (
+                "45_evaluation/planted/unskilled.html#_traded",
+                "streamforge/evaluation/planted/unskilled.py",
+            ),
+            "streamforge.evaluation.planted.unskilled._window": (
+                "45_evaluation/planted/unskilled.html#_window",
+                "streamforge/evaluation/planted/unskilled.py",
+            ),
+            "streamforge.evaluation.planted.unskilled.noise_coverage": (
+                "45_evaluation/planted/unskilled.html#noise_coverage",
+                "streamforge/evaluation/planted/unskilled.py",
+            ),
+            "streamforge.evaluation.planted.unskilled.oracle_test": (
+                "45_evaluation/planted/unskilled.html#oracle_test",
+                "streamforge/evaluation/planted/unskilled.py",
+            ),
+            "streamforge.evaluation.planted.unskilled.unskilled_test": (
+                "45_evaluation/planted/unskilled.html#unskilled_test",
+                "streamforge/evaluation/planted/unskilled.py",
             ),
         },
         "streamforge.evaluation.portfolio": {
@@ -8264,6 +8399,171 @@ d = {
             "streamforge.runs.audits.small_pipeline": (
                 "55_runs/audits.html#small_pipeline",
                 "streamforge/runs/audits.py",
+            ),
+        },
+        "streamforge.runs.calibration": {
+            "streamforge.runs.calibration.AgentFigures": (
+                "55_runs/calibration.html#agentfigures",
+                "streamforge/runs/calibration.py",
+            ),
+            "streamforge.runs.calibration.AgentRow": (
+                "55_runs/calibration.html#agentrow",
+                "streamforge/runs/calibration.py",
+            ),
+            "streamforge.runs.calibration.Calibration": (
+                "55_runs/calibration.html#calibration",
+                "streamforge/runs/calibration.py",
+            ),
+            "streamforge.runs.calibration.Calibration.__post_init__": (
+                "55_runs/calibration.html#calibration.__post_init__",
+                "streamforge/runs/calibration.py",
+            ),
+            "streamforge.runs.calibration.Calibration.walk_forward": (
+                "55_runs/calibration.html#calibration.walk_forward",
+                "streamforge/runs/calibration.py",
+            ),
+            "streamforge.runs.calibration.CalibrationJob": (
+                "55_runs/calibration.html#calibrationjob",
+                "streamforge/runs/calibration.py",
+            ),
+            "streamforge.runs.calibration.CalibrationJob.name": (
+                "55_runs/calibration.html#calibrationjob.name",
+                "streamforge/runs/calibration.py",
+            ),
+            "streamforge.runs.calibration.CalibrationProgress": (
+                "55_runs/calibration.html#calibrationprogress",
+                "streamforge/runs/calibration.py",
+            ),
+            "streamforge.runs.calibration.CalibrationTable": (
+                "55_runs/calibration.html#calibrationtable",
+                "streamforge/runs/calibration.py",
+            ),
+            "streamforge.runs.calibration.ErrorRate": (
+                "55_runs/calibration.html#errorrate",
+                "streamforge/runs/calibration.py",
+            ),
+            "streamforge.runs.calibration.JobFigures": (
+                "55_runs/calibration.html#jobfigures",
+                "streamforge/runs/calibration.py",
+            ),
+            "streamforge.runs.calibration.PanelFigures": (
+                "55_runs/calibration.html#panelfigures",
+                "streamforge/runs/calibration.py",
+            ),
+            "streamforge.runs.calibration.PlantedRow": (
+                "55_runs/calibration.html#plantedrow",
+                "streamforge/runs/calibration.py",
+            ),
+            "streamforge.runs.calibration._Failure": (
+                "55_runs/calibration.html#_failure",
+                "streamforge/runs/calibration.py",
+            ),
+            "streamforge.runs.calibration._Kept": ("55_runs/calibration.html#_kept", "streamforge/runs/calibration.py"),
+            "streamforge.runs.calibration._agent_row": (
+                "55_runs/calibration.html#_agent_row",
+                "streamforge/runs/calibration.py",
+            ),
+            "streamforge.runs.calibration._alone": (
+                "55_runs/calibration.html#_alone",
+                "streamforge/runs/calibration.py",
+            ),
+            "streamforge.runs.calibration._attempt": (
+                "55_runs/calibration.html#_attempt",
+                "streamforge/runs/calibration.py",
+            ),
+            "streamforge.runs.calibration._cases": (
+                "55_runs/calibration.html#_cases",
+                "streamforge/runs/calibration.py",
+            ),
+            "streamforge.runs.calibration._cheap_rates": (
+                "55_runs/calibration.html#_cheap_rates",
+                "streamforge/runs/calibration.py",
+            ),
+            "streamforge.runs.calibration._coverage": (
+                "55_runs/calibration.html#_coverage",
+                "streamforge/runs/calibration.py",
+            ),
+            "streamforge.runs.calibration._cpu": ("55_runs/calibration.html#_cpu", "streamforge/runs/calibration.py"),
+            "streamforge.runs.calibration._end_with_parent": (
+                "55_runs/calibration.html#_end_with_parent",
+                "streamforge/runs/calibration.py",
+            ),
+            "streamforge.runs.calibration._keep": ("55_runs/calibration.html#_keep", "streamforge/runs/calibration.py"),
+            "streamforge.runs.calibration._left": ("55_runs/calibration.html#_left", "streamforge/runs/calibration.py"),
+            "streamforge.runs.calibration._mean_score": (
+                "55_runs/calibration.html#_mean_score",
+                "streamforge/runs/calibration.py",
+            ),
+            "streamforge.runs.calibration._model_rates": (
+                "55_runs/calibration.html#_model_rates",
+                "streamforge/runs/calibration.py",
+            ),
+            "streamforge.runs.calibration._models": (
+                "55_runs/calibration.html#_models",
+                "streamforge/runs/calibration.py",
+            ),
+            "streamforge.runs.calibration._oracle_auc": (
+                "55_runs/calibration.html#_oracle_auc",
+                "streamforge/runs/calibration.py",
+            ),
+            "streamforge.runs.calibration._oracle_log_return": (
+                "55_runs/calibration.html#_oracle_log_return",
+                "streamforge/runs/calibration.py",
+            ),
+            "streamforge.runs.calibration._panel_figures": (
+                "55_runs/calibration.html#_panel_figures",
+                "streamforge/runs/calibration.py",
+            ),
+            "streamforge.runs.calibration._panel_seed": (
+                "55_runs/calibration.html#_panel_seed",
+                "streamforge/runs/calibration.py",
+            ),
+            "streamforge.runs.calibration._plan": ("55_runs/calibration.html#_plan", "streamforge/runs/calibration.py"),
+            "streamforge.runs.calibration._planted_row": (
+                "55_runs/calibration.html#_planted_row",
+                "streamforge/runs/calibration.py",
+            ),
+            "streamforge.runs.calibration._prepare": (
+                "55_runs/calibration.html#_prepare",
+                "streamforge/runs/calibration.py",
+            ),
+            "streamforge.runs.calibration._small_p": (
+                "55_runs/calibration.html#_small_p",
+                "streamforge/runs/calibration.py",
+            ),
+            "streamforge.runs.calibration._sources": (
+                "55_runs/calibration.html#_sources",
+                "streamforge/runs/calibration.py",
+            ),
+            "streamforge.runs.calibration._stop": ("55_runs/calibration.html#_stop", "streamforge/runs/calibration.py"),
+            "streamforge.runs.calibration._work": ("55_runs/calibration.html#_work", "streamforge/runs/calibration.py"),
+            "streamforge.runs.calibration.calibrate": (
+                "55_runs/calibration.html#calibrate",
+                "streamforge/runs/calibration.py",
+            ),
+            "streamforge.runs.calibration.calibration_jobs": (
+                "55_runs/calibration.html#calibration_jobs",
+                "streamforge/runs/calibration.py",
+            ),
+            "streamforge.runs.calibration.calibration_table": (
+                "55_runs/calibration.html#calibration_table",
+                "streamforge/runs/calibration.py",
+            ),
+            "streamforge.runs.calibration.check_calibration": (
+                "55_runs/calibration.html#check_calibration",
+                "streamforge/runs/calibration.py",
+            ),
+            "streamforge.runs.calibration.job_file": (
+                "55_runs/calibration.html#job_file",
+                "streamforge/runs/calibration.py",
+            ),
+            "streamforge.runs.calibration.read_job": (
+                "55_runs/calibration.html#read_job",
+                "streamforge/runs/calibration.py",
+            ),
+            "streamforge.runs.calibration.run_job": (
+                "55_runs/calibration.html#run_job",
+                "streamforge/runs/calibration.py",
             ),
         },
         "streamforge.runs.datasets": {

@@ -17,6 +17,7 @@ __all__ = [
     "tail_topic",
     "demo",
     "walk_forward_command",
+    "calibrate_command",
     "main",
 ]
 
@@ -406,6 +407,50 @@ def walk_forward_command(
         slots=slots,
     )
     _run(run_backtest(asked))
+
+
+# %% ../../nbs/80_cli/10_main.ipynb #ca11b0a2
+@app.command(name="calibrate")
+def calibrate_command(
+    quick: Annotated[bool, typer.Option("--quick", help="a few panels and one training, for a look")] = False,
+    kinds: Annotated[str, typer.Option(help="planted markets with commas between them (default: all)")] = "",
+    panels: Annotated[int | None, typer.Option(help="of each kind for the models (10; quick 3)")] = None,
+    markets: Annotated[int | None, typer.Option(help="of a panel (8; quick 7)")] = None,
+    candles: Annotated[int | None, typer.Option(help="hours of a market (2,000)")] = None,
+    seeds: Annotated[int | None, typer.Option(help="trainings of every model (5; quick 1)")] = None,
+    steps: Annotated[int | None, typer.Option(help="of each agent's training (131,072)")] = None,
+    draws: Annotated[int | None, typer.Option(help="permuted markets behind a model's p-value (99; quick 39)")] = None,
+    agents: Annotated[int | None, typer.Option(help="without skill, of each sort and noise (1,000; quick 200)")] = None,
+    oracles: Annotated[int | None, typer.Option(help="panels of each signal for the power (200; quick 40)")] = None,
+    seed: Annotated[int, typer.Option(help="of everything random")] = 0,
+    workers: Annotated[int, typer.Option(help="processes; 0: the cores, at most two")] = 0,
+    output: Annotated[str, typer.Option(help="folder of finished jobs (default: below --home)")] = "",
+    json: JsonOption = False,
+    home: HomeOption = ".streamforge",
+) -> None:
+    "Measure how often the verdict is wrong, on planted markets; stopped, it goes on where it was."
+    require_modules("torch", "gymnasium", "safetensors", "papermill", "ipykernel", what="calibrate")
+    _compile_into(home)
+    from streamforge.cli.calibrate.commands import CalibrateOptions, run_calibrate
+
+    asked = CalibrateOptions(
+        quick=quick,
+        kinds=kinds,
+        panels=panels,
+        markets=markets,
+        candles=candles,
+        seeds=seeds,
+        steps=steps,
+        draws=draws,
+        agents=agents,
+        oracles=oracles,
+        seed=seed,
+        workers=workers,
+        output=output,
+        json=json,
+        home=home,
+    )
+    _run(run_calibrate(asked))
 
 
 # %% ../../nbs/80_cli/10_main.ipynb #b0af5b7d
