@@ -2228,6 +2228,31 @@ d = {
                 "streamforge/bus/partitioning.py",
             ),
         },
+        "streamforge.cli.audit": {
+            "streamforge.cli.audit._counted": ("80_cli/audit.html#_counted", "streamforge/cli/audit.py"),
+            "streamforge.cli.audit._one": ("80_cli/audit.html#_one", "streamforge/cli/audit.py"),
+            "streamforge.cli.audit._own": ("80_cli/audit.html#_own", "streamforge/cli/audit.py"),
+            "streamforge.cli.audit._planted": ("80_cli/audit.html#_planted", "streamforge/cli/audit.py"),
+            "streamforge.cli.audit._ready": ("80_cli/audit.html#_ready", "streamforge/cli/audit.py"),
+            "streamforge.cli.audit._report": ("80_cli/audit.html#_report", "streamforge/cli/audit.py"),
+            "streamforge.cli.audit._shown": ("80_cli/audit.html#_shown", "streamforge/cli/audit.py"),
+            "streamforge.cli.audit.audit_features_command": (
+                "80_cli/audit.html#audit_features_command",
+                "streamforge/cli/audit.py",
+            ),
+            "streamforge.cli.audit.audit_labels_command": (
+                "80_cli/audit.html#audit_labels_command",
+                "streamforge/cli/audit.py",
+            ),
+            "streamforge.cli.audit.audit_pipeline_command": (
+                "80_cli/audit.html#audit_pipeline_command",
+                "streamforge/cli/audit.py",
+            ),
+            "streamforge.cli.audit.read_markets_to_audit": (
+                "80_cli/audit.html#read_markets_to_audit",
+                "streamforge/cli/audit.py",
+            ),
+        },
         "streamforge.cli.backtest": {
             "streamforge.cli.backtest.BacktestOptions": (
                 "80_cli/backtest.html#backtestoptions",

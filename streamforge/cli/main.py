@@ -72,6 +72,11 @@ for _name, _place, _help in (
         "Files of the embedded bus: what is damaged, and what is lost.",
     ),
     (
+        "audit",
+        "streamforge.cli.audit:audit_app",
+        "Does a feature, a label or a pipeline read the future? Yours, or the laboratory's own.",
+    ),
+    (
         "dlq",
         "streamforge.cli.dlq:dlq_app",
         "Dead letters: records that no worker could use, as they were.",

@@ -39,7 +39,7 @@ from ..evaluation.planted.leaks import PlantedLeak, planted_leaks
 from ..evaluation.splits import consecutive
 from ..features.audit import ColumnLeak, audit_columns
 from ..features.frame import FEATURES, Panel, panel_of
-from ..features.indicators import INDICATORS, WARMUP
+from ..features.indicators import INDICATORS
 from ..graph.card import GnnConfig
 from ..graph.predict import Predictor
 from ..graph.snapshots import labels

@@ -38,7 +38,7 @@ LAYERS = [
     ["lab"],
     ["cli"],
     ["cli.demo", "cli.data", "cli.debug", "cli.bus", "cli.calibrate"],
-    ["cli.backtest", "cli.dlq"],
+    ["cli.audit", "cli.backtest", "cli.dlq"],
     ["cli.main"],
 ]
 RANKS = {name: number for number, line in enumerate(LAYERS) for name in line}

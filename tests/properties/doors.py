@@ -517,9 +517,12 @@ DOORS = {
 OBJECTS = "takes objects of the library, which are checked where they are made"
 FILES = "takes files or documents; what they hold is checked where it is read"
 RESAMPLED = "resamples or trades again; what it refuses is tried in its notebook"
+FUNCTIONS = "takes a function; its settings are tried in its notebook"
 STORED = "asks the store or the artifacts; names and ranges are checked there"
 NOT_TRIED = {
-    "audit": "takes a function; its settings are tried in its notebook",
+    **dict.fromkeys(("audit", "audit_columns", "audit_features", "audit_labels", "audit_pipeline"), FUNCTIONS),
+    "load_function": "takes a name; what it refuses is tried in its notebook",
+    **dict.fromkeys(("market_features", "market_labels", "small_pipeline", "audit_planted", "sample_panel"), OBJECTS),
     "nearest": "takes sums that `add_amounts` made",
     "kernel": "a decorator",
     **dict.fromkeys(("generators", "normals", "planted_of", "oracle_backtest", "log_costs", "oracle_share"), OBJECTS),
