@@ -4007,6 +4007,10 @@ d = {
                 "45_evaluation/verdict.html#verdict",
                 "streamforge/evaluation/verdict.py",
             ),
+            "streamforge.evaluation.verdict._above_zero": (
+                "45_evaluation/verdict.html#_above_zero",
+                "streamforge/evaluation/verdict.py",
+            ),
             "streamforge.evaluation.verdict._changes": (
                 "45_evaluation/verdict.html#_changes",
                 "streamforge/evaluation/verdict.py",

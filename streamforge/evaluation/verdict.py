@@ -213,7 +213,8 @@ def _shows(own: StrategyVerdict, result: StrategyResult, ratios: Sequence[float]
     assert p is not None  # there is no reason
     as_good = round(p * (draws + 1)) - 1
     compared = (
-        f"{earned}; on {as_good} of {draws} markets with the same candles in another order it did as well (p = {p:.2g})"
+        f"{earned}; on {as_good} of {draws} permuted markets (the same candles in another order) it ended at least as high "
+        f"(p = {p:.2g})"
     )
     if p > 0.05:
         return f"{compared}. This does not show any skill in timing."
@@ -229,6 +230,16 @@ def _shows(own: StrategyVerdict, result: StrategyResult, ratios: Sequence[float]
     )
 
 
+def _above_zero(interval: Interval | None) -> str:
+    "Whether more data could show a Sharpe ratio above zero, where the one that was measured is not."
+    if interval is None or interval.high <= 0:
+        return "another strategy (more data will not turn a Sharpe ratio below zero)"
+    return (
+        f"more data, if the Sharpe ratio is above zero after all (these leave open {interval.low:.2f} to "
+        f"{interval.high:.2f})"
+    )
+
+
 def _changes(own: StrategyVerdict, years: float | None, trials: int, free: float | None) -> str:
     "What would change the verdict: more data, lower costs, fewer trials."
     parts = []
@@ -237,10 +248,10 @@ def _changes(own: StrategyVerdict, years: float | None, trials: int, free: float
     if years is not None:
         parts.append(f"at this Sharpe ratio it takes {years:.1f} years of tests to tell it from zero")
     elif own.sharpe is not None:
-        parts.append("more data cannot help a Sharpe ratio that is not above zero")
+        parts.append(_above_zero(own.sharpe_interval))
     if free is not None:
-        parts.append(f"without costs the same decisions would have returned {free:+.1%}")
+        parts.append(f"lower costs (without any, the same decisions would have returned {free:+.1%})")
     if trials > 1:
-        parts.append(f"each trial beyond the {trials} counted ones raises the bar")
+        parts.append(f"fewer trials (each beyond the {trials} counted ones raises the bar)")
     text = "; ".join(parts) or "a longer range"
     return f"What would change it: {text}."

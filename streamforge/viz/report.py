@@ -181,7 +181,7 @@ def report_page(
         _regimes(results),
         _volatility(results, first.interval),
         f"<h2>Markets</h2>{html_table(*_market_table(ordered))}{absent}",
-        f"<h2>Folds</h2>{html_table(*_fold_table(ordered))}",
+        f"<h2>Folds</h2>{html_table(*_fold_table(ordered))}<p>{_FOLD_NOTE}</p>",
         _trials(verdict, trials),
         f"<h2>How to repeat it</h2>{f'<p><code>{escape(str(command))}</code></p>' if command else ''}"
         f"{html_table(('what', 'value'), list(repeat.items()), pairs=True)}",
@@ -190,13 +190,21 @@ def report_page(
 
 
 _NOTES = (
-    "Out of sample, net of costs, equal capital per market; a strategy is the mean of its trainings. Brackets: 95 % "
-    "intervals of a block bootstrap. p: share of markets with the same candles in another order on which the strategy "
-    "ended as high. Deflated: probability that the Sharpe ratio is above the best of as many worthless trials. Ratios "
-    "are annualised; the risk-free rate is zero. A sample of markets that survived flatters everything that buys."
+    "Out of sample, net of costs, equal capital per market at the start of each fold; a strategy is the mean of its "
+    "trainings. Brackets: 95 % intervals of a block bootstrap, for the chance of the market; for that of the training "
+    "see the single ones, each chained over the folds. p: (1 + markets with the same candles in another order on which "
+    "the strategy ended at least as high) / (1 + all of them); chance alone gives any value equally often, and 0.05 or "
+    "less suggests timing. Deflated: probability that the Sharpe ratio is above the best of so many worthless trials as "
+    "were counted; 95 % would be convincing. Turnover: what is bought and sold, in units of the capital. Exposure: mean "
+    "share of the capital that is invested. The band is the middle 90 % of permuted markets at each moment. Ratios are "
+    "annualised; the risk-free rate is zero. Markets that failed are absent, which flatters everything that buys."
 )
 
 # %% ../../nbs/50_viz/05_report.ipynb #5ecdf1bf
+_AUC = (
+    "<p>AUC: how well markets that will have risen, as many candles on as the label looks ahead, are told from those "
+    "that will not; 0.5 is a coin. The agent with graph features is given the graph model's probabilities.</p>"
+)
 _SCORE_LABELS = {
     "auc": "AUC of the graph model",
     "auc_no_edges": "AUC of the same net without edges",
@@ -212,7 +220,7 @@ def _differences(verdict: Verdict) -> str:
     "What differs, and the scores of the models, each with its interval."
     rows = [
         (
-            " minus ".join(STRATEGY_LABELS.get(part, part) for part in name.split(" minus ")) + " (return)",
+            " minus ".join(STRATEGY_LABELS.get(part, part) for part in name.split(" minus ")) + " (return, in points)",
             _with_interval(interval.value, interval, "{:+.1%}"),
         )
         for name, interval in verdict.differences.items()
@@ -226,10 +234,14 @@ def _differences(verdict: Verdict) -> str:
         if verdict.overfitting is None
         else (
             f"<p>Had one chosen the best of the {verdict.configurations} single trainings on one half of the record, it "
-            f"would have ended in the lower half on the other in {verdict.overfitting:.0%} of cases (PBO).</p>"
+            f"would have ended in the lower half on the other in {verdict.overfitting:.0%} of cases (PBO; 50 % is chance).</p>"
         )
     )
-    return f"<h2>Differences and scores</h2>{html_table(('what', '95 % interval'), rows)}{chosen}" if rows else chosen
+    return (
+        f"<h2>Differences and scores</h2>{html_table(('what', 'estimate [95 % interval]'), rows)}{_AUC}{chosen}"
+        if rows
+        else chosen
+    )
 
 
 def _product(folds: Sequence[FoldResult], field: str, name: str) -> dict[str, float]:
@@ -242,8 +254,8 @@ def _costs(folds: Sequence[FoldResult]) -> str:
     "What the same decisions return at other costs, and later."
     parts = []
     for field, head, unit in (
-        ("by_cost", "Other costs", "bps a side"),
-        ("by_delay", "Decisions that come later", "candles"),
+        ("by_cost", "Other costs, fee and slippage together", "bps a side"),
+        ("by_delay", "Decisions filled later than at the next open", "candles"),
     ):
         tables = {name: own for name in folds[0].strategies if (own := _product(folds, field, name))}
         if tables:
@@ -269,12 +281,15 @@ def _regimes(results: Sequence[StrategyResult]) -> str:
         }
     except NotEnoughData:
         return ""
-    head = ("strategy", *(f"{regime.name} ({regime.share:.0%})" for regime in own[market.name]))
+    head = ("strategy", *(f"after {regime.name} ({regime.share:.0%})" for regime in own[market.name]))
     rows = [
         (STRATEGY_LABELS.get(name, name), *(f"{math.expm1(regime.growth):+.1%}" for regime in regimes))
         for name, regimes in own.items()
     ]
-    about = "<p>Return in the candles that began in each kind of market, told from the 168 candles of buy and hold before them.</p>"
+    about = (
+        "<p>Return in the candles that follow 168 calm, usual, wild, rising or falling ones of buy and hold; the first 168 "
+        "have no past to tell by. These numbers describe; without intervals they prove nothing.</p>"
+    )
     return f"<h2>Kinds of market</h2>{html_table(head, rows)}{about}"
 
 
@@ -294,7 +309,8 @@ def _volatility(results: Sequence[StrategyResult], interval: str) -> str:
         (STRATEGY_LABELS.get(name, name), *(_number(value, "{:.1%}") for value in own.values()))
         for name, own in tables.items()
     ]
-    return f"<h2>Volatility a year, by timeframe</h2>{html_table(head, rows)}"
+    about = "<p>Much more by the week than by the candle would mean that Sharpe ratios flatter.</p>"
+    return f"<h2>Volatility a year, by timeframe</h2>{html_table(head, rows)}{about}"
 
 
 def _market_table(folds: Sequence[FoldResult]) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
@@ -316,9 +332,10 @@ def _fold_table(folds: Sequence[FoldResult]) -> tuple[tuple[str, ...], list[tupl
         scores = [_number(v if isinstance(v := fold.gnn.get(name), float) else None, "{:.3f}") for name in _FOLD_SCORES]
         returns = (_fold_return(fold, name) for name in fold.strategies)
         rows.append((fold.fold, iso(times[0]), iso(times[-1]), *scores, *returns))
-    return ("fold", "from", "to", "graph AUC", "logistic AUC", *labels), rows
+    return ("fold", "from", "to", "graph AUC", "own logistic AUC", *labels), rows
 
 
+_FOLD_NOTE = "Times are UTC. In brackets each training; +0.0% is one that stayed in cash. Buy and hold starts afresh in each fold."
 _FOLD_SCORES = ("auc", "auc_baseline")
 
 
