@@ -107,6 +107,7 @@ def load_function(
             "write for example signals.py:momentum",
             field="function",
         )
+    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # no __pycache__ beside the user's file
     try:
         if where.endswith(".py"):
             if not Path(where).is_file():
@@ -129,6 +130,8 @@ def load_function(
             "try it in Python first",
             field="function",
         ) from error
+    finally:
+        sys.dont_write_bytecode = writes
     function: object = getattr(module, name, None)
     if not callable(function):
         raise BadSetting(

@@ -37,6 +37,7 @@ import os
 import resource
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -671,6 +672,8 @@ async def _work(
     "Do jobs in processes; raises the first error. When cancelled, the processes end their kernels first."
     loop, before = asyncio.get_running_loop(), set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _prepare, (folder,))
+    # spawning reads it, and the main module of a shell or of a test runner may have none
+    vars(sys.modules["__main__"]).setdefault("__spec__", None)
     tasks = [loop.run_in_executor(pool, _attempt, config, job, folder) for job in waiting]
     try:
         for task in asyncio.as_completed(tasks):

@@ -29,7 +29,7 @@ def mixed(tmp_path):
     late = off.assign(open_time=off.open_time.where(~stopped, off.open_time + SHIFT))
     tables = {
         "BTCUSDT": whole["BTCUSDT"],
-        "LTCUSDT": whole["LTCUSDT"][whole["LTCUSDT"].open_time < first + 300 * day],
+        "LTCUSDT": whole["LTCUSDT"][whole["LTCUSDT"].open_time < first + 360 * day],
         "DOGEUSDT": whole["DOGEUSDT"][whole["DOGEUSDT"].open_time >= first + 200 * day],
         "ADAUSDT": late[late.open_time != first + 152 * day + HOUR],  # the next one begins before the last is over
         "SOLUSDT": candles("SOLUSDT", "2021-04-10:2021-08-01"),

@@ -78,7 +78,8 @@ async def test_stopped_gone_on_with_and_damaged(tmp_path):
     assert mended.reused == len(jobs) - 1 and plain(mended) == plain(first) and read_job(broken) is not None
 
 
-async def test_the_same_seed_gives_the_same_figures(tmp_path):
+async def test_the_same_seed_gives_the_same_figures(tmp_path, monkeypatch):
+    monkeypatch.delattr(sys.modules["__main__"], "__spec__", raising=False)  # as a shell or a test runner may have it
     config = msgspec.structs.replace(TINY, kinds=("drift_regimes",), panels=1)
     tables = [await calibrate(config, tmp_path / name, workers=1) for name in ("one", "two")]
     assert plain(tables[0]) == plain(tables[1])
