@@ -18,7 +18,7 @@ lab: env  ## JupyterLab on the executed tour
 	PLOTLY_RENDERER=plotly_mimetype JUPYTER_CONFIG_PATH=nbs/_tools/jupyter$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH} \
 	  $(BIN)/jupyter lab nbs/index.ipynb
 
-test: env  ## every test: notebooks, contracts, integration, house (some 20 minutes on two cores with all servers up)
+test: env  ## every test: notebooks, contracts, integration, house (some 30 minutes on two cores with all servers up)
 	@mkdir -p .cache/coverage
 ifeq ($(strip $(ARGS)),)
 	COVERAGE_FILE=.cache/coverage/map $(BIN)/pytest $(IN_PARALLEL) --cov=streamforge --cov-context=test --cov-report= nbs pipelines tests
