@@ -19,7 +19,6 @@ __all__ = [
 
 # %% ../../nbs/80_cli/11_audit.ipynb #a0d30003
 import json as jsons
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -112,8 +111,12 @@ def _report(audit: object, about: str, json: bool) -> None:
         raise typer.Exit(65)
 
 
-def _planted(subject: str, markets: dict[str, pd.DataFrame], training: int, json: bool) -> None:
+def _planted(subject: str, function: str, markets: dict[str, pd.DataFrame], training: int, json: bool) -> None:
     "Audit the planted leaks of a subject and end with 65 if one was missed or a clean twin flagged."
+    if function:
+        raise BadSetting(
+            f"expected a function or --planted, found '{function}' and --planted", "leave out one", field="planted"
+        )
     from streamforge.runs.audits import audit_planted, sample_panel
 
     chosen = dict(list(markets.items())[:_PANEL_MARKETS])
@@ -178,7 +181,7 @@ def audit_features_command(
     _ready()
     markets = read_markets_to_audit(source, rows)
     if planted:
-        return _planted("features", markets, training, json)
+        return _planted("features", function, markets, training, json)
     from streamforge.runs.audits import audit_features
 
     symbol, table = _one(markets, market)
@@ -201,7 +204,7 @@ def audit_labels_command(
     _ready()
     markets = read_markets_to_audit(source, rows)
     if planted:
-        return _planted("labels", markets, training, json)
+        return _planted("labels", function, markets, training, json)
     from streamforge.runs.audits import audit_labels
 
     symbol, table = _one(markets, market)
@@ -222,12 +225,10 @@ def audit_pipeline_command(
     _ready()
     markets = read_markets_to_audit(source, rows)
     if planted:
-        return _planted("pipeline", markets, training, json)
-    from streamforge.runs.audits import audit_pipeline, sample_panel, small_pipeline
+        return _planted("pipeline", function, markets, training, json)
+    from streamforge.runs.audits import audit_pipeline, sample_panel
 
     chosen = markets if source != "sample" else dict(list(markets.items())[:_PANEL_MARKETS])
     panel = sample_panel(chosen, rows)
     asked = _own(function, "the laboratory's own pipeline, small")
-    if not function:
-        asked["function"] = partial(small_pipeline, training=training)
     _report(audit_pipeline(panel, training=training, **asked), ", ".join(panel.symbols), json)  # type: ignore[arg-type]

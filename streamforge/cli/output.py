@@ -176,7 +176,8 @@ def show_results(
     rows = [[cell.replace(" [", "\n[").replace(" to ", "\nto ") for cell in row] for row in result_rows(verdict)]
     print_rows(RESULT_COLUMNS, rows, least=_LEAST, width=show.width, console=show.console, all_in="the report has all")
     show.console.print(
-        f"Out of sample, net of costs. Brackets: 95 % intervals. p: share of permuted markets on which it ended at least as high. "
+        f"Out of sample, net of costs. Brackets: 95 % intervals. p: share of permuted markets on which it ended at least "
+        f"as high. "
         f"Deflated by {verdict.trials} counted {'trial' if verdict.trials == 1 else 'trials'}.\n"
     )
     if command:

@@ -134,8 +134,9 @@ def load_function(
         sys.dont_write_bytecode = writes
     function: object = getattr(module, name, None)
     if not callable(function):
+        kind = "nothing of this name" if function is None else type(function).__name__
         raise BadSetting(
-            f"expected a function {name} in '{where}', found {'nothing of this name' if function is None else type(function).__name__}",
+            f"expected a function {name} in '{where}', found {kind}",
             "correct its name",
             field="function",
         )
@@ -294,7 +295,7 @@ def audit_labels(
 
 def audit_pipeline(
     panel: Panel,  # markets beside each other
-    function: Callable[[Panel], object] = small_pipeline,  # panel -> (T,), (T, N) or (T, N, F)
+    function: Callable[[Panel], object] | None = None,  # panel -> (T,), (T, N) or (T, N, F); None: `small_pipeline`
     training: int = 500,  # rows that it fits on, from the first
     *,
     rows: int = 12,  # of the others that are computed from their past alone
@@ -308,11 +309,11 @@ def audit_pipeline(
             f"expected at least {training + 10} rows for a pipeline that fits on {training}, found {len(panel)}",
             "give a longer range or fewer training rows",
         )
-    reader = _Reader(function, "rows")
+    reader = _Reader(function or partial(small_pipeline, training=training), "rows")
     whole = reader(panel)
     chosen = np.unique(np.linspace(training - 1, len(panel) - 1, as_count(rows, "rows", least=2)).astype(int))
     leaks = audit_columns(reader, panel, chosen.tolist(), blocks=blocks)
-    said = PIPELINE_COLUMNS if function is small_pipeline else ()
+    said = PIPELINE_COLUMNS if function is None else ()
     found = _named(leaks, partial(_place, symbols=panel.symbols, said=said), panel.open_time)
     return Audit("pipeline", name, len(panel), int(np.prod(whole.shape[1:])), found)
 

@@ -335,7 +335,10 @@ def _fold_table(folds: Sequence[FoldResult]) -> tuple[tuple[str, ...], list[tupl
     return ("fold", "from", "to", "graph AUC", "own logistic AUC", *labels), rows
 
 
-_FOLD_NOTE = "Times are UTC. In brackets each training; +0.0% is one that stayed in cash. Buy and hold starts afresh in each fold."
+_FOLD_NOTE = (
+    "Times are UTC. In brackets each training; +0.0% is one that stayed in cash. Buy and hold starts afresh in each "
+    "fold."
+)
 _FOLD_SCORES = ("auc", "auc_baseline")
 
 

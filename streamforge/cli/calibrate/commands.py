@@ -164,7 +164,8 @@ def _about(config: Calibration) -> str:
     less = f" Not the defaults: {', '.join(changed)}." if changed else ""
     return (
         f"{config.panels} panels of each kind, {config.markets} markets of {config.candles:,} hours each, the last "
-        f"{1 - config.first_train:.0%} of them the test; {config.seeds} training{'s' if config.seeds > 1 else ''} of each model, {config.draws} permuted markets.{less}"
+        f"{1 - config.first_train:.0%} of them the test; {config.seeds} "
+        f"training{'s' if config.seeds > 1 else ''} of each model, {config.draws} permuted markets.{less}"
     )
 
 
@@ -184,7 +185,8 @@ def show_calibration(
         print_rows(PLANTED_COLUMNS, rows, least=least, width=show.width, console=show.console)
         show.console.print(
             "Earned: log return of a market in the test, net of costs. Share: sums over all markets, the agent's over the "
-            f"oracle's, from {LEAST_MARKETS} markets on. Found, not found: panels with p <= 5 % or above. The oracle's AUC is that of its expectation of the next candle."
+            f"oracle's, from {LEAST_MARKETS} markets on. Found, not found: panels with p <= 5 % or above. The "
+            f"oracle's AUC is that of its expectation of the next candle."
         )
     if table.rates:
         show.console.print("\n[bold]How often the verdict is wrong, and right.[/]\n")
@@ -196,7 +198,8 @@ def show_calibration(
             "twenty may be if all is well. Agents without skill and oracles have 99 permuted markets each. Oracles: the power."
         )
     show.console.print(
-        f"\n{table.jobs} jobs, {table.reused} of them from an earlier run, {table.cpu_seconds:,.0f} CPU seconds in all.\n"
+        f"\n{table.jobs} jobs, {table.reused} of them from an earlier run, {table.cpu_seconds:,.0f} CPU "
+        f"seconds in all.\n"
     )
     if command:
         show.console.print(f"  repeat  {escape(command)}", soft_wrap=True)
